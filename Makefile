@@ -1,0 +1,69 @@
+# `make demo` and `make test` set up what they need in .venv and run. Needs Python 3.11 or later, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What a report compares, where the runs are and where it goes: make report EXP=e6 FROM=wandb OUT=out/e6
+EXP ?= e6
+FROM ?= wandb
+OUT ?= out/$(EXP)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format report docs clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@echo "  e.g.  make report EXP=e6 FROM=runs OUT=out/e6   (FROM: a folder of W&B files or of run folders)"
+
+setup: $(VENV)/.installed ## make .venv with everything a run needs
+
+demo: $(VENV)/.installed ## train the two smoke arms on embedded images, track them offline, write the report (about 5 minutes)
+	$(BIN)/ddpm train configs/smoke/e5.yaml --clean_run=true --out_dir=runs/demo
+	$(BIN)/ddpm train configs/smoke/e6.yaml --clean_run=true --out_dir=runs/demo
+	$(BIN)/ddpm report e6 --from wandb --where study_name=smoke --where out_dir=runs/demo --out out/demo
+	@echo "Browse the runs in the terminal: $(BIN)/wandb leet ./wandb"
+
+test: $(VENV)/.installed-dev ## run the tests (about 3 minutes after installation)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+report: $(VENV)/.installed ## compare an experiment with its baseline: EXP=e6 FROM=wandb OUT=out/e6
+	$(BIN)/ddpm report $(EXP) --from $(FROM) --out $(OUT)
+
+docs: $(VENV)/.installed ## write docs/metrics.md again from its table
+	$(BIN)/ddpm metrics > docs/metrics.md
+
+clean: ## remove .venv and caches; runs, wandb and out stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+
+# --- set-up ---
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1). Point to one: make PYTHON=python3.12 demo"; exit 2; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the project and its dependencies into $(VENV). torch comes with its CUDA libraries where the registry has"
+	@echo "them: up to 6 GB and a few minutes, once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(MAKE) --no-print-directory .check-torch
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
+	@echo "Adding the development tools (pytest, ruff, mypy)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# A torchvision that was built for another torch installs without a word and fails at import.
+.PHONY: .check-torch
+.check-torch:
+	@$(BIN)/python -c 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5); print(f"torch {torch.__version__} with torchvision {torchvision.__version__}, GPU: {torch.cuda.is_available()}")' || { echo "The torch and torchvision in $(VENV) do not belong together. Remove it with 'make clean' and run again; if an index or a file of your pip configuration forces one of them, install the pair that pyproject.toml names."; exit 2; }
