@@ -1,0 +1,113 @@
+"""`unet_cifar32`: the study's small U-Net without attention, eps_hat = f(x_t, t) on 32x32 RGB."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def timestep_frequencies(dim: int, kind: str) -> Tensor:
+    """(dim / 2,) angular frequencies of the sinusoidal embedding of integer t.
+
+    `standard`: 1 ... 1/10000, geometric (Vaswani et al. 2017): neighbouring t have near-equal embeddings.
+    `study`: 1 ... 10000, as the original study had it by mistake. On integer t that is a hash, not a smooth embedding
+    (mean cosine similarity of neighbours -0.03 instead of 0.97); kept only to rerun the study as it was.
+    """
+    exponent = torch.arange(dim // 2, dtype=torch.float64) / (dim // 2 - 1)
+    sign = {"standard": -1, "study": 1}[kind]
+    return torch.exp(sign * math.log(10000) * exponent)
+
+
+def timestep_embedding(t: Tensor, frequencies: Tensor) -> Tensor:
+    """(B, dim) float32 [sin(t f), cos(t f)] of integer t (B,). The angle is taken in float64: t f reaches 1e7."""
+    angle = t.double()[:, None] * frequencies[None]
+    return torch.cat([angle.sin(), angle.cos()], dim=1).float()
+
+
+class ResBlock(nn.Module):
+    """GN, SiLU, conv3x3, + Linear(time), GN, SiLU, dropout, conv3x3, on a skip that is 1x1 where widths differ."""
+
+    def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int, dropout: float):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(time_dim, c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(F.silu(time))[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return h + self.skip(x)
+
+
+class UNetCifar32(nn.Module):
+    """Three down stages (2c, 2c, 2c channels), one mid block at 4x4, three up stages (2c, 2c, c); c = base_channels.
+
+    Base 32 has 1,982,115 parameters, base 64 has 5,550,403. Input (B, 3, 32, 32) in [-1, 1] plus noise and t (B,)
+    int64; output (B, 3, 32, 32).
+    """
+
+    def __init__(
+        self,
+        base_channels: int = 32,
+        dropout: float = 0.1,
+        time_dim: int = 512,
+        gn_groups: int = 32,
+        time_frequencies: str = "standard",
+    ):
+        super().__init__()
+        c, wide = base_channels, 2 * base_channels
+
+        def block(c_in: int, c_out: int) -> ResBlock:
+            return ResBlock(c_in, c_out, time_dim, gn_groups, dropout)
+
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", timestep_frequencies(time_dim, time_frequencies), persistent=False)
+        self.time_mlp = nn.Sequential(nn.Linear(time_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.stem = nn.Conv2d(3, c, 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            nn.ModuleList([block(c_in, wide), block(wide, wide)]) for c_in in (c, wide, wide)
+        )
+        self.downsample = nn.ModuleList(nn.Conv2d(wide, wide, 3, stride=2, padding=1) for _ in range(3))
+        self.mid = block(wide, wide)
+        self.fuse = nn.ModuleList()
+        self.up_blocks = nn.ModuleList()
+        c_in = wide
+        for c_out in (wide, wide, c):
+            self.fuse.append(nn.ModuleList([nn.Conv2d(c_in + wide, c_out, 1), nn.Conv2d(c_out + wide, c_out, 1)]))
+            self.up_blocks.append(nn.ModuleList([block(c_out, c_out), block(c_out, c_out)]))
+            c_in = c_out
+        self.upsample = nn.ModuleList(nn.Conv2d(wide, wide, 3, padding=1) for _ in range(2))
+        self.norm_out = nn.GroupNorm(gn_groups, c)
+        self.conv_out = nn.Conv2d(c, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        time = self.time_mlp(timestep_embedding(t, self.frequencies).to(x.dtype))
+        h = self.stem(x)
+        skips = []
+        for blocks, down in zip(self.down_blocks, self.downsample, strict=True):
+            for block in blocks:  # type: ignore[attr-defined]
+                h = block(h, time)
+                skips.append(h)
+            h = down(h)
+        h = self.mid(h, time)
+        h = F.interpolate(h, size=skips[-1].shape[-2:], mode="nearest")
+        for i, (fuses, blocks) in enumerate(zip(self.fuse, self.up_blocks, strict=True)):
+            for fuse, block in zip(fuses, blocks, strict=True):  # type: ignore[call-overload]
+                h = block(fuse(torch.cat([h, skips.pop()], dim=1)), time)
+            if i < len(self.upsample):
+                h = self.upsample[i](F.interpolate(h, scale_factor=2, mode="nearest"))
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+MODELS = {"unet_cifar32": UNetCifar32}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trained scalars."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,30 @@
+"""The study's network, to the parameter."""
+
+import pytest
+import torch
+
+from ddpm.unet import UNetCifar32, count_parameters, timestep_embedding, timestep_frequencies
+
+
+@pytest.mark.parametrize(("base", "params"), [(32, 1_982_115), (64, 5_550_403)])
+def test_parameter_count_is_the_studys(base: int, params: int) -> None:
+    assert count_parameters(UNetCifar32(base)) == params
+
+
+def test_shape_and_dependence_on_x_and_t() -> None:
+    """Catches a time embedding that never reaches the output."""
+    torch.manual_seed(0)
+    model = UNetCifar32(16, gn_groups=8).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        out = model(x, torch.tensor([5, 5]))
+        assert out.shape == x.shape
+        assert not torch.allclose(out, model(x, torch.tensor([900, 900])), atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("standard", 0.96, 0.98), ("study", -0.1, 0.1)])
+def test_neighbouring_timesteps(kind: str, low: float, high: float) -> None:
+    """Mean cosine similarity of neighbours: near 1 for the usual embedding, near 0 for the study's hash of t."""
+    e = timestep_embedding(torch.arange(1000), timestep_frequencies(512, kind))
+    similarity = torch.nn.functional.cosine_similarity(e[1:], e[:-1]).mean().item()
+    assert low < similarity < high
