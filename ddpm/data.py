@@ -1,0 +1,228 @@
+"""Images: where they come from, and in which order training sees them.
+
+A set lives in memory as one uint8 tensor; batches leave it by index and reach the model as float32 in [-1, 1].
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm import embedded
+from ddpm.errors import UserError
+
+EMBEDDED_COUNT = 5000
+IMAGE_SUFFIXES = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """images: (N, 3, H, W) uint8; labels: (N,) int64 into `classes`; name: what it is, for people and protocols."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of the pixels' SHA-256."""
+        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()[:12]
+
+
+def to_model(images: Tensor) -> Tensor:
+    """uint8 in 0 ... 255 to float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float in [-1, 1] (values outside are cut) to uint8, rounding to nearest: the inverse of `to_model`."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def load_images(
+    dataset: str,
+    root: Path | None = None,
+    *,
+    subset: int | None = None,
+    split: str = "train",
+    size: int = 32,
+    skip_bad: bool = False,
+    workers: int = 2,
+) -> ImageSet:
+    """The image set `dataset`: `embedded`, `cifar10` or `folder` (class folders in a directory or a .zip).
+
+    subset: keep this many images, drawn without replacement by a fixed seed. Raises UserError on a missing path, no
+    images, an unreadable image (unless `skip_bad`), or a subset larger than the set.
+    """
+    if dataset == "embedded":
+        # Its images are drawn one after the other, so the first ones of a larger set are the smaller set.
+        seed = {"train": 0, "test": 1}[split]
+        images, labels = embedded.render(subset or EMBEDDED_COUNT, seed)
+        return ImageSet(images, labels, embedded.CLASSES, f"embedded-{split}")
+    if root is None:
+        raise UserError(f"data.dataset = {dataset} needs data.root: the folder (or .zip) that holds the images.")
+    full = _cifar10(root, split) if dataset == "cifar10" else _folder(root, split, subset, size, skip_bad, workers)
+    return _draw(full, subset)
+
+
+def _draw(full: ImageSet, subset: int | None) -> ImageSet:
+    if subset is None or subset == len(full):
+        return full
+    if subset > len(full):
+        raise UserError(f"data.subset = {subset} asks for more images than {full.name} has ({len(full)}).")
+    chosen = _chosen(len(full), subset)
+    return ImageSet(full.images[chosen], full.labels[chosen], full.classes, full.name)
+
+
+def _chosen(count: int, subset: int) -> Tensor:
+    """(subset,) sorted positions, the same for equal (count, subset) in every run."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:subset].sort().values
+
+
+def _cifar10(root: Path, split: str) -> ImageSet:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        raw = CIFAR10(str(root), train=split == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"CIFAR-10 is not in {root} and could not be downloaded ({error}). Put cifar-10-python.tar.gz there by "
+            "hand, or use images of your own with data.dataset=folder data.root=PATH, or data.dataset=embedded."
+        ) from error
+    images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(images, torch.tensor(raw.targets), tuple(raw.classes), f"cifar10-{split}")
+
+
+# --- class folders, in a directory or a .zip ---
+
+
+def _folder(root: Path, split: str, subset: int | None, size: int, skip_bad: bool, workers: int) -> ImageSet:
+    if not root.exists():
+        raise UserError(
+            f"data.root = {root} does not exist. Give a folder, or a .zip, that holds one folder per class."
+        )
+    if root.is_dir():
+        names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        return _decode_all(root, names, lambda name: (root / name).read_bytes(), split, subset, size, skip_bad, workers)
+    if not zipfile.is_zipfile(root):
+        raise UserError(f"data.root = {root} is neither a folder nor a .zip file.")
+    with zipfile.ZipFile(root) as archive:
+        names = sorted(i.filename for i in archive.infolist() if not i.is_dir())
+        return _decode_all(root, names, archive.read, split, subset, size, skip_bad, workers)
+
+
+def _decode_all(
+    root: Path,
+    names: list[str],
+    read: Callable[[str], bytes],
+    split: str,
+    subset: int | None,
+    size: int,
+    skip_bad: bool,
+    workers: int,
+) -> ImageSet:
+    names = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith("__MACOSX/")]
+    # With train/ and test/ at the top, the split is one of them; without, every image belongs to every split.
+    tops = {n.split("/")[0] for n in names}
+    if {"train", "test"} & tops:
+        names = [n for n in names if n.split("/")[0] == split]
+    if not names:
+        raise UserError(
+            f"data.root = {root} holds no images for data.split = {split}. Expected class folders with files that "
+            f"Pillow reads (such as .png, .jpg, .webp), at the top or under train/ and test/."
+        )
+    if subset is not None and subset <= len(names):  # decode no more than is asked for
+        names = [names[i] for i in _chosen(len(names), subset).tolist()]
+
+    def decode(name: str) -> Tensor | str:
+        try:
+            return _decode(read(name), size)
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
+            return f"{name} ({str(error) or type(error).__name__})"
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        # disable=None: a bar on a terminal, silence elsewhere
+        results = list(
+            tqdm(pool.map(decode, names), total=len(names), desc="reading images", disable=None, leave=False)
+        )
+    bad = [r for r in results if isinstance(r, str)]
+    if bad and not (skip_bad and len(bad) < len(names)):
+        shown = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
+        raise UserError(
+            f"{len(bad)} of {len(names)} images in {root} cannot be read: {shown}. Mend or remove them, or leave them "
+            "out with --data.skip_bad=true."
+        )
+    if bad:
+        print(f"data: left out {len(bad)} of {len(names)} images that cannot be read, first {bad[0]}")
+    kept = [(n, r) for n, r in zip(names, results, strict=True) if isinstance(r, Tensor)]
+    kinds = [Path(n).parent.name for n, _ in kept]
+    classes = tuple(sorted(set(kinds)))
+    labels = torch.tensor([classes.index(k) for k in kinds])
+    return ImageSet(torch.stack([r for _, r in kept]), labels, classes, f"{root.name}-{split}")
+
+
+def _decode(raw: bytes, size: int) -> Tensor:
+    """(3, size, size) uint8 RGB. Other sizes are cut to the middle square and resized (bicubic, antialiased)."""
+    image = Image.open(BytesIO(raw)).convert("RGB")
+    if image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(size, size, 3).permute(2, 0, 1).contiguous()
+
+
+# --- the order of training ---
+
+
+class Batches:
+    """An endless stream of batches: epoch after epoch, each a new permutation (or the set's order, unshuffled).
+
+    It owns its random stream: neither sampling nor probing changes what is trained on next. Epochs run into each
+    other, so every batch is full.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int, seed: int, *, shuffle: bool = True):
+        self.images, self.batch_size, self.shuffle = images, batch_size, shuffle
+        self._rng = torch.Generator().manual_seed(seed)
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._at = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        """(batch_size, 3, H, W) float32 in [-1, 1], on the device of the images."""
+        return to_model(self.images[self.next_indices().to(self.images.device)])
+
+    def next_indices(self) -> Tensor:
+        """(batch_size,) positions of the next batch."""
+        while len(self._order) - self._at < self.batch_size:
+            n = len(self.images)
+            epoch = torch.randperm(n, generator=self._rng) if self.shuffle else torch.arange(n)
+            self._order = torch.cat([self._order[self._at :], epoch])
+            self._at = 0
+        taken = self._order[self._at : self._at + self.batch_size]
+        self._at += self.batch_size
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the order depends on from here on."""
+        return {"rng": self._rng.get_state(), "order": self._order[self._at :].clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._rng.set_state(state["rng"])
+        self._order, self._at = state["order"], 0

@@ -1,0 +1,1 @@
+"""Scoring samples: features, distances between their distributions, and what makes a number comparable."""

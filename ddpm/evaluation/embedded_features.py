@@ -1,0 +1,61 @@
+"""The embedded feature net: a small classifier whose weights ship with the package, so that FID needs no download.
+
+It is not Inception and its distances are on another scale: they carry their own protocol name and may only be compared
+with each other. `python -m ddpm.evaluation.train_embedded_features` made the weights.
+"""
+
+from importlib.resources import as_file, files
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NAME = "embedded64-v1"
+WEIGHTS = "embedded_features.safetensors"
+DIM = 64
+
+
+class _Residual(nn.Module):
+    """conv-BN-ReLU-conv-BN on a 1x1 skip, the first conv with `stride`."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(c_out)
+        self.skip = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(h + self.skip(x))
+
+
+class EmbeddedFeatures(nn.Module):
+    """(B, 3, 32, 32) in [-1, 1] to (B, 64) features: a linear map of the pooled last stage, without a nonlinearity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(
+            nn.Conv2d(3, 32, 3, padding=1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            _Residual(32, 64, stride=2),
+            _Residual(64, 128, stride=2),
+            _Residual(128, 128, stride=2),
+        )
+        self.project = nn.Linear(128, DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.stages(x).mean((2, 3)))
+
+
+def load_embedded_features() -> EmbeddedFeatures:
+    """The net with its shipped weights (stored in float16, used in float32), in eval mode."""
+    from safetensors.torch import load_file
+
+    with as_file(files("ddpm.evaluation") / WEIGHTS) as path:
+        state = load_file(path)
+    net = EmbeddedFeatures()
+    net.load_state_dict({k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()})
+    return net.eval().requires_grad_(False)

@@ -1,0 +1,145 @@
+"""Scoring a denoiser: draw samples in batches, take features, compare with the reference set."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from ddpm.data import ImageSet, to_uint8
+from ddpm.errors import UserError
+from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
+from ddpm.evaluation.features import Features
+from ddpm.evaluation.protocol import Protocol
+from ddpm.samplers import SAMPLERS, Denoiser, draw
+from ddpm.schedule import Schedule, even_timesteps
+
+
+class Timers:
+    """Cumulative seconds by part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to `part`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How images are drawn: sampler name, its network calls, and how many images."""
+
+    sampler: str
+    nfe: int
+    n_samples: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Feature statistics of the real images, and what they were taken from."""
+
+    name: str
+    digest: str
+    gaussian: Gaussian
+
+
+def make_reference(features: Features, images: ImageSet, n: int | None) -> Reference:
+    """Statistics of n images of the set (all if None), evenly spaced over it. Raises UserError where n is too small."""
+    chosen = images.images
+    if n is not None and n < len(images):
+        chosen = chosen[torch.linspace(0, len(images) - 1, n).round().long()]
+    if len(chosen) <= features.dim:
+        raise UserError(
+            f"The reference statistics would rest on {len(chosen)} images, no more than the {features.dim} dimensions "
+            f"of {features.name}. Raise eval.reference_n or data.subset above {features.dim}, or use "
+            "--eval.features=embedded."
+        )
+    total = GaussianSum()
+    for batch in tqdm(chosen.split(250), desc="reference features", disable=None, leave=False):
+        total.add(features.extract(batch))
+    return Reference(images.name, images.digest, total.result())
+
+
+@dataclass
+class Evaluator:
+    """FID and sample grids of a denoiser on one schedule, against one reference."""
+
+    schedule: Schedule
+    features: Features
+    reference: Reference
+    device: torch.device
+    batch_size: int
+    clip_x0: bool
+    weights: str
+    shape: tuple[int, int, int] = (3, 32, 32)
+    timers: Timers = field(default_factory=Timers)
+
+    def protocol(self, plan: SamplingPlan) -> Protocol:
+        """The protocol of an FID by `plan`. Raises UserError where n_samples is too small for the features."""
+        if plan.n_samples <= self.features.dim:
+            raise UserError(
+                f"n_samples = {plan.n_samples} is too small for {self.features.name}: an FID needs more samples than "
+                f"the {self.features.dim} dimensions of its features. Raise eval.fid_milestone.n_samples and "
+                f"eval.final.n_samples above {self.features.dim}, or use features with fewer dimensions."
+            )
+        return Protocol(
+            features=self.features.name,
+            resize=self.features.resize,
+            reference=self.reference.name,
+            reference_digest=self.reference.digest,
+            reference_n=self.reference.gaussian.count,
+            n_samples=plan.n_samples,
+            sampler=plan.sampler,
+            nfe=plan.nfe,
+            clip_x0=self.clip_x0,
+            weights=self.weights,
+        )
+
+    def samples(self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str) -> Iterator[Tensor]:
+        """plan.n_samples images in batches, (B, 3, H, W) uint8; equal seeds give equal noise."""
+        chain = self.schedule.respace(even_timesteps(len(self.schedule), plan.nfe))
+        batches = draw(
+            SAMPLERS[plan.sampler],
+            denoiser,
+            chain,
+            plan.n_samples,
+            seed=seed,
+            shape=self.shape,
+            batch_size=self.batch_size,
+            device=self.device,
+            clip=self.clip_x0,
+        )
+        with tqdm(total=plan.n_samples, desc=label, unit="img", disable=None, leave=False) as bar:
+            while True:
+                with self.timers.measure("sample"):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                bar.update(len(batch))
+                yield to_uint8(batch)
+
+    def fid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> float:
+        """Frechet distance of plan.n_samples samples to the reference."""
+        total = GaussianSum()
+        for batch in self.samples(denoiser, plan, seed, "FID samples"):
+            with self.timers.measure("features"):
+                total.add(self.features.extract(batch))
+        with self.timers.measure("features"):
+            return frechet_distance(total.result(), self.reference.gaussian)
+
+    def grid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> Tensor:
+        """One (3, H', W') uint8 picture of plan.n_samples samples, as near to a square as they fill."""
+        images = torch.cat([batch.cpu() for batch in self.samples(denoiser, plan, seed, "sample grid")])
+        columns = max(c for c in range(1, len(images) + 1) if c * c <= len(images))
+        return make_grid(images, nrow=-(-len(images) // columns), padding=2)

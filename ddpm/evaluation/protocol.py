@@ -1,0 +1,32 @@
+"""What makes an evaluation number comparable, and a short name for it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All that an FID depends on besides the weights and the noise. Numbers compare where their protocols are equal."""
+
+    features: str
+    resize: str
+    reference: str
+    reference_digest: str
+    reference_n: int
+    n_samples: int
+    sampler: str
+    nfe: int
+    clip_x0: bool
+    weights: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The features' name and 8 hex digits over every field."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.features}-{digest}"
+
+    def describe(self) -> dict[str, Any]:
+        """The fields as plain values, as they are logged."""
+        return asdict(self)

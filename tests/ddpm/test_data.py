@@ -1,0 +1,161 @@
+"""Images from every source, and the order training sees them in."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ddpm import embedded
+from ddpm.data import Batches, load_images, to_model, to_uint8
+from ddpm.errors import UserError
+
+
+def _write_images(root: Path, split: str = "train", size: tuple[int, int] = (32, 32), suffix: str = ".png") -> None:
+    """Two classes of three flat-coloured images."""
+    for kind, colour in (("cat", (250, 10, 20)), ("dog", (5, 100, 200))):
+        folder = root / split / kind
+        folder.mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", size, (colour[0], colour[1], colour[2] + i)).save(folder / f"{i}{suffix}")
+
+
+def _zip(root: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(root.rglob("*")):
+            archive.write(path, path.relative_to(root).as_posix())
+    return target
+
+
+def test_pixels_survive_the_way_to_the_model_and_back() -> None:
+    """All 256 values, bitwise. Catches rounding down and a range of [0, 1]."""
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_model(values)), values)
+    assert to_model(values).min() == -1
+    assert to_model(values).max() == 1
+
+
+def test_embedded_images_are_deterministic_varied_and_prefix_stable() -> None:
+    """Catches a set that depends on its length, on the global stream, or that repeats itself."""
+    torch.manual_seed(0)
+    images, labels = embedded.render(1100, seed=0)
+    torch.manual_seed(1)
+    again, _ = embedded.render(300, seed=0)
+    assert torch.equal(images[:300], again)
+    assert images.shape == (1100, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert set(labels.tolist()) == set(range(10))
+    assert len({i.numpy().tobytes() for i in images}) == 1100
+    other, _ = embedded.render(300, seed=1)
+    assert not torch.equal(other, again)
+
+
+def test_every_shape_covers_its_own_part_of_the_frame() -> None:
+    """Catches a shape that draws nothing, everything, or the same as another."""
+    axis = (torch.arange(64) + 0.5) / 32 - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    masks = {kind: embedded.signed_distance(kind, x, y) < 0 for kind in embedded.CLASSES}
+    for kind, mask in masks.items():
+        assert 0.1 < mask.float().mean() < 0.8, kind
+    assert len({m.numpy().tobytes() for m in masks.values()}) == 10
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_class_folders_in_a_directory_and_in_a_zip(tmp_path: Path, zipped: bool) -> None:
+    """Catches wrong channels, a swapped split and class order."""
+    _write_images(tmp_path / "set")
+    _write_images(tmp_path / "set", "test", suffix=".webp")
+    root = _zip(tmp_path / "set", tmp_path / "set.zip") if zipped else tmp_path / "set"
+    images = load_images("folder", root)
+    assert images.classes == ("cat", "dog")
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert images.images[4, :, 5, 7].tolist() == [5, 100, 201]
+    assert len(load_images("folder", root, split="test")) == 6
+
+
+def test_other_sizes_are_cut_and_resized(tmp_path: Path) -> None:
+    """A 64 x 48 image whose outer columns are red: the middle square is kept."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    image = Image.new("RGB", (64, 48), (255, 0, 0))
+    image.paste((0, 0, 255), (8, 0, 56, 48))
+    image.save(folder / "x.png")
+    out = load_images("folder", tmp_path).images
+    assert out.shape == (1, 3, 32, 32)
+    assert out[0, 2].min() == 255
+    assert out[0, 0].max() == 0
+
+
+def test_subset_is_fixed_and_spread(tmp_path: Path) -> None:
+    """The same images in every run, not the first class alone."""
+    _write_images(tmp_path)
+    a, b = (load_images("folder", tmp_path, subset=4) for _ in range(2))
+    assert a.digest == b.digest
+    assert len(a) == 4
+    assert set(a.labels.tolist()) == {0, 1}
+
+
+def test_a_corrupt_image_is_named_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stops unless told to go on; then says what it left out."""
+    _write_images(tmp_path)
+    good = (tmp_path / "train/dog/1.png").read_bytes()
+    (tmp_path / "train/dog/1.png").write_bytes(good[: len(good) // 2])
+    (tmp_path / "train/cat/9.jpg").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"2 of 7 images.*train/cat/9\.jpg.*train/dog/1\.png.*skip_bad"):
+        load_images("folder", tmp_path)
+    assert len(load_images("folder", tmp_path, skip_bad=True)) == 5
+    assert "left out 2 of 7" in capsys.readouterr().out
+
+
+def test_bad_roots(tmp_path: Path) -> None:
+    """Each says what is wrong and what would be right."""
+    with pytest.raises(UserError, match="does not exist"):
+        load_images("folder", tmp_path / "none")
+    with pytest.raises(UserError, match="holds no images"):
+        load_images("folder", tmp_path)
+    (tmp_path / "x.zip").write_bytes(b"PK nonsense")
+    with pytest.raises(UserError, match=r"neither a folder nor a \.zip"):
+        load_images("folder", tmp_path / "x.zip")
+    _write_images(tmp_path)
+    with pytest.raises(UserError, match="more images than"):
+        load_images("folder", tmp_path, subset=7)
+    with pytest.raises(UserError, match="cannot be read"):  # nothing would be left
+        for path in tmp_path.rglob("*.png"):
+            path.write_bytes(b"x")
+        load_images("folder", tmp_path, skip_bad=True)
+
+
+def test_cifar10_without_a_download_gives_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.datasets
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", refuse)
+    with pytest.raises(UserError, match=r"no route to host.*data\.dataset=folder"):
+        load_images("cifar10", tmp_path)
+
+
+def test_batches_visit_every_image_once_an_epoch() -> None:
+    """Batches of 4 over 10 images: 5 batches are two epochs. Catches dropped and repeated images."""
+    images = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1)
+    batches = Batches(images, 4, seed=3)
+    seen = torch.cat([batches.next_indices() for _ in range(5)]).tolist()
+    assert sorted(seen[:10]) == list(range(10)) == sorted(seen[10:])
+    assert seen[:10] != seen[10:]
+    assert next(Batches(images, 4, seed=3)).flatten().tolist() == to_model(images[seen[:4]]).flatten().tolist()
+
+
+def test_batches_larger_than_the_set_and_unshuffled() -> None:
+    images = torch.zeros(3, 1, 1, 1, dtype=torch.uint8)
+    assert Batches(images, 7, seed=0, shuffle=False).next_indices().tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_batches_continue_from_their_state() -> None:
+    images = torch.zeros(10, 1, 1, 1, dtype=torch.uint8)
+    a, b = Batches(images, 4, seed=1), Batches(images, 4, seed=2)
+    a.next_indices()
+    b.load_state_dict(a.state_dict())
+    for _ in range(6):
+        assert torch.equal(a.next_indices(), b.next_indices())
