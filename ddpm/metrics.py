@@ -1,0 +1,231 @@
+"""Every metric key the platform logs, in one table: what it is, in which unit, when, at which cost.
+
+`docs/metrics.md` is this table, drawn by `ddpm metrics`; the figures take their axis labels from it.
+"""
+
+from dataclasses import dataclass
+
+STEP = "step"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One logged quantity. `label` and `unit` are what a figure's axis shows."""
+
+    key: str
+    label: str
+    unit: str
+    when: str
+    cost: str
+    meaning: str
+
+    @property
+    def axis(self) -> str:
+        """The axis label, e.g. `time in probes (s)`."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+_LOG = "every `logging.log_every_n_steps`"
+_PROBE = "every `logging.log_every_n_steps` when `curvature.enabled`"
+_MILESTONE = "every `eval.fid_milestone.every` steps"
+_FINAL = "once, after the last step"
+
+_TABLE = [
+    Metric(
+        "train/loss",
+        "training loss",
+        "weighted MSE",
+        _LOG,
+        "none",
+        "Mean over the batch of w(t) * |eps - eps_hat|^2 / d: the quantity that is optimised. "
+        "Runs with different weightings log different quantities here.",
+    ),
+    Metric(
+        "train/mse",
+        "eps-MSE",
+        "unweighted",
+        _LOG,
+        "none",
+        "Mean over the batch of |eps - eps_hat|^2 / d on the same draws: comparable between weightings.",
+    ),
+    Metric(
+        "train/mse_mean",
+        "eps-MSE, mean since the last row",
+        "unweighted",
+        _LOG,
+        "one add per step",
+        "train/mse averaged over all steps since the previous row: the same mean with less batch noise.",
+    ),
+    Metric(
+        "train/grad_global_L2",
+        "gradient L2 norm",
+        "before clipping",
+        _LOG,
+        "none (clipping computes it)",
+        "Euclidean norm of the whole gradient of train/loss, before clipping.",
+    ),
+    Metric(
+        "train/grad_abs_mean",
+        "mean |gradient|",
+        "before clipping",
+        _LOG,
+        "one pass over the gradient",
+        "Mean over all parameters of |dL/dp|, before clipping.",
+    ),
+    Metric(
+        "train/grad_abs_max",
+        "max |gradient|",
+        "before clipping",
+        _LOG,
+        "one pass over the gradient",
+        "Largest |dL/dp| over all parameters, before clipping.",
+    ),
+    Metric(
+        "train/images_seen",
+        "images seen",
+        "images",
+        _LOG,
+        "none",
+        "step * batch size.",
+    ),
+    Metric(
+        "curvature/hutch_trace_mean",
+        "Hessian trace, trained loss",
+        "Hutchinson mean",
+        _PROBE,
+        "about 2 to 3 gradients per probe",
+        "Mean over probes of v'Hv, v Rademacher, H the Hessian of train/loss (with its weighting) at the "
+        "live weights, in eval mode and float32.",
+    ),
+    Metric(
+        "curvature/hutch_trace_std",
+        "std over probes, trained loss",
+        "population std",
+        _PROBE,
+        "none",
+        "Population standard deviation of v'Hv over the probes. Each probe has fresh t, eps and v, so "
+        "this holds data noise and estimator noise together.",
+    ),
+    Metric(
+        "curvature/hutch_trace_sem",
+        "standard error of the trace, trained loss",
+        "",
+        _PROBE,
+        "none",
+        "Sample standard deviation over the probes / sqrt(probes): the error bar of hutch_trace_mean.",
+    ),
+    Metric(
+        "curvature/ref_trace_mean",
+        "Hessian trace, unweighted loss",
+        "Hutchinson mean",
+        _PROBE,
+        "none with constant weighting; else as the trained loss's",
+        "The same trace of the unweighted eps-MSE on the same draws: comparable between weightings.",
+    ),
+    Metric(
+        "curvature/ref_trace_std",
+        "std over probes, unweighted loss",
+        "population std",
+        _PROBE,
+        "none",
+        "As hutch_trace_std, of the unweighted loss.",
+    ),
+    Metric(
+        "curvature/ref_trace_sem",
+        "standard error of the trace, unweighted loss",
+        "",
+        _PROBE,
+        "none",
+        "As hutch_trace_sem, of the unweighted loss.",
+    ),
+    Metric(
+        "val/fid",
+        "FID",
+        "lower is better",
+        _MILESTONE,
+        "n_samples * nfe forwards",
+        "Frechet distance between features of n_samples generated images and of the reference set, "
+        "under the protocol named in val/fid_protocol. W&B's summary holds its min and its last.",
+    ),
+    Metric(
+        "val/fid_protocol",
+        "protocol",
+        "fingerprint",
+        _MILESTONE,
+        "none",
+        "Fingerprint of all that makes val/fid comparable; spelled out in the run's `protocols`.",
+    ),
+    Metric(
+        "final/fid",
+        "final FID",
+        "lower is better",
+        _FINAL,
+        "n_samples * nfe forwards",
+        "FID of the finished run under the `eval.final` protocol.",
+    ),
+    Metric(
+        "final/fid_protocol",
+        "final protocol",
+        "fingerprint",
+        _FINAL,
+        "none",
+        "As val/fid_protocol, for final/fid.",
+    ),
+    Metric(
+        "samples/grid",
+        "samples",
+        "",
+        "every `eval.grid.every` steps and at the end",
+        "n_samples * nfe forwards",
+        "Grid of samples from fixed noise (the same at every step and in every run of one "
+        "`eval.grid.sample_seed`), as an image and as a versioned artifact.",
+    ),
+    Metric(
+        "time/train_s",
+        "time in training steps",
+        "s",
+        _LOG,
+        "none",
+        "Cumulative wall-clock seconds in training steps.",
+    ),
+    Metric(
+        "time/probe_s",
+        "time in probes",
+        "s",
+        _LOG,
+        "none",
+        "Cumulative seconds in curvature probes.",
+    ),
+    Metric(
+        "time/sample_s",
+        "time in sampling",
+        "s",
+        _LOG,
+        "none",
+        "Cumulative seconds in drawing samples for grids and FID.",
+    ),
+    Metric(
+        "time/features_s",
+        "time in features",
+        "s",
+        _LOG,
+        "none",
+        "Cumulative seconds in feature extraction and Frechet distances.",
+    ),
+]
+
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _TABLE}
+
+
+def axis_label(key: str) -> str:
+    """The axis label of `key`; the key itself where the table does not know it."""
+    return METRICS[key].axis if key in METRICS else key
+
+
+def markdown_table() -> str:
+    """The table as Markdown, the text of `docs/metrics.md`."""
+    lines = ["| key | meaning | unit | when | cost |", "|---|---|---|---|---|"]
+    for m in _TABLE:
+        meaning = m.meaning.replace("|", "\\|")
+        lines.append(f"| `{m.key}` | {meaning} | {m.unit} | {m.when} | {m.cost} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,76 @@
+"""The command line as a person meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddpm.cli import main
+from ddpm.metrics import markdown_table
+
+ROOT = Path(__file__).parents[2]
+E5 = str(ROOT / "configs/smoke/e5.yaml")
+
+
+def test_dry_run_prints_a_config_that_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Overrides included, as `wandb agent` passes them."""
+    assert main(["train", E5, "--dry-run", "--loss.weighting=minsnr", "--train.total_steps=7"]) == 0
+    out = capsys.readouterr().out
+    (tmp_path / "again.yaml").write_text(out)
+    assert main(["train", str(tmp_path / "again.yaml"), "--dry-run"]) == 0
+    assert capsys.readouterr().out == out
+    assert "total_steps: 7" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", E5, "--loss.weight=minsnr"], "unknown key loss.weight"),
+        (["train", "none.yaml"], "no config file none.yaml"),
+        (["train", E5, "--data.dataset=folder", "--data.root=/nowhere"], "/nowhere does not exist"),
+        (["train", E5, "--data.batch_size=four"], "data.batch_size = 'four'"),
+        (["report", "e6", "--from", "/nowhere", "--out", "unused"], "/nowhere"),
+        (["report", "e999", "--from", ".", "--out", "unused"], "e999"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_code_2(
+    argv: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("ddpm: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not [p for p in tmp_path.iterdir() if not p.name.startswith(".")]
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    """Counts imports, not seconds. Catches an import of torch, wandb or pandas at the top of a module."""
+    code = "import sys, ddpm.cli; print([m for m in ('torch', 'wandb', 'pandas', 'pydantic') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = "import sys, ddpm.config; print([m for m in ('torch', 'wandb', 'pandas') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_metrics_table_is_the_committed_one() -> None:
+    """`make docs` writes it."""
+    assert (ROOT / "docs/metrics.md").read_text() == markdown_table()
+
+
+def test_every_logged_key_is_documented(tmp_path: Path) -> None:
+    """Runs a real run and looks its keys up."""
+    import json
+
+    from ddpm.metrics import METRICS
+    from ddpm.train import train
+    from tests.ddpm.test_train import tiny
+
+    folder = train(tiny(tmp_path))
+    for line in (folder / "loss.jsonl").read_text().splitlines():
+        assert set(json.loads(line)["out"]) <= set(METRICS)

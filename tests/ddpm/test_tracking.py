@@ -1,0 +1,120 @@
+"""Where a run is written: real W&B offline files, and the choice of mode."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddpm import tracking
+from ddpm.errors import UserError
+from ddpm.train import train
+from tests.ddpm.test_train import tiny
+
+
+def _inspect(folder: Path, *flags: str) -> str:
+    """What W&B's own tool reads from a run's file."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *flags, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_wandb_reads_back_what_was_logged(tmp_path: Path) -> None:
+    """Config nested once, group, tags, FID's min and last, rows against `step`, grids and artifacts: by W&B's tool."""
+    folder = train(tiny(tmp_path))
+    (wandb_folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    records = [json.loads(line) for line in _inspect(wandb_folder).splitlines()]
+    kinds = {r["type"] for r in records}
+    assert {"run", "history", "summary", "artifact"} <= kinds
+
+    run = next(r["run"] for r in records if r["type"] == "run")
+    assert (run["run_group"], run["job_type"], run["run_id"]) == ("e6", "train", folder.name)
+    assert "minsnr" in run["tags"]
+    config = run["config"]["update"]
+    assert config["loss"] == {"weighting": "minsnr", "minsnr_gamma": 5.0}
+    assert config["eval"]["fid_milestone"]["every"] == 2
+    assert {"commit", "version", "protocols", "params"} <= set(config)
+
+    rows = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
+    history = [r["history"]["item"] for r in records if r["type"] == "history"]
+    assert [h["step"] for h in history] == [r["_i"] for r in rows]
+    for logged, row in zip(history, rows, strict=True):
+        assert {k: logged[k] for k in row["out"]} == row["out"]
+    images = [h["samples/grid.path"] for h in history]
+    assert all((wandb_folder / "files" / i).exists() for i in images)
+
+    summary = json.loads(_inspect(wandb_folder, "--summary"))["summary"]
+    fids = [r["out"]["val/fid"] for r in rows]
+    assert summary["val/fid"] == {"min": min(fids), "last": fids[-1]}
+
+    artifacts = [(r["artifact"]["type"], r["artifact"].get("aliases", [])) for r in records if r["type"] == "artifact"]
+    assert [kind for kind, _ in artifacts] == ["config", "samples", "model", "samples", "model"]
+    assert "step-4" in artifacts[-1][1]
+
+
+def test_metrics_are_charted_against_step(tmp_path: Path) -> None:
+    """define_metric ties every metric to `step`. Catches charts over W&B's own row counter."""
+    train(tiny(tmp_path))
+    (wandb_folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    metrics = [json.loads(line).get("metric") for line in _inspect(wandb_folder).splitlines()]
+    globs = [m for m in metrics if m and m.get("glob_name") == "*"]
+    assert [m["step_metric"] for m in globs] == ["step"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "environment", "netrc", "mode"),
+    [
+        ("auto", {}, None, "offline"),
+        ("auto", {"WANDB_API_KEY": "x" * 40}, None, "online"),
+        ("auto", {}, "machine api.wandb.ai login user password xyz", "online"),
+        ("auto", {}, "machine elsewhere.example login user password xyz", "offline"),
+        (
+            "auto",
+            {"WANDB_BASE_URL": "https://elsewhere.example"},
+            "machine elsewhere.example login u password x",
+            "online",
+        ),
+        ("offline", {"WANDB_API_KEY": "x" * 40}, None, "offline"),
+        ("online", {"WANDB_MODE": "offline"}, None, "offline"),
+        ("disabled", {}, None, "disabled"),
+    ],
+)
+def test_mode(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    environment: dict[str, str],
+    netrc: str | None,
+    mode: str,
+) -> None:
+    """WANDB_MODE, then the config, then whether there is a login for the server in use."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if netrc:
+        (tmp_path / "netrc").write_text(netrc + "\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert tracking.wandb_mode(wanted)[0] == mode
+
+
+def test_offline_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    train(tiny(tmp_path, "--train.total_steps=2"))
+    lines = [line for line in capfd.readouterr().out.splitlines() if "W&B" in line or "wandb" in line]
+    assert len(lines) == 1
+    assert "offline (no login found" in lines[0]
+
+
+def test_an_exception_ends_the_wandb_run_as_failed(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        train(tiny(tmp_path, "--optim.lr=1e30", "--train.grad_clip=null"))
+    (wandb_folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert json.loads(_inspect(wandb_folder, "--summary"))["exit_code"] == 1
+
+
+def test_the_key_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the run folder, not in W&B's files."""
+    key = "0123456789abcdef" * 2 + "deadbeef"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    train(tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=2"))
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert key.encode() not in path.read_bytes(), path

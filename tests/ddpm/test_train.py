@@ -1,0 +1,241 @@
+"""The loop: what is measured leaves what is trained untouched, and what is logged is what happened."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddpm.checkpoint import load_checkpoint, save_checkpoint
+from ddpm.config import Config, load_config
+from ddpm.errors import UserError
+from ddpm.train import Trainer, choose_device, choose_precision, stream_seed, train
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--data.subset=200",
+    "--data.batch_size=4",
+    "--model.base_channels=8",
+    "--model.time_embedding=32",
+    "--train.total_steps=4",
+    "--logging.log_every_n_steps=2",
+    "--curvature.probes=2",
+    "--eval.reference_n=100",
+    "--eval.grid.every=2",
+    "--eval.grid.nfe=2",
+    "--eval.grid.n_samples=4",
+    "--eval.fid_milestone.every=2",
+    "--eval.fid_milestone.nfe=2",
+    "--eval.fid_milestone.n_samples=70",
+    "--eval.final.nfe=2",
+    "--eval.final.n_samples=70",
+]
+
+
+def tiny(tmp_path: Path, *overrides: str, arm: str = "e6") -> Config:
+    """A run of a few seconds."""
+    return load_config(ROOT / f"configs/smoke/{arm}.yaml", [*TINY, f"--out_dir={tmp_path / 'runs'}", *overrides])
+
+
+def _rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
+
+
+def _weights(folder: Path, step: int = 4) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / f"checkpoints/step-{step:06d}.pt")["model"]
+
+
+def test_probe_and_evaluation_leave_training_bitwise_untouched(tmp_path: Path) -> None:
+    """Weights, EMA, Adam state, data order and random streams are equal with probe, FID and grids on, off or rarer.
+
+    The study's probe cleared the gradients, its sampling reseeded the global stream. Dropout is on: its stream counts.
+    """
+    off = ["--curvature.enabled=false", "--eval.grid.enabled=false", "--eval.final.enabled=false"]
+    variants = [[], off, ["--logging.log_every_n_steps=3", "--eval.fid_milestone.n_samples=90"]]
+    states = []
+    for i, extra in enumerate(variants):
+        folder = train(tiny(tmp_path / str(i), "--model.dropout=0.1", *extra))
+        states.append(load_checkpoint(folder / "checkpoints/step-000004.pt"))
+    for other in states[1:]:
+        for part in ("model", "ema"):
+            assert all(torch.equal(v, other[part][k]) for k, v in states[0][part].items()), part
+        assert torch.equal(states[0]["global_rng"], other["global_rng"])
+        assert torch.equal(states[0]["noise_rng"], other["noise_rng"])
+        assert torch.equal(states[0]["batches"]["rng"], other["batches"]["rng"])
+        adam, adam_other = (s["optimizer"]["state"] for s in (states[0], other))
+        assert all(torch.equal(adam[k][n], adam_other[k][n]) for k in adam for n in adam[k])
+
+
+def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path) -> None:
+    """Every logged number but the times. Catches an unseeded stream."""
+    folders = [train(tiny(tmp_path / name, f"--seed={seed}")) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    a, b, c = ([{k: v for k, v in r["out"].items() if not k.startswith("time/")} for r in _rows(f)] for f in folders)
+    assert a == b
+    assert a[0]["train/loss"] != c[0]["train/loss"]
+    grids = [(f / "samples/step-000004.png").read_bytes() for f in folders]
+    assert grids[0] == grids[1] != grids[2]
+
+
+def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
+    """The run folder, complete: rows at each logged step, both milestones, final FID, grids, checkpoints, results."""
+    cfg = tiny(tmp_path)
+    folder = train(cfg)
+    rows = _rows(folder)
+    assert [r["_i"] for r in rows] == [2, 4]
+    assert {
+        "train/loss",
+        "train/mse",
+        "val/fid",
+        "curvature/hutch_trace_mean",
+        "curvature/ref_trace_sem",
+    } <= set(rows[0]["out"])
+    assert rows[1]["out"]["train/images_seen"] == 16
+    assert rows[1]["out"]["final/fid"] == rows[1]["out"]["val/fid"]  # same protocol, noise and weights
+    assert "final/fid" not in rows[0]["out"]
+    record = json.loads((folder / "run.json").read_text())
+    assert rows[0]["out"]["val/fid_protocol"] in record["protocols"]
+    assert record["config"]["loss"]["weighting"] == "minsnr"
+    result = json.loads((folder / "results.jsonl").read_text())
+    assert result["out"]["val/fid_min"] == min(r["out"]["val/fid"] for r in rows)
+    assert result["cfg"] == record["config"]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-000002.pt", "step-000004.pt"]
+    assert len(list((folder / "samples").iterdir())) == 2
+
+
+def test_probe_of_constant_weighting_measures_one_loss(tmp_path: Path) -> None:
+    """Its two traces are the same function; Min-SNR's are not, and its weights (<= 1) make the smaller one."""
+    e5, e6 = Trainer(tiny(tmp_path, arm="e5")), Trainer(tiny(tmp_path, "--loss.minsnr_gamma=0.01"))
+    x_0 = next(e5.batches)
+    a, b = e5.probe(x_0), e6.probe(x_0)
+    assert (
+        a["curvature/hutch_trace_mean"] == a["curvature/ref_trace_mean"] == pytest.approx(b["curvature/ref_trace_mean"])
+    )
+    assert abs(b["curvature/hutch_trace_mean"]) < abs(b["curvature/ref_trace_mean"])
+    assert e5.model.training
+
+
+def test_logged_gradient_is_the_unclipped_one(tmp_path: Path) -> None:
+    """The study logged norms after clipping. With a clip of 1e-6 the logged norm stays, the gradient does not."""
+    trainer = Trainer(tiny(tmp_path, "--train.grad_clip=0.000001"))
+    row = trainer.step(next(trainer.batches), with_gradient_stats=True).row()
+    left = torch.stack([p.grad.norm() for p in trainer.params]).norm().item()
+    assert row["train/grad_global_L2"] > 1e-3
+    assert left == pytest.approx(1e-6, rel=0.01)
+    assert row["train/grad_abs_max"] >= row["train/grad_abs_mean"] > 1e-7
+    assert row["train/grad_abs_max"] <= row["train/grad_global_L2"]
+
+
+def test_loss_is_the_weighted_mse_of_the_drawn_timesteps(tmp_path: Path) -> None:
+    """Recomputed by hand from the same streams. Catches weights of the wrong t, and noise added by another t."""
+    trainer = Trainer(tiny(tmp_path))
+    x_0 = next(trainer.batches)
+    rng = torch.Generator().manual_seed(stream_seed(trainer.cfg.seed, "timesteps and noise"))
+    t = torch.randint(1000, (4,), generator=rng)
+    eps = torch.randn(x_0.shape, generator=rng)
+    ab = trainer.schedule.alpha_bar[t].float()[:, None, None, None]
+    mse = (trainer.model(ab.sqrt() * x_0 + (1 - ab).sqrt() * eps, t) - eps).square().mean((1, 2, 3))
+    snr = trainer.schedule.snr[t]
+    expected = (mse * (snr.clamp(max=5) / snr)).mean().item()
+    stats = trainer.step(x_0)
+    assert stats.loss.item() == pytest.approx(expected, rel=1e-4)
+    assert stats.mse.item() == pytest.approx(mse.mean().item(), rel=1e-4)
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    """The error falls well below that of predicting nothing (1). Catches a sign, a detached graph, a dead optimizer."""
+    trainer = Trainer(tiny(tmp_path, "--data.batch_size=16", "--optim.lr=0.003"))
+    mse = [trainer.step(next(trainer.batches)).mse.item() for _ in range(60)]
+    assert mse[0] == pytest.approx(1, abs=0.4)
+    assert sum(mse[-10:]) / 10 < 0.5
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_amp_reaches_the_network_and_fp16_scales(tmp_path: Path, amp: str, dtype: torch.dtype) -> None:
+    """The study ignored `amp: true`. The precision is forced here, since a CPU would switch it off."""
+    trainer = Trainer(tiny(tmp_path))
+    trainer.precision = dtype
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=dtype is torch.float16, init_scale=256.0)
+    seen = []
+    trainer.model.mid.conv1.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    before = trainer.params[0].detach().clone()
+    stats = trainer.step(next(trainer.batches))
+    assert seen == [dtype]
+    assert stats.loss.dtype == torch.float32
+    assert stats.grad_norm.item() < 20  # unscaled before it is clipped and logged
+    assert not torch.equal(before, trainer.params[0])
+
+
+def test_amp_is_off_on_a_cpu_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose_precision(True, torch.device("cpu")) is torch.float32
+    assert "amp: off on a CPU" in capsys.readouterr().out
+    assert choose_precision(False, torch.device("cpu")) is torch.float32
+    assert capsys.readouterr().out == ""
+    assert choose_precision("fp16", torch.device("cuda")) is torch.float16
+    assert choose_precision("bf16", torch.device("cuda")) is torch.bfloat16
+
+
+def test_a_device_that_is_not_there() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="device = cuda"):
+            choose_device("cuda")
+    with pytest.raises(UserError, match="device = gpu"):
+        choose_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--eval.final.n_samples=64", r"n_samples = 64 is too small.*64 dimensions"),
+        ("--eval.reference_n=10", "rest on 10 images"),
+        ("--data.subset=20", "rest on 20 images"),
+        ("--data.dataset=folder", "needs data.root"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(tmp_path: Path, override: str, message: str) -> None:
+    """Refused before a run folder or a W&B folder is made, not at the first milestone."""
+    with pytest.raises(UserError, match=message):
+        train(tiny(tmp_path, override))
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_a_run_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
+    """And a run that is started over is a new W&B run: its rows must not mix with the old ones."""
+    folder = train(tiny(tmp_path))
+    before = (folder / "loss.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"finished already.*clean_run=true"):
+        train(tiny(tmp_path))
+    assert (folder / "loss.jsonl").read_bytes() == before
+    again = train(tiny(tmp_path, "--clean_run=true"))
+    assert again == folder
+    assert json.loads((folder / "run.json").read_text())["wandb_id"].endswith("-r1")
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_clean_run_never_deletes_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
+    cfg = tiny(tmp_path, "--clean_run=true")
+    cfg.run_dir.mkdir(parents=True)
+    (cfg.run_dir / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="not a run folder"):
+        train(cfg)
+    assert (cfg.run_dir / "thesis.txt").exists()
+
+
+def test_divergence_stops_the_run_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no longer finite.*optim\.lr"):
+        train(tiny(tmp_path, "--optim.lr=1e30", "--train.grad_clip=null"))
+
+
+def test_checkpoints_are_whole_or_absent_and_run_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "a/b.pt"
+    save_checkpoint(path, {"x": torch.ones(3), "n": 4})
+    assert load_checkpoint(path)["n"] == 4
+    assert [p.name for p in path.parent.iterdir()] == ["b.pt"]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(path)
+    with pytest.raises(UserError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "none.pt")
+    torch.save({"x": Path("x")}, path)  # an object that needs pickle
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(path)
