@@ -59,7 +59,7 @@ _TABLE = [
     Metric(
         "train/grad_global_L2",
         "gradient L2 norm",
-        "before clipping",
+        "",
         _LOG,
         "none (clipping computes it)",
         "Euclidean norm of the whole gradient of train/loss, before clipping.",
@@ -67,7 +67,7 @@ _TABLE = [
     Metric(
         "train/grad_abs_mean",
         "mean |gradient|",
-        "before clipping",
+        "",
         _LOG,
         "one pass over the gradient",
         "Mean over all parameters of |dL/dp|, before clipping.",
@@ -75,7 +75,7 @@ _TABLE = [
     Metric(
         "train/grad_abs_max",
         "max |gradient|",
-        "before clipping",
+        "",
         _LOG,
         "one pass over the gradient",
         "Largest |dL/dp| over all parameters, before clipping.",

@@ -1,0 +1,1 @@
+"""Reports: from finished runs to numbers, figures, verdicts and pages. Knows metric names, never a model."""

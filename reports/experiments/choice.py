@@ -1,0 +1,250 @@
+"""Which of the runs in a source a report compares: one setting, the newest run of each seed."""
+
+import fnmatch
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from ddpm.errors import UserError
+from reports.experiments import Study
+from reports.runs import Run, canonical, flat_config
+
+# Keys that say who and where, not what was trained.
+BOOKKEEPING = (
+    *("experiment", "seed", "out_dir", "study_name", "run_id", "clean_run", "device", "notes", "tags"),
+    *("logging.*", "metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
+)
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An experiment's part in a report: one run per seed, all of one setting, ordered by seed."""
+
+    experiment: str
+    role: str
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The dotted config that the arm's runs share (the first run's, seed included)."""
+        return flat_config(self.runs[0])
+
+    @property
+    def last_step(self) -> int:
+        """N, the last step of the arm's longest run."""
+        return max(run.last_step for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a report compares. `missing`: arms without a run; `left_out`: runs not used, with the reason;
+    `warnings`: what makes the comparison less than controlled."""
+
+    study: Study
+    arms: tuple[Arm, ...]
+    context: tuple[Arm, ...] = ()
+    missing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def arm(self, experiment: str) -> Arm | None:
+        """The arm of `experiment`, None where it is missing."""
+        return next((arm for arm in self.arms if arm.experiment == experiment), None)
+
+    @property
+    def baseline(self) -> Arm | None:
+        """The baseline's arm, None where it is missing."""
+        return self.arm(self.study.baseline)
+
+    @property
+    def variants(self) -> tuple[Arm, ...]:
+        """The other arms that are present."""
+        return tuple(arm for arm in self.arms if arm.role == "variant")
+
+
+def matches(key: str, globs: Iterable[str]) -> bool:
+    """Whether the dotted `key` is covered by one of `globs` (`loss.*`, or `loss` itself)."""
+    return any(fnmatch.fnmatchcase(key, glob) for glob in globs)
+
+
+def differing_keys(arms: Sequence[Arm]) -> list[str]:
+    """Config keys, book-keeping aside, whose values are not the same in all `arms`; sorted."""
+    configs = [arm.config for arm in arms]
+    keys = sorted(set().union(*configs)) if configs else []
+    return [
+        key
+        for key in keys
+        if not matches(key, BOOKKEEPING) and len({canonical(c.get(key, "(not set)")) for c in configs}) > 1
+    ]
+
+
+def undeclared_keys(arms: Sequence[Arm], study: Study) -> list[str]:
+    """The differing keys that the study does not declare."""
+    return [key for key in differing_keys(arms) if not matches(key, study.difference)]
+
+
+def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Selection:
+    """The runs of `study` among `runs`.
+
+    Runs that differ in more than the declared difference, the seed and book-keeping belong to different
+    *settings*. The setting with the most arms is taken, at equality the one with the newest start; within
+    it, per arm and seed the newest run. Where arms exist but no setting holds them all, each arm's newest
+    setting is taken and the undeclared differences become a warning.
+
+    Raises UserError: a filter that does not parse or leaves nothing, no run of any arm, or none of the
+    requested experiment.
+    """
+    kept = _filtered(runs, where)
+    left_out = [f"{run.name}: no metrics logged" for run in kept if run.history.empty]
+    usable = [run for run in kept if not run.history.empty]
+    ours = [run for run in usable if run.experiment in study.arms]
+    _require(study, runs, ours, where)
+
+    present = {run.experiment for run in ours}
+    by_setting: dict[str, list[Run]] = defaultdict(list)
+    for run in ours:
+        by_setting[_setting(run, study)].append(run)
+    best = max(by_setting.values(), key=lambda group: (len({r.experiment for r in group}), _newest(group)))
+    if {run.experiment for run in best} == present:
+        chosen = best
+    else:
+        chosen = [run for name in study.arms for run in _newest_setting(ours, name)]
+
+    arms, replaced = _arms(study, chosen)
+    shown = {id(run) for arm in arms for run in arm.runs} | {id(run) for run in replaced}
+    left_out += [f"{run.name}: a newer run of the same seed and setting is used" for run in replaced]
+    left_out += [
+        f"{run.name}: another setting ({_difference(run, arms, study)})" for run in ours if id(run) not in shown
+    ]
+    context, context_left_out = _context(study, usable, arms)
+    return Selection(
+        study,
+        arms,
+        context,
+        missing=tuple(name for name in study.arms if name not in present),
+        left_out=tuple(left_out + context_left_out),
+        warnings=_warnings(arms, study),
+    )
+
+
+def _filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
+    conditions = []
+    for text in where:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UserError(f"`{text}` is no filter. Write key=value, e.g. `diffusion.beta_schedule=linear`.")
+        conditions.append((key.strip(), yaml.safe_load(value)))
+    return [
+        run
+        for run in runs
+        if all(canonical(flat_config(run).get(key)) == canonical(value) for key, value in conditions)
+    ]
+
+
+def _require(study: Study, runs: Sequence[Run], ours: Sequence[Run], where: Sequence[str]) -> None:
+    present = {run.experiment for run in ours}
+    if study.name in present:
+        return
+    there = ", ".join(sorted({run.experiment for run in runs})) or "none"
+    filtered = f" that match {', '.join(where)}" if where else ""
+    if not present:
+        wanted = ", ".join(study.arms)
+        raise UserError(
+            f"No runs of the experiments in this report ({wanted}){filtered} with metrics in the source. "
+            f"Experiments there: {there}."
+        )
+    raise UserError(
+        f"No runs of `{study.name}`{filtered} with metrics in the source, so there is nothing to report on. "
+        f"Experiments there: {there}."
+    )
+
+
+def _setting(run: Run, study: Study | None = None) -> str:
+    """What the runs of one setting share: all of the config but book-keeping and the study's difference."""
+    skip = (*BOOKKEEPING, *(study.difference if study else ()))
+    return canonical({key: value for key, value in flat_config(run).items() if not matches(key, skip)})
+
+
+def _age(run: Run) -> tuple[datetime, str]:
+    """Sorts runs from old to new; the id decides between equal starts, so that the choice is stable."""
+    return (run.started or _LONG_AGO, run.id)
+
+
+def _newest(runs: Sequence[Run]) -> tuple[datetime, str]:
+    return max(_age(run) for run in runs)
+
+
+def _newest_setting(runs: Sequence[Run], experiment: str) -> list[Run]:
+    """The runs of `experiment` that share the whole setting of its newest run."""
+    own = [run for run in runs if run.experiment == experiment]
+    if not own:
+        return []
+    setting = _setting(max(own, key=_age))
+    return [run for run in own if _setting(run) == setting]
+
+
+def _arms(study: Study, chosen: Sequence[Run]) -> tuple[tuple[Arm, ...], list[Run]]:
+    """The arms, and the re-runs that a newer run of their seed replaces."""
+    arms: list[Arm] = []
+    replaced: list[Run] = []
+    for name, role in study.arms.items():
+        # Seeds of one arm may not differ even where arms may: no mean over 200 and 10,000 steps.
+        own = _newest_setting(chosen, name)
+        newest: dict[int | None, Run] = {}
+        for run in sorted(own, key=_age):
+            if run.seed in newest:
+                replaced.append(newest[run.seed])
+            newest[run.seed] = run
+        if newest:
+            ordered = sorted(newest.values(), key=lambda run: (run.seed is None, run.seed or 0))
+            arms.append(Arm(name, role, tuple(ordered)))
+    return tuple(arms), replaced
+
+
+def _difference(run: Run, arms: Sequence[Arm], study: Study) -> str:
+    """In which keys `run` differs from the chosen run of its own experiment, or else from the first arm."""
+    nearest = next((arm for arm in arms if arm.experiment == run.experiment), arms[0])
+    other = Arm(run.experiment, "", (run,))
+    keys = undeclared_keys([nearest, other], study) or differing_keys([nearest, other])
+    mine, theirs = other.config, nearest.config
+    return "; ".join(f"{key} = {show(mine, key)}, not {show(theirs, key)} as in the runs compared" for key in keys)
+
+
+def _context(study: Study, usable: Sequence[Run], arms: Sequence[Arm]) -> tuple[tuple[Arm, ...], list[str]]:
+    """Context arms: the setting nearest to the baseline's, the newest at equality."""
+    context, left_out = [], []
+    for name in study.context:
+        own = [run for run in usable if run.experiment == name]
+        if not own:
+            left_out.append(f"{name} (context): no run with metrics in the source")
+            continue
+        distance = {run.id: len(undeclared_keys([arms[0], Arm(name, "context", (run,))], study)) for run in own}
+        least = min(distance.values())
+        near = max((run for run in own if distance[run.id] == least), key=_age)
+        same = [run for run in own if _setting(run) == _setting(near)]
+        newest = {run.seed: run for run in sorted(same, key=_age)}
+        context.append(Arm(name, "context", tuple(newest[seed] for seed in sorted(newest, key=str))))
+    return tuple(context), left_out
+
+
+def _warnings(arms: Sequence[Arm], study: Study) -> tuple[str, ...]:
+    keys = undeclared_keys(arms, study)
+    if not keys:
+        return ()
+    values = "; ".join(
+        f"{key}: " + ", ".join(f"{arm.experiment} {show(arm.config, key)}" for arm in arms) for key in keys
+    )
+    return (f"The arms differ in more than the declared difference, so it is not controlled. {values}.",)
+
+
+def show(config: dict[str, Any], key: str) -> str:
+    """The value of `key` as text: `(not set)` where it is missing, YAML words for null and booleans."""
+    if key not in config:
+        return "(not set)"
+    value = config[key]
+    return value if isinstance(value, str) else canonical(value)

@@ -1,0 +1,55 @@
+"""Figures by name: each draws one picture of a selection, or says why it cannot."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports.experiments.choice import Selection
+from reports.figures import grids, scatter, steps
+from reports.figures.style import Drawn, NothingToDraw, save, theme
+
+Draw = Callable[[Selection, bool], Drawn]
+
+# name -> (title, function). A function raises NothingToDraw where its data are absent, and UserError where
+# it would put FIDs of different protocols on one axis.
+FIGURES: dict[str, tuple[str, Draw]] = {
+    "loss_fid_vs_step": ("Loss and FID over training", steps.loss_fid_vs_step),
+    "curvature_vs_step": ("Hessian trace over training", steps.curvature_vs_step),
+    "curvature_vs_fid": ("Hessian trace against FID at the milestones", scatter.curvature_vs_fid),
+    "sample_grids": ("Samples", grids.sample_grids),
+    "curvature_with_loss": ("Hessian trace and loss over training", steps.curvature_with_loss),
+    "trace_mean_vs_std": ("The estimator: mean against std over probes", scatter.trace_mean_vs_std),
+    "trace_vs_gradient": ("Hessian trace against gradient size", scatter.trace_vs_gradient),
+    "fid_vs_step": ("FID over training", steps.fid_vs_step),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report: `png` (and `.svg` beside it) with its caption, or `reason` for its absence."""
+
+    name: str
+    title: str
+    png: Path | None = None
+    caption: str = ""
+    reason: str = ""
+
+
+def draw_all(selection: Selection, folder: Path, allow_mixed: bool = False) -> list[Figure]:
+    """Draw the study's figures into `folder` as `<name>.png` (200 dpi) and `<name>.svg`.
+
+    Raises UserError for mixed FID protocols unless `allow_mixed`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return [draw(name, selection, folder, allow_mixed) for name in selection.study.figures]
+
+
+def draw(name: str, selection: Selection, folder: Path, allow_mixed: bool = False) -> Figure:
+    """Draw one figure. Raises KeyError for a name that is not in `FIGURES`."""
+    title, function = FIGURES[name]
+    with theme():
+        try:
+            drawn = function(selection, allow_mixed)
+        except NothingToDraw as absent:
+            return Figure(name, title, reason=str(absent))
+        return Figure(name, title, png=save(drawn, folder / name), caption=drawn.caption)

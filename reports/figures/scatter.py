@@ -1,0 +1,143 @@
+"""Figures of one metric against another."""
+
+import matplotlib
+import pandas as pd
+from matplotlib.colors import Normalize
+from matplotlib.ticker import FuncFormatter
+
+from reports.experiments.choice import Arm, Selection
+from reports.figures.style import (
+    WIDTH,
+    Drawn,
+    NothingToDraw,
+    arm_labels,
+    arms_with,
+    colour,
+    label,
+    marker,
+    new_figure,
+    note_on,
+    place_labels,
+    seeds_text,
+    thousands,
+)
+from reports.statistics import TRAINED, check_protocols, curve, standard_error, weightings_differ
+
+
+def curvature_vs_fid(selection: Selection, allow_mixed: bool) -> Drawn:
+    """Trace against FID at the milestones, joined in order of step."""
+    arms = [arm for arm in arms_with(selection.arms, TRAINED) if len(_at_milestones(arm))]
+    if not arms:
+        raise NothingToDraw("val/fid was not logged at any step with a trace")
+    note = check_protocols(arms, "val/fid", allow_mixed)
+    labels = arm_labels(arms, selection)
+    figure = new_figure(WIDTH, 5.0)
+    axes = figure.subplots()
+    points: list[tuple[float, float, str, str]] = []
+    lines: list[list[tuple[float, float]]] = []
+    for arm in arms:
+        table = _at_milestones(arm)
+        known = table["error"].notna().all()
+        axes.errorbar(
+            table["trace"],
+            table["fid"],
+            xerr=table["error"] if known else None,
+            marker=marker(arm.experiment),
+            color=colour(arm.experiment),
+            label=labels[arm.experiment],
+            linewidth=1.2,
+            elinewidth=1.0,
+            capsize=3,
+        )
+        spots = list(zip(map(float, table["trace"]), map(float, table["fid"]), strict=True))
+        points += [
+            (x, y, thousands(float(step)), colour(arm.experiment))
+            for step, (x, y) in zip(table.index, spots, strict=True)
+        ]
+        lines.append(spots)
+        if known:
+            errors = map(float, table["error"])
+            lines += [[(x - e, y), (x + e, y)] for (x, y), e in zip(spots, errors, strict=True)]
+    axes.set_xlabel(label(TRAINED))
+    axes.set_ylabel(label("val/fid"))
+    differ = "\nthe arms' trained losses are different functions" if weightings_differ(arms) else ""
+    axes.set_title(f"Milestones in order of step (labels: step; bars: ±1 standard error of the trace){differ}")
+    axes.margins(0.1)
+    axes.legend(loc="best")
+    note_on(figure, note)
+    place_labels(axes, points, lines)
+    return Drawn(figure, f"{_directions(arms)} {seeds_text(arms).capitalize()}.")
+
+
+def _at_milestones(arm: Arm) -> pd.DataFrame:
+    """Columns trace, fid, error (NaN where unknown) at the steps that have trace and FID."""
+    table = pd.concat({"trace": curve(arm, TRAINED), "fid": curve(arm, "val/fid")}, axis=1, join="inner")
+    table["error"] = standard_error(arm, TRAINED).reindex(table.index)
+    return table.sort_index()
+
+
+def _directions(arms: list[Arm]) -> str:
+    parts = []
+    for arm in arms:
+        table = _at_milestones(arm)
+        first, last = table.iloc[0], table.iloc[-1]
+        parts.append(
+            f"{arm.experiment} goes from trace {first.trace:.4g} and FID {first.fid:.2f} "
+            f"(step {table.index[0]}) to trace {last.trace:.4g} and FID {last.fid:.2f} "
+            f"(step {table.index[-1]})"
+        )
+    return "; ".join(parts) + "."
+
+
+def trace_mean_vs_std(selection: Selection, _allow_mixed: bool) -> Drawn:
+    """Mean against std over the probes, coloured by step, a panel per arm."""
+    std = TRAINED.replace("_mean", "_std")
+    return _by_step(selection, TRAINED, std, "Each point is one measurement: its mean and its std over the probes")
+
+
+def trace_vs_gradient(selection: Selection, _allow_mixed: bool) -> Drawn:
+    """Gradient size against trace, coloured by step, a panel per arm."""
+    return _by_step(selection, "train/grad_abs_mean", TRAINED, "Each point is one logged step: gradient size and trace")
+
+
+def _by_step(selection: Selection, x: str, y: str, what: str) -> Drawn:
+    tables: list[tuple[Arm, list[pd.DataFrame]]] = []
+    for arm in selection.arms:
+        per_run = [pd.concat({"x": run.series(x), "y": run.series(y)}, axis=1, join="inner") for run in arm.runs]
+        per_run = [table for table in per_run if len(table)]
+        if per_run:
+            tables.append((arm, per_run))
+    if not tables:
+        names = ", ".join(arm.experiment for arm in selection.arms)
+        raise NothingToDraw(f"no run of {names} logged {x} and {y} at the same step")
+    arms = [arm for arm, _ in tables]
+    labels = arm_labels(selection.arms, selection)
+    steps = [step for _, per_run in tables for table in per_run for step in table.index]
+    norm = Normalize(min(steps), max(steps))
+
+    figure = new_figure(5.6 if len(arms) == 1 else 3.9 * len(arms) + 0.9, 4.3)
+    row = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (arm, per_run) in zip(row, tables, strict=True):
+        for table in per_run:
+            axes.scatter(table["x"], table["y"], c=table.index, cmap="viridis", norm=norm, s=16, zorder=3)
+        axes.set_title(labels[arm.experiment])
+        axes.set_xlabel(label(x))
+        if x == "train/grad_abs_mean":
+            axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+    row[0].set_ylabel(label(y))
+    colours = matplotlib.cm.ScalarMappable(norm=norm, cmap="viridis")
+    bar = figure.colorbar(colours, ax=list(row), label="step", format=FuncFormatter(thousands))
+    bar.outline.set_visible(False)
+    correlation = "; ".join(
+        f"{arm.experiment} {_rank_correlation(per_run):+.2f} over {sum(map(len, per_run))} points"
+        for arm, per_run in tables
+    )
+    without = [arm.experiment for arm in selection.arms if arm not in arms]
+    absent = f" Not logged in {', '.join(without)}." if without else ""
+    return Drawn(figure, f"{what}. Rank correlation (Spearman): {correlation}.{absent}")
+
+
+def _rank_correlation(per_run: list[pd.DataFrame]) -> float:
+    """Spearman's: the Pearson correlation of ranks (pandas' own method needs SciPy)."""
+    ranks = pd.concat(per_run).rank()
+    return float(ranks["x"].corr(ranks["y"]))

@@ -1,0 +1,296 @@
+"""The report's pages: Markdown from a template, and one self-contained HTML file made from it."""
+
+import base64
+import html
+import re
+import shlex
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markdown
+import pandas as pd
+
+from reports.experiments.choice import Arm, Selection, differing_keys, matches, show
+from reports.figures import Figure
+from reports.figures.steps import context_reason
+from reports.runs import FID_METRICS, flatten
+from reports.statistics import (
+    COLUMNS,
+    COMMON,
+    STEP_METRICS,
+    TRAINED,
+    at_end,
+    curve,
+    measured,
+    weightings_differ,
+)
+from reports.verdicts import all_verdicts, number
+
+_TABLED = (*STEP_METRICS, TRAINED, TRAINED.replace("_mean", "_std"), COMMON, COMMON.replace("_mean", "_std"))
+_WEIGHTED = ("train/loss", "train/grad_global_L2", TRAINED)
+_SHORT_COMMIT = 10
+
+
+def markdown_page(
+    selection: Selection,
+    numbers: pd.DataFrame,
+    figures: Sequence[Figure],
+    command: Sequence[str],
+    notes: Sequence[str] = (),
+) -> str:
+    """`report.md`. `numbers`: the frame of `statistics.numbers`; `command`: the words that make this report;
+    `notes`: further warnings (mixed protocols). Images are linked as `figures/<name>.png`."""
+    arms = [arm.experiment for arm in selection.arms]
+    differences = _differences(selection)
+    milestones, fid_arms = _milestones(selection)
+    comparisons = _comparisons(selection, numbers)
+    windows = selection.study.windows
+    page = _template().render(
+        study=selection.study,
+        warnings=[*selection.warnings, *notes],
+        verdicts=all_verdicts(selection),
+        runs=[_run_row(arm, run) for arm in (*selection.arms, *selection.context) for run in arm.runs],
+        arms=arms,
+        differences=differences,
+        undeclared_count=sum(not row["declared"] for row in differences),
+        context_lines=_context_lines(selection),
+        early_high=f"{100 * windows.early[1]:g}",
+        late_low=f"{100 * windows.late[0]:g}",
+        summary=_summary(selection, numbers),
+        milestones=milestones,
+        fid_arms=fid_arms,
+        comparisons=comparisons,
+        comparison_note=_comparison_note(selection, comparisons),
+        figures=[figure for figure in figures if figure.png is not None],
+        protocols=_protocols(selection),
+        absent=_absent(selection, figures),
+        command=shlex.join(command),
+        training=_training(selection),
+    )
+    return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
+
+
+def html_page(text: str, folder: Path, title: str) -> str:
+    """`report.html` from the Markdown `text`: images in `folder` become data URIs."""
+    body = markdown.markdown(text, extensions=["tables"])
+    body = re.sub(r"<p>(<img [^>]*>)</p>\s*<p><em>(.*?)</em></p>", _figure, body, flags=re.DOTALL)
+    body = re.sub(r'src="([^"]+\.png)"', lambda m: f'src="{_data_uri(folder / m.group(1))}"', body)
+    body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+    style = (resources.files("reports") / "report.css").read_text(encoding="utf-8")
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _figure(match: re.Match[str]) -> str:
+    return f"<figure>{match.group(1)}<figcaption>{match.group(2)}</figcaption></figure>"
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+# ---- text that comes from runs ---------------------------------------------------------------------------
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    environment.filters |= {"text": _text, "code": _code, "cell": _cell}
+    source = (resources.files("reports") / "report.md.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _text(value: Any) -> str:
+    """Running text: what Markdown or HTML would take for mark-up is escaped (`val_loss`, `a < b`)."""
+    escaped = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escaped)
+
+
+def _cell(value: Any) -> str:
+    return _text(value)
+
+
+def _code(value: Any) -> str:
+    """A value in code type, safe inside a table cell; empty for an empty one."""
+    text = " ".join(str(value).split()).replace("`", "'").replace("|", "¦")
+    return f"`{text}`" if text else ""
+
+
+# ---- tables ----------------------------------------------------------------------------------------------
+
+
+def _run_row(arm: Arm, run: Any) -> dict[str, Any]:
+    return {
+        "experiment": arm.experiment,
+        "role": arm.role,
+        "id": run.id,
+        "seed": "–" if run.seed is None else run.seed,
+        "last_step": run.last_step,
+        "state": run.state if run.state == "finished" else f"**{run.state}**",
+        "started": run.started.strftime("%Y-%m-%d %H:%M") if run.started else "–",
+        "commit": (run.commit or "unknown")[:_SHORT_COMMIT],
+        "source": run.source.name,
+    }
+
+
+def _differences(selection: Selection) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": key,
+            "cells": [show(arm.config, key) for arm in selection.arms],
+            "declared": matches(key, selection.study.difference),
+        }
+        for key in differing_keys(selection.arms)
+    ]
+
+
+def _context_lines(selection: Selection) -> list[str]:
+    lines = []
+    for arm in selection.context:
+        keys = differing_keys([selection.arms[0], arm])
+        listed = ", ".join(f"{key} = {show(arm.config, key)}" for key in keys) or "nothing"
+        lines.append(
+            f"{arm.experiment} is shown for context only, where FID over steps is compared. It differs from "
+            f"{selection.arms[0].experiment} in: {listed}."
+        )
+    return lines
+
+
+def _lookup(numbers: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    return {(row[0], row[1], row[2]): row[3] for row in numbers[COLUMNS].itertuples(index=False)}
+
+
+def _summary(selection: Selection, numbers: pd.DataFrame) -> list[dict[str, str]]:
+    values = _lookup(numbers)
+    rows = []
+    for metric in _TABLED:
+        for arm in selection.arms:
+            key = (arm.experiment, metric)
+            if (*key, "first") not in values:
+                continue
+            row = {name: number(values.get((*key, name))) for name in ("first", "last", "early_mean", "late_mean")}
+            drop = values.get((*key, "drop_pct"))
+            row["drop_pct"] = "–" if drop is None else f"{drop:.1f}"
+            row["lowest"] = f"{number(values[(*key, 'min')])} ({values[(*key, 'min_step')]:.0f})"
+            rows.append({"metric": metric, "arm": arm.experiment, **row})
+    return rows
+
+
+def _milestones(selection: Selection) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of the FID table (steps, then best, last, final) and its columns (arms, comparable context)."""
+    context = [arm for arm in selection.context if not context_reason(arm, selection.arms)]
+    arms = [a for a in (*selection.arms, *context) if len(curve(a, "val/fid")) or at_end(a, "final/fid")]
+    if not arms:
+        return [], []
+    curves = [curve(arm, "val/fid") for arm in arms]
+    steps = sorted(set().union(*(values.index for values in curves)))
+    rows: list[dict[str, Any]] = [
+        {"label": str(step), "cells": [f"{c[step]:.2f}" if step in c.index else "–" for c in curves]} for step in steps
+    ]
+    best = [f"{c.min():.2f} (step {c.idxmin()})" if len(c) else "–" for c in curves]
+    last = [f"{c.iloc[-1]:.2f} (step {c.index[-1]})" if len(c) else "–" for c in curves]
+    finals = [at_end(arm, "final/fid") for arm in arms]
+    rows += [{"label": "*best*", "cells": best}, {"label": "*last*", "cells": last}]
+    rows.append({"label": "*final*", "cells": [f"{sum(f) / len(f):.2f}" if f else "not logged" for f in finals]})
+    return rows, [arm.experiment + (" (context)" if arm in context else "") for arm in arms]
+
+
+def _comparisons(selection: Selection, numbers: pd.DataFrame) -> list[dict[str, str]]:
+    values = _lookup(numbers)
+    differ = weightings_differ(selection.arms)
+    rows = []
+    for pair, metric in dict.fromkeys((row[0], row[1]) for row in values):
+        if (pair, metric, "paired_count") not in values:
+            continue
+        get = {name: value for (p, m, name), value in values.items() if (p, m) == (pair, metric)}
+        sem = get.get("mean_difference_sem")
+        rows.append(
+            {
+                "pair": pair,
+                "metric": metric,
+                "mark": " †" if differ and metric in _WEIGHTED else "",
+                "count": f"{get['paired_count']:.0f}",
+                "lower": f"{get['lower_count']:.0f}",
+                "mean": f"{get['mean_change_pct']:+.1f}",
+                "low": f"{get['min_change_pct']:+.1f}",
+                "high": f"{get['max_change_pct']:+.1f}",
+                "difference": number(get["mean_difference"]) + (f" ± {number(sem, 2)}" if sem is not None else ""),
+                "late": number(get.get("late_mean_difference")),
+            }
+        )
+    return rows
+
+
+def _comparison_note(selection: Selection, rows: Sequence[dict[str, str]]) -> str:
+    parts = []
+    if any("±" in row["difference"] for row in rows):
+        parts.append("±: standard error over the probes.")
+    if any(row["mark"] for row in rows):
+        parts.append("†: quantities of differently weighted losses; part of the difference is the weighting's scale.")
+    return " ".join(parts)
+
+
+def _protocols(selection: Selection) -> list[dict[str, Any]]:
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    arms = (*selection.arms, *selection.context)
+    for metric in FID_METRICS:
+        for arm in arms:
+            for fingerprint, run in measured([arm], metric):
+                described = flatten(run.protocols.get(fingerprint, {}))
+                row = rows.setdefault(
+                    (metric, fingerprint),
+                    {
+                        "metric": metric,
+                        "fingerprint": fingerprint,
+                        "recorded": not fingerprint.startswith("unrecorded-"),
+                        "description": ", ".join(f"{key} = {value}" for key, value in described.items()),
+                        "names": [],
+                    },
+                )
+                if arm.experiment not in row["names"]:
+                    row["names"].append(arm.experiment)
+    for row in rows.values():
+        row["arms"] = ", ".join(row["names"])
+    return list(rows.values())
+
+
+def _absent(selection: Selection, figures: Sequence[Figure]) -> list[str]:
+    lines = [f"Arm {name}: no run with metrics in the source." for name in selection.missing]
+    lines += [f"Figure “{figure.title}”: {figure.reason}." for figure in figures if figure.png is None]
+    for arm in selection.context:
+        reason = context_reason(arm, selection.arms)
+        if reason:
+            lines.append(f"{arm.experiment} (context): not shown beside the arms: {reason}.")
+    lines += [f"left out: {line}." for line in selection.left_out]
+    for arm in (*selection.arms, *selection.context):
+        for run in arm.runs:
+            lines += [f"{run.name}: {note}." for note in run.notes]
+            if run.state != "finished":
+                lines.append(f"{run.name}: not finished; its last step so far is {run.last_step}.")
+    without = [arm.experiment for arm in selection.arms if not at_end(arm, "final/fid")]
+    if without:
+        lines.append(f"final/fid was not logged in {', '.join(without)}.")
+    return lines
+
+
+def _training(selection: Selection) -> list[str]:
+    """How to train the runs again, for those that carry a config and a recorded start (our own)."""
+    lines = []
+    for arm in selection.arms:
+        for run in arm.runs:
+            if not run.config or run.started is None or run.seed is None:
+                continue
+            resolved = run.source / "config.yaml"
+            words = (
+                ["ddpm", "train", str(resolved), "--out_dir=NEW"]
+                if resolved.exists()
+                else ["ddpm", "train", "CONFIG", f"--seed={run.seed}"]
+            )
+            commit = f", commit {run.commit[:_SHORT_COMMIT]}" if run.commit else ""
+            lines.append(f"{shlex.join(words)}    # {arm.experiment}, run {run.id}{commit}")
+    return lines

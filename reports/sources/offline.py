@@ -1,0 +1,235 @@
+"""W&B transaction logs (`run-<id>.wandb`), read without a server and without starting W&B.
+
+The file: a 7-byte header, then LevelDB log framing in blocks of 32 KiB: each chunk is crc32 (4 bytes, over
+type and data), length (2), type (1: whole record, 2: first, 3: middle, 4: last chunk of one), data; a
+record is a `wandb_internal.Record`. Files of runs still going, or killed, end in an incomplete record:
+what precedes it is kept.
+"""
+
+import importlib
+import json
+import struct
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reports.runs import Run, as_seed, merge_rows, resolve_protocols
+
+_MAGIC = b":W&B"
+_FILE_HEADER = 7
+_BLOCK = 32768
+_CHUNK = struct.Struct("<IHB")
+_WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_GRID = "samples/grid"
+
+
+@dataclass
+class _Log:
+    """What one file holds."""
+
+    path: Path
+    id: str
+    started: datetime | None = None
+    group: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    grids: dict[int, Path] = field(default_factory=dict)
+    finished: bool = False
+    commit: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def find(root: Path) -> list[Path]:
+    """The W&B run files at or below `root`, each once (`latest-run` links to one of the others)."""
+    return sorted({path.resolve() for path in root.rglob("run-*.wandb") if path.is_file()})
+
+
+def read(found: list[Path]) -> list[Run]:
+    """One Run per run id; files of one id (a run resumed offline) are merged in order of start."""
+    by_id: dict[str, list[_Log]] = defaultdict(list)
+    for path in found:
+        log = _read_log(path)
+        by_id[log.id].append(log)
+    return [_merge(sorted(logs, key=_started)) for logs in by_id.values()]
+
+
+def read_records(data: bytes) -> tuple[list[bytes], int]:
+    """(payloads of the whole records in `data`, number of bytes that they and the header take up).
+
+    Stops at the first chunk that is cut short, fails its checksum or is out of sequence. Never raises.
+    """
+    payloads: list[bytes] = []
+    if len(data) < _FILE_HEADER or data[: len(_MAGIC)] != _MAGIC:
+        return payloads, 0
+    position = end = _FILE_HEADER
+    parts: list[bytes] = []
+    while True:
+        left = _BLOCK - position % _BLOCK
+        if left < _CHUNK.size:  # a block's tail too short for a chunk header is padding
+            position += left
+        if position + _CHUNK.size > len(data):
+            break
+        crc, length, kind = _CHUNK.unpack_from(data, position)
+        body = data[position + _CHUNK.size : position + _CHUNK.size + length]
+        in_sequence = kind in (_WHOLE, _FIRST) if not parts else kind in (_MIDDLE, _LAST)
+        if len(body) < length or not in_sequence or zlib.crc32(bytes([kind]) + body) != crc:
+            break
+        parts.append(body)
+        position += _CHUNK.size + length
+        if kind in (_WHOLE, _LAST):
+            payloads.append(b"".join(parts))
+            parts, end = [], position
+    return payloads, end
+
+
+def _read_log(path: Path) -> _Log:
+    # Imported here: it costs over half a second, which a report from run folders need not pay.
+    pb: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    decode_error: Any = importlib.import_module("google.protobuf.message").DecodeError
+
+    log = _Log(path, id=path.stem.removeprefix("run-"))
+    data = path.read_bytes()
+    payloads, end = read_records(data)
+    raw_summary: dict[tuple[str, ...], str] = {}
+    for payload in payloads:
+        record = pb.Record()
+        try:
+            record.ParseFromString(payload)
+        except decode_error:
+            log.notes.append(f"{path.name}: a record does not decode; the file was read up to it")
+            break
+        _apply(record, log, raw_summary)
+    for keys, text in raw_summary.items():
+        _put(log.summary, keys, _parse(text))
+    if end == 0 or data[end:].strip(b"\0"):  # zeros are a block's padding
+        log.notes.append(
+            f"{path.name}: {len(data) - end} bytes after the last whole record were not read (cut or damaged)"
+        )
+    return log
+
+
+def _apply(record: Any, log: _Log, raw_summary: dict[tuple[str, ...], str]) -> None:
+    kind = record.WhichOneof("record_type")
+    if kind == "history":
+        _apply_history(record.history, log)
+    elif kind == "run":
+        log.id = record.run.run_id or log.id
+        log.group = record.run.run_group or log.group
+        log.commit = record.run.git.commit or log.commit
+        if record.run.HasField("start_time"):
+            log.started = datetime.fromtimestamp(record.run.start_time.ToMicroseconds() / 1e6, UTC)
+        _apply_config(record.run.config, log.config)
+    elif kind == "config":
+        _apply_config(record.config, log.config)
+    elif kind == "summary":
+        # Kept as text: every logged row repeats all of it, and only the last values matter.
+        raw_summary.update({_keys(item): item.value_json for item in record.summary.update})
+        for item in record.summary.remove:
+            raw_summary.pop(_keys(item), None)
+    elif kind == "exit":
+        log.finished = record.exit.exit_code == 0
+
+
+def _apply_history(history: Any, log: _Log) -> None:
+    row: dict[str, Any] = {}
+    for item in history.item:
+        _put(row, _keys(item), _parse(item.value_json))
+    step = row.get("step")
+    if not isinstance(step, int | float) or isinstance(step, bool) or step != int(step):
+        return
+    step = int(step)
+    grid = row.get(_GRID)
+    if isinstance(grid, dict) and grid.get("_type") == "image-file" and isinstance(grid.get("path"), str):
+        log.grids[step] = log.path.parent / "files" / grid["path"]
+    log.rows.append((step, dict(_leaves(row))))
+
+
+def _apply_config(record: Any, config: dict[str, Any]) -> None:
+    for item in record.update:
+        _put(config, _keys(item), _parse(item.value_json))
+    for item in record.remove:
+        _drop(config, _keys(item))
+
+
+def _keys(item: Any) -> tuple[str, ...]:
+    return tuple(item.nested_key) or (item.key,)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)  # accepts bare NaN and Infinity, which W&B writes
+    except ValueError:
+        return None
+
+
+def _put(target: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = target.get(key)
+        if not isinstance(inner, dict):
+            inner = target[key] = {}
+        target = inner
+    target[keys[-1]] = value
+
+
+def _drop(target: dict[str, Any], keys: tuple[str, ...]) -> None:
+    for key in keys[:-1]:
+        target = target.get(key, {})
+        if not isinstance(target, dict):
+            return
+    target.pop(keys[-1], None)
+
+
+def _leaves(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Metrics of a row with dotted names, without W&B's own (`_step`), media and the x-axis."""
+    for key, value in row.items():
+        if not prefix and (key.startswith("_") or key == "step"):
+            continue
+        if isinstance(value, dict):
+            if "_type" not in value:
+                yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _started(log: _Log) -> tuple[float, str]:
+    return (log.started.timestamp() if log.started else 0.0, str(log.path))
+
+
+def _merge(logs: list[_Log]) -> Run:
+    last = logs[-1]
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    grids: dict[int, Path] = {}
+    for log in logs:
+        config |= log.config
+        summary |= log.summary
+        grids |= log.grids
+    config.pop("_wandb", None)
+    described = config.pop("protocols", None)
+    merged = merge_rows(row for log in logs for row in log.rows)
+    fingerprints, protocols = resolve_protocols(
+        config, merged.fingerprints, described if isinstance(described, dict) else {}
+    )
+    group = next((log.group for log in logs if log.group), "")
+    commit = config.get("commit") or next((log.commit for log in reversed(logs) if log.commit), None)
+    return Run(
+        id=last.id,
+        experiment=str(config.get("experiment") or group or last.id),
+        seed=as_seed(config.get("seed")),
+        config=config,
+        history=merged.history,
+        source=last.path.parent,
+        summary=summary,
+        protocols=protocols,
+        fingerprints=fingerprints,
+        grids={step: path for step, path in sorted(grids.items()) if path.is_file()},
+        state="finished" if last.finished else "unfinished",
+        started=next((log.started for log in logs if log.started), None),
+        commit=commit,
+        notes=tuple(note for log in logs for note in log.notes) + merged.notes,
+    )

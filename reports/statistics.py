@@ -1,0 +1,322 @@
+"""Tidy frames and numbers: curves over seeds, windows, paired differences, standard errors, protocol checks.
+
+Seeds: an arm's curve is the mean over its seeds at the steps that all of them logged; every statistic is
+taken of that curve.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ddpm.errors import UserError
+from reports.experiments import Windows
+from reports.experiments.choice import Arm, Selection
+from reports.runs import FID_METRICS, Run, canonical, flatten
+
+COLUMNS = ["experiment", "metric", "statistic", "value"]
+TRAINED, COMMON = "curvature/hutch_trace_mean", "curvature/ref_trace_mean"
+STEP_METRICS = ("train/loss", "train/mse", "train/grad_global_L2", "train/grad_abs_mean")
+COMPARED = ("train/loss", "train/mse", "train/grad_global_L2", TRAINED, COMMON, "val/fid")
+Z95 = 1.96
+
+
+# ---- curves ----------------------------------------------------------------------------------------------
+
+
+def seed_table(arm: Arm, metric: str) -> pd.DataFrame:
+    """`metric` by step (rows) and seed (columns) at the steps where every seed that logged it has a value."""
+    columns = [run.series(metric) for run in arm.runs]
+    columns = [column for column in columns if len(column)]
+    if not columns:
+        return pd.DataFrame(dtype=float)
+    return pd.concat(columns, axis=1, join="inner", keys=range(len(columns))).sort_index()
+
+
+def curve(arm: Arm, metric: str) -> pd.Series:
+    """Mean over seeds of `metric` by step, shape (n,), empty where it was never logged."""
+    table = seed_table(arm, metric)
+    values = table.mean(axis=1) if len(table.columns) else pd.Series(dtype=float)
+    values.index.name = "step"
+    return values.rename(metric)
+
+
+def standard_error(arm: Arm, metric: str) -> pd.Series:
+    """Standard error of a trace mean by step, from its probes; empty where it cannot be known.
+
+    The logged `..._sem`, else population std / sqrt(probes - 1), which is the same number, with the
+    probes from the config. Over k seeds: sqrt(sum of squares) / k.
+    """
+    errors = [_run_error(run, metric) for run in arm.runs if len(run.series(metric))]
+    if not errors or any(error.empty for error in errors):
+        return pd.Series(dtype=float)
+    table = pd.concat(errors, axis=1, join="inner")
+    return (table**2).sum(axis=1) ** 0.5 / len(errors)
+
+
+def _run_error(run: Run, metric: str) -> pd.Series:
+    logged = run.series(metric.replace("_mean", "_sem"))
+    if len(logged):
+        return logged
+    probes = flatten(run.config).get("curvature.probes")
+    if not isinstance(probes, int) or probes < 2:
+        return pd.Series(dtype=float)
+    return run.series(metric.replace("_mean", "_std")) / math.sqrt(probes - 1)
+
+
+def at_end(arm: Arm, metric: str) -> list[float]:
+    """The value of a once-logged metric (`final/fid`) per run, from the history or else the summary."""
+    values = []
+    for run in arm.runs:
+        series = run.series(metric)
+        value = float(series.iloc[-1]) if len(series) else run.summary.get(metric)
+        if isinstance(value, int | float) and math.isfinite(value):
+            values.append(float(value))
+    return values
+
+
+def in_window(values: pd.Series, last_step: int, window: tuple[float, float]) -> pd.Series:
+    """The part of `values` with lo * N <= step <= hi * N and step > 0, N = `last_step`."""
+    low, high = window[0] * last_step, window[1] * last_step
+    # Half a step of slack: 0.2 * 10,000 in binary is not always 2000.
+    steps = values.index
+    return values[(steps > 0) & (steps >= low - 0.5) & (steps <= high + 0.5)]
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------
+
+
+def metrics_of(arms: Sequence[Arm]) -> list[str]:
+    """The metrics that the numbers cover, of those that some arm logged, in a fixed order."""
+    logged = {column for arm in arms for run in arm.runs for column in run.history.columns}
+    curvature = sorted(column for column in logged if column.startswith("curvature/"))
+    return [metric for metric in (*STEP_METRICS, *curvature, "val/fid") if metric in logged]
+
+
+def numbers(selection: Selection) -> pd.DataFrame:
+    """The table of `numbers.csv`, columns `COLUMNS`, in full precision.
+
+    Per arm and metric: `first`, `last`, `early_mean`, `late_mean`, `drop_pct` = 100 (early - late) / early,
+    `min`, `min_step`; `at_<step>` for val/fid; `seeds` and, of more than one, `<statistic>_lowest_seed` and
+    `..._highest_seed`; `last` of final/fid. Per variant, as `<variant> vs <baseline>`: see `compare`.
+    """
+    windows = selection.study.windows
+    rows: list[tuple[str, str, str, float]] = []
+    for arm in selection.arms:
+        for metric in metrics_of([arm]):
+            stats = describe(curve(arm, metric), arm.last_step, windows, each=metric == "val/fid")
+            stats |= _seed_ranges(arm, metric, windows)
+            rows += [(arm.experiment, metric, name, value) for name, value in stats.items()]
+        final = at_end(arm, "final/fid")
+        if final:
+            rows.append((arm.experiment, "final/fid", "last", sum(final) / len(final)))
+            if len(final) > 1:
+                rows.append((arm.experiment, "final/fid", "last_lowest_seed", min(final)))
+                rows.append((arm.experiment, "final/fid", "last_highest_seed", max(final)))
+    for variant in selection.variants:
+        if selection.baseline is not None:
+            for metric in COMPARED:
+                found = compare(selection.baseline, variant, metric, windows)
+                if found is not None:
+                    pair = f"{variant.experiment} vs {selection.baseline.experiment}"
+                    rows += [(pair, metric, name, value) for name, value in found.rows().items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def describe(values: pd.Series, last_step: int, windows: Windows, each: bool = False) -> dict[str, float]:
+    """Statistics of one curve; a window without values has none. `each` adds `at_<step>` for every step."""
+    if values.empty:
+        return {}
+    steps = list(values.index)
+    early, late = (in_window(values, last_step, w) for w in (windows.early, windows.late))
+    stats = {"first": float(values.iloc[0]), "last": float(values.iloc[-1])}
+    if len(early):
+        stats["early_mean"] = float(early.mean())
+    if len(late):
+        stats["late_mean"] = float(late.mean())
+    if len(early) and len(late) and early.mean() != 0:
+        stats["drop_pct"] = 100 * float((early.mean() - late.mean()) / early.mean())
+    stats |= {"min": float(values.min()), "min_step": float(steps[int(values.argmin())])}
+    if each:
+        stats |= {f"at_{step}": float(value) for step, value in values.items()}
+    return stats
+
+
+def _seed_ranges(arm: Arm, metric: str, windows: Windows) -> dict[str, float]:
+    table = seed_table(arm, metric)
+    if len(table.columns) < 2:
+        return {}
+    stats = {"seeds": float(len(table.columns))}
+    per_seed = [describe(table[seed], arm.last_step, windows, each=metric == "val/fid") for seed in table]
+    for name in per_seed[0]:
+        if name in ("last", "early_mean", "late_mean") or name.startswith("at_"):
+            values = [each[name] for each in per_seed]
+            stats |= {f"{name}_lowest_seed": min(values), f"{name}_highest_seed": max(values)}
+    return stats
+
+
+# ---- comparison ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant against its baseline at the n steps where both have a value.
+
+    change_i = 100 (variant_i - baseline_i) / |baseline_i|, negative where the variant is lower;
+    `mean_change_pct` is the mean of the n changes. `late_difference`: mean of variant - baseline in the late
+    window of the shorter run. `mean_difference` and its standard error `sem` (None where the probes' errors
+    are not known): sem = sqrt(sum_i (se_variant_i^2 + se_baseline_i^2)) / n, the estimator's error alone.
+    """
+
+    metric: str
+    baseline: str
+    variant: str
+    paired_count: int
+    lower_count: int
+    higher_count: int
+    mean_change_pct: float
+    min_change_pct: float
+    max_change_pct: float
+    mean_difference: float
+    sem: float | None
+    late_difference: float | None
+    late_change_pct: float | None
+
+    def rows(self) -> dict[str, float]:
+        """statistic -> value, as in `numbers.csv`."""
+        values = {
+            "paired_count": float(self.paired_count),
+            "lower_count": float(self.lower_count),
+            "mean_change_pct": self.mean_change_pct,
+            "min_change_pct": self.min_change_pct,
+            "max_change_pct": self.max_change_pct,
+            "mean_difference": self.mean_difference,
+            "mean_difference_sem": self.sem,
+            "late_mean_difference": self.late_difference,
+            "late_mean_change_pct": self.late_change_pct,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """mean_difference -+ 1.96 sem."""
+        if self.sem is None:
+            return None
+        return self.mean_difference - Z95 * self.sem, self.mean_difference + Z95 * self.sem
+
+
+def paired(baseline: Arm, variant: Arm, metric: str) -> pd.DataFrame:
+    """Columns `baseline`, `variant`, `change_pct` by step, at the steps where both have a value."""
+    table = pd.concat(
+        {"baseline": curve(baseline, metric), "variant": curve(variant, metric)}, axis=1, join="inner"
+    ).sort_index()
+    size = table["baseline"].abs().where(table["baseline"] != 0)  # no percentage of zero
+    table["change_pct"] = 100 * (table["variant"] - table["baseline"]) / size
+    return table
+
+
+def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Comparison | None:
+    """The comparison on `metric`; None where the arms share no step."""
+    table = paired(baseline, variant, metric)
+    if table.empty:
+        return None
+    late = in_window(table["variant"] - table["baseline"], min(baseline.last_step, variant.last_step), windows.late)
+    late_baseline = table["baseline"].loc[late.index]
+    change = table["change_pct"]
+    return Comparison(
+        metric=metric,
+        baseline=baseline.experiment,
+        variant=variant.experiment,
+        paired_count=len(table),
+        lower_count=int((table["variant"] < table["baseline"]).sum()),
+        higher_count=int((table["variant"] > table["baseline"]).sum()),
+        mean_change_pct=float(change.mean()),
+        min_change_pct=float(change.min()),
+        max_change_pct=float(change.max()),
+        mean_difference=float((table["variant"] - table["baseline"]).mean()),
+        sem=_paired_sem(baseline, variant, metric, table.index),
+        late_difference=float(late.mean()) if len(late) else None,
+        late_change_pct=100 * float(late.mean() / late_baseline.mean()) if len(late) else None,
+    )
+
+
+def _paired_sem(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float | None:
+    if not metric.startswith("curvature/"):
+        return None
+    errors = [standard_error(arm, metric).reindex(steps) for arm in (baseline, variant)]
+    if any(error.isna().any() for error in errors):
+        return None
+    return float(math.sqrt(sum((error**2).sum() for error in errors)) / len(steps))
+
+
+# ---- protocols -------------------------------------------------------------------------------------------
+
+
+def weightings(arms: Sequence[Arm]) -> dict[str, str]:
+    """experiment -> canonical text of its loss weighting (all `loss.*` keys that shape it)."""
+    return {
+        arm.experiment: canonical(
+            {key: value for key, value in arm.config.items() if key.startswith("loss.") and value is not None}
+            if arm.config.get("loss.weighting") != "constant"
+            else "constant"
+        )
+        for arm in arms
+    }
+
+
+def weightings_differ(arms: Sequence[Arm]) -> bool:
+    """Whether the arms optimise different functions, so that train/loss and its trace are not comparable."""
+    return len(set(weightings(arms).values())) > 1
+
+
+def measured(arms: Sequence[Arm], metric: str) -> list[tuple[str, Run]]:
+    """(fingerprint, run) of every run that has values of the FID `metric`."""
+    return [
+        (run.protocol_of(metric), run)
+        for arm in arms
+        for run in arm.runs
+        if len(run.series(metric)) or (metric == "final/fid" and metric in run.summary)
+    ]
+
+
+def protocol_difference(arms: Sequence[Arm], metric: str) -> str | None:
+    """What differs between the protocols under which `arms` measured `metric`; None if nothing does."""
+    by_fingerprint: dict[str, Run] = {}
+    for fingerprint, run in measured(arms, metric):
+        by_fingerprint.setdefault(fingerprint, run)
+    if len(by_fingerprint) < 2:
+        return None
+    flat = {f: flatten(run.protocols.get(f, {})) for f, run in by_fingerprint.items()}
+    keys = [
+        key
+        for key in sorted(set().union(*flat.values()))
+        if len({canonical(description.get(key, "(not set)")) for description in flat.values()}) > 1
+    ]
+    parts = []
+    for fingerprint, run in by_fingerprint.items():
+        values = ", ".join(f"{key} = {flat[fingerprint].get(key, '(not set)')}" for key in keys)
+        parts.append(f"{run.name} has protocol {fingerprint}" + (f" ({values})" if values else ""))
+    return "; ".join(parts)
+
+
+def check_protocols(arms: Sequence[Arm], metric: str, allow_mixed: bool) -> str | None:
+    """None where all of `arms` measured `metric` under one protocol, else a note if that is allowed.
+
+    Raises UserError where it is not.
+    """
+    difference = protocol_difference(arms, metric)
+    if difference is None:
+        return None
+    if not allow_mixed:
+        raise UserError(
+            f"{metric} was measured under different protocols, so it cannot be compared: {difference}. "
+            "Pick runs of one protocol with --where, or see them side by side with --allow-mixed-protocols."
+        )
+    return f"Different protocols of {metric}, not comparable: {difference}."
+
+
+def check_all_protocols(selection: Selection, allow_mixed: bool) -> list[str]:
+    """Notes for every FID metric that is mixed among the arms. Raises UserError unless `allow_mixed`."""
+    notes = [check_protocols(selection.arms, metric, allow_mixed) for metric in FID_METRICS]
+    return [note for note in notes if note is not None]

@@ -1,0 +1,279 @@
+"""Verdicts in words: every number in them is computed, and they claim no more than the runs can show."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from reports.experiments.choice import Arm, Selection
+from reports.statistics import (
+    COMMON,
+    TRAINED,
+    Comparison,
+    at_end,
+    compare,
+    curve,
+    describe,
+    protocol_difference,
+    seed_table,
+    standard_error,
+    weightings_differ,
+)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """`value` with that many significant digits, for sentences and tables; a dash for none."""
+    if value is None or math.isnan(value):
+        return "–"
+    if value == 0 or 1e-3 <= abs(value) < 10**digits:
+        places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+        return f"{value:.{places}f}"
+    return f"{value:,.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits - 1}e}"
+
+
+def all_verdicts(selection: Selection) -> list[tuple[str, list[str]]]:
+    """(heading, sentences) for loss, curvature, FID and what seeds allow to say; empty headings left out."""
+    groups = [
+        ("Loss", loss_verdicts(selection)),
+        ("Curvature", trace_verdicts(selection)),
+        ("FID", fid_verdicts(selection)),
+        ("Seeds", seed_verdicts(selection.arms)),
+    ]
+    return [(heading, sentences) for heading, sentences in groups if sentences]
+
+
+def below_sentence(found: Comparison, what: str, unit: str = "measurements") -> str:
+    """`e6's <what> lies below e5's at k of n measurements, by x % on average (a to b %).`"""
+    v, b, n = found.variant, found.baseline, found.paired_count
+    if found.lower_count == found.higher_count == 0:
+        return f"{v}'s {what} equals {b}'s at all {n} {unit}."
+    low, high, mean = found.min_change_pct, found.max_change_pct, found.mean_change_pct
+    if low * high < 0:  # not all on one side: neither the count nor the mean alone would be fair
+        return (
+            f"{v}'s {what} lies below {b}'s at {found.lower_count} of {n} {unit} and above it at "
+            f"{found.higher_count}; the change is {mean:+.1f} % on average ({low:+.1f} to {high:+.1f} %)."
+        )
+    side, count = ("below", found.lower_count) if mean < 0 else ("above", found.higher_count)
+    span = f"{min(abs(low), abs(high)):.1f} to {max(abs(low), abs(high)):.1f} %"
+    return f"{v}'s {what} lies {side} {b}'s at {count} of {n} {unit}, by {abs(mean):.1f} % on average ({span})."
+
+
+# ---- loss ------------------------------------------------------------------------------------------------
+
+
+def loss_verdicts(selection: Selection) -> list[str]:
+    """How each arm's loss falls, and how the arms compare where they log comparable losses."""
+    windows = selection.study.windows
+    sentences = []
+    for arm in selection.arms:
+        sentences += _window_sentence(arm, "train/loss", "train/loss", selection)
+    for baseline, variant in pairs(selection):
+        differ = weightings_differ([baseline, variant])
+        metric = "train/mse" if differ else "train/loss"
+        found = compare(baseline, variant, metric, windows)
+        if differ:
+            sentences.append(
+                f"train/loss of {variant.experiment} and {baseline.experiment} are different quantities "
+                "(their weightings differ), so their values are not compared."
+            )
+            if found is None:
+                sentences.append("train/mse, the unweighted loss that could be compared, was not logged in both arms.")
+        if found is not None:
+            sentences.append(below_sentence(found, metric, "logged steps"))
+            if found.late_change_pct is not None:
+                where = "lower" if found.late_change_pct < 0 else "higher"
+                sentences.append(
+                    f"In the late window {variant.experiment}'s mean {metric} is "
+                    f"{abs(found.late_change_pct):.1f} % {where} than {baseline.experiment}'s."
+                )
+    return sentences
+
+
+def _window_sentence(arm: Arm, metric: str, what: str, selection: Selection) -> list[str]:
+    """How far the mean moves from the early to the late window; nothing where a window is empty."""
+    stats = describe(curve(arm, metric), arm.last_step, selection.study.windows)
+    if "drop_pct" not in stats:
+        return []
+    verb = "falls" if stats["drop_pct"] > 0 else "rises"
+    early, late = number(stats["early_mean"]), number(stats["late_mean"])
+    return [
+        f"{arm.experiment}: {what} {verb} by {abs(stats['drop_pct']):.1f} % from the early to the late "
+        f"window ({early} to {late})."
+    ]
+
+
+def pairs(selection: Selection) -> list[tuple[Arm, Arm]]:
+    """(baseline, variant) for every variant; none without the baseline."""
+    baseline = selection.baseline
+    return [(baseline, variant) for variant in selection.variants] if baseline else []
+
+
+# ---- curvature -------------------------------------------------------------------------------------------
+
+
+def trace_verdicts(selection: Selection) -> list[str]:
+    """Fall of each arm's trace, the arms against each other, and what that comparison is worth."""
+    sentences = []
+    for arm in selection.arms:
+        sentences += _window_sentence(arm, TRAINED, "the trace of the trained loss", selection)
+    for baseline, variant in pairs(selection):
+        sentences += _trace_pair(baseline, variant, selection)
+    return sentences
+
+
+def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
+    windows = selection.study.windows
+    trained = compare(baseline, variant, TRAINED, windows)
+    common = compare(baseline, variant, COMMON, windows)
+    sentences = []
+    if trained is not None:
+        sentences.append(below_sentence(trained, "trace of its trained loss"))
+        if weightings_differ([baseline, variant]):
+            sentences.append(
+                "These are traces of different functions: each arm's own weighted loss. Part of the "
+                "difference is the weighting's scale."
+            )
+            if common is None:
+                sentences.append(
+                    "The trace of the common unweighted loss was not logged in both arms, so how much of it "
+                    "is geometry cannot be said from these runs."
+                )
+        else:
+            sentences.append(_interval_sentence(trained))
+    if common is not None:
+        sentences.append(below_sentence(common, "trace of the common unweighted loss"))
+        sentences.append(_interval_sentence(common))
+    return sentences
+
+
+def _interval_sentence(found: Comparison) -> str:
+    """The mean paired difference with its interval, and whether that excludes 0."""
+    what = f"The mean paired difference ({found.variant} - {found.baseline}) is {number(found.mean_difference)}"
+    if found.interval is None or found.sem is None:
+        return f"{what}; its standard error is not known."
+    low, high = found.interval
+    excludes = "excludes" if low > 0 or high < 0 else "includes"
+    return (
+        f"{what} ± {number(found.sem, 2)} (standard error over the probes); the 95 % interval "
+        f"{number(low)} to {number(high)} {excludes} 0. It covers the estimator's error at these steps, not "
+        "the variation between seeds."
+    )
+
+
+# ---- FID -------------------------------------------------------------------------------------------------
+
+
+def fid_verdicts(selection: Selection) -> list[str]:
+    """Trend, best and last of each arm, and the arms' differences at common milestones."""
+    sentences = []
+    for arm in selection.arms:
+        sentences += _fid_arm(arm, selection)
+    for baseline, variant in pairs(selection):
+        sentences += _fid_pair(baseline, variant)
+    return sentences
+
+
+def trend(values: Sequence[float]) -> str:
+    """`rises`, `falls`, `is mixed` or `is flat`, by whether every step goes the same way."""
+    steps = [b - a for a, b in pairwise(values)]
+    if all(step == 0 for step in steps):
+        return "is flat"
+    if all(step >= 0 for step in steps):
+        return "rises"
+    return "falls" if all(step <= 0 for step in steps) else "is mixed"
+
+
+def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
+    values = curve(arm, "val/fid")
+    name = arm.experiment
+    sentences = []
+    if len(values) == 1:
+        sentences.append(f"{name}: one milestone, FID {values.iloc[0]:.2f} at step {values.index[0]}.")
+    elif len(values):
+        first, last = float(values.iloc[0]), float(values.iloc[-1])
+        sentences.append(
+            f"{name}: FID {trend(list(values))} over {len(values)} milestones, {first:.2f} at step "
+            f"{values.index[0]} to {last:.2f} at step {values.index[-1]}; best {values.min():.2f} at step "
+            f"{values.idxmin()}, last {last:.2f}."
+        )
+        loss = describe(curve(arm, "train/loss"), arm.last_step, selection.study.windows)
+        if last > first and loss.get("drop_pct", 0.0) > 0:
+            sentences.append(
+                f"{name}: FID gets worse while train/loss falls. Longer training should not do that: look at "
+                "the samples and at the sampler before reading anything into these FIDs."
+            )
+    finals = at_end(arm, "final/fid")
+    if finals:
+        seeds = f", mean of {len(finals)} seeds" if len(finals) > 1 else ""
+        sentences.append(
+            f"{name}: final FID {sum(finals) / len(finals):.2f}{seeds} (own protocol, after the last step)."
+        )
+    return sentences
+
+
+def _fid_pair(baseline: Arm, variant: Arm) -> list[str]:
+    b, v = curve(baseline, "val/fid"), curve(variant, "val/fid")
+    names = f"{variant.experiment} minus that of {baseline.experiment}"
+    steps = b.index.intersection(v.index)
+    sentences = []
+    if len(steps):
+        differences = (v - b).loc[steps].tolist()
+        listed = ", ".join(f"{d:+.2f} at {step}" for d, step in zip(differences, steps, strict=True))
+        sentences.append(f"FID of {names} at the common milestones: {listed}.{_void(baseline, variant, 'val/fid')}")
+        sentences += _seed_overlap(baseline, variant, int(steps[-1]))
+    elif len(b) and len(v):
+        sentences.append(f"{variant.experiment} and {baseline.experiment} have no milestone at a common step.")
+    b_final, v_final = at_end(baseline, "final/fid"), at_end(variant, "final/fid")
+    if b_final and v_final:
+        difference = sum(v_final) / len(v_final) - sum(b_final) / len(b_final)
+        sentences.append(f"Final FID of {names}: {difference:+.2f}.{_void(baseline, variant, 'final/fid')}")
+    return sentences
+
+
+def _void(baseline: Arm, variant: Arm, metric: str) -> str:
+    """What a difference between numbers of different protocols is worth; nothing where they share one."""
+    if protocol_difference([baseline, variant], metric) is None:
+        return ""
+    return " They were measured under different protocols: this difference means nothing."
+
+
+def _seed_overlap(baseline: Arm, variant: Arm, step: int) -> list[str]:
+    """Whether the seeds' ranges of FID at `step` overlap; nothing with one seed in either arm."""
+    tables = [seed_table(arm, "val/fid") for arm in (baseline, variant)]
+    if any(len(table.columns) < 2 for table in tables):
+        return []
+    rows = [t.loc[[step]].to_numpy(dtype=float) for t in tables]
+    ranges = [(float(row.min()), float(row.max())) for row in rows]
+    (b_low, b_high), (v_low, v_high) = ranges
+    overlap = "overlap" if b_low <= v_high and v_low <= b_high else "do not overlap"
+    return [
+        f"At step {step} the seeds' ranges {overlap}: {variant.experiment} {v_low:.2f} to {v_high:.2f} "
+        f"({len(tables[1].columns)} seeds), {baseline.experiment} {b_low:.2f} to {b_high:.2f} "
+        f"({len(tables[0].columns)} seeds)."
+    ]
+
+
+# ---- seeds -----------------------------------------------------------------------------------------------
+
+
+def seed_verdicts(arms: Sequence[Arm]) -> list[str]:
+    """What the number of seeds allows to say."""
+    counts = {arm.experiment: len(arm.runs) for arm in arms}
+    sentences = []
+    if all(count == 1 for count in counts.values()):
+        who = "one seed per arm" if len(arms) > 1 else "one seed"
+        sentences.append(f"{who.capitalize()}: no interval across seeds can be given.")
+        if len(arms) > 1:
+            sentences.append("Whether the differences are noise cannot be said from these runs.")
+    else:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        sentences.append(f"Seeds per arm: {listed}. Bands and ranges go from the lowest to the highest seed.")
+    for arm in arms:
+        ends = {run.last_step for run in arm.runs}
+        if len(ends) > 1:
+            sentences.append(
+                f"{arm.experiment}'s seeds end at different steps ({', '.join(map(str, sorted(ends)))}): "
+                f"means over seeds end at step {min(ends)}."
+            )
+    if any(len(curve(arm, TRAINED)) and standard_error(arm, TRAINED).empty for arm in arms):
+        sentences.append("Some traces have no standard error: neither it nor the number of probes is recorded.")
+    return sentences

@@ -1,0 +1,199 @@
+"""Runs to test the reports with: the original study's logs, and small synthetic run folders and W&B runs."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from reports.experiments import load
+from reports.experiments.choice import Selection, select
+from reports.sources import open_source
+
+LOGS = Path(__file__).parent / "data" / "min-snr-logs"
+STEPS = range(10, 201, 10)
+PROTOCOLS = {
+    "aaaa1111": {"sampler": "ddpm", "nfe": 50, "n_samples": 64},
+    "bbbb2222": {"sampler": "ddpm", "nfe": 50, "n_samples": 128},
+    "cccc3333": {"sampler": "ddim", "nfe": 20, "n_samples": 64},
+}
+
+
+def config_of(experiment: str, seed: int, **extra: Any) -> dict[str, Any]:
+    """A small nested config; `extra` takes dotted keys written with `__`."""
+    weighting = {"e6": "minsnr"}.get(experiment, "constant")
+    config: dict[str, Any] = {
+        "experiment": experiment,
+        "seed": seed,
+        "out_dir": "runs",
+        "train": {"total_steps": 200},
+        "diffusion": {"beta_schedule": "linear"},
+        "loss": {"weighting": weighting, "minsnr_gamma": 5.0},
+        "curvature": {"enabled": True, "probes": 4},
+        "eval": {"fid_milestone": {"every": 100}},
+    }
+    for key, value in extra.items():
+        *sections, name = key.split("__")
+        target = config
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[name] = value
+    return config
+
+
+def rows_of(experiment: str, seed: int, protocol: str = "aaaa1111") -> list[tuple[int, dict[str, Any]]]:
+    """Plausible rows: falling loss and traces (e6 below e5), FID at two milestones, a final FID."""
+    rng = np.random.default_rng(seed * 1000 + sum(experiment.encode()))
+    scale = 0.8 if experiment == "e6" else 1.0
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for step in STEPS:
+        fall = math.exp(-step / 80)
+        row = {
+            "train/loss": scale * (0.02 + 0.2 * fall) * float(rng.lognormal(0, 0.3)),
+            "train/mse": (0.02 + 0.2 * fall) * float(rng.lognormal(0, 0.3)),
+            "train/grad_global_L2": 0.1 + 0.3 * fall + 0.02 * float(rng.random()),
+            "train/grad_abs_mean": 1e-5 * (1 + 3 * fall + float(rng.random())),
+        }
+        for kind, factor in (("hutch", scale), ("ref", 0.95 if experiment == "e6" else 1.0)):
+            row[f"curvature/{kind}_trace_mean"] = factor * (300 + 500 * fall) + 3 * float(rng.normal())
+            row[f"curvature/{kind}_trace_std"] = 20.0
+            row[f"curvature/{kind}_trace_sem"] = 20.0 / math.sqrt(3)
+        rows.append((step, row))
+        if step % 100 == 0:
+            fid = 90 - step / 10 + 5 * scale + float(rng.normal())
+            rows.append((step, {"val/fid": fid, "val/fid_protocol": protocol}))
+    rows.append((200, {"final/fid": 70.0 + scale + seed, "final/fid_protocol": "bbbb2222"}))
+    return rows
+
+
+def write_run(
+    folder: Path,
+    experiment: str,
+    seed: int = 1,
+    started: str = "2026-01-01T00:00:00+00:00",
+    protocol: str = "aaaa1111",
+    rows: list[tuple[int, dict[str, Any]]] | None = None,
+    finished: bool = True,
+    **extra: Any,
+) -> Path:
+    """A run folder as our trainer writes it, with two sample grids."""
+    folder.mkdir(parents=True)
+    config = config_of(experiment, seed, **extra)
+    rows = rows_of(experiment, seed, protocol) if rows is None else rows
+    lines = [json.dumps({"_i": step, "out": row}) for step, row in rows]
+    (folder / "loss.jsonl").write_text("\n".join(lines) + "\n")
+    card = {
+        "run_id": f"{experiment}-s{seed}-{folder.name}",
+        "experiment": experiment,
+        "seed": seed,
+        "started": started,
+        "commit": "0123456789abcdef",
+        "version": "0.1",
+        "config": config,
+        "protocols": PROTOCOLS,
+    }
+    (folder / "run.json").write_text(json.dumps(card))
+    if finished:
+        (folder / "results.jsonl").write_text(json.dumps({"cfg": config, "out": {"seed": seed}, "_i": 0}) + "\n")
+    (folder / "samples").mkdir()
+    for step in (100, 200):
+        image = np.random.default_rng(step).random((24, 24, 3))
+        matplotlib.image.imsave(folder / "samples" / f"step-{step:06d}.png", image)
+    return folder
+
+
+def chosen(root: Path, experiment: str, *where: str) -> Selection:
+    """The selection that a report of `experiment` makes in the source `root`."""
+    return select(load(experiment), open_source(str(root)), where)
+
+
+@pytest.fixture
+def originals() -> Path:
+    """The logs of the original study's e1, e5 and e6."""
+    return LOGS
+
+
+@pytest.fixture(scope="session")
+def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folders of e5 and e6 with two seeds each, everything logged."""
+    root = tmp_path_factory.mktemp("two-seeds")
+    for experiment in ("e5", "e6"):
+        for seed in (1, 2):
+            write_run(root / experiment / f"seed{seed}", experiment, seed)
+    return root
+
+
+@dataclass(frozen=True)
+class WandbRuns:
+    """A real offline `wandb` folder, and run folders with the same values."""
+
+    wandb: Path
+    folders: Path
+
+
+@pytest.fixture(scope="session")
+def wandb_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbRuns]:
+    """e5 and e6, one seed each, logged by the real client (offline) and written as run folders."""
+    root = tmp_path_factory.mktemp("same-values")
+    quiet = {
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "WANDB_DATA_DIR": str(root / "data"),
+        "WANDB_CACHE_DIR": str(root / "cache"),
+        "WANDB_CONFIG_DIR": str(root / "config"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in quiet.items():
+            patch.setenv(key, value)
+        patch.delenv("WANDB_RUN_ID", raising=False)
+        for experiment in ("e5", "e6"):
+            folder = write_run(root / "folders" / experiment, experiment, rows=_awkward_rows(experiment))
+            _log_to_wandb(root, folder, experiment)
+        yield WandbRuns(root / "wandb", root / "folders")
+
+
+def _awkward_rows(experiment: str) -> list[tuple[int, dict[str, Any]]]:
+    """Rows with NaN and infinities, as a diverging run logs them."""
+    rows = rows_of(experiment, 1)
+    rows[3][1]["train/loss"] = math.nan
+    rows[4][1]["train/loss"] = math.inf
+    rows[5][1]["train/grad_global_L2"] = -math.inf
+    return rows
+
+
+def _log_to_wandb(root: Path, folder: Path, experiment: str) -> None:
+    import wandb
+
+    card = json.loads((folder / "run.json").read_text())
+    run = wandb.init(
+        id=card["run_id"],
+        project="test",
+        dir=root,
+        group=experiment,
+        config={**card["config"], "commit": card["commit"], "protocols": card["protocols"]},
+        settings=wandb.Settings(silent=True, x_disable_stats=True, console="off"),
+    )
+    run.define_metric("*", step_metric="step")
+    for step, row in _awkward_rows(experiment):
+        run.log({"step": step, **row})
+    for step in (100, 200):
+        run.log({"step": step, "samples/grid": wandb.Image(str(folder / "samples" / f"step-{step:06d}.png"))})
+    run.log({"no_step_of_its_own": 1.0})
+    run.log({"step": 200, "text": "a record longer than two blocks " * 2500})
+    run.finish()
+
+
+def wandb_file(folder: Path, experiment: str) -> Path:
+    """The transaction log of `experiment` in a W&B folder."""
+    return next(path for path in sorted(folder.rglob("run-*.wandb")) if f"run-{experiment}-" in path.name)
+
+
+def environment() -> dict[str, str]:
+    """The environment for a child process that must not reach a network."""
+    return {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}

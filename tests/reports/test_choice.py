@@ -1,0 +1,131 @@
+"""Which runs a report compares."""
+
+from pathlib import Path
+
+import pytest
+
+from ddpm.errors import UserError
+from reports.experiments.choice import Arm, Selection
+from tests.reports.conftest import chosen, write_run
+
+
+def ids(selection: Selection) -> dict[str, list[str]]:
+    """experiment -> names of the folders of its chosen runs."""
+    arms = (*selection.arms, *selection.context)
+    return {arm.experiment: [run.source.name for run in arm.runs] for arm in arms}
+
+
+def test_originals(originals: Path) -> None:
+    """Catches: the declared differences of e5 and e6 not covering the original configs."""
+    for experiment, arms in (("e1", ["e1"]), ("e5", ["e1", "e5"]), ("e6", ["e5", "e6", "e1"])):
+        selection = chosen(originals, experiment)
+        assert list(ids(selection)) == arms
+        assert not (selection.warnings or selection.missing or selection.left_out)
+
+
+def test_newest_rerun_of_a_seed_wins(tmp_path: Path) -> None:
+    """Catches: a re-run averaged with the run that it replaces, or the old one kept."""
+    write_run(tmp_path / "old", "e5", started="2026-01-01T00:00:00+00:00")
+    write_run(tmp_path / "new", "e5", started="2026-02-01T00:00:00+00:00")
+    write_run(tmp_path / "other seed", "e5", seed=2)
+    write_run(tmp_path / "e6", "e6")
+    selection = chosen(tmp_path, "e6")
+    assert ids(selection) == {"e5": ["new", "other seed"], "e6": ["e6"]}
+    assert any("old" in line and "newer run" in line for line in selection.left_out)
+
+
+def test_the_setting_with_all_arms_wins_over_a_newer_one(tmp_path: Path) -> None:
+    """Catches: a linear-schedule baseline compared with a cosine-schedule variant."""
+    write_run(tmp_path / "e5 linear", "e5")
+    write_run(tmp_path / "e6 linear", "e6")
+    write_run(tmp_path / "e6 cosine", "e6", started="2026-09-01T00:00:00+00:00", diffusion__beta_schedule="cosine")
+    selection = chosen(tmp_path, "e6")
+    assert ids(selection) == {"e5": ["e5 linear"], "e6": ["e6 linear"]}
+    assert not selection.warnings
+    assert any("diffusion.beta_schedule = cosine, not linear" in line for line in selection.left_out)
+
+
+def test_of_complete_settings_the_newest_wins(tmp_path: Path) -> None:
+    """Catches: the choice depending on file order."""
+    for schedule, start in (("linear", "2026-03-01"), ("cosine", "2026-02-01")):
+        for experiment in ("e5", "e6"):
+            write_run(
+                tmp_path / f"{schedule} {experiment}",
+                experiment,
+                started=f"{start}T00:00:00+00:00",
+                diffusion__beta_schedule=schedule,
+            )
+    assert ids(chosen(tmp_path, "e6")) == {"e5": ["linear e5"], "e6": ["linear e6"]}
+    where = "diffusion.beta_schedule=cosine"
+    assert ids(chosen(tmp_path, "e6", where)) == {"e5": ["cosine e5"], "e6": ["cosine e6"]}
+
+
+def test_without_a_complete_setting_the_difference_is_a_warning(tmp_path: Path) -> None:
+    """Catches: an uncontrolled comparison that looks controlled."""
+    write_run(tmp_path / "e5", "e5")
+    write_run(tmp_path / "e6", "e6", diffusion__beta_schedule="cosine")
+    (warning,) = chosen(tmp_path, "e6").warnings
+    assert "diffusion.beta_schedule: e5 linear, e6 cosine" in warning
+
+
+def test_seeds_of_one_arm_share_a_setting_even_in_declared_keys(tmp_path: Path) -> None:
+    """Catches: a mean over gamma 5 and gamma 1, or over 200 and 10,000 steps, called a mean over seeds."""
+    write_run(tmp_path / "e5", "e5")
+    write_run(tmp_path / "gamma 5", "e6", seed=1, started="2026-02-01T00:00:00+00:00")
+    write_run(tmp_path / "gamma 1", "e6", seed=2, loss__minsnr_gamma=1.0)
+    selection = chosen(tmp_path, "e6")
+    assert ids(selection)["e6"] == ["gamma 5"]
+    assert any("loss.minsnr_gamma = 1.0, not 5.0" in line for line in selection.left_out)
+
+
+def test_bookkeeping_makes_no_setting(tmp_path: Path) -> None:
+    """Catches: runs kept apart because they were written to other folders or carry other tags."""
+    write_run(tmp_path / "e5", "e5", out_dir="a", logging__log_every_n_steps=5, device="cpu")
+    write_run(tmp_path / "e6", "e6", out_dir="b", study_name="x")
+    assert not chosen(tmp_path, "e6").warnings
+
+
+def test_a_missing_baseline_leaves_a_report_with_a_gap(tmp_path: Path) -> None:
+    """Catches: no report at all, or one that hides that its baseline is absent."""
+    write_run(tmp_path / "e6", "e6")
+    selection = chosen(tmp_path, "e6")
+    assert selection.missing == ("e5",) and selection.baseline is None and len(selection.arms) == 1
+
+
+def test_the_requested_experiment_must_be_there(tmp_path: Path) -> None:
+    """Catches: a report called e6 that shows only e5."""
+    write_run(tmp_path / "e5", "e5")
+    with pytest.raises(UserError, match=r"No runs of `e6`.*Experiments there: e5"):
+        chosen(tmp_path, "e6")
+
+
+def test_no_arm_at_all_lists_what_is_there(tmp_path: Path) -> None:
+    """Catches: an empty report for the wrong source."""
+    write_run(tmp_path / "x", "e19")
+    with pytest.raises(UserError, match=r"Experiments there: e19"):
+        chosen(tmp_path, "e6")
+
+
+def test_bad_and_empty_filters(tmp_path: Path) -> None:
+    """Catches: a filter without `=` ignored; a filter that leaves nothing giving an unfiltered report."""
+    write_run(tmp_path / "e6", "e6")
+    with pytest.raises(UserError, match="key=value"):
+        chosen(tmp_path, "e6", "seed")
+    with pytest.raises(UserError, match="seed=99"):
+        chosen(tmp_path, "e6", "seed=99")
+    assert chosen(tmp_path, "e6", "seed=1", "loss.weighting=minsnr").arms
+
+
+def test_runs_without_metrics_are_left_out(tmp_path: Path) -> None:
+    """Catches: a run that crashed at the start replacing a whole one because it is newer."""
+    write_run(tmp_path / "e6", "e6")
+    write_run(tmp_path / "empty", "e6", rows=[], started="2026-09-01T00:00:00+00:00")
+    selection = chosen(tmp_path, "e6")
+    assert ids(selection)["e6"] == ["e6"]
+    assert any("no metrics logged" in line for line in selection.left_out)
+
+
+def test_arm_config_knows_old_defaults(originals: Path) -> None:
+    """Catches: the original e1, which has no loss section, shown as a run of another weighting."""
+    arm: Arm = chosen(originals, "e1").arms[0]
+    assert arm.config["loss.weighting"] == "constant"

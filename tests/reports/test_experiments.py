@@ -1,0 +1,43 @@
+"""Experiments as data."""
+
+import pytest
+from pydantic import ValidationError
+
+from ddpm.errors import UserError
+from reports.experiments import Study, load, names
+from reports.figures import FIGURES
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_experiment_loads_and_names_real_figures(name: str) -> None:
+    """Catches: a typo in a YAML file, found only when someone asks for that report."""
+    study = load(name)
+    assert study.name == name and name in study.arms
+    assert study.figures and set(study.figures) <= set(FIGURES)
+
+
+def test_e6_is_compared_with_e5() -> None:
+    """Catches: baseline and variant swapped, which turns every sign."""
+    study = load("e6")
+    assert study.arms == {"e5": "baseline", "e6": "variant"}
+    assert study.baseline == "e5" and study.context == ("e1",) and study.difference == ("loss.*",)
+    assert set(study.figures) == set(FIGURES)
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    """Catches: a KeyError or file error for a misspelt experiment."""
+    with pytest.raises(UserError, match=r"`e66`.*`e6`.*e1, e5, e6"):
+        load("e66")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"arms": {"a": "variant"}}, {"arms": {"b": "baseline"}}, {"figure": []}],
+)
+def test_wrong_studies_are_refused(wrong: dict[str, object]) -> None:
+    """Catches: studies without a baseline, without themselves, or with a misspelt key."""
+    values: dict[str, object] = {"name": "a", "title": "t", "question": "q", "arms": {"a": "baseline"}}
+    values |= {"figures": []}
+    Study.model_validate(values)
+    with pytest.raises(ValidationError):
+        Study.model_validate(values | wrong)

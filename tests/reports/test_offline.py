@@ -1,0 +1,124 @@
+"""The W&B transaction log reader, against the official tool and against damage."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.sources import offline, open_source
+from tests.reports.conftest import WandbRuns, environment, wandb_file
+
+
+@pytest.fixture(scope="module")
+def official(wandb_runs: WandbRuns) -> list[dict[str, Any]]:
+    """The records of e5's file as `wandb leet inspect --json` prints them."""
+    tool = Path(sys.executable).parent / "wandb"
+    if not tool.exists():
+        pytest.skip("the wandb command is not beside this Python")
+    path = wandb_file(wandb_runs.wandb, "e5")
+    found = subprocess.run(
+        [tool, "leet", "inspect", "--json", path],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=wandb_runs.wandb.parent,  # the tool leaves a log in ./wandb
+        check=True,
+    )
+    return [json.loads(line) for line in found.stdout.splitlines()]
+
+
+def test_history_agrees_with_the_official_tool(wandb_runs: WandbRuns, official: list[dict[str, Any]]) -> None:
+    """Catches: rows lost, values changed (NaN and infinities too), framing misread."""
+    numbers = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    expected: dict[tuple[int, str], float] = {}
+    for record in official:
+        if record["type"] != "history":
+            continue
+        item = record["history"]["item"]
+        for key, value in item.items():
+            value = numbers.get(value, value) if isinstance(value, str) else value
+            if isinstance(value, int | float) and not key.startswith(("_", "samples/grid")) and key != "step":
+                expected[item["step"], key] = float(value)
+    run = next(run for run in open_source(str(wandb_runs.wandb)) if run.experiment == "e5")
+    for (step, key), value in expected.items():
+        got = float(run.history.loc[step, key])
+        assert got == value or (math.isnan(got) and math.isnan(value)), (step, key)
+    assert int(run.history.notna().sum().sum()) == sum(not math.isnan(v) for v in expected.values())
+    assert any(math.isnan(v) for v in expected.values()) and any(math.isinf(v) for v in expected.values())
+
+
+def test_record_count_agrees_with_the_official_tool(wandb_runs: WandbRuns, official: list[dict[str, Any]]) -> None:
+    """Catches: the reader stopping early at a block boundary (one record spans three blocks)."""
+    data = wandb_file(wandb_runs.wandb, "e5").read_bytes()
+    payloads, end = offline.read_records(data)
+    assert len(data) > 3 * 32768 and end == len(data)
+    assert len(payloads) == len(official)
+
+
+def test_a_file_cut_anywhere_gives_a_prefix(wandb_runs: WandbRuns) -> None:
+    """Catches: an exception, or invented records, for a file that a kill cut at any byte."""
+    data = wandb_file(wandb_runs.wandb, "e5").read_bytes()
+    whole, _ = offline.read_records(data)
+    previous = 0
+    cuts = [*range(0, 600), *range(600, len(data), 97), *range(32740, 32800), *range(65500, 65560)]
+    for cut in sorted(set(cuts)):
+        payloads, end = offline.read_records(data[:cut])
+        assert payloads == whole[: len(payloads)] and end <= cut
+        assert len(payloads) >= previous
+        previous = len(payloads)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.02, 0.2, 0.5, 0.93])
+def test_a_cut_run_is_read_and_noted(wandb_runs: WandbRuns, tmp_path: Path, share: float) -> None:
+    """Catches: the report failing, or silently calling a killed run finished."""
+    source = wandb_file(wandb_runs.wandb, "e5")
+    data = source.read_bytes()
+    folder = tmp_path / source.parent.name
+    folder.mkdir()
+    (folder / source.name).write_bytes(data[: int(share * len(data))])
+    (run,) = open_source(str(tmp_path))
+    assert run.state == "unfinished"
+    assert any("cut or damaged" in note for note in run.notes)
+    assert run.id == "e5-s1-e5"
+    if share > 0.15:
+        assert len(run.history) > 3 and run.experiment == "e5"
+
+
+def test_damage_in_the_middle_keeps_what_precedes_it(wandb_runs: WandbRuns) -> None:
+    """Catches: checksums not looked at."""
+    data = bytearray(wandb_file(wandb_runs.wandb, "e5").read_bytes())
+    whole, _ = offline.read_records(bytes(data))
+    data[9_000] ^= 0xFF
+    payloads, end = offline.read_records(bytes(data))
+    assert 0 < len(payloads) < len(whole) and end <= 9_000
+
+
+def test_a_file_of_another_kind_is_no_run_of_rows(tmp_path: Path) -> None:
+    """Catches: a foreign file with a matching name read as numbers."""
+    (tmp_path / "run-x.wandb").write_bytes(b"not a log" * 100)
+    (run,) = open_source(str(tmp_path))
+    assert run.history.empty and run.notes
+
+
+def test_files_of_one_id_are_merged_in_order_of_start(wandb_runs: WandbRuns, tmp_path: Path) -> None:
+    """Catches: a run resumed offline shown as two runs, or its older values winning."""
+    first = wandb_file(wandb_runs.wandb, "e5")
+    for name, share in (("offline-run-1", 0.2), ("offline-run-2", 1.0)):
+        (tmp_path / name).mkdir()
+        data = first.read_bytes()
+        (tmp_path / name / first.name).write_bytes(data[: int(share * len(data))])
+    shutil.copytree(first.parent / "files", tmp_path / "offline-run-2" / "files")
+    (run,) = open_source(str(tmp_path))
+    (alone,) = open_source(str(tmp_path / "offline-run-2"))
+    assert run.history.equals(alone.history) and run.state == "finished"
+
+
+def test_one_run_folder_is_a_source(wandb_runs: WandbRuns) -> None:
+    """Catches: only the outer `wandb` folder being accepted."""
+    (run,) = open_source(str(wandb_file(wandb_runs.wandb, "e6").parent))
+    assert run.experiment == "e6"

@@ -1,0 +1,169 @@
+"""The whole way: source to numbers, figures and pages."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ddpm.errors import UserError
+from reports import report
+from reports.experiments import Study, load
+from reports.report import make_report
+from reports.statistics import COLUMNS
+from tests.reports.conftest import WandbRuns, write_run
+
+
+@pytest.fixture(scope="module")
+def e6(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the report on the original e6."""
+    return make_report("e6", str(originals), tmp_path_factory.mktemp("out") / "e6").parent
+
+
+@pytest.fixture(scope="session")
+def originals() -> Path:
+    """The original logs, for a fixture of wider scope."""
+    return Path(__file__).parent / "data" / "min-snr-logs"
+
+
+@pytest.fixture
+def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports with two figures: drawing all of them is tested once and takes most of the time."""
+
+    def load_fewer(name: str) -> Study:
+        return load(name).model_copy(update={"figures": ("fid_vs_step", "sample_grids")})
+
+    monkeypatch.setattr(report, "load", load_fewer)
+
+
+def test_files(e6: Path) -> None:
+    """Catches: an output missing, misnamed, or drafts left behind."""
+    assert {path.name for path in e6.iterdir()} == {"report.md", "report.html", "numbers.csv", "figures"}
+    assert [path.name for path in e6.parent.iterdir()] == ["e6"]
+    assert list(pd.read_csv(e6 / "numbers.csv").columns) == COLUMNS
+
+
+def test_numbers_keep_full_precision(e6: Path) -> None:
+    """Catches: rounding on the way into the csv."""
+    table = pd.read_csv(e6 / "numbers.csv").set_index(["experiment", "metric", "statistic"])["value"]
+    assert table["e5", "train/loss", "first"] == 0.19482320547103882
+    assert table["e6", "val/fid", "at_10000"] == 206.99518792814138
+
+
+def test_markdown(e6: Path) -> None:
+    """Catches: sections, tables or reasons missing from the page."""
+    text = (e6 / "report.md").read_text()
+    for part in (
+        "by 15.2 % on average (2.5 to 33.9 %)",
+        "| `loss.weighting` | `constant` | `minsnr` | yes |",
+        "| 2000 | 203.61 | 203.89 | – |",
+        "203.61 (step 2000) | 203.89 (step 2000)",
+        "no sample grids are in the runs of e5, e6",
+        "final/fid was not logged in e5, e6",
+        "`unrecorded-",
+        "ddpm report e6 --from",
+        "`944a5b7653`",
+    ):
+        assert part in text, part
+    assert "nan" not in text.lower().split() and "None" not in text
+
+
+def test_html_is_self_contained(e6: Path) -> None:
+    """Catches: a page that loses its figures when it is mailed, or that calls out to a network."""
+    page = (e6 / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', page)
+    assert len(sources) == 7 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"https?://|@import|url\(|<script|<link", page)
+    assert page.count("<figcaption>") == 7 and page.count("<table>") >= 5
+    assert "|---" not in page, "a table was not recognised"
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_folders_and_wandb_give_identical_numbers(wandb_runs: WandbRuns, tmp_path: Path) -> None:
+    """Catches: a report that depends on where the same run was read from."""
+    ours = make_report("e6", str(wandb_runs.folders), tmp_path / "folders").parent
+    theirs = make_report("e6", str(wandb_runs.wandb), tmp_path / "wandb").parent
+    assert (ours / "numbers.csv").read_bytes() == (theirs / "numbers.csv").read_bytes()
+    assert "train/loss is NaN or infinite at 2 step(s)" in (theirs / "report.md").read_text()
+    figures = {path.name for path in (ours / "figures").iterdir()}
+    assert figures == {path.name for path in (theirs / "figures").iterdir()} and "sample_grids.png" in figures
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_an_error_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: half a report, or a damaged earlier one, after a failure."""
+    write_run(tmp_path / "runs" / "a", "e5")
+    write_run(tmp_path / "runs" / "b", "e6", protocol="cccc3333")
+    with pytest.raises(UserError, match="different protocols"):
+        make_report("e6", str(tmp_path / "runs"), tmp_path / "out" / "e6")
+    monkeypatch.setattr(report, "markdown_page", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_report("e6", str(tmp_path / "runs"), tmp_path / "out" / "e6", allow_mixed_protocols=True)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_mixed_protocols_are_shown_when_asked(tmp_path: Path) -> None:
+    """Catches: the permission given, and no word of it on the page."""
+    write_run(tmp_path / "runs" / "a", "e5")
+    write_run(tmp_path / "runs" / "b", "e6", protocol="cccc3333")
+    page = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6", allow_mixed_protocols=True)
+    text = page.with_suffix(".md").read_text()
+    assert "**Warning: Different protocols of val/fid, not comparable" in text
+    assert "--allow-mixed-protocols" in text and "this difference means nothing" in text
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_overwriting_keeps_other_files(tmp_path: Path) -> None:
+    """Catches: a user's own file deleted, or a figure of an earlier report shown as today's."""
+    write_run(tmp_path / "runs" / "a", "e5")
+    write_run(tmp_path / "runs" / "b", "e6")
+    out = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6").parent
+    (out / "notes.txt").write_text("mine")
+    (out / "figures" / "mine.png").write_text("mine")
+    assert (out / "figures" / "sample_grids.png").exists()
+    for run in ("a", "b"):
+        for path in (tmp_path / "runs" / run / "samples").iterdir():
+            path.unlink()
+    make_report("e6", str(tmp_path / "runs"), out)
+    assert (out / "notes.txt").read_text() == (out / "figures" / "mine.png").read_text() == "mine"
+    assert not (out / "figures" / "sample_grids.png").exists()
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
+    """Catches: a pipe or mark-up in a config value breaking a table or running in the page."""
+    nasty = "<script>alert(1)</script> | a `b` _c_"
+    write_run(tmp_path / "runs" / "a", "e5", model__name=nasty)
+    write_run(tmp_path / "runs" / "b", "e6", model__name="unet")
+    page = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6")
+    html = page.read_text()
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    row = next(line for line in page.with_suffix(".md").read_text().splitlines() if "`model.name`" in line)
+    assert row.count("|") == 5 and "undeclared" in row
+    assert "1 difference(s) are not declared" in html
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_a_missing_arm_is_stated(tmp_path: Path) -> None:
+    """Catches: a report without its baseline that does not say so."""
+    write_run(tmp_path / "runs" / "b", "e6", finished=False)
+    text = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6").with_suffix(".md").read_text()
+    assert "Arm e5: no run with metrics in the source." in text
+    assert "not finished; its last step so far is 200" in text
+
+
+def test_out_that_is_a_file(tmp_path: Path, originals: Path) -> None:
+    """Catches: a traceback for a mistyped --out."""
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match="is a file"):
+        make_report("e1", str(originals), tmp_path / "out")
+
+
+def test_reports_never_import_torch() -> None:
+    """Catches: a report that needs the training stack to start."""
+    import subprocess
+    import sys
+
+    code = "import sys, reports.report; sys.exit('torch' in sys.modules or 'wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

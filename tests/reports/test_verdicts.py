@@ -1,0 +1,128 @@
+"""Verdicts: what they say, and what they must not say."""
+
+from pathlib import Path
+
+import pytest
+
+from reports.experiments import Windows
+from reports.statistics import compare
+from reports.verdicts import (
+    all_verdicts,
+    below_sentence,
+    fid_verdicts,
+    number,
+    seed_verdicts,
+    trace_verdicts,
+    trend,
+)
+from tests.reports.conftest import chosen, rows_of, write_run
+
+
+def text(root: Path, experiment: str) -> str:
+    """All sentences of a report."""
+    return " ".join(s for _, sentences in all_verdicts(chosen(root, experiment)) for s in sentences)
+
+
+def test_original_e6(originals: Path) -> None:
+    """Catches: the study's own claims recomputed wrongly, or stated without what limits them."""
+    verdict = text(originals, "e6")
+    assert (
+        "e6's trace of its trained loss lies below e5's at 100 of 100 measurements, by 15.2 % on average "
+        "(2.5 to 33.9 %)." in verdict
+    )
+    assert "traces of different functions" in verdict and "weighting's scale" in verdict
+    assert "not logged in both arms, so how much of it is geometry cannot be said" in verdict
+    assert "train/loss of e6 and e5 are different quantities" in verdict
+    assert "e5: FID rises over 5 milestones, 203.61 at step 2000 to 206.16 at step 10000" in verdict
+    assert "best 203.61 at step 2000, last 206.16" in verdict
+    assert "One seed per arm: no interval across seeds can be given." in verdict
+    assert "Whether the differences are noise cannot be said from these runs." in verdict
+    assert "within noise" not in verdict
+
+
+def test_rising_fid_under_falling_loss_raises_the_alarm(originals: Path, two_seeds: Path) -> None:
+    """Catches: samples that are noise reported as a plain result, as in the original study."""
+    assert "look at the samples and at the sampler" in text(originals, "e5")
+    assert "look at the samples" not in text(two_seeds, "e6")
+
+
+def test_the_common_loss_gets_an_interval(two_seeds: Path) -> None:
+    """Catches: scale and geometry not told apart although the common trace was logged."""
+    verdict = " ".join(trace_verdicts(chosen(two_seeds, "e6")))
+    assert "trace of the common unweighted loss lies below e5's at 20 of 20" in verdict
+    assert "excludes 0" in verdict and "not the variation between seeds" in verdict
+    assert "cannot be said" not in verdict
+
+
+def test_an_interval_around_zero_says_so(tmp_path: Path) -> None:
+    """Catches: any difference announced as one."""
+    write_run(tmp_path / "a", "e1", seed=1)
+    write_run(tmp_path / "b", "e5", seed=1, rows=rows_of("e1", 9))
+    verdict = " ".join(trace_verdicts(chosen(tmp_path, "e5")))
+    assert "includes 0" in verdict and "different functions" not in verdict
+
+
+def test_comparable_losses_are_compared(two_seeds: Path) -> None:
+    """Catches: train/loss compared although train/mse, the comparable quantity, is there."""
+    verdict = text(two_seeds, "e6")
+    assert "mean train/mse is" in verdict and "e6's train/mse lies" in verdict
+    assert "e6's train/loss lies" not in verdict
+
+
+def test_mixed_signs_are_told_apart(two_seeds: Path) -> None:
+    """Catches: `above at 8 of 20 by 4 % on average`, when it is below at most steps."""
+    e5, e6 = chosen(two_seeds, "e6").arms
+    found = compare(e5, e6, "train/mse", Windows())
+    assert found is not None and found.min_change_pct < 0 < found.max_change_pct
+    sentence = below_sentence(found, "train/mse", "logged steps")
+    below, above = found.lower_count, found.higher_count
+    assert f"below e5's at {below} of 20 logged steps and above it at {above}" in sentence
+    assert f"{found.mean_change_pct:+.1f} % on average" in sentence
+
+
+def test_seeds_are_counted(two_seeds: Path, originals: Path) -> None:
+    """Catches: an interval across seeds claimed of one seed, or the spread of several not used."""
+    assert "Seeds per arm: e5 2, e6 2." in seed_verdicts(chosen(two_seeds, "e6").arms)[0]
+    assert "the seeds' ranges" in " ".join(fid_verdicts(chosen(two_seeds, "e6")))
+    assert "the seeds' ranges" not in " ".join(fid_verdicts(chosen(originals, "e6")))
+
+
+def test_mixed_protocols_void_the_difference(tmp_path: Path) -> None:
+    """Catches: a difference between two protocols reported like a result when the user allowed mixing."""
+    write_run(tmp_path / "a", "e5")
+    write_run(tmp_path / "b", "e6", protocol="cccc3333")
+    assert "this difference means nothing" in " ".join(fid_verdicts(chosen(tmp_path, "e6")))
+
+
+def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
+    """Catches: an exception, or a comparison with nothing."""
+    write_run(tmp_path / "e6", "e6")
+    verdict = text(tmp_path, "e6")
+    assert "e6: train/loss falls" in verdict and "e5" not in verdict
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [([1, 2, 2, 3], "rises"), ([3, 1], "falls"), ([1, 3, 2], "is mixed"), ([2, 2], "is flat")],
+)
+def test_trend(values: list[float], word: str) -> None:
+    """Catches: a curve called rising because its ends differ."""
+    assert trend(values) == word
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.10239, "0.1024"),
+        (591.149, "591.1"),
+        (1008.7, "1009"),
+        (4.867e-5, "4.867e-05"),
+        (0.0, "0"),
+        (123456.0, "123,456"),
+        (None, "–"),
+        (-62.4588, "-62.46"),
+    ],
+)
+def test_number(value: float | None, shown: str) -> None:
+    """Catches: digits lost or invented in sentences and tables."""
+    assert number(value) == shown
