@@ -34,9 +34,14 @@ def git_commit() -> str | None:
 
 
 def wandb_mode(wanted: str) -> tuple[str, str]:
-    """(mode, why) for the configured mode: WANDB_MODE first, then `wanted`; `auto` is online where there is a login."""
+    """(mode, why) for the configured mode: WANDB_MODE first, then `wanted`; `auto` is online where there is a login.
+
+    Raises UserError where WANDB_MODE holds no mode.
+    """
     from_environment = os.environ.get("WANDB_MODE")
     if from_environment:
+        if from_environment not in ("online", "offline", "disabled"):
+            raise UserError(f"WANDB_MODE = {from_environment} is not a mode. Use online, offline or disabled.")
         return from_environment, "WANDB_MODE"
     if wanted != "auto":
         return wanted, "logging.wandb.mode"
@@ -57,10 +62,10 @@ def _has_login() -> bool:
     return False
 
 
-def prepare_run_dir(cfg: Config) -> int:
-    """Check, and with `clean_run` empty, the run's folder; how many times the run was started before.
+def check_run_dir(cfg: Config) -> int:
+    """How many times the run in the config's folder was started before.
 
-    Raises UserError where the folder holds a run already, or holds something else.
+    Raises UserError where the folder holds a run already (unless `clean_run`), or holds something else.
     """
     folder = cfg.run_dir
     if not folder.exists():
@@ -77,7 +82,6 @@ def prepare_run_dir(cfg: Config) -> int:
             f"This run {state} already, in {folder}. Start it over with --clean_run=true (its folder is replaced), or "
             "change --seed, --out_dir or another key."
         )
-    shutil.rmtree(folder)
     return attempt
 
 
@@ -85,7 +89,7 @@ class Tracker:
     """One run's record, used as a context manager: leaving it closes the W&B run, as failed on an exception."""
 
     def __init__(self, cfg: Config, protocols: dict[str, dict[str, Any]], params: int):
-        attempt = prepare_run_dir(cfg)
+        attempt = check_run_dir(cfg)
         self.run_id = cfg.run_id
         self.folder = cfg.run_dir
         self._cfg = cfg
@@ -96,10 +100,6 @@ class Tracker:
             "run_id": self.run_id,
             "git_hash": git_commit(),
         }
-        try:
-            self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"The run folder {self.folder} cannot be made: {error}.") from error
         # A run that is started over is a new run to W&B: its old rows must not mix with the new.
         wandb_id = self.run_id if attempt == 0 else f"{self.run_id}-r{attempt}"
         record = {
@@ -115,10 +115,20 @@ class Tracker:
             "protocols": protocols,
             "config": cfg.nested(),
         }
-        (self.folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-        (self.folder / "config.yaml").write_text(cfg.to_yaml())
         self._run = self._start_wandb(wandb_id, record)
+        self._make_folder(record)  # after W&B: where that cannot start, an earlier run's folder is still there
         self.log_artifact("config", self.folder / "config.yaml", ["latest"])
+
+    def _make_folder(self, record: dict[str, Any]) -> None:
+        try:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+            (self.folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+            (self.folder / "config.yaml").write_text(self._cfg.to_yaml())
+        except OSError as error:
+            self._run.finish(exit_code=1)
+            raise UserError(f"The run folder {self.folder} cannot be made: {error}.") from error
 
     def _start_wandb(self, wandb_id: str, record: dict[str, Any]) -> Any:
         import wandb
@@ -140,14 +150,15 @@ class Tracker:
                     **{k: record[k] for k in ("commit", "version", "params", "protocols")},
                 },
                 dir=os.environ.get("WANDB_DIR"),  # wandb itself reads it only once a process
-                mode=mode,  # type: ignore[arg-type]  # WANDB_MODE is checked by wandb itself
+                mode=mode,  # type: ignore[arg-type]  # a str to mypy, one of its literals here
                 # By default the log is flushed every 15 s, and a kill loses as much.
                 settings=wandb.Settings(x_transaction_log_flush_interval=1.0, silent=True),
             )
         except (wandb.errors.Error, ValueError) as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"W&B could not start in mode {mode} ({why}): {error}. Use --logging.wandb.mode=offline to keep the "
-                "run on disk and upload it later with `wandb sync`."
+                f"W&B could not start in mode {mode} ({why}): {reason}. Use --logging.wandb.mode=offline to keep the run "
+                "on disk and upload it later with `wandb sync`."
             ) from error
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)

@@ -24,7 +24,7 @@ from ddpm.loss import eps_mse, eps_weights, make_weighting
 from ddpm.prediction import add_noise
 from ddpm.samplers import Denoiser, eps_denoiser
 from ddpm.schedule import Schedule, make_schedule
-from ddpm.tracking import Tracker, prepare_run_dir
+from ddpm.tracking import Tracker, check_run_dir
 from ddpm.unet import MODELS, count_parameters
 
 
@@ -45,8 +45,7 @@ class Trainer:
         self.cfg = cfg
         self.device = choose_device(cfg.device)
         self.precision = choose_precision(cfg.train.amp, self.device)
-        if cfg.run_dir.exists() and not cfg.clean_run:
-            prepare_run_dir(cfg)  # the quick refusal, before images are read
+        check_run_dir(cfg)  # here too: the quick refusal, before images are read
 
         images = load_images(
             cfg.data.dataset,

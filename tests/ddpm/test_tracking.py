@@ -110,6 +110,23 @@ def test_an_exception_ends_the_wandb_run_as_failed(tmp_path: Path) -> None:
     assert json.loads(_inspect(wandb_folder, "--summary"))["exit_code"] == 1
 
 
+def test_wandb_that_cannot_start_leaves_the_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad WANDB_MODE is explained; the folder that clean_run would replace is still there."""
+    folder = train(tiny(tmp_path, "--train.total_steps=2"))
+    before = (folder / "loss.jsonl").read_bytes()
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(UserError, match=r"WANDB_MODE = sometimes is not a mode.*offline"):
+        train(tiny(tmp_path, "--train.total_steps=2", "--clean_run=true"))
+    assert (folder / "loss.jsonl").read_bytes() == before
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """A file where the folder should be."""
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(UserError, match="cannot be made"):
+        train(tiny(tmp_path, "--train.total_steps=2"))
+
+
 def test_the_key_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in the run folder, not in W&B's files."""
     key = "0123456789abcdef" * 2 + "deadbeef"
