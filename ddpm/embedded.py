@@ -1,7 +1,7 @@
 """The embedded image set: ten kinds of shape, drawn from a seed, so that everything runs without a download.
 
-Each image is one large anti-aliased shape of a random colour, size, place and turn on a two-colour gradient. A small
-network learns the layout within minutes, and a person sees at a glance whether it did.
+Each image is one large anti-aliased shape of random size, place and turn, in a shade of its class's hue, on a grey
+gradient. A small network learns that within minutes, and a person sees at a glance whether it did.
 """
 
 import math
@@ -92,13 +92,11 @@ def _render(labels: Tensor, rng: torch.Generator) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=rng)
 
     # Each class has its own hue and stands on grey: what a network of minutes can learn, and a person can check.
-    radius, angle = uniform(0.7, 0.9), uniform(-0.2, 0.2)
-    centre_x, centre_y = uniform(-0.1, 0.1), uniform(-0.1, 0.1)
+    radius, angle = uniform(0.75, 0.88), uniform(-0.12, 0.12)
+    centre_x, centre_y = uniform(-0.06, 0.06), uniform(-0.06, 0.06)
     hue, turn = labels / len(CLASSES) + uniform(-0.04, 0.04), uniform(0, 2 * math.pi)
     front = _hsv_to_rgb(hue, uniform(0.7, 1.0), uniform(0.8, 1.0))
-    back_hue = hue + uniform(0.33, 0.67)  # never near the shape's own hue
-    back_1 = _hsv_to_rgb(back_hue, uniform(0.0, 0.15), uniform(0.35, 0.5))
-    back_2 = _hsv_to_rgb(back_hue + 0.08, uniform(0.0, 0.15), uniform(0.5, 0.65))
+    dark, light = uniform(0.42, 0.5), uniform(0.5, 0.58)
 
     axis = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
     py, px = torch.meshgrid(axis, axis, indexing="ij")
@@ -112,7 +110,7 @@ def _render(labels: Tensor, rng: torch.Generator) -> Tensor:
     # The edge is one pixel wide: a pixel is 2 / SIZE of the frame, 2 / SIZE / radius of the shape's unit.
     cover = (0.5 - distance * radius[:, None, None] * SIZE / 2).clamp(0, 1)[:, None]
     slope = 0.5 + 0.5 * (turn.cos()[:, None, None] * px + turn.sin()[:, None, None] * py)
-    back = torch.lerp(back_1[:, :, None, None], back_2[:, :, None, None], slope.clamp(0, 1)[:, None])
+    back = torch.lerp(dark[:, None, None], light[:, None, None], slope.clamp(0, 1))[:, None].expand(-1, 3, -1, -1)
     lit = front[:, :, None, None] * (1 - 0.25 * (py + 1) / 2)  # a little darker downwards
     return (torch.lerp(back, lit, cover) * 255).round().clamp(0, 255).to(torch.uint8)
 

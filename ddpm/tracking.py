@@ -157,8 +157,8 @@ class Tracker:
         except (wandb.errors.Error, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"W&B could not start in mode {mode} ({why}): {reason}. Use --logging.wandb.mode=offline to keep the run "
-                "on disk and upload it later with `wandb sync`."
+                f"W&B could not start in mode {mode} ({why}): {reason}. Use --logging.wandb.mode=offline to keep the "
+                "run on disk and upload it later with `wandb sync`."
             ) from error
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)

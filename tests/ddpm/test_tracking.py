@@ -103,6 +103,13 @@ def test_offline_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "offline (no login found" in lines[0]
 
 
+def test_disabled_keeps_the_run_folder_alone(tmp_path: Path) -> None:
+    """No W&B files; the plain record is complete."""
+    folder = train(tiny(tmp_path, "--train.total_steps=2", "--logging.wandb.mode=disabled"))
+    assert (folder / "results.jsonl").exists()
+    assert not list(tmp_path.rglob("*.wandb"))
+
+
 def test_an_exception_ends_the_wandb_run_as_failed(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         train(tiny(tmp_path, "--optim.lr=1e30", "--train.grad_clip=null"))
