@@ -8,12 +8,15 @@ from pathlib import Path
 from ddpm import __version__
 from ddpm.errors import UserError
 
+# Named here too, since the table of samplers imports torch; a test holds the two equal.
+SAMPLERS = ("ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Bad input prints one paragraph to stderr and gives 2."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.run is not _train:
+    if rest and args.run not in (_train, _schedule):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     try:
@@ -72,9 +75,55 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(run=_report)
 
+    draw = verbs.add_parser(
+        "sample",
+        help="draw images from a checkpoint or a run",
+        description="Draw images with any sampler from a checkpoint, or from the newest one of a run folder.",
+        allow_abbrev=False,
+    )
+    draw.add_argument("source", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
+    draw.add_argument("--out", type=Path, default=Path("out/samples"), metavar="DIR", help="default: %(default)s")
+    draw.add_argument("--n", type=_positive, default=36, help="how many images; default: %(default)s")
+    draw.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="default: %(default)s")
+    draw.add_argument("--nfe", type=_positive, default=50, help="network calls for each image; default: %(default)s")
+    draw.add_argument("--spacing", choices=("linspace", "leading", "trailing"), default="linspace")
+    draw.add_argument("--x0-limit", choices=("clip", "dynamic", "none"), default="clip", help="default: %(default)s")
+    draw.add_argument("--weights", choices=("ema", "live"), default="ema", help="default: %(default)s")
+    draw.add_argument(
+        "--seed", type=_not_negative, default=0, help="equal seeds give equal images; default: %(default)s"
+    )
+    draw.add_argument("--batch-size", type=_positive, default=25, help="default: %(default)s")
+    draw.add_argument("--device", default="auto", help="default: %(default)s")
+    draw.add_argument("--each", action="store_true", help="also write every image to DIR/images/")
+    draw.set_defaults(run=_sample)
+
+    schedule = verbs.add_parser(
+        "schedule",
+        help="draw alpha_bar, SNR and the weighting curves of a config",
+        usage="ddpm schedule [-h] [--out FILE] CONFIG [--key.sub=value ...]",
+        allow_abbrev=False,
+    )
+    schedule.add_argument("config", type=Path, metavar="CONFIG")
+    schedule.add_argument("--out", type=Path, default=Path("out/schedule.png"), metavar="FILE", help="%(default)s")
+    schedule.set_defaults(run=_schedule)
+
     metrics = verbs.add_parser("metrics", help="print the table of every logged metric (docs/metrics.md)")
     metrics.set_defaults(run=_metrics)
     return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    return value
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -94,6 +143,35 @@ def _report(args: argparse.Namespace) -> None:
 
     out = args.out or Path("out") / args.experiment
     print(make_report(args.experiment, args.source, out, args.where, args.allow_mixed_protocols))
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from ddpm.sample import find_checkpoint, load_trained, sample
+
+    checkpoint = find_checkpoint(args.source)
+    trained = load_trained(checkpoint, args.weights, args.device)
+    grid = sample(
+        trained,
+        args.out,
+        n=args.n,
+        sampler=args.sampler,
+        nfe=args.nfe,
+        spacing=args.spacing,
+        x0_limit=args.x0_limit,
+        seed=args.seed,
+        each=args.each,
+        batch_size=args.batch_size,
+    )
+    print(f"{args.n} images of {checkpoint} (step {trained.step}) by {args.sampler}, nfe {args.nfe}: {grid}")
+
+
+def _schedule(args: argparse.Namespace) -> None:
+    from ddpm.config import load_config
+
+    cfg = load_config(args.config, args.overrides)
+    from ddpm.plots import draw_schedule
+
+    print(draw_schedule(cfg, args.out))
 
 
 def _metrics(args: argparse.Namespace) -> None:

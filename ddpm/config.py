@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ddpm.errors import UserError
 
 Positive = Annotated[int, Field(ge=1)]
+SamplerName = Literal["ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior"]
 
 
 class Section(BaseModel):
@@ -65,10 +66,21 @@ class Ema(Section):
 
 
 class Diffusion(Section):
-    """The forward process: T steps of a beta schedule."""
+    """The forward process: T steps of a beta schedule; and what the network predicts of it."""
 
-    beta_schedule: Literal["linear", "cosine"] = "linear"
+    beta_schedule: Literal["linear", "cosine", "cosine_match_linear", "sigmoid", "scaled_linear"] = "linear"
     T: Annotated[int, Field(ge=2)] = 1000
+    zero_terminal_snr: bool = False
+    prediction: Literal["eps", "x0", "v"] = "eps"
+
+    @model_validator(mode="after")
+    def _x0_can_be_told(self) -> "Diffusion":
+        if self.zero_terminal_snr and self.prediction == "eps":
+            raise ValueError(
+                "diffusion.zero_terminal_snr = true leaves nothing of x_0 in x_T, and eps does not tell it: set "
+                "diffusion.prediction to v or x0"
+            )
+        return self
 
 
 class Optim(Section):
@@ -87,10 +99,16 @@ class Train(Section):
 
 
 class Loss(Section):
-    """The weighting over timesteps; `minsnr_gamma` is read by `minsnr` alone."""
+    """The weighting over timesteps. `minsnr_gamma` is read by the three Min-SNR forms, `p2_*` by `p2`.
 
-    weighting: Literal["constant", "minsnr"] = "constant"
+    `minsnr_norm_over: batch` scales the weights of each batch to mean 1, as the original study did, not the schedule's.
+    """
+
+    weighting: Literal["constant", "snr", "minsnr", "minsnr_norm", "soft_minsnr", "truncated_snr", "p2"] = "constant"
     minsnr_gamma: Annotated[float, Field(gt=0)] = 5.0
+    minsnr_norm_over: Literal["schedule", "batch"] = "schedule"
+    p2_k: Annotated[float, Field(gt=0)] = 1.0
+    p2_gamma: Annotated[float, Field(ge=0)] = 1.0
 
 
 class Curvature(Section):
@@ -106,8 +124,9 @@ class Sampling(Section):
     """How images are drawn."""
 
     enabled: bool = True
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    sampler: SamplerName = "ddpm"
     nfe: Positive = 50
+    spacing: Literal["linspace", "leading", "trailing"] = "linspace"
     n_samples: Positive = 5000
 
 
@@ -115,7 +134,7 @@ class Grid(Sampling):
     """A grid of samples from noise that is the same at every step and in every run."""
 
     every: Positive = 5000
-    sampler: Literal["ddpm", "ddim"] = "ddim"
+    sampler: SamplerName = "ddim"
     nfe: Positive = 20
     n_samples: Positive = 36
     sample_seed: int = 0
@@ -141,7 +160,9 @@ class Eval(Section):
     weights: Literal["ema", "live"] = "ema"
     sample_seed: int = 0
     batch_size: Positive | None = None  # null: 25 on a CPU, 250 on a GPU
-    clip_x0: bool = True
+    x0_limit: Literal["clip", "dynamic", "none"] = "clip"
+    # Samplers that may score although they miss a known answer (see ddpm/evaluation/known_answer.py).
+    accept_sampler_error: tuple[SamplerName, ...] = ()
     grid: Grid = Grid()
     fid_milestone: FidMilestone = FidMilestone()
     final: Final = Final()
@@ -194,6 +215,8 @@ class Config(Section):
                     f"eval.{name}.nfe = {section.nfe} exceeds diffusion.T = {self.diffusion.T}: a sampler takes at "
                     "most one step for each timestep"
                 )
+            if section.enabled and section.sampler == "heun" and self.diffusion.zero_terminal_snr:
+                raise ValueError(f"eval.{name}.sampler = heun cannot start at zero terminal SNR: use ddim or dpmpp_2m")
         if self.data.dataset != "embedded" and self.data.root is None:
             raise ValueError(
                 f"data.dataset = {self.data.dataset} needs data.root, the folder (or .zip) that holds the images"

@@ -32,6 +32,32 @@ _FINAL = "once, after the last step"
 
 _TABLE = [
     Metric(
+        "check/sampler_std_error",
+        "sampler's std error on a known Gaussian",
+        "relative",
+        "once, at step 0",
+        "milliseconds",
+        "std / 0.5 - 1 of what the milestone sampler makes of N(0, 0.5^2) with its perfect denoiser, at the "
+        "milestone's NFE and spacing. Beyond -0.5 ... +0.4 the run stops, unless "
+        "`eval.accept_sampler_error` names the sampler.",
+    ),
+    Metric(
+        "check/final_sampler_std_error",
+        "final sampler's std error on a known Gaussian",
+        "relative",
+        "once, at step 0",
+        "milliseconds",
+        "The same of the final evaluation's sampler.",
+    ),
+    Metric(
+        "loss/mean_weight",
+        "mean weight of the loss",
+        "w_eps",
+        "once, at step 0",
+        "none",
+        "Mean of w_eps over the schedule: 1 for constant weighting, 0.913 for Min-SNR (gamma 5, linear).",
+    ),
+    Metric(
         "train/loss",
         "training loss",
         "weighted MSE",

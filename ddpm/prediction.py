@@ -1,9 +1,17 @@
-"""x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps: mixing the two, and getting either back from a prediction.
+"""x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps: mixing the two, and getting them back from a prediction.
 
-The one place where eps, x_0 and x_t become each other. `alpha_bar` is a scalar tensor, or (B,) for a batch.
+The one place where eps, x_0, v and x_t become each other. A network predicts `eps` (Ho et al. 2020), `x0`, or
+`v` = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022). `alpha_bar` is a scalar tensor, or (B,)
+for a batch.
+
+At the ends: alpha_bar = 0 leaves nothing of x_0 in x_t, so eps does not tell it (v and x0 do); alpha_bar = 1 leaves
+nothing of eps. Asking for what is not there divides by zero: a scalar alpha_bar raises ValueError, a batch gives inf or
+NaN.
 """
 
 from torch import Tensor
+
+PREDICTIONS = ("eps", "x0", "v")
 
 
 def _coefficients(x_t: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,11 +32,54 @@ def add_noise(x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
 
 def x0_from_eps(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (Ho et al. 2020, eq. 15). alpha_bar > 0."""
+    if alpha_bar.ndim == 0 and alpha_bar == 0:
+        raise ValueError("alpha_bar = 0: x_t is pure noise and eps does not tell x_0; use a v or x0 prediction")
     signal, noise = _coefficients(x_t, alpha_bar)
     return (x_t - noise * eps) / signal
 
 
 def eps_from_x0(x_t: Tensor, x_0: Tensor, alpha_bar: Tensor) -> Tensor:
     """eps = (x_t - sqrt(alpha_bar) x_0) / sqrt(1 - alpha_bar). alpha_bar < 1."""
+    if alpha_bar.ndim == 0 and alpha_bar == 1:
+        raise ValueError("alpha_bar = 1: x_t holds no noise, so there is no eps to get back")
     signal, noise = _coefficients(x_t, alpha_bar)
     return (x_t - signal * x_0) / noise
+
+
+def v_from(x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022, appendix D)."""
+    signal, noise = _coefficients(x_0, alpha_bar)
+    return signal * eps - noise * x_0
+
+
+def x0_from_v(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x_0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v, at every alpha_bar."""
+    signal, noise = _coefficients(x_t, alpha_bar)
+    return signal * x_t - noise * v
+
+
+def eps_from_v(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
+    """eps = sqrt(1 - alpha_bar) x_t + sqrt(alpha_bar) v, at every alpha_bar."""
+    signal, noise = _coefficients(x_t, alpha_bar)
+    return noise * x_t + signal * v
+
+
+def target(kind: str, x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """What a network that predicts `kind` (one of `PREDICTIONS`) should have said."""
+    if kind == "v":
+        return v_from(x_0, eps, alpha_bar)
+    return {"eps": eps, "x0": x_0}[kind]
+
+
+def to_x0(kind: str, output: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x_0 as the output of a network that predicts `kind` implies it."""
+    if kind == "x0":
+        return output
+    return {"eps": x0_from_eps, "v": x0_from_v}[kind](x_t, output, alpha_bar)
+
+
+def to_eps(kind: str, output: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+    """eps as the output of a network that predicts `kind` implies it."""
+    if kind == "eps":
+        return output
+    return {"x0": eps_from_x0, "v": eps_from_v}[kind](x_t, output, alpha_bar)

@@ -1,24 +1,42 @@
-"""Samplers: from noise to images in as many network calls (NFE) as the chain has steps.
+"""Samplers: from noise to images in a given number of network calls (NFE).
 
-A sampler is a plain function of a denoiser, the noise x_T, a chain (a `Schedule`, respaced to NFE steps) and a source
-of fresh noise. A denoiser maps (x_t, t) to its estimate of x_0, with one integer t for the whole batch. Because the
-chain is respaced, its betas and posteriors are those of the strides really taken: taking strides with the full chain's
-adjacent-step posterior leaves most of the noise in (on N(0, 0.5^2) data at NFE 50 it ends at std 0.94).
+A sampler is a plain function of a denoiser, the noise x_T, a chain (a respaced `Schedule`, see `make_chain`) and a
+source of fresh noise. A denoiser maps (x_t, t) to its estimate of x_0, with one integer t for the whole batch. `limit`
+bounds each such estimate (`clip_to_data`, `dynamic_threshold`, or None).
+
+In formulas: ab = alpha_bar and ab' = alpha_bar_prev of a step, b = beta = 1 - ab / ab', z fresh noise.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddpm.prediction import eps_from_x0, x0_from_eps
-from ddpm.schedule import Schedule
+from ddpm.prediction import eps_from_x0, to_x0
+from ddpm.schedule import Schedule, spaced_timesteps
 
 Denoiser = Callable[[Tensor, int], Tensor]
 Noise = Callable[[], Tensor]
+Limit = Callable[[Tensor], Tensor]
 Callback = Callable[[int, Tensor, Tensor], None]
 """Called after each step with (steps done, x_t, x_0 estimate)."""
+
+
+def clip_to_data(x_0: Tensor) -> Tensor:
+    """x_0 cut to [-1, 1], the range of images (Ho et al. 2020). Not for latents, which have no such range."""
+    return x_0.clamp(-1, 1)
+
+
+def dynamic_threshold(x_0: Tensor, percentile: float = 0.995) -> Tensor:
+    """x_0 cut to [-s, s] and divided by s, s = max(1, that percentile of |x_0|) per image (Saharia et al. 2022)."""
+    s = x_0.abs().flatten(1).quantile(percentile, dim=1).clamp(min=1).reshape(-1, *[1] * (x_0.ndim - 1))
+    return x_0.clamp(-s, s) / s
+
+
+LIMITS: dict[str, Limit | None] = {"clip": clip_to_data, "dynamic": dynamic_threshold, "none": None}
 
 
 def ddpm(
@@ -27,22 +45,22 @@ def ddpm(
     chain: Schedule,
     noise: Noise,
     *,
-    clip: bool = True,
+    variance: str = "small",
+    limit: Limit | None = clip_to_data,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Ancestral sampling from the posterior q(x_{t-1} | x_t, x_0) with its own variance (Ho et al. 2020, eq. 6, 7).
+    """Ancestral sampling with the posterior q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6, 7).
 
-    x_{t-1} = sqrt(ab') b / (1 - ab) x_0 + sqrt(1 - b) (1 - ab') / (1 - ab) x_t + sqrt(b (1 - ab') / (1 - ab)) z,
-    with ab = alpha_bar, ab' = alpha_bar_prev, b = beta of the chain. No noise is added in the last step (ab' = 1).
-    `clip` cuts each x_0 estimate to [-1, 1].
+    x_{t-1} = sqrt(ab') b / (1 - ab) x_0 + sqrt(1 - b) (1 - ab') / (1 - ab) x_t + s z. `small`: s^2 = b (1 - ab') / (1 -
+    ab), the posterior's own variance; `large`: s^2 = b. No noise is added in the last step.
     """
     x = x_T
     ab, ab_prev, beta = chain.alpha_bar, chain.alpha_bar_prev, chain.beta
     from_x0 = ab_prev.sqrt() * beta / (1 - ab)
     from_xt = (1 - beta).sqrt() * (1 - ab_prev) / (1 - ab)
-    std = (beta * (1 - ab_prev) / (1 - ab)).sqrt()
-    for done, i in enumerate(reversed(range(len(chain))), start=1):
-        x_0 = _estimate(denoiser, x, chain, i, clip)
+    std = {"small": beta * (1 - ab_prev) / (1 - ab), "large": beta}[variance].sqrt()
+    for done, i in _steps(chain):
+        x_0 = _estimate(denoiser, x, chain, i, limit)
         x = from_x0[i].to(x.dtype) * x_0 + from_xt[i].to(x.dtype) * x
         if i > 0:
             x = x + std[i].to(x.dtype) * noise()
@@ -58,19 +76,19 @@ def ddim(
     noise: Noise,
     *,
     eta: float = 0.0,
-    clip: bool = True,
+    limit: Limit | None = clip_to_data,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Implicit sampling (Song et al. 2021, eq. 12); eta = 0 is deterministic, eta = 1 is `ddpm`.
+    """Implicit sampling (Song et al. 2021, eq. 12): deterministic at eta = 0, `ddpm` with small variance at eta = 1.
 
-    x_{t-1} = sqrt(ab') x_0 + sqrt(1 - ab' - s^2) eps + s z, s = eta * sqrt(b (1 - ab') / (1 - ab)). With `clip` the x_0
-    estimate is cut to [-1, 1] and eps is what then agrees with x_t.
+    x_{t-1} = sqrt(ab') x_0 + sqrt(1 - ab' - s^2) eps + s z, s = eta * sqrt(b (1 - ab') / (1 - ab)). eps is what agrees
+    with x_t and the limited x_0.
     """
     x = x_T
     ab, ab_prev = chain.alpha_bar, chain.alpha_bar_prev
     std = eta * (chain.beta * (1 - ab_prev) / (1 - ab)).sqrt()
-    for done, i in enumerate(reversed(range(len(chain))), start=1):
-        x_0 = _estimate(denoiser, x, chain, i, clip)
+    for done, i in _steps(chain):
+        x_0 = _estimate(denoiser, x, chain, i, limit)
         eps = eps_from_x0(x, x_0, ab[i])
         x = ab_prev[i].sqrt().to(x.dtype) * x_0 + (1 - ab_prev[i] - std[i] ** 2).sqrt().to(x.dtype) * eps
         if eta > 0 and i > 0:
@@ -80,20 +98,127 @@ def ddim(
     return x
 
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim}
+def dpmpp_2m(
+    denoiser: Denoiser,
+    x_T: Tensor,
+    chain: Schedule,
+    noise: Noise,
+    *,
+    limit: Limit | None = clip_to_data,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M), deterministic, second order from two calls in a row (Lu et al. 2022, algorithm 2).
+
+    x_{t-1} = (sigma' / sigma) x_t - alpha' (e^{-h} - 1) D, h = lambda' - lambda with lambda = log(alpha / sigma), and
+    D = x_0 + (h / 2 h_last) (x_0 - x_0 of the call before). The first and the last step (sigma' = 0) are first order.
+    """
+    x, last, h_last = x_T, x_T, torch.tensor(torch.inf)
+    sigma, sigma_prev = (1 - chain.alpha_bar).sqrt(), (1 - chain.alpha_bar_prev).sqrt()
+    lam = chain.log_snr / 2
+    for done, i in _steps(chain):
+        x_0 = _estimate(denoiser, x, chain, i, limit)
+        if i == 0:
+            x = x_0
+        else:
+            h = lam[i - 1] - lam[i]
+            extrapolated = x_0 + (h / (2 * h_last)).to(x.dtype) * (x_0 - last)
+            kept, added = sigma_prev[i] / sigma[i], -chain.alpha_bar_prev[i].sqrt() * torch.expm1(-h)
+            x = kept.to(x.dtype) * x + added.to(x.dtype) * extrapolated
+            last, h_last = x_0, h
+        if callback:
+            callback(done, x, x_0)
+    return x
 
 
-def _estimate(denoiser: Denoiser, x: Tensor, chain: Schedule, i: int, clip: bool) -> Tensor:
+def heun(
+    denoiser: Denoiser,
+    x_T: Tensor,
+    chain: Schedule,
+    noise: Noise,
+    *,
+    limit: Limit | None = clip_to_data,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Heun's method on the probability-flow ODE, deterministic, second order (Karras et al. 2022, algorithm 1).
+
+    With y = x_t / alpha and s = sigma / alpha the ODE is dy / ds = eps(y, s). A step calls the network at both of its
+    ends, the last one (to s = 0) at one: a chain of S steps takes 2 S - 1 calls. Raises ValueError at zero terminal
+    SNR, where s is infinite.
+    """
+    if chain.alpha_bar[-1] == 0:
+        raise ValueError(
+            "heun starts at s = sigma / alpha, which is infinite at zero terminal SNR; use ddim or dpmpp_2m"
+        )
+    ratio = (1 - chain.alpha_bar).sqrt() / chain.alpha_bar.sqrt()
+    alpha = chain.alpha_bar.sqrt()
+    x = x_T
+    for done, i in _steps(chain):
+        x_0 = _estimate(denoiser, x, chain, i, limit)
+        if i == 0:
+            x = x_0
+        else:
+            eps = eps_from_x0(x, x_0, chain.alpha_bar[i])
+            stride = (ratio[i - 1] - ratio[i]).to(x.dtype)
+            y, scale = x / alpha[i].to(x.dtype), alpha[i - 1].to(x.dtype)
+            ahead = scale * (y + stride * eps)
+            eps_ahead = eps_from_x0(ahead, _estimate(denoiser, ahead, chain, i - 1, limit), chain.alpha_bar[i - 1])
+            x = scale * (y + stride * (eps + eps_ahead) / 2)
+        if callback:
+            callback(done, x, x_0)
+    return x
+
+
+def _steps(chain: Schedule) -> Iterator[tuple[int, int]]:
+    """(steps done once this one is, position in the chain), from the noisy end to the clean one."""
+    return enumerate(reversed(range(len(chain))), start=1)
+
+
+def _estimate(denoiser: Denoiser, x: Tensor, chain: Schedule, i: int, limit: Limit | None) -> Tensor:
     x_0 = denoiser(x, int(chain.timesteps[i]))
-    return x_0.clamp(-1, 1) if clip else x_0
+    return limit(x_0) if limit else x_0
 
 
-def eps_denoiser(model: nn.Module, schedule: Schedule) -> Denoiser:
-    """The denoiser of a network that predicts eps; `schedule` is the full chain it was trained on."""
+@dataclass(frozen=True)
+class Sampler:
+    """A sampling function as the config names it, and how its chain is made.
+
+    calls: network calls per step of the chain (all but the last one). adjacent: the original study's fault, see
+    `Schedule.keep_adjacent`.
+    """
+
+    function: Callable[..., Tensor]
+    calls: int = 1
+    adjacent: bool = False
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": Sampler(ddpm),
+    "ddpm_large": Sampler(partial(ddpm, variance="large")),
+    "ddim": Sampler(ddim),
+    "dpmpp_2m": Sampler(dpmpp_2m),
+    "heun": Sampler(heun, calls=2),
+    # The original study's sampler: each of its strides takes the posterior of an adjacent step of the full chain.
+    "ddpm_adjacent_posterior": Sampler(partial(ddpm, variance="small"), adjacent=True),
+}
+
+
+def make_chain(schedule: Schedule, sampler: str, nfe: int, spacing: str = "linspace") -> Schedule:
+    """The chain on which `sampler` makes at most `nfe` network calls (heun, from an even nfe, one fewer).
+
+    Raises ValueError where nfe asks for more steps than the schedule has, or on an unknown spacing.
+    """
+    kind = SAMPLERS[sampler]
+    steps = (nfe + kind.calls - 1) // kind.calls
+    positions = spaced_timesteps(len(schedule), steps, spacing)
+    return schedule.keep_adjacent(positions) if kind.adjacent else schedule.respace(positions)
+
+
+def model_denoiser(model: nn.Module, schedule: Schedule, prediction: str = "eps") -> Denoiser:
+    """The denoiser of a network that predicts `prediction`; `schedule` is the full chain it was trained on."""
 
     def denoise(x_t: Tensor, t: int) -> Tensor:
-        eps_hat = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
-        return x0_from_eps(x_t, eps_hat, schedule.alpha_bar[t])
+        output = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        return to_x0(prediction, output, x_t, schedule.alpha_bar[t])
 
     return denoise
 
@@ -117,7 +242,7 @@ class ImageNoise:
 
 
 def draw(
-    sampler: Callable[..., Tensor],
+    sampler: str,
     denoiser: Denoiser,
     chain: Schedule,
     n: int,
@@ -126,7 +251,7 @@ def draw(
     shape: tuple[int, int, int] = (3, 32, 32),
     batch_size: int,
     device: torch.device,
-    clip: bool = True,
+    limit: Limit | None = clip_to_data,
 ) -> Iterator[Tensor]:
     """Batches of n samples in all, each (<= batch_size, *shape) float32, drawn without gradients."""
     for start in range(0, n, batch_size):
@@ -134,4 +259,4 @@ def draw(
         with torch.inference_mode():
             # channels_last: measured at 0.79 of the time of the default layout in sampling on a CPU
             x_T = noise().to(memory_format=torch.channels_last)
-            yield sampler(denoiser, x_T, chain, noise, clip=clip)
+            yield SAMPLERS[sampler].function(denoiser, x_T, chain, noise, limit=limit)

@@ -18,11 +18,13 @@ class Schedule:
     """A schedule over the increasing `timesteps` of a chain; `respace` makes a shorter one.
 
     timesteps: (S,) int64, the t that the network is told at each of the S steps.
-    alpha_bar: (S,) float64 in (0, 1), decreasing.
+    alpha_bar: (S,) float64 in [0, 1), decreasing; 0 in the last place alone (zero terminal SNR).
+    alpha_bar_prev: (S,) alpha_bar of the step that follows in sampling, the next cleaner one; at the end 1.
     """
 
     timesteps: Tensor
     alpha_bar: Tensor
+    alpha_bar_prev: Tensor
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -33,9 +35,9 @@ class Schedule:
         return self.alpha_bar / (1 - self.alpha_bar)
 
     @property
-    def alpha_bar_prev(self) -> Tensor:
-        """(S,) alpha_bar of the next cleaner step; 1 (clean data) before the first."""
-        return torch.cat([self.alpha_bar.new_ones(1), self.alpha_bar[:-1]])
+    def log_snr(self) -> Tensor:
+        """(S,) log SNR, also called 2 lambda; -inf at zero terminal SNR."""
+        return self.alpha_bar.log() - (-self.alpha_bar).log1p()
 
     @property
     def beta(self) -> Tensor:
@@ -48,15 +50,41 @@ class Schedule:
         Its betas follow from alpha_bar, so that the posterior of every step is that of the longer stride
         (Nichol & Dhariwal 2021, section 4). Raises ValueError on positions that do not increase or are outside.
         """
+        self._check(timesteps)
+        return _chain(self.timesteps[timesteps], self.alpha_bar[timesteps])
+
+    def keep_adjacent(self, timesteps: Tensor) -> "Schedule":
+        """The same positions, each with the alpha_bar_prev of its neighbour in *this* chain: the study's fault.
+
+        A sampler then takes a small step's posterior for a long stride and most of the noise stays in. It exists to
+        show that, and for nothing else. Raises as `respace`.
+        """
+        self._check(timesteps)
+        return Schedule(self.timesteps[timesteps], self.alpha_bar[timesteps], self.alpha_bar_prev[timesteps])
+
+    def _check(self, timesteps: Tensor) -> None:
         inside = len(timesteps) > 0 and int(timesteps[0]) >= 0 and int(timesteps[-1]) < len(self)
         if not inside or bool((timesteps.diff() <= 0).any()):
-            raise ValueError(f"timesteps must increase strictly within 0 ... {len(self) - 1}, got {timesteps.tolist()}")
-        return Schedule(self.timesteps[timesteps], self.alpha_bar[timesteps])
+            raise ValueError(f"timesteps must increase strictly within 0 ... {len(self) - 1}: {timesteps.tolist()}")
+
+
+def _chain(timesteps: Tensor, alpha_bar: Tensor) -> Schedule:
+    return Schedule(timesteps, alpha_bar, torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]]))
 
 
 def from_betas(betas: Tensor) -> Schedule:
     """The schedule of a full chain from its (T,) betas in (0, 1)."""
-    return Schedule(torch.arange(len(betas)), torch.cumprod(1 - betas.double(), 0))
+    return _chain(torch.arange(len(betas)), torch.cumprod(1 - betas.double(), 0))
+
+
+def with_zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """The schedule with sqrt(alpha_bar) shifted and scaled so that the last is 0 and the first stays (Lin et al. 2024).
+
+    x_T is then pure noise, as sampling assumes. An eps-prediction says nothing about x_0 there: predict v or x_0.
+    """
+    root = schedule.alpha_bar.sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return _chain(schedule.timesteps, root.square())
 
 
 def linear_betas(T: int) -> Tensor:
@@ -72,21 +100,56 @@ def cosine_betas(T: int, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
 
-SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear_betas, "cosine": cosine_betas}
+def cosine_match_linear_betas(T: int) -> Tensor:
+    """(T,) the cosine schedule's betas, scaled to the sum of the linear schedule's."""
+    cosine = cosine_betas(T)
+    return cosine * (linear_betas(T).sum() / cosine.sum())
 
 
-def make_schedule(name: str, T: int = 1000) -> Schedule:
+def sigmoid_betas(T: int) -> Tensor:
+    """(T,) betas from 1e-4 to 0.02 along a sigmoid over [-6, 6] (Xu et al. 2022, GeoDiff), scaled as `linear_betas`."""
+    low, high = 1e-4 * 1000 / T, 0.02 * 1000 / T
+    return torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64)) * (high - low) + low
+
+
+def scaled_linear_betas(T: int) -> Tensor:
+    """(T,) betas whose roots are linear from sqrt(0.00085) to sqrt(0.012) (Rombach et al. 2022), scaled likewise."""
+    scale = 1000 / T
+    return torch.linspace((0.00085 * scale) ** 0.5, (0.012 * scale) ** 0.5, T, dtype=torch.float64) ** 2
+
+
+SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "cosine_match_linear": cosine_match_linear_betas,
+    "sigmoid": sigmoid_betas,
+    "scaled_linear": scaled_linear_betas,
+}
+
+
+def make_schedule(name: str, T: int = 1000, *, zero_terminal_snr: bool = False) -> Schedule:
     """The full chain of T steps by the name of its betas: one of `SCHEDULES`."""
-    return from_betas(SCHEDULES[name](T))
+    schedule = from_betas(SCHEDULES[name](T))
+    return with_zero_terminal_snr(schedule) if zero_terminal_snr else schedule
 
 
-def even_timesteps(T: int, nfe: int) -> Tensor:
-    """(nfe,) increasing positions spread evenly over 0 ... T-1, both ends included (nfe = 1: T-1 alone).
+SPACINGS = ("linspace", "leading", "trailing")
 
-    Raises ValueError where nfe is not within 1 ... T: more network calls than the chain has steps.
+
+def spaced_timesteps(T: int, steps: int, spacing: str = "linspace") -> Tensor:
+    """(steps,) increasing positions within 0 ... T-1 (names as in Lin et al. 2024, table 2).
+
+    linspace: evenly over both ends (one step: T-1). leading: multiples of T // steps from 0; T-1 is not among them.
+    trailing: T-1 and down in strides of T / steps. Raises ValueError where steps is not within 1 ... T, or on another
+    spacing.
     """
-    if not 1 <= nfe <= T:
-        raise ValueError(f"nfe must lie within 1 ... T = {T}, got {nfe}")
-    if nfe == 1:
-        return torch.tensor([T - 1])
-    return torch.linspace(0, T - 1, nfe, dtype=torch.float64).round().long()
+    if not 1 <= steps <= T:
+        raise ValueError(f"a sampler takes 1 ... T = {T} steps, got {steps}")
+    if spacing == "linspace":
+        even = torch.linspace(0, T - 1, steps, dtype=torch.float64).round().long()
+        return even if steps > 1 else torch.tensor([T - 1])
+    if spacing == "leading":
+        return torch.arange(steps) * (T // steps)
+    if spacing == "trailing":
+        return (torch.arange(1, steps + 1, dtype=torch.float64) * (T / steps)).round().long() - 1
+    raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")

@@ -20,9 +20,10 @@ from ddpm.ema import Ema
 from ddpm.errors import UserError
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, make_reference
 from ddpm.evaluation.features import make_features
-from ddpm.loss import eps_mse, eps_weights, make_weighting
-from ddpm.prediction import add_noise
-from ddpm.samplers import Denoiser, eps_denoiser
+from ddpm.evaluation.known_answer import require, try_sampler
+from ddpm.loss import constant, make_weighting, squared_error, weights
+from ddpm.prediction import add_noise, target
+from ddpm.samplers import Denoiser, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.tracking import Tracker, check_run_dir
 from ddpm.unet import MODELS, count_parameters
@@ -55,12 +56,13 @@ class Trainer:
             skip_bad=cfg.data.skip_bad,
             workers=cfg.data.num_workers,
         )
-        self.schedule: Schedule = make_schedule(cfg.diffusion.beta_schedule, cfg.diffusion.T)
+        self.schedule: Schedule = schedule_of(cfg)
         self.timers = Timers()
         self.evaluator = make_evaluator(cfg, self.schedule, images, self.device, self.timers)
         self.fid_plan = _plan(cfg.eval.fid_milestone)
         self.final_plan = _plan(cfg.eval.final)
         self.grid_plan = _plan(cfg.eval.grid)
+        self.checks = self.check_samplers()
 
         # Each stream of random numbers has an owner, so that none moves another.
         torch.manual_seed(stream_seed(cfg.seed, "weights and dropout"))
@@ -78,8 +80,24 @@ class Trainer:
             shuffle=cfg.data.shuffle,
         )
         self.alpha_bar = self.schedule.alpha_bar.to(self.device)
-        weighting = make_weighting(cfg.loss.weighting, cfg.loss.minsnr_gamma)
-        self.weights = eps_weights(weighting, self.schedule.snr).float().to(self.device)
+        weighting = make_weighting(cfg.loss.weighting, cfg.loss.minsnr_gamma, cfg.loss.p2_k, cfg.loss.p2_gamma)
+        self.weights = weights(weighting, self.schedule, cfg.diffusion.prediction).float().to(self.device)
+        # The weights that make the error of any prediction an eps-MSE: the loss that all arms have in common.
+        self.common_weights = weights(constant, self.schedule, cfg.diffusion.prediction).float().to(self.device)
+        self.mean_weight = weights(weighting, self.schedule).mean().item()
+
+    def check_samplers(self) -> dict[str, float]:
+        """Each scoring sampler's error on a known answer, by metric key. Raises UserError beyond tolerance."""
+        errors = {}
+        for key, plan in (
+            ("check/sampler_std_error", self.fid_plan),
+            ("check/final_sampler_std_error", self.final_plan),
+        ):
+            if plan:
+                answer = try_sampler(self.schedule, plan.sampler, plan.nfe, plan.spacing)
+                require(answer, self.cfg.eval.accept_sampler_error)
+                errors[key] = answer.error
+        return errors
 
     @property
     def protocols(self) -> dict[str, dict[str, Any]]:
@@ -92,6 +110,7 @@ class Trainer:
         """The training loop."""
         cfg, total = self.cfg, self.cfg.train.total_steps
         mse_sum, mse_count = torch.zeros((), device=self.device), 0
+        tracker.log(0, {**self.checks, "loss/mean_weight": self.mean_weight})
         # disable=None: a bar on a terminal, silence elsewhere
         for step in (bar := tqdm(range(1, total + 1), desc=tracker.run_id, unit="step", disable=None)):
             logged = step % cfg.logging.log_every_n_steps == 0 or step == total
@@ -128,15 +147,23 @@ class Trainer:
                 )
                 tqdm.write(f"{tracker.run_id} step {step}: {scores}")
 
+    def losses(self, x_0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """(trained loss, eps-MSE), scalars: the error of what the network predicts under the arm's own weights, and
+        under those that make it the unweighted eps-MSE."""
+        alpha_bar = self.alpha_bar[t]
+        output = self.model(add_noise(x_0, eps, alpha_bar), t)
+        error = squared_error(output, target(self.cfg.diffusion.prediction, x_0, eps, alpha_bar))
+        weights = self.weights[t]
+        if self.cfg.loss.weighting == "minsnr_norm" and self.cfg.loss.minsnr_norm_over == "batch":
+            weights = weights / weights.mean()
+        return (weights * error).mean(), (self.common_weights[t] * error).mean()
+
     def step(self, x_0: Tensor, *, with_gradient_stats: bool = False) -> "StepStats":
-        """One step of gradient descent on w(t) |eps - eps_hat(x_t, t)|^2 for a batch x_0 (B, 3, H, W)."""
+        """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W)."""
         t = torch.randint(len(self.alpha_bar), (len(x_0),), generator=self.noise_rng, device=self.device)
         eps = torch.randn(x_0.shape, generator=self.noise_rng, device=self.device)
-        x_t = add_noise(x_0, eps, self.alpha_bar[t])
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            eps_hat = self.model(x_t, t)
-        mse = eps_mse(eps_hat, eps)
-        loss = (self.weights[t] * mse).mean()
+            loss, mse = self.losses(x_0, t, eps)
 
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
@@ -147,20 +174,20 @@ class Trainer:
         self.scaler.update()
         if self.ema:
             self.ema.update(self.model)
-        return StepStats(loss.detach(), mse.detach().mean(), norm, stats)
+        return StepStats(loss.detach(), mse.detach(), norm, stats)
 
     def probe(self, x_0: Tensor) -> dict[str, float]:
         """Hessian traces of the trained and of the unweighted loss at the live weights; training is left untouched.
 
         The study's scheme: the current batch, fresh t, eps and v for each probe, eval mode, float32.
         """
-        same = bool((self.weights == 1).all())
+        same = torch.equal(self.weights, self.common_weights)
 
         def losses() -> Tensor:
             t = torch.randint(len(self.alpha_bar), (len(x_0),), generator=self.probe_rng).to(self.device)
             eps = torch.randn(x_0.shape, generator=self.probe_rng).to(self.device)
-            mse = eps_mse(self.model(add_noise(x_0, eps, self.alpha_bar[t]), t), eps)
-            return mse.mean()[None] if same else torch.stack([(self.weights[t] * mse).mean(), mse.mean()])
+            trained, common = self.losses(x_0, t, eps)
+            return common[None] if same else torch.stack([trained, common])
 
         self.model.eval()
         try:
@@ -206,7 +233,7 @@ class Trainer:
         """The denoiser that is evaluated: a copy of the EMA (or live) weights in eval mode, laid out for sampling."""
         source = self.ema.model if self.ema and self.cfg.eval.weights == "ema" else self.model
         model = copy.deepcopy(source).eval().to(memory_format=torch.channels_last)
-        return eps_denoiser(model, self.schedule)
+        return model_denoiser(model, self.schedule, self.cfg.diffusion.prediction)
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """All that the rest of the training depends on, as tensors and plain values."""
@@ -264,6 +291,12 @@ def make_model(cfg: Config) -> nn.Module:
     return MODELS[m.name](m.base_channels, m.dropout, m.time_embedding, m.gn_groups, m.time_frequencies)
 
 
+def schedule_of(cfg: Config) -> Schedule:
+    """The full chain that the configured network is trained on."""
+    d = cfg.diffusion
+    return make_schedule(d.beta_schedule, d.T, zero_terminal_snr=d.zero_terminal_snr)
+
+
 def make_evaluator(
     cfg: Config, schedule: Schedule, images: Any, device: torch.device, timers: Timers
 ) -> Evaluator | None:
@@ -277,7 +310,7 @@ def make_evaluator(
         reference=make_reference(features, images, cfg.eval.reference_n),
         device=device,
         batch_size=cfg.eval.batch_size or (25 if device.type == "cpu" else 250),
-        clip_x0=cfg.eval.clip_x0,
+        x0_limit=cfg.eval.x0_limit,
         weights=cfg.eval.weights,
         shape=tuple(images.images.shape[1:]),
         timers=timers,
@@ -319,7 +352,9 @@ def stream_seed(seed: int, stream: str) -> int:
 
 
 def _plan(section: Sampling) -> SamplingPlan | None:
-    return SamplingPlan(section.sampler, section.nfe, section.n_samples) if section.enabled else None
+    if not section.enabled:
+        return None
+    return SamplingPlan(section.sampler, section.nfe, section.n_samples, section.spacing)
 
 
 def _due(every: int, step: int, last: int | None = None) -> bool:

@@ -16,8 +16,8 @@ from ddpm.errors import UserError
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.protocol import Protocol
-from ddpm.samplers import SAMPLERS, Denoiser, draw
-from ddpm.schedule import Schedule, even_timesteps
+from ddpm.samplers import LIMITS, SAMPLERS, Denoiser, draw, make_chain
+from ddpm.schedule import Schedule
 
 
 class Timers:
@@ -38,11 +38,12 @@ class Timers:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How images are drawn: sampler name, its network calls, and how many images."""
+    """How images are drawn: sampler name, its network calls and their spacing, and how many images."""
 
     sampler: str
     nfe: int
     n_samples: int
+    spacing: str = "linspace"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Evaluator:
     reference: Reference
     device: torch.device
     batch_size: int
-    clip_x0: bool
+    x0_limit: str
     weights: str
     shape: tuple[int, int, int] = (3, 32, 32)
     timers: Timers = field(default_factory=Timers)
@@ -102,15 +103,17 @@ class Evaluator:
             n_samples=plan.n_samples,
             sampler=plan.sampler,
             nfe=plan.nfe,
-            clip_x0=self.clip_x0,
+            spacing=plan.spacing,
+            x0_limit=self.x0_limit,
+            adjacent_posterior=SAMPLERS[plan.sampler].adjacent,
             weights=self.weights,
         )
 
     def samples(self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str) -> Iterator[Tensor]:
         """plan.n_samples images in batches, (B, 3, H, W) uint8; equal seeds give equal noise."""
-        chain = self.schedule.respace(even_timesteps(len(self.schedule), plan.nfe))
+        chain = make_chain(self.schedule, plan.sampler, plan.nfe, plan.spacing)
         batches = draw(
-            SAMPLERS[plan.sampler],
+            plan.sampler,
             denoiser,
             chain,
             plan.n_samples,
@@ -118,7 +121,7 @@ class Evaluator:
             shape=self.shape,
             batch_size=self.batch_size,
             device=self.device,
-            clip=self.clip_x0,
+            limit=LIMITS[self.x0_limit],
         )
         with tqdm(total=plan.n_samples, desc=label, unit="img", disable=None, leave=False) as bar:
             while True:

@@ -18,7 +18,9 @@ class Protocol:
     n_samples: int
     sampler: str
     nfe: int
-    clip_x0: bool
+    spacing: str
+    x0_limit: str
+    adjacent_posterior: bool
     weights: str
 
     @property

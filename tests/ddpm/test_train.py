@@ -29,6 +29,7 @@ TINY = [
     "--eval.fid_milestone.n_samples=70",
     "--eval.final.nfe=2",
     "--eval.final.n_samples=70",
+    "--eval.accept_sampler_error=[ddpm]",  # two network calls are too few for a sampler, and enough for these tests
 ]
 
 
@@ -71,7 +72,7 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path) -> N
     folders = [train(tiny(tmp_path / name, f"--seed={seed}")) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     a, b, c = ([{k: v for k, v in r["out"].items() if not k.startswith("time/")} for r in _rows(f)] for f in folders)
     assert a == b
-    assert a[0]["train/loss"] != c[0]["train/loss"]
+    assert a[1]["train/loss"] != c[1]["train/loss"]
     grids = [(f / "samples/step-000004.png").read_bytes() for f in folders]
     assert grids[0] == grids[1] != grids[2]
 
@@ -81,7 +82,10 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     cfg = tiny(tmp_path)
     folder = train(cfg)
     rows = _rows(folder)
-    assert [r["_i"] for r in rows] == [2, 4]
+    assert [r["_i"] for r in rows] == [0, 2, 4]
+    first, *rows = rows
+    assert set(first["out"]) == {"check/sampler_std_error", "check/final_sampler_std_error", "loss/mean_weight"}
+    assert first["out"]["loss/mean_weight"] == pytest.approx(0.91307305, rel=1e-6)
     assert {
         "train/loss",
         "train/mse",
@@ -139,6 +143,41 @@ def test_loss_is_the_weighted_mse_of_the_drawn_timesteps(tmp_path: Path) -> None
     stats = trainer.step(x_0)
     assert stats.loss.item() == pytest.approx(expected, rel=1e-4)
     assert stats.mse.item() == pytest.approx(mse.mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "v"])
+def test_other_predictions_train_on_the_same_objective(tmp_path: Path, prediction: str) -> None:
+    """With constant weighting the loss is the eps-MSE whatever is predicted; by hand, from the same streams.
+
+    Catches weights of another space, and a target that does not match the prediction.
+    """
+    trainer = Trainer(tiny(tmp_path, f"--diffusion.prediction={prediction}", arm="e5"))
+    x_0 = next(trainer.batches)
+    rng = torch.Generator().manual_seed(stream_seed(trainer.cfg.seed, "timesteps and noise"))
+    t = torch.randint(1000, (4,), generator=rng)
+    eps = torch.randn(x_0.shape, generator=rng)
+    ab = trainer.schedule.alpha_bar[t][:, None, None, None]
+    x_t = ab.sqrt() * x_0 + (1 - ab).sqrt() * eps
+    output = trainer.model(x_t.float(), t).double()
+    eps_hat = {
+        "x0": (x_t - ab.sqrt() * output) / (1 - ab).sqrt(),
+        "v": (1 - ab).sqrt() * x_t + ab.sqrt() * output,
+    }[prediction]
+    stats = trainer.step(x_0)
+    assert stats.loss.item() == pytest.approx((eps_hat - eps).square().mean().item(), rel=1e-3)
+    assert stats.mse.item() == stats.loss.item()
+
+
+def test_per_batch_normalisation_is_the_studys(tmp_path: Path) -> None:
+    """minsnr_norm over the batch: the weights of each batch average to 1, so scaling all of them changes nothing."""
+    flags = ["--loss.weighting=minsnr_norm", "--loss.minsnr_norm_over=batch"]
+    trainer = Trainer(tiny(tmp_path, *flags))
+    x_0, t = next(trainer.batches), torch.tensor([0, 10, 100, 900])
+    eps = torch.randn(x_0.shape)
+    trainer.model.eval()
+    before = trainer.losses(x_0, t, eps)[0]
+    trainer.weights *= 7
+    torch.testing.assert_close(trainer.losses(x_0, t, eps)[0], before)
 
 
 def test_training_learns(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""Images from a checkpoint: its network, its schedule, and any sampler."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from ddpm.checkpoint import load_checkpoint
+from ddpm.config import Config
+from ddpm.data import to_uint8
+from ddpm.errors import UserError
+from ddpm.samplers import LIMITS, SAMPLERS, Denoiser, draw, make_chain, model_denoiser
+from ddpm.schedule import Schedule
+from ddpm.train import choose_device, make_model, schedule_of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint made ready to sample from."""
+
+    denoiser: Denoiser
+    schedule: Schedule
+    cfg: Config
+    step: int
+    device: torch.device
+
+
+def find_checkpoint(path: Path) -> Path:
+    """`path` itself where it is a file, else the newest checkpoint of the run folder `path`. Raises UserError."""
+    if path.is_file():
+        return path
+    found = sorted(path.glob("checkpoints/step-*.pt"))
+    if not found:
+        raise UserError(
+            f"{path} is neither a checkpoint nor a run folder with checkpoints. Give a file such as "
+            "runs/e5/RUN_ID/checkpoints/step-002000.pt, or the folder runs/e5/RUN_ID."
+        )
+    return found[-1]
+
+
+def load_trained(path: Path, weights: str = "ema", device: str = "auto") -> Trained:
+    """The network of a checkpoint with its `ema` or `live` weights, in eval mode, as a denoiser. Raises UserError."""
+    where = choose_device(device)
+    state = load_checkpoint(path, str(where))
+    cfg = Config.model_validate(state["config"])
+    chosen = state["ema"] if weights == "ema" else state["model"]
+    if chosen is None:
+        raise UserError(f"{path} holds no averaged weights (ema.enabled was false). Use --weights live.")
+    model = make_model(cfg).to(where)
+    model.load_state_dict(chosen)
+    model = model.eval().to(memory_format=torch.channels_last)
+    schedule = schedule_of(cfg)
+    return Trained(model_denoiser(model, schedule, cfg.diffusion.prediction), schedule, cfg, state["step"], where)
+
+
+def sample(
+    trained: Trained,
+    out: Path,
+    *,
+    n: int,
+    sampler: str,
+    nfe: int,
+    spacing: str = "linspace",
+    x0_limit: str = "clip",
+    seed: int = 0,
+    each: bool = False,
+    batch_size: int = 25,
+) -> Path:
+    """Write n samples as one grid `out/grid.png` (and, with `each`, as `out/images/00000.png` ...); the grid's path.
+
+    Equal seeds give equal images whatever the batch size. Raises UserError where the sampler cannot run here.
+    """
+    if SAMPLERS[sampler].adjacent:
+        print(f"warning: {sampler} is the original study's faulty sampler; its samples keep most of their noise")
+    images = []
+    try:
+        chain = make_chain(trained.schedule, sampler, nfe, spacing)
+        batches = draw(
+            sampler,
+            trained.denoiser,
+            chain,
+            n,
+            seed=seed,
+            batch_size=batch_size,
+            device=trained.device,
+            limit=LIMITS[x0_limit],
+        )
+        with tqdm(total=n, desc=f"{sampler}, nfe {nfe}", unit="img", disable=None, leave=False) as bar:
+            for batch in batches:
+                images.append(to_uint8(batch).cpu())
+                bar.update(len(batch))
+    except ValueError as error:  # more steps than the schedule has, or a sampler that cannot start on it
+        raise UserError(f"--sampler {sampler} --nfe {nfe}: {error}.") from None
+    everything = torch.cat(images)
+    out.mkdir(parents=True, exist_ok=True)
+    if each:
+        (out / "images").mkdir(exist_ok=True)
+        for i, image in enumerate(everything):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(out / "images" / f"{i:05d}.png")
+    grid = make_grid(everything, nrow=max(1, round(n**0.5)), padding=2)
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(out / "grid.png")
+    return out / "grid.png"
