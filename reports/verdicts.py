@@ -196,7 +196,8 @@ def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
             f"{values.idxmin()}, last {last:.2f}."
         )
         loss = describe(curve(arm, "train/loss"), arm.last_step, selection.study.windows)
-        if last > first and loss.get("drop_pct", 0.0) > 0:
+        # Two milestones, or one step up among several, may be the noise of so many samples; a steady rise is not.
+        if len(values) >= 3 and trend(list(values)) == "rises" and loss.get("drop_pct", 0.0) > 0:
             sentences.append(
                 f"{name}: FID gets worse while train/loss falls. Longer training should not do that: look at "
                 "the samples and at the sampler before reading anything into these FIDs."

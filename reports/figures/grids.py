@@ -30,11 +30,12 @@ def _first_with_grids(arm: Arm) -> Run | None:
 
 
 def _draw(found: list[tuple[Arm, Run]], step: int, labels: dict[str, str]) -> Figure:
-    figure = new_figure(4.0 * len(found), 4.7)
+    images = [matplotlib.image.imread(run.grids[step]) for _, run in found]
+    tallest = max(image.shape[0] / image.shape[1] for image in images)
+    figure = new_figure(4.0 * len(found), 4.0 * tallest + 0.7)
     figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr,call-arg]
     row = figure.subplots(1, len(found), squeeze=False)[0]
-    for axes, (arm, run) in zip(row, found, strict=True):
-        image = matplotlib.image.imread(run.grids[step])
+    for axes, (arm, _), image in zip(row, found, images, strict=True):
         # nearest: what is shown are the pixels that the model made
         axes.imshow(image, cmap="gray" if image.ndim == 2 else None, interpolation="nearest")
         axes.set_title(f"{labels[arm.experiment]}\nstep {step}")
