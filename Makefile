@@ -26,7 +26,7 @@ demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked
 # Two processes of one thread finish sooner than one after the other with two: small layers share out badly.
 .PHONY: .demo-e5 .demo-e6
 .demo-e5 .demo-e6: .demo-%:
-	@OMP_NUM_THREADS=1 TQDM_POSITION=$(if $(filter e6,$*),1,0) $(BIN)/ddpm train configs/smoke/$*.yaml --clean_run=true --out_dir=runs/demo
+	@WANDB_MODE=offline WANDB_DIR=. OMP_NUM_THREADS=1 TQDM_POSITION=$(if $(filter e6,$*),1,0) $(BIN)/ddpm train configs/smoke/$*.yaml --clean_run=true --out_dir=runs/demo
 
 test: $(VENV)/.installed-dev ## run the tests (about 3 minutes after installation)
 	$(BIN)/python -m pytest
@@ -54,7 +54,7 @@ clean: ## remove .venv and caches; runs, wandb and out stay
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1). Point to one: make PYTHON=python3.12 demo"; exit 2; }
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian: apt install python3-venv)."; exit 2; }
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the project and its dependencies into $(VENV). torch comes with its CUDA libraries where the registry has"

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, values: Any) -> Any:
+        """pydantic would take `true` for 1 wherever a number is expected."""
+        if isinstance(values, dict):
+            for key, value in values.items():
+                field = cls.model_fields.get(key)
+                if isinstance(value, bool) and field and bool not in (field.annotation, *get_args(field.annotation)):
+                    raise ValueError(f"{key} = {str(value).lower()}: that key does not take true or false")
+        return values
+
 
 class Data(Section):
     """Which images. `root` is the folder or .zip of `cifar10` and `folder`."""
@@ -34,7 +45,7 @@ class Data(Section):
     split: Literal["train", "test"] = "train"
     subset: Positive | None = None
     batch_size: Positive = 4
-    num_workers: Positive = 2  # threads that decode a folder's images
+    num_workers: Annotated[int, Field(ge=0)] = 2  # threads that decode a folder's images
     shuffle: bool = True
     skip_bad: bool = False  # leave unreadable images out instead of stopping
 
@@ -69,7 +80,7 @@ class Diffusion(Section):
     """The forward process: T steps of a beta schedule; and what the network predicts of it."""
 
     beta_schedule: Literal["linear", "cosine", "cosine_match_linear", "sigmoid", "scaled_linear"] = "linear"
-    T: Annotated[int, Field(ge=2)] = 1000
+    T: Annotated[int, Field(ge=25)] = 1000  # shorter chains would need betas of 1 and more
     zero_terminal_snr: bool = False
     prediction: Literal["eps", "x0", "v"] = "eps"
 
@@ -117,7 +128,7 @@ class Curvature(Section):
     enabled: bool = False
     method: Literal["hutchinson"] = "hutchinson"
     probes: Annotated[int, Field(ge=2)] = 16  # one probe has no error bar
-    log_prefix: Annotated[str, Field(pattern=r"^[a-z_]+/[a-z_]+$")] = "curvature/hutch"
+    log_prefix: Literal["curvature/hutch"] = "curvature/hutch"  # what the reports know the trace by
 
 
 class Sampling(Section):
@@ -193,7 +204,7 @@ class Config(Section):
     study_name: str = "min_snr"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1077
     out_dir: Path = Path("runs")
-    device: str = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     clean_run: bool = False  # start over: replace what an earlier run left in this run's folder
     data: Data = Data()
     model: Model = Model()
@@ -221,7 +232,8 @@ class Config(Section):
             raise ValueError(
                 f"data.dataset = {self.data.dataset} needs data.root, the folder (or .zip) that holds the images"
             )
-        if self.eval.weights == "ema" and not self.ema.enabled:
+        scores = any(getattr(self.eval, name).enabled for name in ("grid", "fid_milestone", "final"))
+        if scores and self.eval.weights == "ema" and not self.ema.enabled:
             raise ValueError("eval.weights = ema needs ema.enabled = true; or set eval.weights = live")
         return self
 

@@ -4,7 +4,11 @@ A set lives in memory as one uint8 tensor; batches leave it by index and reach t
 """
 
 import hashlib
+import http.client
+import struct
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,8 +16,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +27,12 @@ from ddpm.errors import UserError
 
 EMBEDDED_COUNT = 5000
 IMAGE_SUFFIXES = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN)
+SPLITS = {"train", "test", "val", "valid", "validation"}
+# What Pillow's decoders and zipfile are known to raise on damaged, hostile or unsupported files.
+UNREADABLE = (
+    *(UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, struct.error, IndexError, KeyError, TypeError),
+)
 
 
 @dataclass(frozen=True)
@@ -74,36 +85,34 @@ def load_images(
         return ImageSet(images, labels, embedded.CLASSES, f"embedded-{split}")
     if root is None:
         raise UserError(f"data.dataset = {dataset} needs data.root: the folder (or .zip) that holds the images.")
-    full = _cifar10(root, split) if dataset == "cifar10" else _folder(root, split, subset, size, skip_bad, workers)
-    return _draw(full, subset)
+    root = root.expanduser()
+    return (
+        _cifar10(root, split, subset) if dataset == "cifar10" else _folder(root, split, subset, size, skip_bad, workers)
+    )
 
 
-def _draw(full: ImageSet, subset: int | None) -> ImageSet:
-    if subset is None or subset == len(full):
-        return full
-    if subset > len(full):
-        raise UserError(f"data.subset = {subset} asks for more images than {full.name} has ({len(full)}).")
-    chosen = _chosen(len(full), subset)
-    return ImageSet(full.images[chosen], full.labels[chosen], full.classes, full.name)
+def _chosen(count: int, subset: int | None, where: str) -> list[int]:
+    """Sorted positions of the subset among `count` images, the same in every run; all of them for None."""
+    if subset is None:
+        return list(range(count))
+    if subset > count:
+        raise UserError(f"data.subset = {subset} asks for more images than {where} has ({count}).")
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:subset].sort().values.tolist()
 
 
-def _chosen(count: int, subset: int) -> Tensor:
-    """(subset,) sorted positions, the same for equal (count, subset) in every run."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:subset].sort().values
-
-
-def _cifar10(root: Path, split: str) -> ImageSet:
+def _cifar10(root: Path, split: str, subset: int | None) -> ImageSet:
     from torchvision.datasets import CIFAR10
 
     try:
         raw = CIFAR10(str(root), train=split == "train", download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, tarfile.TarError, http.client.HTTPException) as error:
         raise UserError(
             f"CIFAR-10 is not in {root} and could not be downloaded ({error}). Put cifar-10-python.tar.gz there by "
             "hand, or use images of your own with data.dataset=folder data.root=PATH, or data.dataset=embedded."
         ) from error
-    images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, torch.tensor(raw.targets), tuple(raw.classes), f"cifar10-{split}")
+    chosen = _chosen(len(raw.targets), subset, f"cifar10-{split}")
+    images = torch.from_numpy(raw.data[chosen]).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(images, torch.tensor(raw.targets)[chosen], tuple(raw.classes), f"cifar10-{split}")
 
 
 # --- class folders, in a directory or a .zip ---
@@ -115,13 +124,36 @@ def _folder(root: Path, split: str, subset: int | None, size: int, skip_bad: boo
             f"data.root = {root} does not exist. Give a folder, or a .zip, that holds one folder per class."
         )
     if root.is_dir():
-        names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        names = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()]
         return _decode_all(root, names, lambda name: (root / name).read_bytes(), split, subset, size, skip_bad, workers)
-    if not zipfile.is_zipfile(root):
-        raise UserError(f"data.root = {root} is neither a folder nor a .zip file.")
-    with zipfile.ZipFile(root) as archive:
-        names = sorted(i.filename for i in archive.infolist() if not i.is_dir())
-        return _decode_all(root, names, archive.read, split, subset, size, skip_bad, workers)
+    try:
+        with zipfile.ZipFile(root) as archive:
+            names = [i.filename for i in archive.infolist() if not i.is_dir()]
+            return _decode_all(root, names, archive.read, split, subset, size, skip_bad, workers)
+    except UNREADABLE as error:
+        raise UserError(f"data.root = {root} is neither a folder nor a .zip file that can be read: {error}.") from error
+
+
+def _of_split(names: list[str], split: str) -> list[tuple[str, str]]:
+    """(name, class) of the images of a split, sorted.
+
+    The class is an image's own folder. Folders that hold everything are passed over; where what is then at the top are
+    splits alone (train, test, ...), the split is one of them, else every image belongs to every split.
+    """
+    parts = {n: Path(n).parts for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES}
+    hidden = {n for n, p in parts.items() if any(x.startswith(".") or x == "__MACOSX" for x in p)}
+    shown = sorted(parts.keys() - hidden)
+    if not shown:
+        return []
+    depth = 0
+    while all(len(parts[n]) > depth + 2 for n in shown) and len({parts[n][depth] for n in shown}) == 1:
+        if parts[shown[0]][depth] in SPLITS:
+            break
+        depth += 1
+    tops = {parts[n][depth] for n in shown}
+    if tops <= SPLITS and all(len(parts[n]) > depth + 2 for n in shown):
+        shown = [n for n in shown if parts[n][depth] == split]
+    return [(n, parts[n][-2] if len(parts[n]) > 1 else "images") for n in shown]
 
 
 def _decode_all(
@@ -134,49 +166,55 @@ def _decode_all(
     skip_bad: bool,
     workers: int,
 ) -> ImageSet:
-    names = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith("__MACOSX/")]
-    # With train/ and test/ at the top, the split is one of them; without, every image belongs to every split.
-    tops = {n.split("/")[0] for n in names}
-    if {"train", "test"} & tops:
-        names = [n for n in names if n.split("/")[0] == split]
-    if not names:
+    found = _of_split(names, split)
+    if not found:
         raise UserError(
             f"data.root = {root} holds no images for data.split = {split}. Expected class folders with files that "
-            f"Pillow reads (such as .png, .jpg, .webp), at the top or under train/ and test/."
+            "Pillow reads (such as .png, .jpg, .webp), at the top or under train/ and test/."
         )
-    if subset is not None and subset <= len(names):  # decode no more than is asked for
-        names = [names[i] for i in _chosen(len(names), subset).tolist()]
+    # No more is decoded than is asked for; with skip_bad a subset may so end up smaller, which is said.
+    found = [found[i] for i in _chosen(len(found), subset, str(root))]
 
     def decode(name: str) -> Tensor | str:
         try:
             return _decode(read(name), size)
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
+        except UnidentifiedImageError:
+            return f"{name} (not an image that Pillow reads)"
+        except UNREADABLE as error:
             return f"{name} ({str(error) or type(error).__name__})"
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         # disable=None: a bar on a terminal, silence elsewhere
-        results = list(
-            tqdm(pool.map(decode, names), total=len(names), desc="reading images", disable=None, leave=False)
-        )
+        decoded = pool.map(decode, [n for n, _ in found])
+        results = list(tqdm(decoded, total=len(found), desc="reading images", disable=None, leave=False))
     bad = [r for r in results if isinstance(r, str)]
-    if bad and not (skip_bad and len(bad) < len(names)):
+    if bad and not (skip_bad and len(bad) < len(found)):
         shown = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
         raise UserError(
-            f"{len(bad)} of {len(names)} images in {root} cannot be read: {shown}. Mend or remove them, or leave them "
+            f"{len(bad)} of {len(found)} images in {root} cannot be read: {shown}. Mend or remove them, or leave them "
             "out with --data.skip_bad=true."
         )
     if bad:
-        print(f"data: left out {len(bad)} of {len(names)} images that cannot be read, first {bad[0]}")
-    kept = [(n, r) for n, r in zip(names, results, strict=True) if isinstance(r, Tensor)]
-    kinds = [Path(n).parent.name for n, _ in kept]
-    classes = tuple(sorted(set(kinds)))
-    labels = torch.tensor([classes.index(k) for k in kinds])
-    return ImageSet(torch.stack([r for _, r in kept]), labels, classes, f"{root.name}-{split}")
+        print(f"data: left out {len(bad)} of {len(found)} images that cannot be read, first {bad[0]}")
+    kept = [(kind, r) for (_, kind), r in zip(found, results, strict=True) if isinstance(r, Tensor)]
+    classes = tuple(sorted({kind for kind, _ in kept}))
+    labels = torch.tensor([classes.index(kind) for kind, _ in kept])
+    return ImageSet(torch.stack([r for _, r in kept]), labels, classes, f"{root.resolve().name}-{split}")
 
 
 def _decode(raw: bytes, size: int) -> Tensor:
-    """(3, size, size) uint8 RGB. Other sizes are cut to the middle square and resized (bicubic, antialiased)."""
-    image = Image.open(BytesIO(raw)).convert("RGB")
+    """(3, size, size) uint8 RGB, as it is meant to be seen: turned by its EXIF tag, transparency on white, 16-bit grey
+    scaled to 8. Other sizes are cut to the middle square and resized (bicubic, antialiased). Raises ValueError on
+    pixels without a known range (modes I and F)."""
+    image = ImageOps.exif_transpose(Image.open(BytesIO(raw)))
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode} pixels have no known range")
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = image.convert("RGB")
     if image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2

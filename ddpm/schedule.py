@@ -73,7 +73,9 @@ def _chain(timesteps: Tensor, alpha_bar: Tensor) -> Schedule:
 
 
 def from_betas(betas: Tensor) -> Schedule:
-    """The schedule of a full chain from its (T,) betas in (0, 1)."""
+    """The schedule of a full chain from its (T,) betas. Raises ValueError where one is not within (0, 1)."""
+    if not bool(((betas > 0) & (betas < 1)).all()):
+        raise ValueError(f"betas must lie within (0, 1); they reach {betas.max():.3g} in a chain of {len(betas)} steps")
     return _chain(torch.arange(len(betas)), torch.cumprod(1 - betas.double(), 0))
 
 

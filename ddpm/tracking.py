@@ -7,6 +7,7 @@ once it is finished, `results.jsonl`: the original study's schema, append-only a
 import json
 import netrc
 import os
+import secrets
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ def git_commit() -> str | None:
     """The commit of this code, with `+dirty` where tracked files differ from it; None outside a checkout."""
     here = Path(__file__).parent
     try:
+        # Installed into another project's checkout, this file is not one of its own.
+        subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=True)
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         status = ["git", "status", "--porcelain", "--untracked-files=no"]
         dirty = subprocess.run(status, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
@@ -62,17 +65,14 @@ def _has_login() -> bool:
     return False
 
 
-def check_run_dir(cfg: Config) -> int:
-    """How many times the run in the config's folder was started before.
-
-    Raises UserError where the folder holds a run already (unless `clean_run`), or holds something else.
-    """
+def check_run_dir(cfg: Config) -> None:
+    """Raises UserError where the run's folder holds a run already (unless `clean_run`), or holds something else."""
     folder = cfg.run_dir
     if not folder.exists():
-        return 0
+        return
     try:
-        attempt = json.loads((folder / "run.json").read_text())["attempt"] + 1
-    except (OSError, ValueError, KeyError):
+        json.loads((folder / "run.json").read_text())["run_id"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder} exists and is not a run folder of this project. Move it, or give another --out_dir."
         ) from None
@@ -82,17 +82,17 @@ def check_run_dir(cfg: Config) -> int:
             f"This run {state} already, in {folder}. Start it over with --clean_run=true (its folder is replaced), or "
             "change --seed, --out_dir or another key."
         )
-    return attempt
 
 
 class Tracker:
     """One run's record, used as a context manager: leaving it closes the W&B run, as failed on an exception."""
 
     def __init__(self, cfg: Config, protocols: dict[str, dict[str, Any]], params: int):
-        attempt = check_run_dir(cfg)
+        check_run_dir(cfg)
         self.run_id = cfg.run_id
         self.folder = cfg.run_dir
-        self._cfg = cfg
+        # Starting over is how this run came about, not what it is: its saved config must not wipe it when used again.
+        self._cfg = cfg.model_copy(update={"clean_run": False})
         self._best_fid = float("inf")
         self._summary: dict[str, Any] = {
             "seed": cfg.seed,
@@ -100,12 +100,10 @@ class Tracker:
             "run_id": self.run_id,
             "git_hash": git_commit(),
         }
-        # A run that is started over is a new run to W&B: its old rows must not mix with the new.
-        wandb_id = self.run_id if attempt == 0 else f"{self.run_id}-r{attempt}"
         record = {
             "run_id": self.run_id,
-            "wandb_id": wandb_id,
-            "attempt": attempt,
+            # The same config elsewhere, or started over, is another run to W&B: their rows must not mix.
+            "wandb_id": f"{self.run_id}-{secrets.token_hex(3)}",
             "experiment": cfg.experiment,
             "seed": cfg.seed,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -113,32 +111,41 @@ class Tracker:
             "version": __version__,
             "params": params,
             "protocols": protocols,
-            "config": cfg.nested(),
+            "config": self._cfg.nested(),
         }
-        self._run = self._start_wandb(wandb_id, record)
-        self._make_folder(record)  # after W&B: where that cannot start, an earlier run's folder is still there
+        # Made beside its place before W&B starts, moved there after: neither is left half-begun by the other's failure,
+        # and an earlier run's folder goes only when the new one is there.
+        draft = self._draft_folder(record)
+        try:
+            self._run = self._start_wandb(record)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        draft.rename(self.folder)
         self.log_artifact("config", self.folder / "config.yaml", ["latest"])
 
-    def _make_folder(self, record: dict[str, Any]) -> None:
+    def _draft_folder(self, record: dict[str, Any]) -> Path:
+        draft = self.folder.with_name(f".{self.run_id}.part")
         try:
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True)
-            (self.folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-            (self.folder / "config.yaml").write_text(self._cfg.to_yaml())
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            (draft / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+            (draft / "config.yaml").write_text(self._cfg.to_yaml())
         except OSError as error:
-            self._run.finish(exit_code=1)
             raise UserError(f"The run folder {self.folder} cannot be made: {error}.") from error
+        return draft
 
-    def _start_wandb(self, wandb_id: str, record: dict[str, Any]) -> Any:
+    def _start_wandb(self, record: dict[str, Any]) -> Any:
         import wandb
 
         options = self._cfg.logging.wandb
         mode, why = wandb_mode(options.mode)
         try:
             run = wandb.init(
-                id=wandb_id,
-                name=options.run_name or wandb_id,
+                id=record["wandb_id"],
+                name=options.run_name or self.run_id,
                 project=options.project,
                 entity=options.entity,
                 group=self._cfg.experiment,
@@ -155,7 +162,7 @@ class Tracker:
                 settings=wandb.Settings(x_transaction_log_flush_interval=1.0, silent=True),
             )
         except (wandb.errors.Error, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(
                 f"W&B could not start in mode {mode} ({why}): {reason}. Use --logging.wandb.mode=offline to keep the "
                 "run on disk and upload it later with `wandb sync`."
@@ -195,8 +202,8 @@ class Tracker:
         import wandb
 
         artifact = wandb.Artifact(f"{self._run.id}-{kind}", type=kind, metadata={"experiment": self._cfg.experiment})
-        # The run folder keeps the file and never rewrites it, so W&B need not keep a second copy offline.
-        artifact.add_file(str(path), policy="immutable")
+        # W&B keeps a copy of its own until it is uploaded: the run folder may be replaced or moved before that.
+        artifact.add_file(str(path))
         self._run.log_artifact(artifact, aliases=aliases)
 
     def finish(self, run_time_s: float) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from ddpm.checkpoint import save_checkpoint
 from ddpm.config import Config, Sampling
 from ddpm.curvature import hutchinson_trace
-from ddpm.data import Batches, load_images
+from ddpm.data import Batches, ImageSet, load_images
 from ddpm.ema import Ema
 from ddpm.errors import UserError
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, make_reference
@@ -123,7 +124,7 @@ class Trainer:
                 row["train/mse_mean"] = (mse_sum / mse_count).item()
                 row["train/images_seen"] = step * cfg.data.batch_size
                 mse_sum, mse_count = torch.zeros_like(mse_sum), 0
-                self._stop_if_diverged(step, row)
+                self._stop_if_diverged(step, row, tracker)
                 rate = bar.format_dict["rate"] or 0
                 bar.set_postfix({"loss": f"{row['train/loss']:.4f}", "img/s": f"{rate * cfg.data.batch_size:.0f}"})
             if logged and cfg.curvature.enabled:
@@ -191,7 +192,9 @@ class Trainer:
 
         self.model.eval()
         try:
-            estimates = hutchinson_trace(losses, self.params, self.cfg.curvature.probes, self.probe_rng)
+            # cuDNN convolutions take TF32 by default, which is no float32.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                estimates = hutchinson_trace(losses, self.params, self.cfg.curvature.probes, self.probe_rng)
         finally:
             self.model.train()
         prefixes = (self.cfg.curvature.log_prefix, "curvature/ref")
@@ -224,7 +227,7 @@ class Trainer:
         if not (self.evaluator and self.grid_plan and _due(grid.every, step, self.cfg.train.total_steps)):
             return None
         path = folder / "samples" / f"step-{step:06d}.png"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         picture = self.evaluator.grid(self.denoiser(), self.grid_plan, grid.sample_seed)
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
         return path
@@ -236,7 +239,7 @@ class Trainer:
         return model_denoiser(model, self.schedule, self.cfg.diffusion.prediction)
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """All that the rest of the training depends on, as tensors and plain values."""
+        """Weights, optimizer, data order and random streams after `step`, as tensors and plain values."""
         return {
             "step": step,
             "config": self.cfg.nested(),
@@ -248,10 +251,12 @@ class Trainer:
             "noise_rng": self.noise_rng.get_state(),
             "probe_rng": self.probe_rng.get_state(),
             "global_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
 
-    def _stop_if_diverged(self, step: int, row: dict[str, float]) -> None:
-        if not torch.isfinite(torch.tensor(row["train/mse_mean"])):
+    def _stop_if_diverged(self, step: int, row: dict[str, float], tracker: Tracker) -> None:
+        if not math.isfinite(row["train/mse_mean"]):
+            tracker.log(step, row)
             raise UserError(
                 f"The loss is no longer finite: train/mse averaged {row['train/mse_mean']} up to step {step}. Lower "
                 f"optim.lr ({self.cfg.optim.lr:g}), lower train.grad_clip ({self.cfg.train.grad_clip}), or "
@@ -298,26 +303,27 @@ def schedule_of(cfg: Config) -> Schedule:
 
 
 def make_evaluator(
-    cfg: Config, schedule: Schedule, images: Any, device: torch.device, timers: Timers
+    cfg: Config, schedule: Schedule, images: ImageSet, device: torch.device, timers: Timers
 ) -> Evaluator | None:
     """The evaluator of a run, ready to score; None where nothing is to be scored or drawn."""
     if not (cfg.eval.grid.enabled or cfg.eval.fid_milestone.enabled or cfg.eval.final.enabled):
         return None
-    features = make_features(cfg.eval.features, device)
+    plans = [p for p in (_plan(cfg.eval.fid_milestone), _plan(cfg.eval.final)) if p]
+    features = make_features(cfg.eval.features, device) if plans else None
+    _, channels, height, width = images.images.shape
     evaluator = Evaluator(
         schedule=schedule,
         features=features,
-        reference=make_reference(features, images, cfg.eval.reference_n),
+        reference=make_reference(features, images, cfg.eval.reference_n) if features else None,
         device=device,
         batch_size=cfg.eval.batch_size or (25 if device.type == "cpu" else 250),
         x0_limit=cfg.eval.x0_limit,
         weights=cfg.eval.weights,
-        shape=tuple(images.images.shape[1:]),
+        shape=(channels, height, width),
         timers=timers,
     )
-    for plan in (_plan(cfg.eval.fid_milestone), _plan(cfg.eval.final)):
-        if plan:
-            evaluator.protocol(plan)  # refuses too few samples now, not at the first milestone
+    for plan in plans:
+        evaluator.protocol(plan)  # refuses too few samples now, not at the first milestone
     return evaluator
 
 

@@ -35,9 +35,12 @@ def make_report(
     notes = check_all_protocols(selection, allow_mixed_protocols)
     table = numbers(selection)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside `out`: moves within one file system cannot stop half-way through a copy.
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside `out`: moves within one file system cannot stop half-way through a copy.
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {out}: {error}.") from error
     try:
         table.to_csv(draft / "numbers.csv", index=False)
         figures = draw_all(selection, draft / "figures", allow_mixed_protocols)
@@ -47,6 +50,8 @@ def make_report(
         page = html_page(text, draft, f"{study.name}: {study.title}")
         (draft / "report.html").write_text(page, encoding="utf-8")
         _move(draft, out)
+    except OSError as error:
+        raise UserError(f"The report could not be written to {out}: {error}.") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out / "report.html"

@@ -205,8 +205,10 @@ def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
     finals = at_end(arm, "final/fid")
     if finals:
         seeds = f", mean of {len(finals)} seeds" if len(finals) > 1 else ""
+        same = all(run.protocol_of("final/fid") == run.protocol_of("val/fid") for run in arm.runs)
+        protocol = "the milestones' protocol" if same else "a protocol of its own"
         sentences.append(
-            f"{name}: final FID {sum(finals) / len(finals):.2f}{seeds} (own protocol, after the last step)."
+            f"{name}: final FID {sum(finals) / len(finals):.2f}{seeds} (after the last step, under {protocol})."
         )
     return sentences
 

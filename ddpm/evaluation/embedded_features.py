@@ -4,13 +4,13 @@ It is not Inception and its distances are on another scale: they carry their own
 with each other. `python -m ddpm.evaluation.train_embedded_features` made the weights.
 """
 
-from importlib.resources import as_file, files
+import hashlib
+from importlib.resources import files
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NAME = "embedded64-v1"
 WEIGHTS = "embedded_features.safetensors"
 DIM = 64
 
@@ -50,12 +50,15 @@ class EmbeddedFeatures(nn.Module):
         return self.project(self.stages(x).mean((2, 3)))
 
 
-def load_embedded_features() -> EmbeddedFeatures:
-    """The net with its shipped weights (stored in float16, used in float32), in eval mode."""
-    from safetensors.torch import load_file
+def load_embedded_features() -> tuple[EmbeddedFeatures, str]:
+    """The net with its shipped weights (stored in float16, used in float32), in eval mode; and its name.
 
-    with as_file(files("ddpm.evaluation") / WEIGHTS) as path:
-        state = load_file(path)
+    The name carries a digest of the weights: distances under other weights are other numbers.
+    """
+    from safetensors.torch import load
+
+    raw = (files("ddpm.evaluation") / WEIGHTS).read_bytes()
+    state = load(raw)
     net = EmbeddedFeatures()
     net.load_state_dict({k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()})
-    return net.eval().requires_grad_(False)
+    return net.eval().requires_grad_(False), f"embedded{DIM}-{hashlib.sha256(raw).hexdigest()[:6]}"

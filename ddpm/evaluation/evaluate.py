@@ -1,5 +1,6 @@
 """Scoring a denoiser: draw samples in batches, take features, compare with the reference set."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -74,11 +75,14 @@ def make_reference(features: Features, images: ImageSet, n: int | None) -> Refer
 
 @dataclass
 class Evaluator:
-    """FID and sample grids of a denoiser on one schedule, against one reference."""
+    """FID and sample grids of a denoiser on one schedule, against one reference.
+
+    features and reference are None where nothing but grids is drawn.
+    """
 
     schedule: Schedule
-    features: Features
-    reference: Reference
+    features: Features | None
+    reference: Reference | None
     device: torch.device
     batch_size: int
     x0_limit: str
@@ -88,6 +92,7 @@ class Evaluator:
 
     def protocol(self, plan: SamplingPlan) -> Protocol:
         """The protocol of an FID by `plan`. Raises UserError where n_samples is too small for the features."""
+        assert self.features and self.reference, "an FID needs features and a reference"
         if plan.n_samples <= self.features.dim:
             raise UserError(
                 f"n_samples = {plan.n_samples} is too small for {self.features.name}: an FID needs more samples than "
@@ -134,6 +139,7 @@ class Evaluator:
 
     def fid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> float:
         """Frechet distance of plan.n_samples samples to the reference."""
+        assert self.features and self.reference, "an FID needs features and a reference"
         total = GaussianSum()
         for batch in self.samples(denoiser, plan, seed, "FID samples"):
             with self.timers.measure("features"):
@@ -144,5 +150,5 @@ class Evaluator:
     def grid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> Tensor:
         """One (3, H', W') uint8 picture of plan.n_samples samples, as near to a square as they fill."""
         images = torch.cat([batch.cpu() for batch in self.samples(denoiser, plan, seed, "sample grid")])
-        columns = max(c for c in range(1, len(images) + 1) if c * c <= len(images))
-        return make_grid(images, nrow=-(-len(images) // columns), padding=2)
+        rows = math.isqrt(len(images))
+        return make_grid(images, nrow=math.ceil(len(images) / rows), padding=2)

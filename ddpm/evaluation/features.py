@@ -1,5 +1,6 @@
 """Feature nets behind one small interface: uint8 images in, feature vectors out."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -39,13 +40,14 @@ def make_features(name: str, device: torch.device) -> Features:
 
 
 def _embedded(device: torch.device) -> Features:
-    net = embedded_features.load_embedded_features().to(device)
+    net, name = embedded_features.load_embedded_features()
+    net = net.to(device)
 
     @torch.inference_mode()
     def extract(images: Tensor) -> Tensor:
         return net(to_model(images.to(device)))
 
-    return Features(embedded_features.NAME, "none", embedded_features.DIM, extract)
+    return Features(name, "none", embedded_features.DIM, extract)
 
 
 def _inception(device: torch.device) -> Features:
@@ -76,7 +78,8 @@ def _inception(device: torch.device) -> Features:
         resized = np.stack([resize(p) for p in pixels])
         return net(torch.from_numpy(resized).permute(0, 3, 1, 2).to(device))
 
-    return Features("inception-clean", "pil-bicubic-299", 2048, extract)
+    digest = hashlib.sha256((folder / INCEPTION_FILE).read_bytes()).hexdigest()[:6]
+    return Features(f"inception-clean-{digest}", "pil-bicubic-299", 2048, extract)
 
 
 def _download_inception(folder: Path) -> None:

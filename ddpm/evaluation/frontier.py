@@ -47,6 +47,7 @@ def make_evaluator(trained: Trained) -> tuple[Evaluator, ImageSet]:
 
 def score_images(evaluator: Evaluator, images: torch.Tensor) -> float:
     """FID of given uint8 images against the evaluator's reference."""
+    assert evaluator.features and evaluator.reference
     total = GaussianSum()
     for batch in images.split(250):
         total.add(evaluator.features.extract(batch))

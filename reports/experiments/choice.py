@@ -138,7 +138,12 @@ def _filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UserError(f"`{text}` is no filter. Write key=value, e.g. `diffusion.beta_schedule=linear`.")
-        conditions.append((key.strip(), yaml.safe_load(value)))
+        try:
+            conditions.append((key.strip(), yaml.safe_load(value)))
+        except yaml.YAMLError:
+            raise UserError(
+                f"`{text}`: {value} is no YAML value. Write e.g. `seed=3` or `loss.weighting=minsnr`."
+            ) from None
     return [
         run
         for run in runs

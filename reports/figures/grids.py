@@ -1,5 +1,8 @@
 """The arms' sample grids side by side."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import matplotlib.image
 from matplotlib.figure import Figure
 
@@ -10,7 +13,7 @@ from reports.runs import Run
 
 def sample_grids(selection: Selection, _allow_mixed: bool) -> Drawn:
     """Every arm's grid (its first seed's) at the last step at which all of them have one."""
-    runs = {arm.experiment: _first_with_grids(arm) for arm in selection.arms}
+    runs = {arm.experiment: _first_with_grids(arm) for arm in selection.arms}  # only grids that can be read
     without = [name for name, run in runs.items() if run is None]
     found = [(arm, run) for arm in selection.arms if (run := runs[arm.experiment]) is not None]
     if not found:
@@ -26,7 +29,17 @@ def sample_grids(selection: Selection, _allow_mixed: bool) -> Drawn:
 
 
 def _first_with_grids(arm: Arm) -> Run | None:
-    return next((run for run in arm.runs if run.grids), None)
+    readable = (replace(run, grids={s: p for s, p in run.grids.items() if _readable(p)}) for run in arm.runs)
+    return next((run for run in readable if run.grids), None)
+
+
+def _readable(path: Path) -> bool:
+    """Whether the picture decodes: a run that was killed may leave one cut short."""
+    try:
+        matplotlib.image.imread(path)
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
 
 
 def _draw(found: list[tuple[Arm, Run]], step: int, labels: dict[str, str]) -> Figure:

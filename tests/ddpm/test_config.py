@@ -158,6 +158,27 @@ def test_the_file_of_a_bad_key_is_named(tmp_path: Path) -> None:
         load_config(leaf)
 
 
+def test_names_are_those_of_the_registries() -> None:
+    """Each name is listed where it is typed and where it is made. Catches one that is in one place alone."""
+    from typing import get_args
+
+    from ddpm import config, loss, samplers, schedule, unet
+    from ddpm.prediction import PREDICTIONS
+
+    def allowed(section: type, key: str) -> set[str]:
+        return set(get_args(section.model_fields[key].annotation))
+
+    assert allowed(config.Loss, "weighting") == set(loss.WEIGHTINGS)
+    assert allowed(config.Diffusion, "beta_schedule") == set(schedule.SCHEDULES)
+    assert allowed(config.Diffusion, "prediction") == set(PREDICTIONS)
+    assert allowed(config.Sampling, "sampler") == allowed(config.Grid, "sampler") == set(samplers.SAMPLERS)
+    assert allowed(config.Sampling, "spacing") == set(schedule.SPACINGS)
+    assert allowed(config.Eval, "x0_limit") == set(samplers.LIMITS)
+    assert {config.Model.model_fields["name"].default} == set(unet.MODELS)
+    snr = schedule.make_schedule("linear").snr
+    assert all(loss.make_weighting(name)(snr).shape == snr.shape for name in loss.WEIGHTINGS)
+
+
 def test_the_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_config(E5).seed = 2  # type: ignore[misc]

@@ -3,6 +3,7 @@
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -108,6 +109,76 @@ def test_a_corrupt_image_is_named_and_counted(tmp_path: Path, capsys: pytest.Cap
     assert "left out 2 of 7" in capsys.readouterr().out
 
 
+def test_skipping_bad_images_of_a_subset(tmp_path: Path) -> None:
+    """The subset is drawn before it is decoded; what is unreadable in it is left out."""
+    _write_images(tmp_path)
+    (tmp_path / "train/cat/0.png").write_bytes(b"x")
+    assert len(load_images("folder", tmp_path, subset=6, skip_bad=True)) == 5
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_folders_around_the_splits_are_passed_over(tmp_path: Path, zipped: bool) -> None:
+    """name/train/..., as archives often are. Catches training on the test images too. Hidden files are no images."""
+    _write_images(tmp_path / "set/name")
+    _write_images(tmp_path / "set/name", "test")
+    (tmp_path / "set/name/train/cat/._0.png").write_bytes(b"x")
+    (tmp_path / "set/.thumbs").mkdir()
+    (tmp_path / "set/.thumbs/0.png").write_bytes(b"x")
+    root = _zip(tmp_path / "set", tmp_path / "set.zip") if zipped else tmp_path / "set"
+    for split in ("train", "test"):
+        images = load_images("folder", root, split=split)
+        assert (len(images), images.classes) == (6, ("cat", "dog"))
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    """And images may lie flat, in one class."""
+    for kind in ("car", "train"):
+        (tmp_path / kind).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / kind / "0.png")
+    assert load_images("folder", tmp_path).classes == ("car", "train")
+    assert load_images("folder", tmp_path / "car").classes == ("images",)
+
+
+def test_pixels_are_what_a_viewer_shows(tmp_path: Path) -> None:
+    """16-bit grey is scaled, transparency falls on white, EXIF turns; pixels of no known range are refused."""
+    (tmp_path / "a").mkdir()
+
+    def loaded(name: str) -> torch.Tensor:
+        (image,) = load_images("folder", tmp_path).images
+        (tmp_path / "a" / name).unlink()
+        return image
+
+    Image.fromarray(np.full((32, 32), 257 * 200, np.uint16)).save(tmp_path / "a/grey.png")
+    assert loaded("grey.png").unique().tolist() == [200]
+    Image.new("RGBA", (32, 32), (10, 20, 30, 0)).save(tmp_path / "a/clear.png")
+    assert loaded("clear.png").unique().tolist() == [255]
+    turned = Image.new("RGB", (32, 32))
+    turned.paste((255, 255, 255), (0, 0, 32, 16))  # the upper half; orientation 3 is upside down
+    exif = Image.Exif()
+    exif[274] = 3
+    turned.save(tmp_path / "a/turned.png", exif=exif)
+    assert loaded("turned.png")[0, 31, 0] == 255
+    Image.fromarray(np.zeros((32, 32), np.float32)).save(tmp_path / "a/float.tiff")
+    with pytest.raises(UserError, match="no known range"):
+        load_images("folder", tmp_path)
+
+
+def test_archives_damaged_in_many_ways_are_explained(tmp_path: Path) -> None:
+    """Every byte position of a small zip flipped: an image set or a UserError, never another exception."""
+    _write_images(tmp_path / "set")
+    whole = _zip(tmp_path / "set", tmp_path / "set.zip").read_bytes()
+    outcomes = set()
+    for position in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x5A
+        (tmp_path / "set.zip").write_bytes(damaged)
+        try:
+            outcomes.add(len(load_images("folder", tmp_path / "set.zip", skip_bad=True)))
+        except UserError:
+            outcomes.add(0)
+    assert {0, 5} <= outcomes <= set(range(7))
+
+
 def test_bad_roots(tmp_path: Path) -> None:
     """Each says what is wrong and what would be right."""
     with pytest.raises(UserError, match="does not exist"):
@@ -117,6 +188,7 @@ def test_bad_roots(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"PK nonsense")
     with pytest.raises(UserError, match=r"neither a folder nor a \.zip"):
         load_images("folder", tmp_path / "x.zip")
+    (tmp_path / "x.zip").unlink()
     _write_images(tmp_path)
     with pytest.raises(UserError, match="more images than"):
         load_images("folder", tmp_path, subset=7)

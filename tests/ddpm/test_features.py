@@ -1,5 +1,6 @@
 """Feature nets: the shipped one ranks faults, Inception's path reads the file that it names."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,7 @@ def test_inception_reads_the_file_from_the_cache(tmp_path: Path) -> None:
 def test_too_few_reference_images_are_refused() -> None:
     """A covariance of 64 dimensions needs more than 64 images."""
     features = make_features("embedded", CPU)
+    assert re.fullmatch("embedded64-[0-9a-f]{6}", features.name)  # other weights, other name
     with pytest.raises(UserError, match=r"rest on 64 images.*64 dimensions"):
         make_reference(features, load_images("embedded", subset=64), None)
     assert make_reference(features, load_images("embedded", subset=300), 65).gaussian.count == 65

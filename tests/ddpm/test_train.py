@@ -9,6 +9,8 @@ import torch
 from ddpm.checkpoint import load_checkpoint, save_checkpoint
 from ddpm.config import Config, load_config
 from ddpm.errors import UserError
+from ddpm.samplers import model_denoiser
+from ddpm.schedule import make_schedule
 from ddpm.train import Trainer, choose_device, choose_precision, stream_seed, train
 
 ROOT = Path(__file__).parents[2]
@@ -239,7 +241,10 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path, override: str, message:
 
 
 def test_a_run_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
-    """And a run that is started over is a new W&B run: its rows must not mix with the old ones."""
+    """And a run that is started over is a new W&B run: its rows must not mix with the old ones.
+
+    The config that it saves must not start it over again by itself.
+    """
     folder = train(tiny(tmp_path))
     before = (folder / "loss.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"finished already.*clean_run=true"):
@@ -247,8 +252,12 @@ def test_a_run_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
     assert (folder / "loss.jsonl").read_bytes() == before
     again = train(tiny(tmp_path, "--clean_run=true"))
     assert again == folder
-    assert json.loads((folder / "run.json").read_text())["wandb_id"].endswith("-r1")
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+    ids = {p.name.split("-", 3)[3] for p in (tmp_path / "wandb").glob("offline-run-*")}
+    assert len(ids) == 2
+    assert json.loads((folder / "run.json").read_text())["wandb_id"] in ids
+    assert not load_config(folder / "config.yaml").clean_run
+    with pytest.raises(UserError, match="finished already"):
+        train(load_config(folder / "config.yaml"))
 
 
 def test_clean_run_never_deletes_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
@@ -258,6 +267,67 @@ def test_clean_run_never_deletes_a_folder_that_is_not_a_run(tmp_path: Path) -> N
     with pytest.raises(UserError, match="not a run folder"):
         train(cfg)
     assert (cfg.run_dir / "thesis.txt").exists()
+
+
+def test_every_key_reaches_what_it_configures(tmp_path: Path) -> None:
+    """Catches a key that is read and forgotten: each is set to an unusual value and looked up where it should act."""
+    flags = [
+        *("--diffusion.beta_schedule=cosine", "--diffusion.T=60", "--ema.decay=0.75", "--data.shuffle=false"),
+        *("--model.time_frequencies=study", "--model.dropout=0.3", "--eval.x0_limit=none", "--eval.sample_seed=5"),
+        *(
+            "--eval.batch_size=7",
+            "--optim.lr=0.02",
+            "--eval.fid_milestone.spacing=trailing",
+            "--eval.fid_milestone.nfe=30",
+        ),
+    ]
+    trainer = Trainer(tiny(tmp_path, *flags))
+    evaluator = trainer.evaluator
+    assert evaluator is not None
+    assert torch.equal(trainer.schedule.alpha_bar, make_schedule("cosine", 60).alpha_bar)
+    assert trainer.batches.next_indices().tolist() == [0, 1, 2, 3]
+    assert trainer.model.frequencies[-1] > 1
+    assert trainer.model.mid.dropout.p == 0.3
+    assert (evaluator.x0_limit, evaluator.batch_size) == ("none", 7)
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.02
+    assert (trainer.fid_plan.spacing, trainer.fid_plan.nfe) == ("trailing", 30)
+    first = trainer.model.stem.weight.detach().clone()
+    trainer.step(next(trainer.batches))
+    expected = 0.75 * first + 0.25 * trainer.model.stem.weight
+    torch.testing.assert_close(trainer.ema.model.stem.weight, expected.detach(), atol=1e-6, rtol=0)
+
+
+def test_evaluation_uses_the_averaged_weights_unless_told(tmp_path: Path) -> None:
+    """ema: the average; live: the last ones. They differ after a few steps, and so do the denoisers' outputs."""
+    x, outputs = torch.ones(1, 3, 32, 32), {}
+    for weights in ("ema", "live"):
+        trainer = Trainer(tiny(tmp_path, f"--eval.weights={weights}", "--optim.lr=0.01"))
+        for _ in range(4):
+            trainer.step(next(trainer.batches))
+        source = trainer.ema.model if weights == "ema" else trainer.model.eval()
+        with torch.no_grad():
+            outputs[weights] = trainer.denoiser()(x, 500)
+            expected = model_denoiser(source, trainer.schedule)(x, 500)
+        torch.testing.assert_close(
+            outputs[weights], expected, rtol=0, atol=0.01
+        )  # another memory layout rounds otherwise
+    assert (outputs["ema"] - outputs["live"]).abs().max() > 0.1
+
+
+def test_grids_start_from_the_same_noise_at_every_step(tmp_path: Path) -> None:
+    """Unchanged weights, two steps, equal pictures; another sample_seed, another picture."""
+    trainer = Trainer(tiny(tmp_path))
+    paths = [trainer.draw_grid(step, tmp_path) for step in (2, 4)]
+    other = Trainer(tiny(tmp_path, "--eval.grid.sample_seed=1")).draw_grid(2, tmp_path / "other")
+    a, b, c = (p.read_bytes() for p in (*paths, other) if p)
+    assert a == b != c
+
+
+def test_grids_alone_need_no_features(tmp_path: Path) -> None:
+    """Nothing is scored: no Inception weights and no large reference set are asked for."""
+    flags = ["--eval.features=inception", "--data.subset=20", "--eval.fid_milestone.enabled=false"]
+    folder = train(tiny(tmp_path, *flags, "--eval.final.enabled=false"))
+    assert len(list((folder / "samples").iterdir())) == 2
 
 
 def test_divergence_stops_the_run_with_advice(tmp_path: Path) -> None:

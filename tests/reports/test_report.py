@@ -167,3 +167,21 @@ def test_reports_never_import_torch() -> None:
 
     code = "import sys, reports.report; sys.exit('torch' in sys.modules or 'wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_places_that_cannot_be_written(tmp_path: Path, originals: Path) -> None:
+    """A file where a folder should be: above the report, and inside it. Catches a traceback in place of an error."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        make_report("e6", str(originals), tmp_path / "file" / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "figures").write_text("")
+    with pytest.raises(UserError, match="could not be written"):
+        make_report("e6", str(originals), tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["figures"]
+
+
+def test_a_filter_that_is_no_yaml(tmp_path: Path, originals: Path) -> None:
+    with pytest.raises(UserError, match="no YAML value"):
+        make_report("e6", str(originals), tmp_path / "out", where=["seed=[1"])
