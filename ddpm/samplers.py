@@ -90,7 +90,8 @@ def ddim(
     for done, i in _steps(chain):
         x_0 = _estimate(denoiser, x, chain, i, limit)
         eps = eps_from_x0(x, x_0, ab[i])
-        x = ab_prev[i].sqrt().to(x.dtype) * x_0 + (1 - ab_prev[i] - std[i] ** 2).sqrt().to(x.dtype) * eps
+        direction = (1 - ab_prev[i] - std[i] ** 2).clamp(min=0).sqrt()  # at zero terminal SNR 0, up to rounding
+        x = ab_prev[i].sqrt().to(x.dtype) * x_0 + direction.to(x.dtype) * eps
         if eta > 0 and i > 0:
             x = x + std[i].to(x.dtype) * noise()
         if callback:
@@ -112,7 +113,7 @@ def dpmpp_2m(
     x_{t-1} = (sigma' / sigma) x_t - alpha' (e^{-h} - 1) D, h = lambda' - lambda with lambda = log(alpha / sigma), and
     D = x_0 + (h / 2 h_last) (x_0 - x_0 of the call before). The first and the last step (sigma' = 0) are first order.
     """
-    x, last, h_last = x_T, x_T, torch.tensor(torch.inf)
+    x, last, h_last = x_T, None, torch.tensor(torch.inf)
     sigma, sigma_prev = (1 - chain.alpha_bar).sqrt(), (1 - chain.alpha_bar_prev).sqrt()
     lam = chain.log_snr / 2
     for done, i in _steps(chain):
@@ -121,7 +122,7 @@ def dpmpp_2m(
             x = x_0
         else:
             h = lam[i - 1] - lam[i]
-            extrapolated = x_0 + (h / (2 * h_last)).to(x.dtype) * (x_0 - last)
+            extrapolated = x_0 if last is None else x_0 + (h / (2 * h_last)).to(x.dtype) * (x_0 - last)
             kept, added = sigma_prev[i] / sigma[i], -chain.alpha_bar_prev[i].sqrt() * torch.expm1(-h)
             x = kept.to(x.dtype) * x + added.to(x.dtype) * extrapolated
             last, h_last = x_0, h

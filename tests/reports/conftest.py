@@ -175,6 +175,7 @@ def _log_to_wandb(root: Path, folder: Path, experiment: str) -> None:
         id=card["run_id"],
         project="test",
         dir=root,
+        mode="offline",  # said here: wandb reads WANDB_MODE only once a process
         group=experiment,
         config={**card["config"], "commit": card["commit"], "protocols": card["protocols"]},
         settings=wandb.Settings(silent=True, x_disable_stats=True, console="off"),
