@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="default: %(default)s")
     draw.add_argument("--nfe", type=_positive, default=50, help="network calls for each image; default: %(default)s")
     draw.add_argument("--spacing", choices=("linspace", "leading", "trailing"), default="linspace")
+    draw.add_argument("--eta", type=_fraction, default=0.0, help="fresh noise of ddim, 0 to 1; default: %(default)s")
     draw.add_argument("--x0-limit", choices=("clip", "dynamic", "none"), default="clip", help="default: %(default)s")
     draw.add_argument("--weights", choices=("ema", "live"), default="ema", help="default: %(default)s")
     draw.add_argument(
@@ -126,6 +127,13 @@ def _not_negative(text: str) -> int:
     return value
 
 
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie within 0 ... 1, got {value:g}")
+    return value
+
+
 def _train(args: argparse.Namespace) -> None:
     from ddpm.config import load_config
 
@@ -158,6 +166,7 @@ def _sample(args: argparse.Namespace) -> None:
         nfe=args.nfe,
         spacing=args.spacing,
         x0_limit=args.x0_limit,
+        eta=args.eta,
         seed=args.seed,
         each=args.each,
         batch_size=args.batch_size,

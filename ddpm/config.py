@@ -138,6 +138,7 @@ class Sampling(Section):
     sampler: SamplerName = "ddpm"
     nfe: Positive = 50
     spacing: Literal["linspace", "leading", "trailing"] = "linspace"
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0  # how much fresh noise ddim adds; no other sampler reads it
     n_samples: Positive = 5000
 
 
@@ -226,6 +227,8 @@ class Config(Section):
                     f"eval.{name}.nfe = {section.nfe} exceeds diffusion.T = {self.diffusion.T}: a sampler takes at "
                     "most one step for each timestep"
                 )
+            if section.enabled and section.eta > 0 and section.sampler != "ddim":
+                raise ValueError(f"eval.{name}.eta = {section.eta:g} is for ddim alone, not {section.sampler}")
             if section.enabled and section.sampler == "heun" and self.diffusion.zero_terminal_snr:
                 raise ValueError(f"eval.{name}.sampler = heun cannot start at zero terminal SNR: use ddim or dpmpp_2m")
         if self.data.dataset != "embedded" and self.data.root is None:

@@ -65,6 +65,7 @@ def sample(
     nfe: int,
     spacing: str = "linspace",
     x0_limit: str = "clip",
+    eta: float = 0.0,
     seed: int = 0,
     each: bool = False,
     batch_size: int = 25,
@@ -87,6 +88,7 @@ def sample(
             batch_size=batch_size,
             device=trained.device,
             limit=LIMITS[x0_limit],
+            eta=eta,
         )
         with tqdm(total=n, desc=f"{sampler}, nfe {nfe}", unit="img", disable=None, leave=False) as bar:
             for batch in batches:

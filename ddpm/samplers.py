@@ -253,12 +253,17 @@ def draw(
     batch_size: int,
     device: torch.device,
     limit: Limit | None = clip_to_data,
+    eta: float = 0.0,
 ) -> Iterator[Tensor]:
-    """Batches of n samples in all, each (<= batch_size, *shape) float32, drawn without gradients."""
+    """Batches of n samples in all, each (<= batch_size, *shape) float32, drawn without gradients.
+
+    eta goes to `ddim`; no other sampler takes one.
+    """
+    function = partial(ddim, eta=eta) if sampler == "ddim" else SAMPLERS[sampler].function
     for start in range(0, n, batch_size):
         noise = ImageNoise(seed, range(start, min(start + batch_size, n)), shape, device)
         with torch.inference_mode():
             # channels_last: measured at 0.79 of the time of the default layout in sampling on a CPU
             x_T = noise().to(memory_format=torch.channels_last)
-            images = SAMPLERS[sampler].function(denoiser, x_T, chain, noise, limit=limit)
+            images = function(denoiser, x_T, chain, noise, limit=limit)
         yield images  # outside: a generator that waits inside would leave its caller in inference mode

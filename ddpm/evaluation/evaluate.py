@@ -45,6 +45,7 @@ class SamplingPlan:
     nfe: int
     n_samples: int
     spacing: str = "linspace"
+    eta: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Evaluator:
             sampler=plan.sampler,
             nfe=plan.nfe,
             spacing=plan.spacing,
+            eta=plan.eta,
             x0_limit=self.x0_limit,
             adjacent_posterior=SAMPLERS[plan.sampler].adjacent,
             weights=self.weights,
@@ -127,6 +129,7 @@ class Evaluator:
             batch_size=self.batch_size,
             device=self.device,
             limit=LIMITS[self.x0_limit],
+            eta=plan.eta,
         )
         with tqdm(total=plan.n_samples, desc=label, unit="img", disable=None, leave=False) as bar:
             while True:

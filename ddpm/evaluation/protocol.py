@@ -19,6 +19,7 @@ class Protocol:
     sampler: str
     nfe: int
     spacing: str
+    eta: float
     x0_limit: str
     adjacent_posterior: bool
     weights: str

@@ -115,6 +115,7 @@ def test_run_ids_tell_runs_apart() -> None:
         ("--diffusion.zero_terminal_snr=true", r"set diffusion\.prediction to v or x0"),
         ("--eval.final.spacing=odd", r"'linspace', 'leading' or 'trailing'"),
         ("--eval.accept_sampler_error=[euler]", r"accept_sampler_error.*'ddpm'"),
+        ("--eval.final.eta=0.5", r"eta = 0\.5 is for ddim alone, not ddpm"),
         ("--data.root=null", r"needs data\.root"),
         ("--ema.enabled=false", r"eval\.weights = live"),
         ("--model.gn_groups=5", r"gn_groups = 5 must divide model\.base_channels = 32"),
