@@ -1,4 +1,4 @@
-"""FID against NFE, several samplers, one checkpoint: `python -m ddpm.evaluation.frontier RUN|CHECKPOINT --out STEM`.
+"""FID against NFE, several samplers, one checkpoint: `python -m ddpm.frontier RUN|CHECKPOINT --out STEM`.
 
 Every point is one `Evaluator.fid` under its own protocol. Drawn with them are the two ends of the scale at the same n:
 real images against the reference (the floor), and pure Gaussian noise against it (the ceiling).
