@@ -65,7 +65,8 @@ def measure(trained: Trained, samplers: list[str], nfes: list[int], n: int, seed
         rows.append(dict(zip(COLUMNS, (sampler, nfe, n, fid, fingerprint), strict=True)))
         tqdm.write(f"{sampler} nfe {nfe}: {fid:.2f}")
     noise = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-    for name, images in (("real images", fresh.images[:n]), ("pure noise", to_uint8(noise))):
+    spread = torch.linspace(0, len(fresh) - 1, n).round().long()  # sets may be sorted by class
+    for name, images in (("real images", fresh.images[spread]), ("pure noise", to_uint8(noise))):
         rows.append(dict(zip(COLUMNS, (name, "", n, score_images(evaluator, images), ""), strict=True)))
     return rows
 
@@ -76,15 +77,18 @@ def draw(rows: list[dict[str, object]], title: str, out: Path) -> None:
     points = [r for r in rows if r["nfe"] != ""]
     samplers = list(dict.fromkeys(str(r["sampler"]) for r in points))
     with sns.axes_style("whitegrid"):
-        figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
+        figure, axes = plt.subplots(figsize=(9, 4.8), layout="constrained")
         for colour, marker, name in zip(sns.color_palette("colorblind"), "osD^vP", samplers, strict=False):
             mine = [(int(str(r["nfe"])), float(str(r["fid"]))) for r in points if r["sampler"] == name]
             axes.plot(*zip(*mine, strict=True), marker=marker, color=colour, label=f"sampler = {name}")
         axes.axhline(ends["pure noise"], color="black", ls="--", label=f"pure noise: {ends['pure noise']:.1f}")
         axes.axhline(ends["real images"], color="grey", ls=":", label=f"real images: {ends['real images']:.1f}")
         axes.set(xscale="log", yscale="log", xlabel="NFE (network calls per image)", ylabel="FID (lower is better)")
+        axes.yaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_minor_formatter("{x:.0f}")
+        axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set_title(title, fontsize=10)
-        axes.legend(fontsize=8)
+        figure.legend(fontsize=8, loc="outside right center")
         figure.savefig(out, dpi=150)
         plt.close(figure)
 
