@@ -95,7 +95,7 @@ class Trainer:
             ("check/final_sampler_std_error", self.final_plan),
         ):
             if plan:
-                answer = try_sampler(self.schedule, plan.sampler, plan.nfe, plan.spacing)
+                answer = try_sampler(self.schedule, plan.sampler, plan.nfe, plan.spacing, plan.eta)
                 require(answer, self.cfg.eval.accept_sampler_error)
                 if not answer.passes:
                     print(f"warning: {plan.sampler} at nfe {plan.nfe} misses a known answer by {answer.error:+.0%}")

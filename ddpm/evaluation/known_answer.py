@@ -45,16 +45,17 @@ def gaussian_denoiser(x_t: Tensor, alpha_bar: Tensor) -> Tensor:
     return alpha_bar.sqrt() * variance / (variance * alpha_bar + 1 - alpha_bar) * x_t
 
 
-def try_sampler(schedule: Schedule, sampler: str, nfe: int, spacing: str) -> KnownAnswer:
-    """Run the sampler on the known Gaussian: one dimension, float64, milliseconds; x_0 is not limited."""
+def try_sampler(schedule: Schedule, sampler: str, nfe: int, spacing: str, eta: float = 0.0) -> KnownAnswer:
+    """Run the sampler on the known Gaussian: one dimension, float64, milliseconds; no limit on x_0. eta is ddim's."""
     rng = torch.Generator().manual_seed(0)
 
     def noise() -> Tensor:
         return torch.randn(N, generator=rng, dtype=torch.float64)
 
     chain = make_chain(schedule, sampler, nfe, spacing)
+    options = {"eta": eta} if sampler == "ddim" else {}
     out = SAMPLERS[sampler].function(
-        lambda x, t: gaussian_denoiser(x, schedule.alpha_bar[t]), noise(), chain, noise, limit=None
+        lambda x, t: gaussian_denoiser(x, schedule.alpha_bar[t]), noise(), chain, noise, limit=None, **options
     )
     return KnownAnswer(sampler, nfe, spacing, out.square().mean().sqrt().item())
 

@@ -31,6 +31,13 @@ def test_the_studys_sampler_is_refused_unless_named() -> None:
     require(answer, ("ddpm_adjacent_posterior",))
 
 
+def test_eta_counts() -> None:
+    """DDIM with eta 1 is DDPM, and ends where that does. Catches an alarm that tries another than will score."""
+    ddim, ddpm = try_sampler(LINEAR, "ddim", 20, "linspace", 1.0), try_sampler(LINEAR, "ddpm", 20, "linspace")
+    assert ddim.std == pytest.approx(ddpm.std, rel=1e-9)
+    assert ddim.std != pytest.approx(try_sampler(LINEAR, "ddim", 20, "linspace").std, rel=0.02)
+
+
 def test_it_draws_nothing_from_the_global_stream() -> None:
     before = torch.get_rng_state()
     try_sampler(LINEAR, "ddpm", 10, "linspace")
