@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm.data import load_images
+from ddpm.data import ImageSet, load_images
 from ddpm.errors import UserError
 from ddpm.evaluation.distances import GaussianSum, frechet_distance
 from ddpm.evaluation.evaluate import make_reference
-from ddpm.evaluation.features import INCEPTION_FILE, make_features
+from ddpm.evaluation.features import INCEPTION_FILE, Features, make_features
 
 CPU = torch.device("cpu")
 
@@ -98,3 +98,11 @@ def test_too_few_reference_images_are_refused() -> None:
     with pytest.raises(UserError, match=r"rest on 64 images.*64 dimensions"):
         make_reference(features, load_images("embedded", subset=64), None)
     assert make_reference(features, load_images("embedded", subset=300), 65).gaussian.count == 65
+
+
+def test_the_reference_is_spread_over_the_whole_set() -> None:
+    """Sets come sorted by class. Catches a reference that is the first n images, of one class alone."""
+    pixels = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(200, 3, 2, 2)
+    images = ImageSet(pixels, torch.zeros(200, dtype=torch.int64), ("a",), "ramp")
+    features = Features("mean", "none", 1, lambda batch: batch.float().mean((1, 2, 3))[:, None])
+    assert make_reference(features, images, 20).gaussian.mean.item() == pytest.approx(99.5, abs=1)
