@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ddpm import __version__
 from ddpm.errors import UserError
+from ddpm.signals import Interrupted
 
 # Named here too, since the table of samplers imports torch; a test holds the two equal.
 SAMPLERS = ("ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior")
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"ddpm: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"ddpm: {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("ddpm: interrupted", file=sys.stderr)
         return 130

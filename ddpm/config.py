@@ -7,7 +7,7 @@ holds only its difference. Every error names the key, where its value came from,
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ddpm.errors import UserError
 
 Positive = Annotated[int, Field(ge=1)]
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SamplerName = Literal["ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior"]
 
 
@@ -102,11 +103,27 @@ class Optim(Section):
 
 
 class Train(Section):
-    """The loop. `amp`: false, true (bf16 where the GPU has it, else fp16), bf16 or fp16; off on a CPU."""
+    """The loop. `amp`: false, true (bf16 where the GPU has it, else fp16), bf16 or fp16; off on a CPU.
+
+    `skip_nonfinite`: how many steps whose loss or gradient is not finite are left out before the run stops.
+    """
 
     total_steps: Positive = 10_000
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
     amp: bool | Literal["bf16", "fp16"] = True
+    skip_nonfinite: Annotated[int, Field(ge=0)] = 0
+
+
+class Checkpoint(Section):
+    """What an interrupted run is continued from. There is one at every FID milestone too, and those are all kept.
+
+    `every` so many steps, of which the newest `keep` stay; `keep_online`: how many milestones W&B's server keeps,
+    besides the best.
+    """
+
+    every: Positive = 500
+    keep: Positive = 2
+    keep_online: Positive = 3
 
 
 class Loss(Section):
@@ -185,6 +202,7 @@ class Wandb(Section):
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "min_snr"
+    alerts: bool = True  # a message from the server when the run ends or diverges
     entity: str | None = None
     run_name: str | None = None
     tags: tuple[str, ...] = ()
@@ -201,9 +219,11 @@ class Logging(Section):
 class Config(Section):
     """One training run, wholly described."""
 
-    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    experiment: Annotated[str, Field(pattern=_NAME)]
     study_name: str = "min_snr"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1077
+    # The run's id. Null derives it from experiment, seed and a digest of the config.
+    id: Annotated[str, Field(pattern=_NAME)] | None = None
     out_dir: Path = Path("runs")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     clean_run: bool = False  # start over: replace what an earlier run left in this run's folder
@@ -213,6 +233,7 @@ class Config(Section):
     diffusion: Diffusion = Diffusion()
     optim: Optim = Optim()
     train: Train = Train()
+    checkpoint: Checkpoint = Checkpoint()
     loss: Loss = Loss()
     curvature: Curvature = Curvature()
     eval: Eval = Eval()
@@ -242,16 +263,31 @@ class Config(Section):
 
     @property
     def run_id(self) -> str:
-        """`experiment-sSEED-DIGEST`; the digest covers all that changes the training or its scores."""
-        relevant = self.model_dump(mode="json", exclude={"seed", "out_dir", "clean_run", "device", "logging"})
-        relevant["log_every"] = self.logging.log_every_n_steps
-        digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
+        """`id` where it is given, else `experiment-sSEED-DIGEST`; the digest covers all that the rows depend on."""
+        if self.id is not None:
+            return self.id
+        decisive = {key: value for key, value in _decisive(self.nested()).items() if key != "seed"}
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.experiment}-s{self.seed}-{digest}"
 
     @property
     def run_dir(self) -> Path:
         """The run's folder: `out_dir/experiment/run_id`."""
         return self.out_dir / self.experiment / self.run_id
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether FID is due after `step`, and a checkpoint that stays; the last step always is one."""
+        return step % self.eval.fid_milestone.every == 0 or step == self.train.total_steps
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the training metrics of `step` are logged; those of the last one always are."""
+        return step % self.logging.log_every_n_steps == 0 or step == self.train.total_steps
+
+    def has_row(self, step: int) -> bool:
+        """Whether anything is logged after `step`."""
+        grid = self.eval.grid.enabled and step % self.eval.grid.every == 0
+        fid = self.eval.fid_milestone.enabled and step % self.eval.fid_milestone.every == 0
+        return self.is_logged(step) or grid or fid
 
     def nested(self) -> dict[str, Any]:
         """The whole configuration as nested plain values, as it is logged."""
@@ -260,6 +296,32 @@ class Config(Section):
     def to_yaml(self) -> str:
         """The whole configuration as YAML that `load_config` reads back to an equal one."""
         return yaml.safe_dump(self.nested(), sort_keys=False)
+
+
+def _decisive(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a nested config that a run's rows and weights depend on, dotted."""
+    aside = ("out_dir", "clean_run", "device", "id", "data.num_workers", "checkpoint.", "logging.wandb.")
+    return {key: value for key, value in _dotted(config) if not key.startswith(aside)}
+
+
+def _dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two nested configs of one run, in words: `loss.weighting was constant, is minsnr`."""
+    old, new = _decisive(before), _decisive(now)
+    default = _decisive(Config(experiment="any").nested()) if old.keys() != new.keys() else {}
+    return [
+        f"{key} was {was}, is {new.get(key)}"
+        for key in sorted({*old, *new})
+        # A key that came after the run was started held its default then.
+        if (was := old.get(key, default.get(key))) != new.get(key)
+    ]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

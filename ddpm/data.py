@@ -244,7 +244,11 @@ class Batches:
 
     def __next__(self) -> Tensor:
         """(batch_size, 3, H, W) float32 in [-1, 1], on the device of the images."""
-        return to_model(self.images[self.next_indices().to(self.images.device)])
+        return self.take(self.next_indices())
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (B,), as `__next__` gives them."""
+        return to_model(self.images[indices.to(self.images.device)])
 
     def next_indices(self) -> Tensor:
         """(batch_size,) positions of the next batch."""
@@ -259,7 +263,7 @@ class Batches:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the order depends on from here on."""
-        return {"rng": self._rng.get_state(), "order": self._order[self._at :].clone()}
+        return {"rng": self._rng.get_state(), "order": self._order[self._at :]}  # never written to
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rng.set_state(state["rng"])

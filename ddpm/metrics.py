@@ -115,6 +115,14 @@ _TABLE = [
         "step * batch size.",
     ),
     Metric(
+        "train/skipped_steps",
+        "steps left out",
+        "steps",
+        _LOG,
+        "one synchronisation a step",
+        "How many steps so far had a loss or gradient that was not finite and were left out (`train.skip_nonfinite`).",
+    ),
+    Metric(
         "curvature/hutch_trace_mean",
         "Hessian trace, trained loss",
         "Hutchinson mean",
@@ -237,6 +245,14 @@ _TABLE = [
         _LOG,
         "none",
         "Cumulative seconds in feature extraction and Frechet distances.",
+    ),
+    Metric(
+        "time/total_s",
+        "time in all",
+        "s",
+        _LOG,
+        "none",
+        "Seconds since the run was started, those between an interruption and its continuation left out.",
     ),
 ]
 

@@ -11,10 +11,11 @@ from tqdm import tqdm
 from ddpm.checkpoint import load_checkpoint
 from ddpm.config import Config
 from ddpm.data import to_uint8
+from ddpm.environment import choose_device
 from ddpm.errors import UserError
 from ddpm.samplers import LIMITS, SAMPLERS, Denoiser, draw, make_chain, model_denoiser
 from ddpm.schedule import Schedule
-from ddpm.train import choose_device, make_model, schedule_of
+from ddpm.train import make_model, schedule_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def find_checkpoint(path: Path) -> Path:
 def load_trained(path: Path, weights: str = "ema", device: str = "auto") -> Trained:
     """The network of a checkpoint with its `ema` or `live` weights, in eval mode, as a denoiser. Raises UserError."""
     where = choose_device(device)
-    state = load_checkpoint(path, str(where))
+    state = load_checkpoint(path)
     cfg = Config.model_validate(state["config"])
     chosen = state["ema"] if weights == "ema" else state["model"]
     if chosen is None:

@@ -2,42 +2,61 @@
 
 import copy
 import hashlib
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ddpm.checkpoint import save_checkpoint
-from ddpm.config import Config, Sampling
+from ddpm.checkpoint import FORMAT
+from ddpm.config import Config
 from ddpm.curvature import hutchinson_trace
-from ddpm.data import Batches, ImageSet, load_images
+from ddpm.data import Batches, load_images
 from ddpm.ema import Ema
+from ddpm.environment import choose_device, choose_precision, environment
 from ddpm.errors import UserError
-from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, make_reference
-from ddpm.evaluation.features import make_features
-from ddpm.evaluation.known_answer import require, try_sampler
+from ddpm.evaluation.evaluate import Timers
+from ddpm.evaluation.milestones import Milestones
 from ddpm.loss import constant, make_weighting, squared_error, weights
 from ddpm.prediction import add_noise, target
+from ddpm.run_folder import RunFolder
 from ddpm.samplers import Denoiser, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
-from ddpm.tracking import Tracker, check_run_dir
+from ddpm.signals import Interrupted, StopSignals
+from ddpm.tracking import Tracker
 from ddpm.unet import MODELS, count_parameters
+
+_PARTS = ("train", "probe", "sample", "features")
 
 
 def train(cfg: Config) -> Path:
-    """Train, track and evaluate one run; its folder. Raises UserError on bad input, before anything is written."""
+    """Train, track and evaluate one run, or continue it where it was interrupted; its folder.
+
+    A finished run is left as it is. Raises UserError on bad input, before anything is written, and where the run cannot
+    go on; Interrupted after SIGTERM or SIGINT, once a checkpoint is written.
+    """
+    folder = RunFolder(cfg)
+    folder.check()  # here too: the quick answer, before images are read
+    if folder.finished:
+        print(f"This run is finished already. --clean_run=true trains it anew: {folder.path}")
+        return folder.path
     trainer = Trainer(cfg)
-    with Tracker(cfg, trainer.protocols, count_parameters(trainer.model)) as tracker:
-        started = time.perf_counter()
-        trainer.fit(tracker)
-        tracker.finish(time.perf_counter() - started)
-    return tracker.folder
+    with folder:
+        state = folder.newest_checkpoint()
+        if state:
+            trainer.load_state_dict(state)
+        with Tracker(cfg, folder, trainer.facts(), step=trainer.done) as tracker, StopSignals() as stop:
+            try:
+                trainer.fit(tracker, stop)
+            except Interrupted:
+                path = tracker.save(trainer.done, trainer.state_dict())
+                print(f"stopped after step {trainer.done}; the same command continues from {path}")
+                raise
+            tracker.finish(trainer.elapsed_s)
+    return folder.path
 
 
 class Trainer:
@@ -47,7 +66,6 @@ class Trainer:
         self.cfg = cfg
         self.device = choose_device(cfg.device)
         self.precision = choose_precision(cfg.train.amp, self.device)
-        check_run_dir(cfg)  # here too: the quick refusal, before images are read
 
         images = load_images(
             cfg.data.dataset,
@@ -57,13 +75,10 @@ class Trainer:
             skip_bad=cfg.data.skip_bad,
             workers=cfg.data.num_workers,
         )
+        self.images_digest = images.digest
         self.schedule: Schedule = schedule_of(cfg)
         self.timers = Timers()
-        self.evaluator = make_evaluator(cfg, self.schedule, images, self.device, self.timers)
-        self.fid_plan = _plan(cfg.eval.fid_milestone)
-        self.final_plan = _plan(cfg.eval.final)
-        self.grid_plan = _plan(cfg.eval.grid)
-        self.checks = self.check_samplers()
+        self.milestones = Milestones(cfg, self.schedule, images, self.device, self.timers)
 
         # Each stream of random numbers has an owner, so that none moves another.
         torch.manual_seed(stream_seed(cfg.seed, "weights and dropout"))
@@ -73,7 +88,6 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.params, lr=cfg.optim.lr, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
         self.noise_rng = torch.Generator(self.device).manual_seed(stream_seed(cfg.seed, "timesteps and noise"))
-        self.probe_rng = torch.Generator().manual_seed(stream_seed(cfg.seed, "probe"))
         self.batches = Batches(
             images.images.to(self.device),
             cfg.data.batch_size,
@@ -87,68 +101,91 @@ class Trainer:
         self.common_weights = weights(constant, self.schedule, cfg.diffusion.prediction).float().to(self.device)
         self.mean_weight = weights(weighting, self.schedule).mean().item()
 
-    def check_samplers(self) -> dict[str, float]:
-        """Each scoring sampler's error on a known answer, by metric key. Raises UserError beyond tolerance."""
-        errors = {}
-        for key, plan in (
-            ("check/sampler_std_error", self.fid_plan),
-            ("check/final_sampler_std_error", self.final_plan),
-        ):
-            if plan:
-                answer = try_sampler(self.schedule, plan.sampler, plan.nfe, plan.spacing, plan.eta)
-                require(answer, self.cfg.eval.accept_sampler_error)
-                if not answer.passes:
-                    print(f"warning: {plan.sampler} at nfe {plan.nfe} misses a known answer by {answer.error:+.0%}")
-                errors[key] = answer.error
-        return errors
+        # Where the loop stands: steps done, the last one's batch and row, and what has gathered since the last row.
+        self.done = 0
+        self.indices = torch.empty(0, dtype=torch.int64)
+        self.row: dict[str, float] = {}
+        self.mse_sum, self.mse_count = torch.zeros((), device=self.device), 0
+        self.skipped = 0
+        self._elapsed_before, self._started = 0.0, time.perf_counter()
+        self.stop = StopSignals()
 
-    @property
-    def protocols(self) -> dict[str, dict[str, Any]]:
-        """Fingerprint to description, of every protocol this run scores by."""
-        plans = [p for p in (self.fid_plan, self.final_plan) if p and self.evaluator]
-        found = [self.evaluator.protocol(p) for p in plans if self.evaluator]
-        return {p.fingerprint: p.describe() for p in found}
+    def facts(self) -> dict[str, Any]:
+        """What the run's record says of it besides its config."""
+        return {
+            "params": count_parameters(self.model),
+            "data": {"digest": self.images_digest, "n": len(self.batches.images)},
+            "protocols": self.milestones.protocols,
+            "environment": environment(self.device),
+        }
 
-    def fit(self, tracker: Tracker) -> None:
-        """The training loop."""
-        cfg, total = self.cfg, self.cfg.train.total_steps
-        mse_sum, mse_count = torch.zeros((), device=self.device), 0
-        tracker.log(0, {**self.checks, "loss/mean_weight": self.mean_weight})
+    def fit(self, tracker: Tracker, stop: StopSignals) -> None:
+        """The training loop, from wherever the trainer stands. Raises Interrupted between two steps, or in the
+        measurements after one: `state_dict` holds what continues it then."""
+        self.stop = stop
+        total = self.cfg.train.total_steps
+        if not tracker.has(0):
+            tracker.log(0, {**self.milestones.checks, "loss/mean_weight": self.mean_weight})
         # disable=None: a bar on a terminal, silence elsewhere
-        for step in (bar := tqdm(range(1, total + 1), desc=tracker.run_id, unit="step", disable=None)):
-            logged = step % cfg.logging.log_every_n_steps == 0 or step == total
-            with self.timers.measure("train"):
-                x_0 = next(self.batches)
-                stats = self.step(x_0, with_gradient_stats=logged)
-                mse_sum, mse_count = mse_sum + stats.mse, mse_count + 1
-                row = stats.row() if logged else {}
-            if logged:
-                row["train/mse_mean"] = (mse_sum / mse_count).item()
-                row["train/images_seen"] = step * cfg.data.batch_size
-                mse_sum, mse_count = torch.zeros_like(mse_sum), 0
-                self._stop_if_diverged(step, row, tracker)
-                rate = bar.format_dict["rate"] or 0
-                bar.set_postfix({"loss": f"{row['train/loss']:.4f}", "img/s": f"{rate * cfg.data.batch_size:.0f}"})
-            if logged and cfg.curvature.enabled:
+        with tqdm(total=total, initial=self.done, desc=tracker.run_id, unit="step", disable=None) as bar:
+            if self.done:
+                self.measure(tracker)  # what an interruption left out
+            while self.done < total:
+                stop.check()
+                self.advance(tracker)
+                self.measure(tracker)
+                if self.row:
+                    rate = (bar.format_dict["rate"] or 0) * self.cfg.data.batch_size
+                    bar.set_postfix({"loss": f"{self.row['train/loss']:.4f}", "img/s": f"{rate:.0f}"}, refresh=False)
+                bar.update()
+
+    def advance(self, tracker: Tracker) -> None:
+        """One step, and its row where one is due."""
+        step = self.done + 1
+        logged = self.cfg.is_logged(step)
+        before = self.streams()
+        with self.timers.measure("train"):
+            indices = self.batches.next_indices()
+            stats = self.step(self.batches.take(indices), with_gradient_stats=logged)
+            if stats.finite:
+                self.mse_sum, self.mse_count = self.mse_sum + stats.mse, self.mse_count + 1
+            elif self.skipped < self.cfg.train.skip_nonfinite:
+                self.skipped += 1
+            else:
+                self.diverge(tracker, step, indices, stats, before)
+            row = stats.row() if logged else {}
+        if logged:
+            if self.mse_count:
+                row["train/mse_mean"] = (self.mse_sum / self.mse_count).item()
+            row["train/images_seen"] = step * self.cfg.data.batch_size
+            row["train/skipped_steps"] = self.skipped
+            self.mse_sum, self.mse_count = torch.zeros_like(self.mse_sum), 0
+        self.done, self.indices, self.row = step, indices, row
+
+    def measure(self, tracker: Tracker) -> None:
+        """Keep, probe, score and draw what is due after the step just done, and log it; once, also when continued."""
+        step = self.done
+        milestone = self.cfg.is_milestone(step)
+        if milestone or step % self.cfg.checkpoint.every == 0:
+            # Before what takes long: a kill in the middle of an evaluation loses no step.
+            path = tracker.save(step, self.state_dict())
+        if not tracker.has(step):
+            row: dict[str, Any] = dict(self.row)
+            if self.row and self.cfg.curvature.enabled:
                 with self.timers.measure("probe"):
-                    row |= self.probe(x_0)
-            row |= self.score(step)
-            grid = self.draw_grid(step, tracker.folder)
-            if logged:
-                row |= {
-                    f"time/{part}_s": self.timers.seconds[part] for part in ("train", "probe", "sample", "features")
-                }
+                    row |= self.probe(self.batches.take(self.indices), step)
+            row |= self.milestones.score(step, self.denoiser)
+            grid = self.milestones.draw_grid(step, self.denoiser)
+            if self.row:
+                row |= {f"time/{part}_s": self.timers.seconds[part] for part in _PARTS}
+                row["time/total_s"] = self.elapsed_s
             if row or grid:
                 tracker.log(step, row, grid)
-            if _due(cfg.eval.fid_milestone.every, step, total):
-                path = tracker.folder / "checkpoints" / f"step-{step:06d}.pt"
-                save_checkpoint(path, self.state_dict(step))
-                tracker.log_checkpoint(step, path, row.get("val/fid"))
-            if "val/fid" in row or "final/fid" in row:
-                scores = ", ".join(
-                    f"{k} {row[k]:.2f} ({row[k + '_protocol']})" for k in ("val/fid", "final/fid") if k in row
-                )
-                tqdm.write(f"{tracker.run_id} step {step}: {scores}")
+            for key in ("val/fid", "final/fid"):
+                if key in row:
+                    tqdm.write(f"{tracker.run_id} step {step}: {key} {row[key]:.2f} ({row[f'{key}_protocol']})")
+        if milestone:
+            tracker.log_checkpoint(step, path)
 
     def losses(self, x_0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """(trained loss, eps-MSE), scalars: the error of what the network predicts under the arm's own weights, and
@@ -162,7 +199,10 @@ class Trainer:
         return (weights * error).mean(), (self.common_weights[t] * error).mean()
 
     def step(self, x_0: Tensor, *, with_gradient_stats: bool = False) -> "StepStats":
-        """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W)."""
+        """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W).
+
+        Where the loss or the gradient is not finite, weights and optimizer stay as they are.
+        """
         t = torch.randint(len(self.alpha_bar), (len(x_0),), generator=self.noise_rng, device=self.device)
         eps = torch.randn(x_0.shape, generator=self.noise_rng, device=self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
@@ -173,22 +213,41 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         stats = gradient_stats(self.params) if with_gradient_stats else {}
         norm = nn.utils.clip_grad_norm_(self.params, self.cfg.train.grad_clip or float("inf"))
-        self.scaler.step(self.optimizer)
+        # An fp16 gradient that overflows is the scaler's to handle: it skips the step and scales less.
+        scaling = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        finite = bool(loss.isfinite() & (norm.isfinite() | scaling))
+        if finite:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.ema:
+        if finite and self.ema:
             self.ema.update(self.model)
-        return StepStats(loss.detach(), mse.detach(), norm, stats)
+        return StepStats(loss.detach(), mse.detach(), norm, stats, finite)
 
-    def probe(self, x_0: Tensor) -> dict[str, float]:
+    def diverge(self, tracker: Tracker, step: int, indices: Tensor, stats: "StepStats", before: dict[str, Any]) -> None:
+        """End the run at a step that is not finite: keep the state from before it, say which images it saw."""
+        path = tracker.save(self.done, self.state_dict(before))
+        row = stats.row()
+        tracker.diverged(step, row, indices.tolist())
+        raise UserError(
+            f"Step {step} is not finite: loss {row['train/loss']:g}, gradient norm {row['train/grad_global_L2']:g}, on "
+            f"the images {indices.tolist()} of the set. {path} is the state before it. Lower optim.lr "
+            f"({self.cfg.optim.lr:g}) or train.grad_clip ({self.cfg.train.grad_clip}), set train.amp=false, or let "
+            f"train.skip_nonfinite (now {self.cfg.train.skip_nonfinite}) such steps pass."
+        )
+
+    def probe(self, x_0: Tensor, step: int) -> dict[str, float]:
         """Hessian traces of the trained and of the unweighted loss at the live weights; training is left untouched.
 
-        The study's scheme: the current batch, fresh t, eps and v for each probe, eval mode, float32.
+        The study's scheme: the current batch, fresh t, eps and v for each probe, eval mode, float32. What is drawn
+        depends on the seed and the step alone, so that a probe can be taken again.
         """
+        rng = torch.Generator().manual_seed(stream_seed(self.cfg.seed, f"probe at {step}"))
         same = torch.equal(self.weights, self.common_weights)
 
         def losses() -> Tensor:
-            t = torch.randint(len(self.alpha_bar), (len(x_0),), generator=self.probe_rng).to(self.device)
-            eps = torch.randn(x_0.shape, generator=self.probe_rng).to(self.device)
+            self.stop.check()
+            t = torch.randint(len(self.alpha_bar), (len(x_0),), generator=rng).to(self.device)
+            eps = torch.randn(x_0.shape, generator=rng).to(self.device)
             trained, common = self.losses(x_0, t, eps)
             return common[None] if same else torch.stack([trained, common])
 
@@ -196,84 +255,104 @@ class Trainer:
         try:
             # cuDNN convolutions take TF32 by default, which is no float32.
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                estimates = hutchinson_trace(losses, self.params, self.cfg.curvature.probes, self.probe_rng)
+                estimates = hutchinson_trace(losses, self.params, self.cfg.curvature.probes, rng)
         finally:
             self.model.train()
         prefixes = (self.cfg.curvature.log_prefix, "curvature/ref")
         pairs = zip(prefixes, (estimates[0], estimates[-1]), strict=True)
         return {f"{p}_trace_{name}": getattr(e, name) for p, e in pairs for name in ("mean", "std", "sem")}
 
-    def score(self, step: int) -> dict[str, Any]:
-        """FID where `step` is a milestone, and the final one after the last step."""
-        total = self.cfg.train.total_steps
-        row: dict[str, Any] = {}
-        if not self.evaluator:
-            return row
-        milestone = self.fid_plan if _due(self.cfg.eval.fid_milestone.every, step) else None
-        final = self.final_plan if step == total else None
-        if milestone:
-            row["val/fid"] = self.evaluator.fid(self.denoiser(), milestone, self.cfg.eval.sample_seed)
-            row["val/fid_protocol"] = self.evaluator.protocol(milestone).fingerprint
-        if final:
-            # The same protocol and noise on the same weights: the milestone's number is the final one.
-            same = final == milestone
-            row["final/fid"] = (
-                row["val/fid"] if same else self.evaluator.fid(self.denoiser(), final, self.cfg.eval.sample_seed)
-            )
-            row["final/fid_protocol"] = self.evaluator.protocol(final).fingerprint
-        return row
-
-    def draw_grid(self, step: int, folder: Path) -> Path | None:
-        """Write the sample grid of a step that has one; its path."""
-        grid = self.cfg.eval.grid
-        if not (self.evaluator and self.grid_plan and _due(grid.every, step, self.cfg.train.total_steps)):
-            return None
-        path = folder / "samples" / f"step-{step:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture = self.evaluator.grid(self.denoiser(), self.grid_plan, grid.sample_seed)
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
-        return path
-
     def denoiser(self) -> Denoiser:
         """The denoiser that is evaluated: a copy of the EMA (or live) weights in eval mode, laid out for sampling."""
         source = self.ema.model if self.ema and self.cfg.eval.weights == "ema" else self.model
         model = copy.deepcopy(source).eval().to(memory_format=torch.channels_last)
-        return model_denoiser(model, self.schedule, self.cfg.diffusion.prediction)
+        denoise = model_denoiser(model, self.schedule, self.cfg.diffusion.prediction)
 
-    def state_dict(self, step: int) -> dict[str, Any]:
-        """Weights, optimizer, data order and random streams after `step`, as tensors and plain values."""
+        def watched(x_t: Tensor, t: int) -> Tensor:
+            self.stop.check()
+            return denoise(x_t, t)
+
+        return watched
+
+    # --- what a training is continued from ---
+
+    def streams(self) -> dict[str, Any]:
+        """The data order and every random stream that training draws from."""
         return {
-            "step": step,
-            "config": self.cfg.nested(),
-            "model": self.model.state_dict(),
-            "ema": self.ema.model.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
             "batches": self.batches.state_dict(),
             "noise_rng": self.noise_rng.get_state(),
-            "probe_rng": self.probe_rng.get_state(),
             "global_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
 
-    def _stop_if_diverged(self, step: int, row: dict[str, float], tracker: Tracker) -> None:
-        if not math.isfinite(row["train/mse_mean"]):
-            tracker.log(step, row)
+    def state_dict(self, streams: dict[str, Any] | None = None) -> dict[str, Any]:
+        """All that the next step depends on, and what the row of the last one said, as tensors and plain values.
+
+        streams: those from before a step that is not to count.
+        """
+        return {
+            "format": FORMAT,
+            "config": self.cfg.nested(),
+            "device": self.device.type,
+            "step": self.done,
+            "indices": self.indices,
+            "row": self.row,
+            "mse_sum": self.mse_sum,
+            "mse_count": self.mse_count,
+            "skipped": self.skipped,
+            "elapsed_s": self.elapsed_s,
+            "seconds": dict(self.timers.seconds),
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            **(streams or self.streams()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where `state_dict` was taken. Raises UserError where its device or its format is another one."""
+        if state.get("format") != FORMAT:
             raise UserError(
-                f"The loss is no longer finite: train/mse averaged {row['train/mse_mean']} up to step {step}. Lower "
-                f"optim.lr ({self.cfg.optim.lr:g}), lower train.grad_clip ({self.cfg.train.grad_clip}), or "
-                "set train.amp=false."
+                "The run's checkpoints are of another version of this package and cannot be continued: use that "
+                "version, or start over with --clean_run=true."
             )
+        if state["device"] != self.device.type:
+            raise UserError(
+                f"The run was started on {state['device']}, and its random streams cannot move to "
+                f"{self.device.type}: continue with --device={state['device']}, or start over with --clean_run=true."
+            )
+        self.done, self.indices, self.row = state["step"], state["indices"], state["row"]
+        self.mse_sum, self.mse_count = state["mse_sum"].to(self.device), state["mse_count"]
+        self.skipped = state["skipped"]
+        self._elapsed_before, self._started = state["elapsed_s"], time.perf_counter()
+        self.timers.seconds.update(state["seconds"])
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.model.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.batches.load_state_dict(state["batches"])
+        self.noise_rng.set_state(state["noise_rng"])
+        torch.set_rng_state(state["global_rng"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds in this run, those of earlier sessions up to the checkpoint included."""
+        return self._elapsed_before + time.perf_counter() - self._started
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one step measured, still on the device: loss, mse and gradient L2 norm before clipping, all scalars."""
+    """What one step measured, still on the device: loss, mse and gradient L2 norm before clipping, all scalars; and
+    whether loss and gradient were finite."""
 
     loss: Tensor
     mse: Tensor
     grad_norm: Tensor
     gradient: dict[str, Tensor]
+    finite: bool
 
     def row(self) -> dict[str, float]:
         """The step's metrics by key. Waits for the device."""
@@ -304,66 +383,6 @@ def schedule_of(cfg: Config) -> Schedule:
     return make_schedule(d.beta_schedule, d.T, zero_terminal_snr=d.zero_terminal_snr)
 
 
-def make_evaluator(
-    cfg: Config, schedule: Schedule, images: ImageSet, device: torch.device, timers: Timers
-) -> Evaluator | None:
-    """The evaluator of a run, ready to score; None where nothing is to be scored or drawn."""
-    if not (cfg.eval.grid.enabled or cfg.eval.fid_milestone.enabled or cfg.eval.final.enabled):
-        return None
-    plans = [p for p in (_plan(cfg.eval.fid_milestone), _plan(cfg.eval.final)) if p]
-    features = make_features(cfg.eval.features, device) if plans else None
-    _, channels, height, width = images.images.shape
-    evaluator = Evaluator(
-        schedule=schedule,
-        features=features,
-        reference=make_reference(features, images, cfg.eval.reference_n) if features else None,
-        device=device,
-        batch_size=cfg.eval.batch_size or (25 if device.type == "cpu" else 250),
-        x0_limit=cfg.eval.x0_limit,
-        weights=cfg.eval.weights,
-        shape=(channels, height, width),
-        timers=timers,
-    )
-    for plan in plans:
-        evaluator.protocol(plan)  # refuses too few samples now, not at the first milestone
-    return evaluator
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is a CUDA device where there is one, else the CPU. Raises UserError on a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device = {name} is not to be had here: {str(error).splitlines()[0]} Use auto or cpu."
-        ) from error
-    return torch.device(name)
-
-
-def choose_precision(amp: bool | str, device: torch.device) -> torch.dtype:
-    """The dtype that the network's forward pass runs in: float32, or autocast's bfloat16 or float16."""
-    if not amp:
-        return torch.float32
-    if device.type == "cpu":
-        print("amp: off on a CPU, where bf16 autocast was measured 10 times slower than float32")
-        return torch.float32
-    if amp == "fp16":
-        return torch.float16
-    return torch.bfloat16 if amp == "bf16" or torch.cuda.is_bf16_supported() else torch.float16
-
-
 def stream_seed(seed: int, stream: str) -> int:
     """The seed of one named random stream of a run: equal for equal (seed, stream), unrelated between streams."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:7])
-
-
-def _plan(section: Sampling) -> SamplingPlan | None:
-    if not section.enabled:
-        return None
-    return SamplingPlan(section.sampler, section.nfe, section.n_samples, section.spacing, section.eta)
-
-
-def _due(every: int, step: int, last: int | None = None) -> bool:
-    return step % every == 0 or step == last

@@ -50,7 +50,7 @@ def find(root: Path) -> list[Path]:
 
 
 def read(found: list[Path]) -> list[Run]:
-    """One Run per run id; files of one id (a run resumed offline) are merged in order of start."""
+    """One Run per run id; files of one id (a run resumed offline) are merged in order of session, then start."""
     by_id: dict[str, list[_Log]] = defaultdict(list)
     for path in found:
         log = _read_log(path)
@@ -196,8 +196,14 @@ def _leaves(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _started(log: _Log) -> tuple[float, str]:
-    return (log.started.timestamp() if log.started else 0.0, str(log.path))
+def _started(log: _Log) -> tuple[int, float, str]:
+    """Sessions are numbered by the run itself: a clock may have jumped back between two."""
+    session = log.config.get("session")
+    return (
+        session if isinstance(session, int) else 0,
+        log.started.timestamp() if log.started else 0.0,
+        str(log.path),
+    )
 
 
 def _merge(logs: list[_Log]) -> Run:

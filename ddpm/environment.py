@@ -1,0 +1,65 @@
+"""What a run ran on: device, precision, versions, commit."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddpm.errors import UserError
+
+_PACKAGES = ("torch", "torchvision", "wandb", "numpy")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is a CUDA device where there is one, else the CPU. Raises UserError on a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device = {name} is not to be had here: {str(error).splitlines()[0]} Use auto or cpu."
+        ) from error
+    return torch.device(name)
+
+
+def choose_precision(amp: bool | str, device: torch.device) -> torch.dtype:
+    """The dtype that the network's forward pass runs in: float32, or autocast's bfloat16 or float16."""
+    if not amp:
+        return torch.float32
+    if device.type == "cpu":
+        print("amp: off on a CPU, where bf16 autocast was measured 10 times slower than float32")
+        return torch.float32
+    if amp == "fp16":
+        return torch.float16
+    return torch.bfloat16 if amp == "bf16" or torch.cuda.is_bf16_supported() else torch.float16
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the bits of a run depend on besides its config: versions, processor, threads. Plain values."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with `+dirty` where tracked files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        # Installed into another project's checkout, this file is not one of its own.
+        subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=True)
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = ["git", "status", "--porcelain", "--untracked-files=no"]
+        dirty = subprocess.run(status, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+dirty" if dirty else "")

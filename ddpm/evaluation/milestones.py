@@ -1,0 +1,102 @@
+"""What a training run is scored by, and when: FID at the milestones and after the last step, grids in between."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ddpm.config import Config, Sampling
+from ddpm.data import ImageSet
+from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, make_reference
+from ddpm.evaluation.features import make_features
+from ddpm.evaluation.known_answer import require, try_sampler
+from ddpm.samplers import Denoiser
+from ddpm.schedule import Schedule
+
+
+class Milestones:
+    """The evaluations that `cfg` asks for, ready to be taken.
+
+    Raises UserError where too few images are to be scored, or where a scoring sampler misses a known answer.
+    """
+
+    def __init__(self, cfg: Config, schedule: Schedule, images: ImageSet, device: torch.device, timers: Timers):
+        self.cfg, self.total = cfg.eval, cfg.train.total_steps
+        self.fid_plan = _plan(cfg.eval.fid_milestone)
+        self.final_plan = _plan(cfg.eval.final)
+        self.grid_plan = _plan(cfg.eval.grid)
+        self.evaluator = self._make_evaluator(schedule, images, device, timers)
+        self.checks = self._check_samplers(schedule)
+
+    @property
+    def protocols(self) -> dict[str, dict[str, Any]]:
+        """Fingerprint to description, of every protocol this run scores by."""
+        found = [self.evaluator.protocol(p) for p in (self.fid_plan, self.final_plan) if p]
+        return {p.fingerprint: p.describe() for p in found}
+
+    def score(self, step: int, denoiser: Callable[[], Denoiser]) -> dict[str, Any]:
+        """FID where `step` is a milestone, and the final one after the last step, with their protocols."""
+        row: dict[str, Any] = {}
+        milestone = self.fid_plan if _due(self.cfg.fid_milestone.every, step) else None
+        final = self.final_plan if step == self.total else None
+        if milestone:
+            row["val/fid"] = self.evaluator.fid(denoiser(), milestone, self.cfg.sample_seed)
+            row["val/fid_protocol"] = self.evaluator.protocol(milestone).fingerprint
+        if final:
+            # The same protocol and noise on the same weights: the milestone's number is the final one.
+            same = final == milestone
+            row["final/fid"] = row["val/fid"] if same else self.evaluator.fid(denoiser(), final, self.cfg.sample_seed)
+            row["final/fid_protocol"] = self.evaluator.protocol(final).fingerprint
+        return row
+
+    def draw_grid(self, step: int, denoiser: Callable[[], Denoiser]) -> Image.Image | None:
+        """The sample grid of a step that has one."""
+        if not (self.grid_plan and (_due(self.cfg.grid.every, step) or step == self.total)):
+            return None
+        picture = self.evaluator.grid(denoiser(), self.grid_plan, self.cfg.grid.sample_seed)
+        return Image.fromarray(picture.permute(1, 2, 0).numpy())
+
+    def _make_evaluator(self, schedule: Schedule, images: ImageSet, device: torch.device, timers: Timers) -> Evaluator:
+        plans = [p for p in (self.fid_plan, self.final_plan) if p]
+        features = make_features(self.cfg.features, device) if plans else None
+        _, channels, height, width = images.images.shape
+        evaluator = Evaluator(
+            schedule=schedule,
+            features=features,
+            reference=make_reference(features, images, self.cfg.reference_n) if features else None,
+            device=device,
+            batch_size=self.cfg.batch_size or (25 if device.type == "cpu" else 250),
+            x0_limit=self.cfg.x0_limit,
+            weights=self.cfg.weights,
+            shape=(channels, height, width),
+            timers=timers,
+        )
+        for plan in plans:
+            evaluator.protocol(plan)  # refuses too few samples now, not at the first milestone
+        return evaluator
+
+    def _check_samplers(self, schedule: Schedule) -> dict[str, float]:
+        """Each scoring sampler's error on a known answer, by metric key. Raises UserError beyond tolerance."""
+        errors = {}
+        for key, plan in (
+            ("check/sampler_std_error", self.fid_plan),
+            ("check/final_sampler_std_error", self.final_plan),
+        ):
+            if plan:
+                answer = try_sampler(schedule, plan.sampler, plan.nfe, plan.spacing, plan.eta)
+                require(answer, self.cfg.accept_sampler_error)
+                if not answer.passes:
+                    print(f"warning: {plan.sampler} at nfe {plan.nfe} misses a known answer by {answer.error:+.0%}")
+                errors[key] = answer.error
+        return errors
+
+
+def _plan(section: Sampling) -> SamplingPlan | None:
+    if not section.enabled:
+        return None
+    return SamplingPlan(section.sampler, section.nfe, section.n_samples, section.spacing, section.eta)
+
+
+def _due(every: int, step: int) -> bool:
+    return step % every == 0

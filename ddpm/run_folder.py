@@ -1,0 +1,217 @@
+"""One run's folder: plain files, readable without W&B, from which an interrupted run is continued.
+
+run.json        what is trained, on what, under which W&B id, and when it was continued
+config.yaml     the resolved configuration, usable again
+loss.jsonl      one row a logged step: {"_i": step, "out": {metric: value}}
+samples/        sample grids
+checkpoints/    see ddpm/checkpoint.py
+diverged.json   where a loss or gradient was not finite
+results.jsonl   the summary, once the run is finished: {"cfg", "out", "_i"}
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ddpm.checkpoint import checkpoint_path, checkpoint_step, intact, list_checkpoints, save_checkpoint
+from ddpm.config import Config, differences
+from ddpm.errors import UserError
+
+Row = dict[str, Any]
+
+
+class RunFolder:
+    """The folder of the run that `cfg` describes. Entered, it is held: no second process can write to it."""
+
+    def __init__(self, cfg: Config):
+        self._cfg = cfg
+        self.path = cfg.run_dir
+        self.record: dict[str, Any] = {}
+        self.rows: dict[int, Row] = {}
+        # Beside the folder, which may not be there yet, or be replaced.
+        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+
+    # --- what is there ---
+
+    def check(self) -> None:
+        """Raises UserError where the folder is something else, or holds the same run under another config."""
+        if not self.path.exists():
+            return
+        try:
+            record = json.loads((self.path / "run.json").read_text())
+            record["run_id"], record["wandb_id"], stored = record["run_id"], record["wandb_id"], record["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{self.path} exists and is not a run folder of this project. Move it, or give another --out_dir."
+            ) from None
+        if self._cfg.clean_run:
+            return
+        changed = differences(stored, self._cfg.nested())
+        if changed:
+            raise UserError(
+                f"The run in {self.path} has another config: {'; '.join(changed)}. Use the config it was started with "
+                "(its config.yaml), give this one another --id, or start it over with --clean_run=true."
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's last step and evaluation are done."""
+        return not self._cfg.clean_run and (self.path / "results.jsonl").exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to continue. Known once the folder is held."""
+        return bool(self.record)
+
+    def __enter__(self) -> "RunFolder":
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"Another process is writing to the run {self.path}. Wait for it or stop it, or give this one another "
+                "--seed, --id or --out_dir."
+            ) from None
+        except OSError as error:
+            raise UserError(f"The run folder {self.path} cannot be made: {error}.") from error
+        try:
+            self.check()
+            if self.path.exists() and not self._cfg.clean_run:
+                if not os.access(self.path, os.W_OK):
+                    raise UserError(f"The run folder {self.path} is read-only: it cannot be continued there.")
+                self.record = json.loads((self.path / "run.json").read_text())
+                self.rows = self._read_rows()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._lock.release()
+
+    # --- beginning and continuing ---
+
+    @contextmanager
+    def beginning(self, record: dict[str, Any], config_yaml: str) -> Iterator[None]:
+        """Make the folder aside; what is done inside decides whether it takes its place.
+
+        Neither W&B nor the folder is left half-begun by the other's failure, and an earlier run's folder goes only
+        when the new one is there.
+        """
+        draft = self.path.with_name(f".{self.path.name}.part")
+        try:
+            with self._writing("run.json"):
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir(parents=True)
+                (draft / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+                (draft / "config.yaml").write_text(config_yaml)
+            yield
+            with self._writing("run.json"):
+                if self.path.exists():
+                    shutil.rmtree(self.path)
+                draft.rename(self.path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        self.record = record
+
+    def continuing(self, step: int, session: dict[str, Any]) -> None:
+        """Forget the rows after `step`, which will come again, and note the new session in `run.json`."""
+        self.rows = {s: row for s, row in self.rows.items() if s <= step}
+        self.record = {**self.record, "sessions": [*self.record.get("sessions", []), session]}
+        with self._writing("run.json"):
+            self._replace("loss.jsonl", "".join(_line(s, row) for s, row in self.rows.items()))
+            self._replace("run.json", json.dumps(self.record, indent=2) + "\n")
+
+    def newest_checkpoint(self) -> dict[str, Any] | None:
+        """The state to continue from: the newest intact one, or an older one if that brings lost rows back. None where
+        no checkpoint is intact."""
+        newest = None
+        for path, state in intact(self.path) if self.begun else ():
+            newest = newest or state
+            lost = [step for step in range(1, state["step"]) if self._cfg.has_row(step) and step not in self.rows]
+            if not lost:
+                return state
+            print(f"warning: {path.name} comes after the rows of {lost} in {self.path / 'loss.jsonl'}, which are lost.")
+        return newest
+
+    def _read_rows(self) -> dict[int, Row]:
+        path = self.path / "loss.jsonl"
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        rows, bad = {}, []
+        for number, line in enumerate(lines, start=1):
+            try:
+                parsed = json.loads(line)
+                rows[int(parsed["_i"])] = dict(parsed["out"])
+            except (ValueError, KeyError, TypeError):
+                bad.append(number)
+        if bad and bad != [len(lines)]:  # a torn last line is what a kill leaves
+            aside = path.with_name("loss.jsonl.damaged")
+            with self._writing(aside.name):
+                shutil.copyfile(path, aside)
+            print(
+                f"warning: {path}: line(s) {', '.join(map(str, bad))} do not parse and are left out; "
+                f"the file as it was is kept as {aside.name}"
+            )
+        return dict(sorted(rows.items()))
+
+    # --- writing ---
+
+    def append(self, step: int, row: Row) -> None:
+        """Add one row to `loss.jsonl`. Raises UserError where it cannot be written."""
+        self.rows[step] = {**self.rows.get(step, {}), **row}
+        with self._writing("loss.jsonl"), (self.path / "loss.jsonl").open("a") as file:
+            file.write(_line(step, row))
+
+    def save_checkpoint(self, step: int, state: dict[str, Any]) -> Path:
+        """Write the checkpoint of `step`, then drop the older ones beyond `checkpoint.keep`; milestones stay."""
+        path = checkpoint_path(self.path, step)
+        with self._writing(f"checkpoints/{path.name}"):
+            save_checkpoint(path, state)
+            passing = [p for p in list_checkpoints(self.path) if not self._cfg.is_milestone(checkpoint_step(p))]
+            for old in passing[: -self._cfg.checkpoint.keep]:
+                old.unlink()
+        return path
+
+    def save_grid(self, step: int, picture: Any) -> Path:
+        """Write a PIL image as the sample grid of `step`; its path."""
+        path = self.path / "samples" / f"step-{step:06d}.png"
+        with self._writing(f"samples/{path.name}"):
+            path.parent.mkdir(exist_ok=True)
+            picture.save(path)
+        return path
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write one JSON line as the file `name`, whole or not at all."""
+        with self._writing(name):
+            self._replace(name, json.dumps(value) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        aside = self.path / f"{name}.part"
+        aside.write_text(text)
+        aside.replace(self.path / name)
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            found = list_checkpoints(self.path)
+            left = f" Its newest checkpoint is {found[-1].name}." if found else ""
+            raise UserError(
+                f"The run folder {self.path} cannot be written ({what}: {error.strerror or error}).{left} "
+                + ("Make room, then run" if full else "Make it writable, then run")
+                + " the same command again to continue."
+            ) from error
+
+
+def _line(step: int, row: Row) -> str:
+    return json.dumps({"_i": step, "out": row}) + "\n"

@@ -1,0 +1,48 @@
+"""A polite end: the first SIGTERM or SIGINT asks the training to stop where it can be continued, a second one is
+immediate."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """The training was asked to stop. `exit_code` is the shell's convention, 128 + signal."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.exit_code = 128 + signum
+
+
+class StopSignals:
+    """While entered, SIGTERM and SIGINT set a flag that `check` raises on. Outside the main thread it does nothing:
+    Python delivers signals there alone."""
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def check(self) -> None:
+        """Raises Interrupted once a stop was asked for."""
+        if self._signum is not None:
+            raise Interrupted(self._signum)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        self._signum = signum
+        # print is not safe here: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping: a checkpoint is written first; a second signal stops at once\n")
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                self._before[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,85 @@
+"""Trainings in processes of their own, which can be killed. A server that has imported torch and wandb forks them."""
+
+import multiprocessing
+import os
+import pkgutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from ddpm.cli import main
+from ddpm.config import Config
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["ddpm.train", "wandb", "tests.ddpm.processes"])
+Sabotage = Callable[[], None]
+
+
+def start(cfg: Config, sabotage: Sabotage | None = None) -> BaseProcess:
+    """Begin `ddpm train` of `cfg` in a new process, after `sabotage` there. What it prints goes to `OUT_DIR/log`."""
+    cfg.out_dir.mkdir(parents=True, exist_ok=True)
+    (cfg.out_dir / "cfg.yaml").write_text(cfg.to_yaml())
+    # W&B's service process is each training's own: it is to die with it.
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    process = _CONTEXT.Process(target=_child, args=(cfg.out_dir, environment, sabotage))
+    process.start()
+    return process
+
+
+def run(cfg: Config, sabotage: Sabotage | None = None) -> int:
+    """`start`, to its end; the exit code, negative where a signal ended it."""
+    process = start(cfg, sabotage)
+    process.join(120)
+    assert process.exitcode is not None, "the training hangs"
+    return process.exitcode
+
+
+def log(cfg: Config) -> str:
+    """What all processes that trained `cfg` have printed."""
+    return (cfg.out_dir / "log").read_text()
+
+
+def _child(out_dir: Path, environment: dict[str, str], sabotage: Sabotage | None) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    file = os.open(out_dir / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        if sabotage:
+            sabotage()
+        code = main(["train", str(out_dir / "cfg.yaml")])
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def at_call(target: str, number: int, then: Callable[[], object]) -> None:
+    """In the child: do `then` when the function `target` is called for the `number`th time."""
+    calls = 0
+    original = pkgutil.resolve_name(target)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            then()
+        return original(*args, **kwargs)
+
+    mock.patch(target, watched).start()
+
+
+def kill() -> None:
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,103 @@
+"""An interrupted run, continued by the same command, ends in the same bits as one that was left alone."""
+
+import functools
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from ddpm.checkpoint import digest, load_checkpoint
+from ddpm.config import Config
+from tests.ddpm import processes
+from tests.ddpm.test_train import tiny
+
+# Every step has a checkpoint; probes, grids, milestones and plain rows fall on different ones; dropout draws too.
+SHORT = [
+    "--train.total_steps=9",
+    "--model.dropout=0.1",
+    "--logging.log_every_n_steps=2",
+    "--eval.grid.every=4",
+    "--eval.fid_milestone.every=3",
+    "--checkpoint.every=1",
+]
+
+
+def short(folder: Path, *overrides: str) -> Config:
+    return tiny(folder, *SHORT, *overrides)
+
+
+def _rows(cfg: Config) -> list[dict[str, Any]]:
+    """The logged rows, without the times."""
+    rows = [json.loads(line) for line in (cfg.run_dir / "loss.jsonl").read_text().splitlines()]
+    return [{"_i": r["_i"], **{k: v for k, v in r["out"].items() if not k.startswith("time/")}} for r in rows]
+
+
+def _end(cfg: Config) -> str:
+    """Digest of the last checkpoint, times and place left out: weights, EMA, Adam, data order, random streams."""
+    state = load_checkpoint(cfg.run_dir / "checkpoints/step-000009.pt")
+    return digest({k: v for k, v in state.items() if k not in ("elapsed_s", "seconds", "config")})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The run as it is without interruptions."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with mock.patch.dict(os.environ, {"WANDB_DIR": str(folder), "HOME": str(folder), "NETRC": str(folder / "none")}):
+        cfg = short(folder)
+        assert processes.run(cfg) == 0, processes.log(cfg)
+    return cfg
+
+
+def assert_same(cfg: Config, undisturbed: Config) -> None:
+    assert _rows(cfg) == _rows(undisturbed)
+    assert _end(cfg) == _end(undisturbed)
+    for path in (undisturbed.run_dir / "samples").iterdir():
+        assert (cfg.run_dir / "samples" / path.name).read_bytes() == path.read_bytes()
+    assert (cfg.run_dir / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [
+        ("ddpm.evaluation.evaluate.frechet_distance", 2),  # in the second milestone's evaluation
+        ("ddpm.evaluation.evaluate.draw", 1),  # before the first sample
+        ("os.fsync", 5),  # in a checkpoint write
+        ("ddpm.curvature._quadratic_form", 7),  # in a probe
+        ("ddpm.tracking.Tracker.log_checkpoint", 2),  # between a milestone's row and its artifact
+        ("ddpm.run_folder.RunFolder.append", 3),  # before a row is written
+        ("ddpm.tracking.Tracker.finish", 1),  # after the last row, before the run counts as finished
+        ("ddpm.train.Trainer.fit", 1),  # before the first step
+    ],
+)
+def test_a_kill_in_the_middle_of(tmp_path: Path, undisturbed: Config, target: str, number: int) -> None:
+    """Weights, EMA, optimizer, data order, random streams, every row and grid: bitwise as undisturbed."""
+    cfg = short(tmp_path)
+    assert processes.run(cfg, functools.partial(processes.at_call, target, number, processes.kill)) == -signal.SIGKILL
+    assert not (cfg.run_dir / "results.jsonl").exists()
+    assert processes.run(cfg) == 0, processes.log(cfg)
+    assert_same(cfg, undisturbed)
+
+
+def test_kill_9_at_random_moments(tmp_path: Path, undisturbed: Config) -> None:
+    """Twenty moments anywhere between a run's start and its end. Catches an order of writes that a kill can split."""
+    draw = random.Random(7)
+    start = time.time()
+    assert processes.run(short(tmp_path / "timed")) == 0
+    longest = time.time() - start
+    killed = 0
+    for i in range(20):
+        cfg = short(tmp_path / str(i))
+        process = processes.start(cfg)
+        process.join(draw.uniform(0.0, longest))
+        killed += process.exitcode is None
+        process.kill()
+        process.join()
+        assert processes.run(cfg) == 0, processes.log(cfg)
+        assert_same(cfg, undisturbed)
+    assert killed >= 15
