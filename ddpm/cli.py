@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         dest="source",
         default="wandb",
         metavar="SOURCE",
-        help="folder of W&B run files (./wandb) or of run folders with loss.jsonl (./runs); default: %(default)s",
+        help="folder of W&B run files (./wandb) or of run folders with loss.jsonl (./runs), or wandb:ENTITY/PROJECT; "
+        "default: %(default)s",
     )
     report.add_argument("--out", type=Path, metavar="DIR", help="where to write; default: out/EXP")
     report.add_argument(
@@ -78,6 +79,34 @@ def _parser() -> argparse.ArgumentParser:
         help="draw FIDs of different protocols on one axis all the same; the figure says so",
     )
     report.set_defaults(run=_report)
+
+    upload = verbs.add_parser(
+        "sync",
+        help="upload to W&B what its server does not have yet of the runs on this machine",
+        description="Upload offline runs, and what an outage or a kill kept from the server. Again is harmless.",
+        allow_abbrev=False,
+    )
+    upload.add_argument(
+        "root", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="run folder(s); default: %(default)s"
+    )
+    upload.set_defaults(run=_sync)
+
+    dashboard = verbs.add_parser(
+        "dashboard",
+        help="how to browse an experiment's runs; on W&B's server, in a workspace of their own",
+        description="Say how to browse the runs. With --from wandb:ENTITY/PROJECT, create or renew the experiment's "
+        "workspace there: loss, gradient, traces, FID with its floor, sample grids, coloured by experiment.",
+        allow_abbrev=False,
+    )
+    dashboard.add_argument("experiment", metavar="EXP", help="experiment name, such as e6")
+    dashboard.add_argument(
+        "--from",
+        dest="source",
+        default="wandb",
+        metavar="SOURCE",
+        help="folder of W&B run files, or wandb:ENTITY/PROJECT; default: %(default)s",
+    )
+    dashboard.set_defaults(run=_dashboard)
 
     draw = verbs.add_parser(
         "sample",
@@ -155,6 +184,19 @@ def _report(args: argparse.Namespace) -> None:
 
     out = args.out or Path("out") / args.experiment
     print(make_report(args.experiment, args.source, out, args.where, args.allow_mixed_protocols))
+
+
+def _sync(args: argparse.Namespace) -> None:
+    from ddpm.sync import sync
+
+    for line in sync(args.root):
+        print(line, flush=True)
+
+
+def _dashboard(args: argparse.Namespace) -> None:
+    from reports.dashboard import browse
+
+    print(browse(args.experiment, args.source))
 
 
 def _sample(args: argparse.Namespace) -> None:

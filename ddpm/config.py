@@ -198,11 +198,17 @@ class Eval(Section):
 
 
 class Wandb(Section):
-    """Weights & Biases. `auto` is online where there is a login, else offline; WANDB_MODE overrides it."""
+    """Weights & Biases. `auto` is online where there is a login, else offline; WANDB_MODE overrides it.
+
+    `init_timeout_s`: how long a run waits for the server before it starts offline; `finish_timeout_s`: how long, at its
+    end, for what is still to be uploaded. `ddpm sync` uploads the rest.
+    """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "min_snr"
     alerts: bool = True  # a message from the server when the run ends or diverges
+    init_timeout_s: Annotated[float, Field(ge=1)] = 20.0
+    finish_timeout_s: Annotated[float, Field(ge=1)] = 60.0
     entity: str | None = None
     run_name: str | None = None
     tags: tuple[str, ...] = ()

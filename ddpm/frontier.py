@@ -17,7 +17,6 @@ import torch
 from tqdm import tqdm
 
 from ddpm.data import ImageSet, load_images, to_uint8
-from ddpm.evaluation.distances import GaussianSum, frechet_distance
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, make_reference
 from ddpm.evaluation.features import make_features
 from ddpm.sample import Trained, find_checkpoint, load_trained
@@ -45,15 +44,6 @@ def make_evaluator(trained: Trained) -> tuple[Evaluator, ImageSet]:
     return evaluator, sets[1]
 
 
-def score_images(evaluator: Evaluator, images: torch.Tensor) -> float:
-    """FID of given uint8 images against the evaluator's reference."""
-    assert evaluator.features and evaluator.reference
-    total = GaussianSum()
-    for batch in images.split(250):
-        total.add(evaluator.features.extract(batch))
-    return frechet_distance(total.result(), evaluator.reference.gaussian)
-
-
 def measure(trained: Trained, samplers: list[str], nfes: list[int], n: int, seed: int = 0) -> list[dict[str, object]]:
     """One row per point, with the rows `real images` and `pure noise` last."""
     evaluator, fresh = make_evaluator(trained)
@@ -67,7 +57,7 @@ def measure(trained: Trained, samplers: list[str], nfes: list[int], n: int, seed
     noise = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
     spread = torch.linspace(0, len(fresh) - 1, n).round().long()  # sets may be sorted by class
     for name, images in (("real images", fresh.images[spread]), ("pure noise", to_uint8(noise))):
-        rows.append(dict(zip(COLUMNS, (name, "", n, score_images(evaluator, images), ""), strict=True)))
+        rows.append(dict(zip(COLUMNS, (name, "", n, evaluator.fid_of(images), ""), strict=True)))
     return rows
 
 

@@ -190,6 +190,15 @@ _TABLE = [
         "Fingerprint of all that makes val/fid comparable; spelled out in the run's `protocols`.",
     ),
     Metric(
+        "val/fid_floor",
+        "FID of real images",
+        "lower is better",
+        _MILESTONE,
+        "n_samples images through the features, once a session",
+        "What n_samples real images score by the same protocol: images that the reference does not hold, where it "
+        "leaves enough (`eval.reference_n`), else images of the reference, which makes it a little too low.",
+    ),
+    Metric(
         "final/fid",
         "final FID",
         "lower is better",

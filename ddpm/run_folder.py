@@ -31,13 +31,22 @@ Row = dict[str, Any]
 class RunFolder:
     """The folder of the run that `cfg` describes. Entered, it is held: no second process can write to it."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config, path: Path | None = None):
         self._cfg = cfg
-        self.path = cfg.run_dir
+        self.path = path or cfg.run_dir
         self.record: dict[str, Any] = {}
         self.rows: dict[int, Row] = {}
         # Beside the folder, which may not be there yet, or be replaced.
         self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+
+    @classmethod
+    def at(cls, path: Path) -> "RunFolder":
+        """The run folder at `path`, wherever it was trained. Raises UserError where its `run.json` is damaged."""
+        try:
+            config = json.loads((path / "run.json").read_text())["config"]
+            return cls(Config.model_validate(config), path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path / 'run.json'} cannot be read: {' '.join(str(error).split())}.") from None
 
     # --- what is there ---
 
@@ -126,8 +135,18 @@ class RunFolder:
         """Forget the rows after `step`, which will come again, and note the new session in `run.json`."""
         self.rows = {s: row for s, row in self.rows.items() if s <= step}
         self.record = {**self.record, "sessions": [*self.record.get("sessions", []), session]}
-        with self._writing("run.json"):
+        with self._writing("loss.jsonl"):
             self._replace("loss.jsonl", "".join(_line(s, row) for s, row in self.rows.items()))
+        self._save_record()
+
+    def note_files(self, path: str | None) -> None:
+        """Note in `run.json` where W&B keeps the files of this session."""
+        sessions = self.record["sessions"]
+        self.record = {**self.record, "sessions": [*sessions[:-1], {**sessions[-1], "wandb_files": path}]}
+        self._save_record()
+
+    def _save_record(self) -> None:
+        with self._writing("run.json"):
             self._replace("run.json", json.dumps(self.record, indent=2) + "\n")
 
     def newest_checkpoint(self) -> dict[str, Any] | None:
@@ -180,13 +199,20 @@ class RunFolder:
                 old.unlink()
         return path
 
-    def save_grid(self, step: int, picture: Any) -> Path:
-        """Write a PIL image as the sample grid of `step`; its path."""
-        path = self.path / "samples" / f"step-{step:06d}.png"
+    def grid_path(self, step: int) -> Path:
+        """Where the sample grid of `step` is, if it has one."""
+        return self.path / "samples" / f"step-{step:06d}.png"
+
+    def fids(self) -> dict[int, float]:
+        """Milestone to FID."""
+        return {step: row["val/fid"] for step, row in self.rows.items() if "val/fid" in row}
+
+    def save_grid(self, step: int, picture: Any) -> None:
+        """Write a PIL image as the sample grid of `step`."""
+        path = self.grid_path(step)
         with self._writing(f"samples/{path.name}"):
             path.parent.mkdir(exist_ok=True)
             picture.save(path)
-        return path
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one JSON line as the file `name`, whole or not at all."""

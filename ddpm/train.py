@@ -168,7 +168,7 @@ class Trainer:
         milestone = self.cfg.is_milestone(step)
         if milestone or step % self.cfg.checkpoint.every == 0:
             # Before what takes long: a kill in the middle of an evaluation loses no step.
-            path = tracker.save(step, self.state_dict())
+            tracker.save(step, self.state_dict())
         if not tracker.has(step):
             row: dict[str, Any] = dict(self.row)
             if self.row and self.cfg.curvature.enabled:
@@ -185,7 +185,7 @@ class Trainer:
                 if key in row:
                     tqdm.write(f"{tracker.run_id} step {step}: {key} {row[key]:.2f} ({row[f'{key}_protocol']})")
         if milestone:
-            tracker.log_checkpoint(step, path)
+            tracker.log_checkpoint(step)
 
     def losses(self, x_0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """(trained loss, eps-MSE), scalars: the error of what the network predicts under the arm's own weights, and

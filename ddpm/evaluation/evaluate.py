@@ -59,9 +59,7 @@ class Reference:
 
 def make_reference(features: Features, images: ImageSet, n: int | None) -> Reference:
     """Statistics of n images of the set (all if None), evenly spaced over it. Raises UserError where n is too small."""
-    chosen = images.images
-    if n is not None and n < len(images):
-        chosen = chosen[torch.linspace(0, len(images) - 1, n).round().long()]
+    chosen = images.images[_reference_positions(images, n)]
     if len(chosen) <= features.dim:
         raise UserError(
             f"The reference statistics would rest on {len(chosen)} images, no more than the {features.dim} dimensions "
@@ -72,6 +70,21 @@ def make_reference(features: Features, images: ImageSet, n: int | None) -> Refer
     for batch in tqdm(chosen.split(250), desc="reference features", disable=None, leave=False):
         total.add(features.extract(batch))
     return Reference(images.name, images.digest, total.result())
+
+
+def held_out(images: ImageSet, reference_n: int | None, n: int) -> Tensor:
+    """n real images (n, 3, H, W) that the reference does not hold, evenly spaced over the set.
+
+    Where too few are left, over the whole set: what is scored on them is then a little too good.
+    """
+    left = torch.ones(len(images), dtype=torch.bool)
+    left[_reference_positions(images, reference_n)] = False
+    positions = left.nonzero().flatten() if left.sum() >= n else torch.arange(len(images))
+    return images.images[positions[torch.linspace(0, len(positions) - 1, n).round().long()]]
+
+
+def _reference_positions(images: ImageSet, n: int | None) -> Tensor:
+    return torch.linspace(0, len(images) - 1, min(n or len(images), len(images))).round().long()
 
 
 @dataclass
@@ -148,6 +161,15 @@ class Evaluator:
             with self.timers.measure("features"):
                 total.add(self.features.extract(batch))
         with self.timers.measure("features"):
+            return frechet_distance(total.result(), self.reference.gaussian)
+
+    def fid_of(self, images: Tensor) -> float:
+        """Frechet distance of given images, (n, 3, H, W) uint8, to the reference."""
+        assert self.features and self.reference, "an FID needs features and a reference"
+        with self.timers.measure("features"):
+            total = GaussianSum()
+            for batch in images.split(250):
+                total.add(self.features.extract(batch))
             return frechet_distance(total.result(), self.reference.gaussian)
 
     def grid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ddpm.config import Config, Sampling
 from ddpm.data import ImageSet
-from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, make_reference
+from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, held_out, make_reference
 from ddpm.evaluation.features import make_features
 from ddpm.evaluation.known_answer import require, try_sampler
 from ddpm.samplers import Denoiser
@@ -28,6 +28,8 @@ class Milestones:
         self.grid_plan = _plan(cfg.eval.grid)
         self.evaluator = self._make_evaluator(schedule, images, device, timers)
         self.checks = self._check_samplers(schedule)
+        self._images = images
+        self._floor: float | None = None
 
     @property
     def protocols(self) -> dict[str, dict[str, Any]]:
@@ -43,12 +45,19 @@ class Milestones:
         if milestone:
             row["val/fid"] = self.evaluator.fid(denoiser(), milestone, self.cfg.sample_seed)
             row["val/fid_protocol"] = self.evaluator.protocol(milestone).fingerprint
+            row["val/fid_floor"] = self.floor(milestone)
         if final:
             # The same protocol and noise on the same weights: the milestone's number is the final one.
             same = final == milestone
             row["final/fid"] = row["val/fid"] if same else self.evaluator.fid(denoiser(), final, self.cfg.sample_seed)
             row["final/fid_protocol"] = self.evaluator.protocol(final).fingerprint
         return row
+
+    def floor(self, plan: SamplingPlan) -> float:
+        """What as many real images score as `plan` draws: an FID near it cannot be told from the data's."""
+        if self._floor is None:
+            self._floor = self.evaluator.fid_of(held_out(self._images, self.cfg.reference_n, plan.n_samples))
+        return self._floor
 
     def draw_grid(self, step: int, denoiser: Callable[[], Denoiser]) -> Image.Image | None:
         """The sample grid of a step that has one."""

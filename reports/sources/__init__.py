@@ -4,23 +4,20 @@ from pathlib import Path
 
 from ddpm.errors import UserError
 from reports.runs import Run
-from reports.sources import folders, offline
+from reports.sources import api, folders, offline
 
 
 def open_source(spec: str) -> list[Run]:
-    """All runs under the folder `spec`, ordered by experiment, start and id.
+    """All runs under the folder `spec`, or of the W&B project `wandb:ENTITY/PROJECT`, by experiment, start and id.
 
     A folder that holds `loss.jsonl` files anywhere below it is read as run folders; else one that holds
     `run-*.wandb` files is read as W&B offline runs. Run folders come first because they hold the same
     numbers and need no foreign file format.
 
-    Raises UserError: nothing there, a file, neither kind found, or `wandb:ENTITY/PROJECT`.
+    Raises UserError: nothing there, a file, neither kind found, or a server that cannot be read.
     """
     if spec.startswith("wandb:"):
-        raise UserError(
-            f"{spec}: runs cannot be read from the W&B server yet. Give a folder instead: the run folders "
-            "of `ddpm train`, or the `wandb` folder that holds the `offline-run-*` (or `run-*`) folders."
-        )
+        return _ordered(api.read(spec.removeprefix("wandb:")))
     root = Path(spec).expanduser()
     if not root.exists():
         raise UserError(f"{spec}: there is no such folder. Give a folder of runs, e.g. `runs` or `wandb`.")
@@ -29,9 +26,12 @@ def open_source(spec: str) -> list[Run]:
     for reader in (folders, offline):
         found = reader.find(root)
         if found:
-            runs = reader.read(found)
-            return sorted(runs, key=lambda r: (r.experiment, r.started is not None, str(r.started), r.id))
+            return _ordered(reader.read(found))
     raise UserError(
         f"{spec}: no runs found. Looked at any depth for `loss.jsonl` (run folders) and for `run-*.wandb` "
         "(W&B run files)."
     )
+
+
+def _ordered(runs: list[Run]) -> list[Run]:
+    return sorted(runs, key=lambda r: (r.experiment, r.started is not None, str(r.started), r.id))

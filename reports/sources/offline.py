@@ -11,20 +11,19 @@ import json
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from reports.runs import Run, as_seed, merge_rows, resolve_protocols
+from reports.sources.rows import read_row
 
 _MAGIC = b":W&B"
 _FILE_HEADER = 7
 _BLOCK = 32768
 _CHUNK = struct.Struct("<IHB")
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
-_GRID = "samples/grid"
 
 
 @dataclass
@@ -139,14 +138,12 @@ def _apply_history(history: Any, log: _Log) -> None:
     row: dict[str, Any] = {}
     for item in history.item:
         _put(row, _keys(item), _parse(item.value_json))
-    step = row.get("step")
-    if not isinstance(step, int | float) or isinstance(step, bool) or step != int(step):
+    step, metrics, grid = read_row(row)
+    if step is None:
         return
-    step = int(step)
-    grid = row.get(_GRID)
-    if isinstance(grid, dict) and grid.get("_type") == "image-file" and isinstance(grid.get("path"), str):
-        log.grids[step] = log.path.parent / "files" / grid["path"]
-    log.rows.append((step, dict(_leaves(row))))
+    if grid:
+        log.grids[step] = log.path.parent / "files" / grid
+    log.rows.append((step, metrics))
 
 
 def _apply_config(record: Any, config: dict[str, Any]) -> None:
@@ -182,18 +179,6 @@ def _drop(target: dict[str, Any], keys: tuple[str, ...]) -> None:
         if not isinstance(target, dict):
             return
     target.pop(keys[-1], None)
-
-
-def _leaves(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Metrics of a row with dotted names, without W&B's own (`_step`), media and the x-axis."""
-    for key, value in row.items():
-        if not prefix and (key.startswith("_") or key == "step"):
-            continue
-        if isinstance(value, dict):
-            if "_type" not in value:
-                yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _started(log: _Log) -> tuple[int, float, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm import tracking
+from ddpm import wandb_run
 from ddpm.errors import UserError
 from ddpm.train import train
 from tests.ddpm.test_train import tiny
@@ -97,7 +97,7 @@ def test_mode(
     if netrc:
         (tmp_path / "netrc").write_text(netrc + "\n")
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert tracking.wandb_mode(wanted)[0] == mode
+    assert wandb_run.wandb_mode(wanted)[0] == mode
 
 
 def test_offline_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

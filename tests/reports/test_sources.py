@@ -10,13 +10,6 @@ from reports.sources import open_source
 from tests.reports.conftest import WandbRuns, write_run
 
 
-@pytest.mark.parametrize("spec", ["wandb:me/project", "wandb:me"])
-def test_the_server_is_refused_with_a_way_out(spec: str) -> None:
-    """Catches: `wandb:` taken for a folder name, with a message that leads nowhere."""
-    with pytest.raises(UserError, match="offline"):
-        open_source(spec)
-
-
 def test_bad_sources_say_what_was_looked_for(tmp_path: Path) -> None:
     """Catches: a traceback, or an empty report, for a wrong path."""
     with pytest.raises(UserError, match="no such folder"):

@@ -1,0 +1,259 @@
+"""One W&B run, online or offline, that the training never waits for. The only writer to W&B.
+
+Rows go to W&B's own process, which keeps them on disk and uploads them. Artifacts are handed over by a thread, since
+with a server the client asks it about each one first. What a server has not taken in the end, `ddpm sync` brings it.
+"""
+
+import contextlib
+import netrc
+import os
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from ddpm.errors import UserError
+from ddpm.metrics import STEP
+
+FLUSH_S = 1.0  # W&B's own default of 15 s is lost at a kill
+_SILENCE = ("Timed out", "deadline exceeded")  # in W&B's words, a server that does not answer
+_STOP_S = 10.0  # what a signalled run gives the server, for a machine that is taken away soon
+
+
+def wandb_mode(wanted: str) -> tuple[str, str]:
+    """(mode, why) for the configured mode: WANDB_MODE first, then `wanted`; `auto` is online where there is a login.
+
+    Raises UserError where WANDB_MODE holds no mode.
+    """
+    from_environment = os.environ.get("WANDB_MODE")
+    if from_environment:
+        if from_environment not in ("online", "offline", "disabled"):
+            raise UserError(f"WANDB_MODE = {from_environment} is not a mode. Use online, offline or disabled.")
+        return from_environment, "WANDB_MODE"
+    if wanted != "auto":
+        return wanted, "logging.wandb.mode"
+    return ("online", "logged in") if _has_login() else ("offline", "no login found; `wandb login` makes one")
+
+
+def _has_login() -> bool:
+    """Whether the wandb client would find a key without asking: an environment variable or a netrc entry."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        if path and Path(path).expanduser().is_file():
+            try:
+                return netrc.netrc(Path(path).expanduser()).authenticators(host) is not None
+            except (netrc.NetrcParseError, OSError):
+                return False
+    return False
+
+
+class WandbRun:
+    """The W&B run of a run folder's record (`run.json`), started or taken up under its id.
+
+    mode: `online`, `offline` or `disabled`; null is what the record's config and the environment say. Offline is also
+    what an online run becomes whose server does not answer in time. Raises UserError where W&B refuses to start.
+    """
+
+    def __init__(self, record: dict[str, Any], mode: str | None = None):
+        self._record = record
+        self._options = record["config"]["logging"]["wandb"]
+        self.mode, self.why = wandb_mode(self._options["mode"]) if mode is None else (mode, "asked for")
+        self._run = self._start()
+        self.id: str = self._run.id
+        self.unsent: list[str] = []
+        self._queue: queue.Queue[tuple[str, Callable[[], None]] | None] = queue.Queue()
+        self._given_up = threading.Event()
+        self._worker = threading.Thread(target=self._work, name="artifacts", daemon=True)
+        self._worker.start()
+
+    def _start(self) -> Any:
+        import wandb
+
+        record, options = self._record, self._options
+        about = ("run_id", "commit", "version", "params", "protocols", "environment")
+        arguments: dict[str, Any] = {
+            "id": record["wandb_id"],
+            "name": options["run_name"] or record["run_id"],
+            "project": options["project"],
+            "entity": options["entity"],
+            "group": record["experiment"],
+            "job_type": "train",
+            "tags": options["tags"],
+            "notes": options["notes"],
+            "config": {**record["config"], **{k: record[k] for k in about}, "session": len(record["sessions"])},
+            "dir": os.environ.get("WANDB_DIR"),  # wandb itself reads it only once a process
+        }
+        settings: dict[str, Any] = {"x_transaction_log_flush_interval": FLUSH_S, "silent": True}
+        wait = options["init_timeout_s"]
+        try:
+            if self.mode == "online":
+                try:
+                    run = wandb.init(
+                        **arguments,
+                        mode="online",
+                        resume="allow",
+                        settings=wandb.Settings(init_timeout=wait, **settings),
+                    )
+                except wandb.errors.CommError as error:
+                    if not any(silence in str(error) for silence in _SILENCE):
+                        raise  # it answered, and refused
+                    reason = str(error).splitlines()[0]
+                    wandb.teardown()  # its process still holds the id of the run that did not start
+                    self.mode, self.why = "offline", f"the server did not answer within {wait:g} s: {reason}"
+            if self.mode != "online":
+                run = wandb.init(**arguments, mode=self.mode, settings=wandb.Settings(**settings))  # type: ignore[arg-type]
+        except (wandb.errors.Error, ValueError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(
+                f"W&B could not start in mode {self.mode} ({self.why}): {reason}. Use --logging.wandb.mode=offline to "
+                "keep the run on disk and upload it later with `ddpm sync`."
+            ) from error
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP)
+        run.define_metric("val/fid", step_metric=STEP, summary="min,last")
+        return run
+
+    @property
+    def where(self) -> str:
+        """The run's page, or the folder of its offline files."""
+        return str(self._run.url if self.mode == "online" else self._run.settings.sync_dir)
+
+    @property
+    def files(self) -> str | None:
+        """The folder in which W&B keeps this session's files; None where it keeps none."""
+        return str(self._run.settings.sync_dir) if self.mode != "disabled" else None
+
+    @property
+    def last_step(self) -> float:
+        """The last step that is known to W&B; infinite where there is no server to know better."""
+        return float(self._run.summary.get(STEP, -1)) if self.mode == "online" else float("inf")
+
+    # --- what is recorded; none of it waits ---
+
+    def log(self, step: int, row: dict[str, Any], grid: Path | None = None) -> None:
+        """One row of metrics, with the sample grid drawn at this step."""
+        media: dict[str, Any] = {}
+        if grid:
+            import wandb
+
+            media["samples/grid"] = wandb.Image(str(grid), caption=f"{self._record['run_id']}, step {step}")
+        self._run.log({STEP: step, **row, **media})
+
+    def log_artifact(self, kind: str, path: Path, aliases: list[str]) -> None:
+        """One file as the next version of the artifact `ID-KIND`; of `model`, a server keeps the newest and best."""
+
+        def hand_over() -> None:
+            import wandb
+
+            artifact = wandb.Artifact(
+                f"{self.id}-{kind}", type=kind, metadata={"experiment": self._record["experiment"]}
+            )
+            # W&B keeps a copy of its own until it is uploaded: the run folder may be replaced or moved before that.
+            artifact.add_file(str(path))
+            logged = self._run.log_artifact(artifact, aliases=aliases)
+            if self.mode == "online":
+                logged.wait()
+                if kind == "model":
+                    self._drop_old_versions()
+
+        self._queue.put((f"{kind} {path.name}", hand_over))
+
+    def summarise(self, values: dict[str, Any]) -> None:
+        """Set summary values."""
+        self._run.summary.update(values)
+
+    def alert(self, title: str, text: str, level: str) -> None:
+        """A message to whoever follows the project, where there is a server to send it."""
+        if self.mode == "online" and self._options["alerts"]:
+            self._run.alert(title=title, text=text, level=level)
+
+    # --- the thread that hands artifacts over ---
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            name, hand_over = job
+            try:
+                self._wait_for_server()
+                hand_over()
+            except Exception as error:  # whatever the network or the server did, the training goes on
+                if not self.unsent:
+                    print(f"warning: {name} is not uploaded ({' '.join(str(error).split())[:200]})")
+                self.unsent.append(name)
+
+    def _wait_for_server(self) -> None:
+        """Return once the server answers anything at all. Raises OSError where `finish` would not wait longer.
+
+        Handed over in an outage, an artifact would keep W&B from finishing until the server is back.
+        """
+        while self.mode == "online":
+            try:
+                urllib.request.urlopen(f"{self._run.settings.base_url}/healthz", timeout=5).close()
+            except urllib.error.HTTPError:
+                return
+            except OSError as error:
+                if self._given_up.wait(2.0):
+                    raise OSError(f"no answer from {self._run.settings.base_url}: {error}") from None
+            else:
+                return
+
+    def _drop_old_versions(self) -> None:
+        """Delete the model's versions on the server but the newest `checkpoint.keep_online` and the best."""
+        import wandb
+
+        api = wandb.Api(timeout=20)
+        path = f"{self._run.entity}/{self._run.project}/{self.id}-model"
+        versions = sorted(api.artifacts("model", path), key=lambda version: -int(version.version[1:]))
+        for version in versions[self._record["config"]["checkpoint"]["keep_online"] :]:
+            if "best" not in version.aliases:
+                version.delete(delete_aliases=True)
+
+    # --- the end ---
+
+    def finish(self, exit_code: int, *, stopped: bool = False) -> bool:
+        """Close the run, after waiting a while for the server; whether it has everything.
+
+        stopped: by a signal, so that a sweep may hand the run out again and the wait is short.
+        """
+        patience = _STOP_S if stopped else self._options["finish_timeout_s"]
+        began = time.monotonic()
+        self._queue.put(None)
+        if stopped:
+            self._run.mark_preempting()
+        if self.mode != "online":
+            self._worker.join()
+            self._run.finish(exit_code=exit_code)
+            return True
+        self._worker.join(patience)
+        self._given_up.set()
+        self._worker.join(0.5)
+        # W&B's own finish_timeout does not hold while an artifact is on its way.
+        closing = threading.Thread(target=self._close, args=(exit_code,), name="closing", daemon=True)
+        closing.start()
+        closing.join(max(1.0, patience - (time.monotonic() - began)))
+        late = self._worker.is_alive() or bool(self.unsent) or closing.is_alive()
+        if closing.is_alive():
+            _end_service()
+            closing.join(5.0)
+        return not late
+
+    def _close(self, exit_code: int) -> None:
+        # Where the service was ended meanwhile, there is nobody left to close with.
+        with contextlib.suppress(Exception):
+            self._run.finish(exit_code=exit_code)
+
+
+def _end_service() -> None:
+    """End W&B's process, which would wait for its server as long as it takes. What it holds is on disk."""
+    from wandb.sdk import wandb_setup
+
+    service = getattr(wandb_setup.singleton().ensure_service(), "_proc", None)
+    process = getattr(service, "_process", None)
+    if process is not None:
+        process.kill()

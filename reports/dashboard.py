@@ -1,0 +1,114 @@
+"""Where the runs of an experiment can be browsed: in the terminal, or in a workspace on W&B's server."""
+
+import contextlib
+import hashlib
+import importlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpm.errors import UserError
+from ddpm.metrics import STEP, axis_label
+from reports.experiments import Study, load
+
+# Sections of the workspace: name, and the lines of each chart. Two lines in one chart are of one unit.
+_CHARTS: list[tuple[str, list[list[str]]]] = [
+    ("FID", [["val/fid", "val/fid_floor"], ["final/fid"]]),
+    ("Loss", [["train/loss"], ["train/mse_mean"]]),
+    ("Curvature", [["curvature/hutch_trace_mean"], ["curvature/ref_trace_mean"]]),
+    ("Gradient", [["train/grad_global_L2"]]),
+    ("Time", [["time/train_s"], ["time/probe_s"], ["time/sample_s"]]),
+]
+
+
+def browse(experiment: str, source: str) -> str:
+    """How to browse the runs of `source`, in words; `wandb:ENTITY/PROJECT` gets the experiment's workspace.
+
+    Raises UserError: no such experiment, folder or project, or a server that does not answer.
+    """
+    study = load(experiment)
+    if source.startswith("wandb:"):
+        return f"{study.name}: {save_workspace(study, source.removeprefix('wandb:'))}"
+    root = Path(source).expanduser()
+    if not any(root.glob("**/run-*.wandb")):
+        raise UserError(
+            f"{source} holds no W&B run files (run-*.wandb). Give the folder that does, e.g. `wandb`, or "
+            "wandb:ENTITY/PROJECT for a workspace on W&B's server."
+        )
+    return (
+        f"wandb leet {source}   charts of these runs in the terminal\n"
+        f"ddpm report {study.name} --from {source}   the comparison as a page\n"
+        f"ddpm sync, then ddpm dashboard {study.name} --from wandb:ENTITY/PROJECT   a workspace on W&B's server"
+    )
+
+
+def save_workspace(study: Study, path: str) -> str:
+    """Create the study's workspace in the W&B project `ENTITY/PROJECT`, or replace its content; its address."""
+    wandb: Any = importlib.import_module("wandb")
+    requests: Any = importlib.import_module("requests")
+    try:
+        api = wandb.Api(timeout=20)
+        entity, _, project = path.rpartition("/")
+        entity = entity or api.default_entity
+        experiments = [*study.arms, *study.context]
+        found = api.runs(f"{entity}/{project}", filters={"config.experiment": {"$in": experiments}}, per_page=200)
+        workspace = make_workspace(study, entity, project, [(run.id, run.group) for run in found])
+        with contextlib.redirect_stderr(io.StringIO()):  # W&B announces the address itself
+            workspace.save()
+        return str(workspace.url)
+    except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"The workspace of {study.name} cannot be saved in wandb:{path}: {reason}. Give wandb:ENTITY/PROJECT as in "
+            "the project's address, and log in with `wandb login`."
+        ) from error
+
+
+def make_workspace(study: Study, entity: str, project: str, runs: Sequence[tuple[str, str]]) -> Any:
+    """The workspace, unsaved: runs (id, experiment) grouped by experiment in the reports' colours.
+
+    Its name on the server follows from the study's, so that saving it again replaces it.
+    """
+    ws: Any = importlib.import_module("wandb_workspaces.workspaces")
+    expr: Any = importlib.import_module("wandb_workspaces.expr")
+    colour = importlib.import_module("reports.figures.style").colour
+    experiments = [*study.arms, *study.context]
+    workspace = ws.Workspace(
+        entity=entity,
+        project=project,
+        name=f"{study.name}: {study.title}",
+        sections=_sections(ws),
+        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=50),
+        runset_settings=ws.RunsetSettings(
+            filters=expr.And(expr.Config("experiment").isin(experiments)),
+            groupby=[expr.Config("experiment")],
+            group_colors={name: colour(name) for name in experiments},
+            run_settings={id: ws.RunSettings(color=colour(experiment)) for id, experiment in runs},
+            pinned_columns=["summary:val/fid.min", "summary:final/fid", "config:loss.weighting", "config:seed"],
+        ),
+    )
+    slug = hashlib.sha256(f"{entity}/{project}/{study.name}".encode()).hexdigest()[:11]
+    workspace._internal_name = f"nw-{slug}-v"
+    with contextlib.suppress(ValueError):  # there is none yet
+        workspace._internal_id = ws.Workspace.from_url(workspace.url)._internal_id
+    return workspace
+
+
+def _sections(ws: Any) -> list[Any]:
+    panels: Any = importlib.import_module("wandb_workspaces.reports.v2")
+    sections = [
+        ws.Section(
+            name=name,
+            is_open=True,
+            panels=[
+                panels.LinePlot(
+                    x=STEP, y=keys, title=" and ".join(keys), title_y=axis_label(keys[0]), groupby_rangefunc="minmax"
+                )
+                for keys in charts
+            ],
+        )
+        for name, charts in _CHARTS
+    ]
+    grids = panels.MediaBrowser(title="samples of equal noise", media_keys=["samples/grid"], num_columns=3)
+    return [*sections, ws.Section(name="Samples", is_open=True, panels=[grids])]

@@ -1,0 +1,253 @@
+"""A run and its server: what arrives there, what an outage costs, what a continued run looks like."""
+
+import datetime
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from ddpm.errors import UserError
+from ddpm.run_folder import RunFolder
+from ddpm.sync import sync
+from ddpm.train import train
+from reports.sources import open_source
+from tests.ddpm import processes
+from tests.ddpm.test_train import tiny
+from tests.wandb_standin import RunRecord, StandIn
+
+
+def _record(server: StandIn) -> RunRecord:
+    (record,) = server.runs.values()
+    return record
+
+
+def _rows(folder: Path) -> dict[int, dict[str, Any]]:
+    lines = (folder / "loss.jsonl").read_text().splitlines()
+    return {r["_i"]: r["out"] for r in map(json.loads, lines)}
+
+
+def _history(record: RunRecord) -> dict[int, dict[str, Any]]:
+    """The server's rows by `step`, the last value of a key; without media and W&B's own keys."""
+    merged: dict[int, dict[str, Any]] = {}
+    for row in record.history:
+        kept = {k: v for k, v in row.items() if not k.startswith("_") and k not in ("step", "samples/grid")}
+        merged.setdefault(row["step"], {}).update(kept)
+    return merged
+
+
+def test_what_a_server_holds_of_a_run(tmp_path: Path, server: StandIn) -> None:
+    """Every row, FID's min and last, the config nested once, group, tags, console, grids, checkpoints with aliases,
+    an alert at the end; never the key."""
+    folder = train(tiny(tmp_path))
+    record = _record(server)
+    assert _history(record) == _rows(folder)
+    assert (record.state, record.group, record.job_type) == ("finished", "e6", "train")
+    assert "minsnr" in record.tags
+    assert record.config["loss"]["weighting"] == "minsnr"
+    assert record.config["environment"]["torch"]
+    assert not [key for key in record.config if "." in key]
+    fids = [row["val/fid"] for row in _rows(folder).values() if "val/fid" in row]
+    assert record.summary["val/fid"] == {"min": min(fids), "last": fids[-1]}
+    assert any("val/fid" in line for line in record.console)
+    model = f"{record.id}-model"
+    assert {"latest", "step-4"} <= set(server.artifact(f"{model}:latest").aliases)
+    assert server.content(f"{model}:step-2", "step-000002.pt") == (folder / "checkpoints/step-000002.pt").read_bytes()
+    assert server.artifact(f"{model}:best").aliases
+    assert server.content(f"{record.id}-samples:step-4", "step-000004.png")
+    assert server.content(f"{record.id}-config:latest", "config.yaml") == (folder / "config.yaml").read_bytes()
+    assert [(a.title, a.run) for a in server.alerts] == [("Training finished", record.id)]
+    assert not server.bodies_contain(server.api_key)
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or server.api_key.encode() not in path.read_bytes(), path
+
+
+def test_a_continued_run_is_the_same_run_there(tmp_path: Path, server: StandIn) -> None:
+    """Killed and continued: one run, every row there, in the state finished."""
+    cfg = tiny(tmp_path, "--checkpoint.every=1", "--train.total_steps=6")
+    kill = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 4, processes.kill)
+    assert processes.run(cfg, kill) < 0
+    assert processes.run(cfg) == 0, processes.log(cfg)
+    record = _record(server)
+    assert _history(record) == _rows(cfg.run_dir)
+    assert record.state == "finished"
+    assert server.artifact(f"{record.id}-model:step-2").version < server.artifact(f"{record.id}-model:step-6").version
+
+
+def test_divergence_alerts(tmp_path: Path, server: StandIn) -> None:
+    with pytest.raises(UserError, match="not finite"):
+        train(tiny(tmp_path, "--optim.lr=1e30", "--train.grad_clip=null"))
+    assert [a.title for a in server.alerts] == ["Training diverged"]
+    record = _record(server)
+    assert record.state == "failed"
+    assert len(record.summary["diverged/batch"]) == 4
+
+
+QUICK = ("--logging.wandb.init_timeout_s=2", "--logging.wandb.finish_timeout_s=2")
+
+
+def _sync(root: Path) -> list[str]:
+    return list(sync(root))
+
+
+def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn, capfd: pytest.CaptureFixture[str]) -> None:
+    """The run starts offline after the stated wait, is whole on disk, and `ddpm sync` uploads it; twice is harmless."""
+    server.down()
+    folder = train(tiny(tmp_path, *QUICK))
+    out = capfd.readouterr().out
+    assert "W&B: offline (the server did not answer within 2 s" in out
+    assert f"to upload this run: ddpm sync {folder}" in out
+    server.up()
+    (line,) = _sync(tmp_path / "runs")
+    assert line == f"{folder}: uploaded 1 session"
+    record = _record(server)
+    assert (_history(record), record.state) == (_rows(folder), "finished")
+    assert {a.type for a in server.artifacts} == {"config", "samples", "model"}
+    assert any("val/fid" in line for line in record.console)
+    before = len(record.history), len(server.artifacts)
+    assert _sync(tmp_path / "runs") == [f"{folder}: everything is on the server"]
+    assert (len(record.history), len(server.artifacts)) == before
+
+
+def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) -> None:
+    """The training goes on at its pace and ends; nothing is lost on disk; afterwards `ddpm sync` brings the rest."""
+    cfg = tiny(tmp_path, *QUICK, "--train.total_steps=6")
+    process = processes.start(cfg, functools.partial(processes.at_call, "ddpm.train.Trainer.fit", 1, _wait(tmp_path)))
+    _until((tmp_path / "at fit").exists)
+    server.down()
+    (tmp_path / "go on").touch()
+    began = time.monotonic()
+    _until(lambda: (cfg.run_dir / "results.jsonl").exists())
+    trained = time.monotonic() - began
+    process.join(60)
+    assert process.exitcode == 0
+    assert trained < 15, "the training waited for the network"
+    assert f"to upload the rest: ddpm sync {cfg.run_dir}" in processes.log(cfg)
+    server.up()
+    (line,) = _sync(tmp_path)
+    assert "uploaded 4 rows, 3 sample grids, 3 checkpoints" in line
+    record = _record(server)
+    assert (_history(record), record.state) == (_rows(cfg.run_dir), "finished")
+    assert "latest" in server.artifact(f"{record.id}-model:step-6").aliases
+    assert _sync(tmp_path) == [f"{cfg.run_dir}: everything is on the server"]
+
+
+def test_a_server_that_comes_back(tmp_path: Path, server: StandIn) -> None:
+    """Down for a while after the start: everything arrives without `ddpm sync`."""
+    cfg = tiny(tmp_path, "--train.total_steps=6")
+    process = processes.start(cfg, functools.partial(processes.at_call, "ddpm.train.Trainer.fit", 1, _wait(tmp_path)))
+    _until((tmp_path / "at fit").exists)
+    server.down()
+    (tmp_path / "go on").touch()
+    _until(lambda: (cfg.run_dir / "loss.jsonl").exists() and len(_rows(cfg.run_dir)) > 1)
+    server.up()
+    process.join(90)
+    assert process.exitcode == 0
+    record = _record(server)
+    assert (_history(record), record.state) == (_rows(cfg.run_dir), "finished")
+    assert _sync(tmp_path)[0].endswith("everything is on the server")
+
+
+def test_a_run_killed_offline_and_continued_offline_is_one_run(tmp_path: Path, server: StandIn) -> None:
+    """Two sessions with one id are uploaded in their order, and make the rows of the run folder."""
+    cfg = tiny(tmp_path, "--logging.wandb.mode=offline", "--checkpoint.every=1", "--train.total_steps=6")
+    kill = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 4, processes.kill)
+    assert processes.run(cfg, kill) < 0
+    assert processes.run(cfg) == 0, processes.log(cfg)
+    (line,) = _sync(tmp_path)
+    assert "uploaded 2 sessions" in line
+    record = _record(server)
+    assert (_history(record), record.state) == (_rows(cfg.run_dir), "finished")
+    (run,) = open_source(str(tmp_path / "wandb"))
+    assert sorted(_rows(cfg.run_dir)) == run.history.index.tolist()
+
+
+def test_a_clock_that_jumps_back_between_two_sessions(tmp_path: Path) -> None:
+    """The second session's rows count, although its files are older by their name and their content."""
+    cfg = tiny(tmp_path, "--checkpoint.every=1", "--train.total_steps=6")
+    kill = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 4, processes.kill)
+    assert processes.run(cfg, kill) < 0
+    (first,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert processes.run(cfg, _an_hour_ago) == 0, processes.log(cfg)
+    (second,) = set((tmp_path / "wandb").glob("offline-run-*")) - {first}
+    assert second.name < first.name
+    (run,) = open_source(str(tmp_path / "wandb"))
+    assert run.state == "finished"
+    assert run.config["session"] == 2
+    assert run.history.index.tolist() == sorted(_rows(cfg.run_dir))
+    assert run.series("time/total_s").to_dict() == {
+        step: row["time/total_s"] for step, row in _rows(cfg.run_dir).items() if step
+    }
+
+
+def test_the_server_keeps_the_newest_checkpoints_and_the_best(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """keep_online = 2, FIDs 5, 3, 6, 7, 8: milestones 2 and 6 go, 4 stays as the best; on disk all stay; a later sync
+    does not bring them back."""
+    fids = iter([5.0, 3.0, 6.0, 7.0, 8.0])
+    monkeypatch.setattr("ddpm.evaluation.evaluate.Evaluator.fid", lambda *_: next(fids))
+    folder = train(tiny(tmp_path, "--train.total_steps=10", "--checkpoint.keep_online=2"))
+    kept = [a for a in server.artifacts if a.type == "model"]
+    assert sorted(alias for a in kept for alias in a.aliases) == ["best", "latest", "step-10", "step-4", "step-8"]
+    assert len(list((folder / "checkpoints").iterdir())) == 5
+    assert _sync(folder) == [f"{folder}: everything is on the server"]
+
+
+def test_a_wrong_key_is_an_error_not_an_outage(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before a step is trained, with a way out; the key is not shown."""
+    monkeypatch.setenv("WANDB_API_KEY", "wrongkey" * 5)
+    with pytest.raises(UserError, match=r"could not start in mode online.*mode=offline") as caught:
+        train(tiny(tmp_path))
+    assert "wrongkey" not in str(caught.value)
+    assert not list((tmp_path / "runs").rglob("run.json"))
+
+
+def test_sync_says_what_it_cannot_do(tmp_path: Path, server: StandIn) -> None:
+    """No run folders; a run still going is left out; a server that is down."""
+    with pytest.raises(UserError, match="holds no run folders"):
+        _sync(tmp_path)
+    folder = train(tiny(tmp_path, "--logging.wandb.mode=disabled"))
+    with RunFolder.at(folder):
+        assert "left out: Another process is writing" in _sync(tmp_path)[0]
+    assert "uploaded 3 rows, 2 sample grids, 2 checkpoints" in _sync(tmp_path)[0]
+    server.down()
+    with pytest.raises(UserError, match=r"server cannot be asked"):
+        _sync(tmp_path)
+    server.up()
+
+
+def _wait(folder: Path) -> Callable[[], None]:
+    return functools.partial(_wait_in, folder)
+
+
+def _wait_in(folder: Path) -> None:
+    (folder / "at fit").touch()
+    _until((folder / "go on").exists)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+
+
+def _an_hour_ago() -> None:
+    """In the child: the clock of the wall shows an hour earlier, to Python, and so in W&B's file names and starts."""
+    now = time.time
+    mock.patch("time.time", lambda: now() - 3600).start()
+    real = datetime.datetime
+
+    class Earlier(real):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+            return real.now(tz) - datetime.timedelta(hours=1)
+
+    mock.patch("datetime.datetime", Earlier).start()

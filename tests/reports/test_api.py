@@ -1,0 +1,75 @@
+"""Runs read from a W&B server: the numbers that the offline files and the run folders hold."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import wandb
+
+from ddpm.errors import UserError
+from ddpm.train import train
+from reports.report import make_report
+from reports.sources import open_source
+from tests.ddpm.test_train import tiny
+from tests.wandb_standin import StandIn
+
+
+def _numbers(out: Path) -> list[dict[str, str]]:
+    with (out / "numbers.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_offline_runs_synced_to_a_server_give_the_same_report(tmp_path: Path, server: StandIn) -> None:
+    """`wandb sync` of both arms' offline files, then the report from the server, from the files, from the run folders:
+    number for number. Catches sampled histories, lost digits, NaN as text, a floor or a protocol that gets lost."""
+    for arm in ("e5", "e6"):
+        train(tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=6", arm=arm))
+    offline = sorted(str(p) for p in (tmp_path / "wandb").glob("offline-run-*"))
+    subprocess.run([sys.executable, "-m", "wandb", "sync", *offline], check=True, capture_output=True)
+    sources = {"api": "wandb:study/min_snr_smoke", "files": str(tmp_path / "wandb"), "folders": str(tmp_path / "runs")}
+    numbers = {}
+    for name, source in sources.items():
+        make_report("e6", source, tmp_path / name)
+        numbers[name] = _numbers(tmp_path / name)
+    assert len(numbers["api"]) > 20
+    assert numbers["api"] == numbers["files"] == numbers["folders"]
+    grids = [run.grids for run in open_source(sources["api"])]
+    assert [sorted(g) for g in grids] == [[2, 4, 6]] * 2
+    for run, other in zip(open_source(sources["api"]), open_source(sources["files"]), strict=True):
+        pd.testing.assert_frame_equal(run.history.sort_index(axis=1), other.history.sort_index(axis=1))
+        assert {s: p.read_bytes() for s, p in run.grids.items()} == {s: p.read_bytes() for s, p in other.grids.items()}
+        assert (run.experiment, run.seed, run.state, run.fingerprints) == (
+            other.experiment,
+            other.seed,
+            other.state,
+            other.fingerprints,
+        )
+
+
+def test_a_run_with_steps_logged_twice_and_values_that_are_not_finite(server: StandIn) -> None:
+    """The last value of a step counts; NaN and infinity come through, and are noted; rows without a step are passed."""
+    with wandb.init(project="p", id="r", config={"experiment": "e5", "seed": 3}) as run:
+        run.define_metric("*", step_metric="step")
+        for step, loss in ((1, 1.0), (2, 2.0), (2, 5.0), (3, float("nan")), (4, float("inf"))):
+            run.log({"step": step, "train/loss": loss})
+        run.log({"other": 1})
+    (found,) = open_source("wandb:study/p")
+    assert found.series("train/loss").to_dict() == {1: 1.0, 2: 5.0}
+    assert any("NaN or infinite at 2 step(s), first at 3" in note for note in found.notes)
+    assert (found.experiment, found.seed, found.state) == ("e5", 3, "finished")
+
+
+@pytest.mark.parametrize("path", ["study/none", "somebody/p"])
+def test_a_project_that_cannot_be_read(server: StandIn, path: str) -> None:
+    with pytest.raises(UserError, match=rf"wandb:{path} cannot be read from http.*ENTITY/PROJECT.*wandb login"):
+        open_source(f"wandb:{path}")
+
+
+def test_without_a_login(monkeypatch: pytest.MonkeyPatch, server: StandIn) -> None:
+    """Said at once; nobody is asked for a key."""
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(UserError, match=r"cannot be read.*wandb login"):
+        open_source("wandb:study/p")

@@ -1,0 +1,57 @@
+"""The workspace that a study gets on W&B's server, against the stand-in; and what is said without one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import wandb
+
+from ddpm.errors import UserError
+from reports.dashboard import browse
+from reports.figures.style import colour
+from tests.wandb_standin import StandIn
+
+
+def _runs(project: str, *experiments: str) -> None:
+    for name in experiments:
+        with wandb.init(project=project, id=f"run-{name}", group=name, config={"experiment": name}) as run:
+            run.log({"step": 1, "val/fid": 3.0})
+
+
+def test_a_workspace_is_made_and_then_renewed(server: StandIn) -> None:
+    """One saved view, however often it is asked for, with every chart the study needs and the reports' colours."""
+    _runs("p", "e5", "e6", "unrelated")
+    first = browse("e6", "wandb:study/p")
+    again = browse("e6", "wandb:study/p")
+    assert first == again
+    assert "/study/p?nw=" in first
+    (view,) = server.views.values()
+    spec = json.dumps(view.spec) if not isinstance(view.spec, str) else view.spec
+    for key in (
+        *("train/loss", "train/mse_mean", "train/grad_global_L2", "val/fid", "val/fid_floor"),
+        *("curvature/hutch_trace_mean", "curvature/ref_trace_mean", "samples/grid"),
+    ):
+        assert json.dumps(key) in spec, key
+    assert colour("e5") in spec
+    assert colour("e6") in spec
+    assert "run-e6" in spec
+    assert "run-unrelated" not in spec
+    assert view.display_name.startswith("e6: ")
+
+
+def test_another_experiment_has_a_workspace_of_its_own(server: StandIn) -> None:
+    _runs("p", "e5")
+    assert browse("e5", "wandb:study/p") != browse("e6", "wandb:study/p")
+    assert len(server.views) == 2
+
+
+def test_a_project_that_is_not_there(server: StandIn) -> None:
+    with pytest.raises(UserError, match=r"workspace of e6 cannot be saved in wandb:study/none.*ENTITY/PROJECT"):
+        browse("e6", "wandb:study/none")
+
+
+def test_a_folder_is_browsed_in_the_terminal(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no W&B run files"):
+        browse("e6", str(tmp_path))
+    (tmp_path / "run-x.wandb").touch()
+    assert f"wandb leet {tmp_path}" in browse("e6", str(tmp_path))
