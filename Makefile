@@ -13,7 +13,7 @@ OUT ?= out/$(EXP)
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
-	@echo "  e.g.  make report EXP=e6 FROM=runs OUT=out/e6   (FROM: a folder of W&B files or of run folders)"
+	@echo "  e.g.  make report EXP=e6 FROM=runs OUT=out/e6   (FROM: a folder of W&B files, of run folders, or wandb:ENTITY/PROJECT)"
 
 setup: $(VENV)/.installed ## make .venv with everything a run needs
 
@@ -28,8 +28,8 @@ demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked
 .demo-e5 .demo-e6: .demo-%:
 	@WANDB_MODE=offline WANDB_DIR=. OMP_NUM_THREADS=1 TQDM_POSITION=$(if $(filter e6,$*),1,0) $(BIN)/ddpm train configs/smoke/$*.yaml --clean_run=true --out_dir=runs/demo
 
-test: $(VENV)/.installed-dev ## run the tests (about 3 minutes after installation)
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev ## run the tests, on all cores (about 5 minutes on two, after installation)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .

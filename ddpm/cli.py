@@ -168,9 +168,9 @@ def _fraction(text: str) -> float:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ddpm.config import load_config
+    from ddpm.config import load_config, sweep_overrides
 
-    cfg = load_config(args.config, args.overrides)
+    cfg = load_config(args.config, [*sweep_overrides(), *args.overrides])
     if args.dry_run:
         print(f"# run {cfg.run_id} in {cfg.run_dir}\n{cfg.to_yaml()}", end="")
         return

@@ -7,6 +7,7 @@ holds only its difference. Every error names the key, where its value came from,
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -346,6 +347,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error, origins, path)) from None
+
+
+def sweep_overrides() -> list[str]:
+    """The overrides that a W&B sweep agent has set for this process; none outside an agent.
+
+    A sweep whose command has `${args}` gives them on the command line too; one that has not gives them here alone.
+    """
+    path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
+    if not path:
+        return []
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        return [f"--{key}={json.dumps(entry['value'])}" for key, entry in values.items() if key != "wandb_version"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"The sweep's parameters in {path} (WANDB_SWEEP_PARAM_PATH) cannot be read: {error}.") from None
 
 
 def _chain(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:

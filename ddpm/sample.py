@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from ddpm.checkpoint import load_checkpoint
+from ddpm.checkpoint import list_checkpoints, load_checkpoint
 from ddpm.config import Config
 from ddpm.data import to_uint8
 from ddpm.environment import choose_device
@@ -33,7 +33,7 @@ def find_checkpoint(path: Path) -> Path:
     """`path` itself where it is a file, else the newest checkpoint of the run folder `path`. Raises UserError."""
     if path.is_file():
         return path
-    found = sorted(path.glob("checkpoints/step-*.pt"))
+    found = list_checkpoints(path)
     if not found:
         raise UserError(
             f"{path} is neither a checkpoint nor a run folder with checkpoints. Give a file such as "

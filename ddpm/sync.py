@@ -42,8 +42,9 @@ def _sync(path: Path) -> str:
 
 
 def _sync_held(folder: RunFolder) -> str:
-    session_files = [Path(s["wandb_files"]) for s in folder.record["sessions"] if s.get("wandb_files")]
-    sessions = sum(_sync_session(files) for files in session_files if files.name.startswith("offline-"))
+    sessions = [log for session in folder.record["sessions"] if (log := _offline_log(session.get("wandb_files")))]
+    for log in sessions:
+        _sync_session(log)
     rows, aliases, state = _on_server(folder)
     steps = [step for step in folder.rows if step not in rows]
     grids = [s for s in folder.rows if folder.grid_path(s).is_file() and f"step-{s}" not in aliases["samples"]]
@@ -60,8 +61,10 @@ def _sync_held(folder: RunFolder) -> str:
             send_checkpoint(run, folder, step, last=newest)
         if not run.finish(0 if folder.finished else 1):
             raise UserError(f"The server did not take everything of {folder.path}. The same command goes on from here.")
+    for log in sessions:
+        _marker(log).touch()  # also of a damaged one: what it lacked came from the run folder
     parts = (
-        (sessions, "session"),
+        (len(sessions), "session"),
         (len(steps), "row"),
         (len(grids), "sample grid"),
         (len(checkpoints), "checkpoint"),
@@ -70,17 +73,23 @@ def _sync_held(folder: RunFolder) -> str:
     return f"uploaded {', '.join(sent)}" if sent else "everything is on the server"
 
 
-def _sync_session(files: Path) -> int:
-    """Upload W&B's files of one offline session, unless they were; how many were (0 or 1)."""
-    log = next(files.glob("run-*.wandb"), None)
-    if log is None or log.with_name(f"{log.name}.synced").exists():
-        return 0
-    command = [sys.executable, "-m", "wandb", "sync", str(files)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if not log.with_name(f"{log.name}.synced").exists():
-        reason = " ".join((done.stderr or done.stdout).split()[-40:])
-        raise UserError(f"{files} could not be uploaded: {reason} The same command goes on from here.")
-    return 1
+def _offline_log(files: str | None) -> Path | None:
+    """W&B's log of a session that was offline, if it is here and not uploaded yet."""
+    found = next(Path(files).glob("run-*.wandb"), None) if files and Path(files).name.startswith("offline-") else None
+    return None if found is None or _marker(found).exists() else found
+
+
+def _marker(log: Path) -> Path:
+    """What `wandb sync` leaves beside a log that it has uploaded."""
+    return log.with_name(f"{log.name}.synced")
+
+
+def _sync_session(log: Path) -> None:
+    """Upload one session's log, as far as it can be read; says where it could not be read to its end."""
+    done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(log.parent)], capture_output=True, text=True)
+    if not _marker(log).exists():
+        errors = [line for line in (done.stderr or done.stdout).splitlines() if "ERROR" in line]
+        print(f"warning: {log} was not uploaded whole: {' '.join(errors) or done.stderr}", flush=True)
 
 
 def _on_server(folder: RunFolder) -> tuple[set[int], dict[str, set[str]], str]:

@@ -1,5 +1,6 @@
 """Where a run is written: its folder, which is the truth, and W&B, which mirrors it, live where there is a server."""
 
+import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,8 +40,9 @@ class Tracker:
         else:
             record = {
                 "run_id": self.run_id,
-                # The same config elsewhere, or started over, is another run to W&B: their rows must not mix.
-                "wandb_id": f"{self.run_id}-{secrets.token_hex(3)}",
+                # The same config elsewhere, or started over, is another run to W&B: their rows must not mix. A sweep's
+                # agent has chosen the id already.
+                "wandb_id": os.environ.get("WANDB_RUN_ID") or f"{self.run_id}-{secrets.token_hex(3)}",
                 "experiment": cfg.experiment,
                 "seed": cfg.seed,
                 **{key: session[key] for key in ("started", "commit", "version")},

@@ -1,4 +1,4 @@
-"""One W&B run, online or offline, that the training never waits for. The only writer to W&B.
+"""One W&B run, online or offline, that the training never waits for. The only writer of runs to W&B.
 
 Rows go to W&B's own process, which keeps them on disk and uploads them. Artifacts are handed over by a thread, since
 with a server the client asks it about each one first. What a server has not taken in the end, `ddpm sync` brings it.

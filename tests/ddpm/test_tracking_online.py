@@ -3,6 +3,8 @@
 import datetime
 import functools
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import wandb
 
 from ddpm.errors import UserError
 from ddpm.run_folder import RunFolder
@@ -94,13 +97,14 @@ def _sync(root: Path) -> list[str]:
     return list(sync(root))
 
 
-def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn) -> None:
     """The run starts offline after the stated wait, is whole on disk, and `ddpm sync` uploads it; twice is harmless."""
     server.down()
-    folder = train(tiny(tmp_path, *QUICK))
-    out = capfd.readouterr().out
-    assert "W&B: offline (the server did not answer within 2 s" in out
-    assert f"to upload this run: ddpm sync {folder}" in out
+    cfg = tiny(tmp_path, *QUICK)
+    assert processes.run(cfg) == 0
+    folder = cfg.run_dir
+    assert "W&B: offline (the server did not answer within 2 s" in processes.log(cfg)
+    assert f"to upload this run: ddpm sync {folder}" in processes.log(cfg)
     server.up()
     (line,) = _sync(tmp_path / "runs")
     assert line == f"{folder}: uploaded 1 session"
@@ -125,7 +129,7 @@ def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) 
     trained = time.monotonic() - began
     process.join(60)
     assert process.exitcode == 0
-    assert trained < 15, "the training waited for the network"
+    assert trained < 30, "the training waited for the network"  # 19 s for each artifact, if it did
     assert f"to upload the rest: ddpm sync {cfg.run_dir}" in processes.log(cfg)
     server.up()
     (line,) = _sync(tmp_path)
@@ -221,6 +225,44 @@ def test_sync_says_what_it_cannot_do(tmp_path: Path, server: StandIn) -> None:
     with pytest.raises(UserError, match=r"server cannot be asked"):
         _sync(tmp_path)
     server.up()
+
+
+def test_damaged_wandb_files_are_made_up_for(tmp_path: Path, server: StandIn) -> None:
+    """W&B's file of an offline run is cut in the middle: `ddpm sync` uploads what it can of it, and from the run folder
+    the rest."""
+    folder = train(tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=6"))
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    log.write_bytes(log.read_bytes()[: log.stat().st_size * 2 // 3])
+    (line,) = _sync(tmp_path / "runs")
+    assert "uploaded" in line
+    record = _record(server)
+    assert (_history(record), record.state) == (_rows(folder), "finished")
+    assert {a.type for a in server.artifacts} >= {"samples", "model"}
+    assert _sync(tmp_path / "runs") == [f"{folder}: everything is on the server"]
+
+
+@pytest.mark.parametrize("command", ["with arguments", "without"])
+def test_a_sweep_sets_the_config(tmp_path: Path, server: StandIn, command: str) -> None:
+    """A real agent: its values reach the training and the config in W&B, on the command line or not; the run is the
+    agent's own, so that the sweep knows its point is done."""
+    tiny_config = tmp_path / "tiny.yaml"
+    tiny_config.write_text(tiny(tmp_path, "--train.total_steps=2").to_yaml())
+    arguments = ["${args}"] if command == "with arguments" else []
+    sweep = wandb.sweep(
+        {
+            "method": "grid",
+            "parameters": {"loss.weighting": {"values": ["p2"]}, "optim.lr": {"value": 0.002}},
+            "program": "ddpm",
+            "command": [sys.executable, "-m", "ddpm", "train", str(tiny_config), *arguments],
+        },
+        project="min_snr_smoke",
+    )
+    agent = [sys.executable, "-m", "wandb", "agent", f"study/min_snr_smoke/{sweep}", "--count", "1"]
+    subprocess.run(agent, check=True, capture_output=True, cwd=tmp_path, timeout=120)
+    record = _record(server)
+    assert (record.state, record.sweep) == ("finished", sweep)
+    assert record.config["loss"]["weighting"] == record.config["loss.weighting"] == "p2"
+    assert record.config["optim"]["lr"] == 0.002
 
 
 def _wait(folder: Path) -> Callable[[], None]:
