@@ -283,8 +283,8 @@ class Config(Section):
         return self.out_dir / self.experiment / self.run_id
 
     def is_milestone(self, step: int) -> bool:
-        """Whether FID is due after `step`, and a checkpoint that stays; the last step always is one."""
-        return step % self.eval.fid_milestone.every == 0 or step == self.train.total_steps
+        """Whether the checkpoint of `step` stays and goes to W&B: every `eval.fid_milestone.every`, and the last."""
+        return step > 0 and (step % self.eval.fid_milestone.every == 0 or step == self.train.total_steps)
 
     def is_logged(self, step: int) -> bool:
         """Whether the training metrics of `step` are logged; those of the last one always are."""
@@ -307,7 +307,10 @@ class Config(Section):
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of a nested config that a run's rows and weights depend on, dotted."""
-    aside = ("out_dir", "clean_run", "device", "id", "data.num_workers", "checkpoint.", "logging.wandb.")
+    aside = (
+        *("out_dir", "clean_run", "device", "id", "data.num_workers", "train.skip_nonfinite"),
+        *("checkpoint.", "logging.wandb."),
+    )
     return {key: value for key, value in _dotted(config) if not key.startswith(aside)}
 
 

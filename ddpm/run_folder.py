@@ -10,6 +10,7 @@ results.jsonl   the summary, once the run is finished: {"cfg", "out", "_i"}
 """
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -56,8 +57,8 @@ class RunFolder:
             return
         try:
             record = json.loads((self.path / "run.json").read_text())
-            record["run_id"], record["wandb_id"], stored = record["run_id"], record["wandb_id"], record["config"]
-        except (OSError, ValueError, KeyError, TypeError):
+            _, _, _, stored = record["run_id"], record["wandb_id"], record["sessions"][0], record["config"]
+        except (OSError, ValueError, LookupError, TypeError):
             raise UserError(
                 f"{self.path} exists and is not a run folder of this project. Move it, or give another --out_dir."
             ) from None
@@ -74,6 +75,21 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run's last step and evaluation are done."""
         return not self._cfg.clean_run and (self.path / "results.jsonl").exists()
+
+    def fid_summary(self) -> dict[str, Any]:
+        """The lowest and the last FID, as W&B's summary shows them. W&B's own minimum forgets earlier sessions."""
+        fids = self.fids()
+        return {"val/fid": {"min": min(fids.values()), "last": fids[max(fids)]}} if fids else {}
+
+    def summary(self) -> dict[str, Any]:
+        """The last value of every metric, FID's lowest and last, the run's time once it is finished."""
+        values: dict[str, Any] = {}
+        for row in self.rows.values():
+            values |= row
+        if self.finished:
+            out = json.loads((self.path / "results.jsonl").read_text())["out"]
+            values |= {"run_time_s": out["run_time_s"], "params": out["params"]}
+        return values | self.fid_summary()
 
     @property
     def begun(self) -> bool:
@@ -95,7 +111,7 @@ class RunFolder:
             self.check()
             if self.path.exists() and not self._cfg.clean_run:
                 if not os.access(self.path, os.W_OK):
-                    raise UserError(f"The run folder {self.path} is read-only: it cannot be continued there.")
+                    raise UserError(f"The run folder {self.path} is read-only. Make it writable, or copy it elsewhere.")
                 self.record = json.loads((self.path / "run.json").read_text())
                 self.rows = self._read_rows()
         except BaseException:
@@ -115,34 +131,43 @@ class RunFolder:
         Neither W&B nor the folder is left half-begun by the other's failure, and an earlier run's folder goes only
         when the new one is there.
         """
-        draft = self.path.with_name(f".{self.path.name}.part")
+        draft, old = (self.path.with_name(f".{self.path.name}.{end}") for end in ("part", "old"))
         try:
             with self._writing("run.json"):
                 shutil.rmtree(draft, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
                 draft.mkdir(parents=True)
                 (draft / "run.json").write_text(json.dumps(record, indent=2) + "\n")
                 (draft / "config.yaml").write_text(config_yaml)
             yield
             with self._writing("run.json"):
+                # Two renames: a kill leaves the old folder or the new one whole.
                 if self.path.exists():
-                    shutil.rmtree(self.path)
+                    self.path.rename(old)
                 draft.rename(self.path)
+                shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         self.record = record
 
-    def continuing(self, step: int, session: dict[str, Any]) -> None:
-        """Forget the rows after `step`, which will come again, and note the new session in `run.json`."""
+    def continuing(self, step: int, session: dict[str, Any], config: dict[str, Any]) -> None:
+        """Forget what came after `step`, which will come again: rows, checkpoints, a divergence. Note the new session,
+        and the keys of the config that may change in a run, in `run.json`."""
         self.rows = {s: row for s, row in self.rows.items() if s <= step}
-        self.record = {**self.record, "sessions": [*self.record.get("sessions", []), session]}
+        self.record = {**self.record, "config": config, "sessions": [*self.record["sessions"], session]}
         with self._writing("loss.jsonl"):
             self._replace("loss.jsonl", "".join(_line(s, row) for s, row in self.rows.items()))
+            for path in list_checkpoints(self.path):
+                if checkpoint_step(path) > step:
+                    path.unlink()
+            for path in (*self.path.glob("checkpoints/*.part"), self.path / "diverged.json"):
+                path.unlink(missing_ok=True)
         self._save_record()
 
-    def note_files(self, path: str | None) -> None:
-        """Note in `run.json` where W&B keeps the files of this session."""
+    def note_session(self, facts: dict[str, Any]) -> None:
+        """Add to what `run.json` says of the session that is going on."""
         sessions = self.record["sessions"]
-        self.record = {**self.record, "sessions": [*sessions[:-1], {**sessions[-1], "wandb_files": path}]}
+        self.record = {**self.record, "sessions": [*sessions[:-1], {**sessions[-1], **facts}]}
         self._save_record()
 
     def _save_record(self) -> None:
@@ -150,16 +175,19 @@ class RunFolder:
             self._replace("run.json", json.dumps(self.record, indent=2) + "\n")
 
     def newest_checkpoint(self) -> dict[str, Any] | None:
-        """The state to continue from: the newest intact one, or an older one if that brings lost rows back. None where
-        no checkpoint is intact."""
-        newest = None
-        for path, state in intact(self.path) if self.begun else ():
-            newest = newest or state
+        """The state to continue from: the newest intact one, or the one before it if that brings lost rows back. None
+        where no checkpoint is intact."""
+        states = [state for _, state in itertools.islice(intact(self.path), 2)] if self.begun else []
+        for state in states:
             lost = [step for step in range(1, state["step"]) if self._cfg.has_row(step) and step not in self.rows]
             if not lost:
                 return state
-            print(f"warning: {path.name} comes after the rows of {lost} in {self.path / 'loss.jsonl'}, which are lost.")
-        return newest
+            print(
+                f"warning: {self.path / 'loss.jsonl'} lacks the rows of {lost}, which come before step {state['step']}"
+            )
+        if states:
+            print("warning: those rows stay lost: no recent checkpoint comes before them")
+        return states[0] if states else None
 
     def _read_rows(self) -> dict[int, Row]:
         path = self.path / "loss.jsonl"
@@ -196,7 +224,8 @@ class RunFolder:
             save_checkpoint(path, state)
             passing = [p for p in list_checkpoints(self.path) if not self._cfg.is_milestone(checkpoint_step(p))]
             for old in passing[: -self._cfg.checkpoint.keep]:
-                old.unlink()
+                if old != path:
+                    old.unlink()
         return path
 
     def grid_path(self, step: int) -> Path:

@@ -1,14 +1,16 @@
-"""Upload what W&B's server does not have yet of the runs on this machine: idempotent, in the order it happened.
+"""Upload what W&B's server does not have yet of the runs on this machine: in order, and nothing twice.
 
-First W&B's own files of offline sessions (with console and system metrics), by `wandb sync`; then, from the run
-folders, whatever the server still lacks: rows, sample grids, checkpoints. So a run that was online in an outage, or
-killed, is completed too.
+A run that was offline from its start to its end, in one session, goes up by `wandb sync`, from W&B's own files (with
+console and system metrics). Whatever a server then lacks of that or any other run (one that was killed, continued, or
+online in an outage) comes from the run folder: rows, sample grids, checkpoints, config, summary.
 """
 
+import copy
 import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,111 +19,141 @@ from ddpm.config import Config
 from ddpm.errors import UserError
 from ddpm.run_folder import RunFolder
 from ddpm.tracking import send_checkpoint, send_row
-from ddpm.wandb_run import WandbRun
+from ddpm.wandb_run import WandbRun, drop_old_versions
 
 
 def sync(root: Path) -> Iterator[str]:
-    """Upload the runs in and under `root`; a line for each. Raises UserError: no run folder, no server, no login."""
-    folders = sorted({path.parent for path in root.rglob("run.json") if ".part" not in path.parent.name})
+    """Upload the runs in and under `root`; a line for each, those left out too.
+
+    Raises UserError: no run folder, no server, no login.
+    """
+    folders = sorted({path.parent for path in root.rglob("run.json") if not path.parent.name.startswith(".")})
     if not folders:
         raise UserError(f"{root} holds no run folders (run.json). Give the folder that `ddpm train` wrote, e.g. runs.")
     for path in folders:
-        yield f"{path}: {_sync(path)}"
+        try:
+            folder = RunFolder.at(path)
+            folder.__enter__()
+        except UserError as error:  # damaged, or a run that is going on
+            yield f"{path}: left out: {error}"
+            continue
+        try:
+            yield f"{path}: {_sync(folder)}"
+        finally:
+            folder.__exit__(None, None, None)
 
 
-def _sync(path: Path) -> str:
-    folder = RunFolder.at(path)
-    try:
-        folder.__enter__()
-    except UserError as error:
-        return f"left out: {error}"
-    try:
-        return _sync_held(folder)
-    finally:
-        folder.__exit__(None, None, None)
+@dataclass
+class _Known:
+    """What the server has of a run: whether it knows it, its steps, its artifacts' aliases by type, its state."""
+
+    run: bool = False
+    steps: set[int] = field(default_factory=set)
+    aliases: dict[str, set[str]] = field(default_factory=dict)
+    state: str = ""
+
+    def has(self, kind: str, step: int) -> bool:
+        return f"step-{step}" in self.aliases.get(kind, ())
 
 
-def _sync_held(folder: RunFolder) -> str:
-    sessions = [log for session in folder.record["sessions"] if (log := _offline_log(session.get("wandb_files")))]
-    for log in sessions:
-        _sync_session(log)
-    rows, aliases, state = _on_server(folder)
-    steps = [step for step in folder.rows if step not in rows]
-    grids = [s for s in folder.rows if folder.grid_path(s).is_file() and f"step-{s}" not in aliases["samples"]]
-    checkpoints = [step for step in _milestones(folder) if f"step-{step}" not in aliases["model"]]
-    if steps or grids or checkpoints or (folder.finished and state != "finished"):
-        run = WandbRun(folder.record, mode="online")
-        if run.mode != "online":
-            run.finish(1)
-            raise UserError(f"W&B: {run.why}. Nothing more was uploaded; the same command goes on from here.")
-        for step in sorted({*steps, *grids}):
+def _sync(folder: RunFolder) -> str:
+    known = _ask_server(folder)
+    sent = []
+    log = _whole_offline_log(folder)
+    if log and not known.run:
+        _sync_log(log)
+        sent.append("W&B's files")
+        known = _ask_server(folder)
+    steps = [step for step in folder.rows if step not in known.steps]
+    grids = [s for s in folder.rows if folder.grid_path(s).is_file() and not known.has("samples", s)]
+    checkpoints = [step for step in _milestones(folder) if not known.has("model", step)]
+    config = not known.aliases.get("config")
+    if steps or grids or checkpoints or config or (folder.finished and known.state != "finished"):
+        _send(folder, sorted({*steps, *grids}), checkpoints)
+        counts = ((steps, "row"), (grids, "sample grid"), (checkpoints, "checkpoint"))
+        sent += [f"{len(what)} {name}{'s' * (len(what) > 1)}" for what, name in counts if what]
+        sent += ["the config"] * config
+    if sent:
+        drop_old_versions(_path(folder), folder.record["config"]["checkpoint"]["keep_online"])
+    return f"uploaded {', '.join(sent) or 'its end'}" if sent else "everything is on the server"
+
+
+def _send(folder: RunFolder, steps: list[int], checkpoints: list[int]) -> None:
+    """Rows and grids, checkpoints, config and summary, from the run folder. Raises UserError if not all arrives."""
+    run = WandbRun(_at_home(folder), mode="online")
+    if run.mode == "online":
+        for step in steps:
             send_row(run, folder, step)
         newest = max(_milestones(folder), default=0)
         for step in checkpoints:
             send_checkpoint(run, folder, step, last=newest)
-        if not run.finish(0 if folder.finished else 1):
-            raise UserError(f"The server did not take everything of {folder.path}. The same command goes on from here.")
-    for log in sessions:
-        _marker(log).touch()  # also of a damaged one: what it lacked came from the run folder
-    parts = (
-        (len(sessions), "session"),
-        (len(steps), "row"),
-        (len(grids), "sample grid"),
-        (len(checkpoints), "checkpoint"),
-    )
-    sent = [f"{n} {name}{'s' * (n > 1)}" for n, name in parts if n]
-    return f"uploaded {', '.join(sent)}" if sent else "everything is on the server"
+        run.log_artifact("config", folder.path / "config.yaml", ["latest"])  # the same again makes no new version
+        run.summarise(folder.summary())
+    if not run.finish(0 if folder.finished else 1) or run.mode != "online":
+        raise UserError(f"The server did not take everything of {folder.path}. The same command goes on from here.")
 
 
-def _offline_log(files: str | None) -> Path | None:
-    """W&B's log of a session that was offline, if it is here and not uploaded yet."""
-    found = next(Path(files).glob("run-*.wandb"), None) if files and Path(files).name.startswith("offline-") else None
-    return None if found is None or _marker(found).exists() else found
+def _whole_offline_log(folder: RunFolder) -> Path | None:
+    """W&B's log of a run that had one session, offline; None for others, which `wandb sync` would mix up."""
+    sessions = folder.record["sessions"]
+    files = sessions[0].get("wandb_files")
+    if len(sessions) > 1 or not files or sessions[0]["wandb_mode"] != "offline":
+        return None
+    return next(Path(files).glob("run-*.wandb"), None)
 
 
-def _marker(log: Path) -> Path:
-    """What `wandb sync` leaves beside a log that it has uploaded."""
-    return log.with_name(f"{log.name}.synced")
-
-
-def _sync_session(log: Path) -> None:
+def _sync_log(log: Path) -> None:
     """Upload one session's log, as far as it can be read; says where it could not be read to its end."""
     done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(log.parent)], capture_output=True, text=True)
-    if not _marker(log).exists():
-        errors = [line for line in (done.stderr or done.stdout).splitlines() if "ERROR" in line]
-        print(f"warning: {log} was not uploaded whole: {' '.join(errors) or done.stderr}", flush=True)
+    errors = [line for line in done.stderr.splitlines() if "ERROR" in line]
+    if errors:
+        print(f"warning: {log} was not uploaded whole: {' '.join(errors)}", flush=True)
 
 
-def _on_server(folder: RunFolder) -> tuple[set[int], dict[str, set[str]], str]:
-    """(steps, kind of artifact -> aliases, state) that the server has of the run. Raises UserError if it is silent."""
+def _path(folder: RunFolder) -> str:
+    """`ENTITY/PROJECT/ID` where a server settled it, else as the config has it."""
+    settled = [s["wandb"] for s in folder.record["sessions"] if s.get("wandb_mode") == "online"]
+    options = folder.record["config"]["logging"]["wandb"]
+    wanted = "/".join(part for part in (options["entity"], options["project"], folder.record["wandb_id"]) if part)
+    return settled[-1] if settled else wanted
+
+
+def _at_home(folder: RunFolder) -> dict[str, Any]:
+    """The run's record with the entity, project and id that it has on the server."""
+    *entity, project, id = _path(folder).split("/")
+    record = copy.deepcopy(folder.record)
+    record["config"]["logging"]["wandb"] |= {"entity": entity[0] if entity else None, "project": project}
+    return {**record, "wandb_id": id}
+
+
+def _ask_server(folder: RunFolder) -> _Known:
+    """Raises UserError where the server does not answer, or does not let us in."""
     wandb: Any = importlib.import_module("wandb")
     requests: Any = importlib.import_module("requests")
-    options = folder.record["config"]["logging"]["wandb"]
-    aliases: dict[str, set[str]] = {"samples": set(), "model": set(), "config": set()}
+    known = _Known()
     try:
-        api = wandb.Api(timeout=20)
-        path = "/".join(p for p in (options["entity"], options["project"], folder.record["wandb_id"]) if p)
         try:
-            run = api.run(path)
+            run = wandb.Api(timeout=20).run(_path(folder))
         except wandb.errors.CommError as error:
             if "not find" not in str(error) and "not found" not in str(error):
                 raise
-            return set(), aliases, "unknown"
-        steps = {int(row["step"]) for row in run.scan_history(keys=["step"])}
+            return known
+        known.run, known.state = True, str(run.state)
+        known.steps = {int(row["step"]) for row in run.scan_history(keys=["step"])}
         for artifact in run.logged_artifacts():
-            aliases.setdefault(artifact.type, set()).update(artifact.aliases)
+            known.aliases.setdefault(artifact.type, set()).update(artifact.aliases)
     except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"W&B's server cannot be asked about {folder.path}: {reason}. `wandb login` makes a login."
         ) from error
-    return steps, aliases, str(run.state)
+    return known
 
 
 def _milestones(folder: RunFolder) -> list[int]:
     """The milestones whose checkpoints a server is to keep: the newest few and the best, of those that are there."""
     cfg = Config.model_validate(folder.record["config"])
-    there = [s for s in folder.rows if cfg.is_milestone(s) and s > 0 and checkpoint_path(folder.path, s).is_file()]
+    there = [s for s in folder.rows if cfg.is_milestone(s) and checkpoint_path(folder.path, s).is_file()]
     fids = {step: fid for step, fid in folder.fids().items() if step in there}
     best = [min(fids, key=lambda step: fids[step])] if fids else []
     return sorted({*there[-cfg.checkpoint.keep_online :], *best})

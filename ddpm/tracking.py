@@ -52,7 +52,7 @@ class Tracker:
             }
             with folder.beginning(record, self._cfg.to_yaml()):
                 self._run = WandbRun(record)
-        folder.note_files(self._run.files)
+        folder.note_session({"wandb": self._run.path, "wandb_mode": self._run.mode, "wandb_files": self._run.files})
         print(f"W&B: {self._run.mode} ({self._run.why}), run {self._run.id}, {self._run.where}")
         self._run.log_artifact("config", folder.path / "config.yaml", ["latest"])
 
@@ -71,15 +71,22 @@ class Tracker:
         if moved:
             print(f"warning: continued in another environment, numbers may round differently: {', '.join(moved)}")
         print(f"continuing {self.run_id} after step {session['from_step']}")
-        self.folder.continuing(session["from_step"], session)
+        config = self._cfg.nested()
+        for key in ("project", "entity"):  # it stays the run that it is
+            config["logging"]["wandb"][key] = before["config"]["logging"]["wandb"][key]
+        self.folder.continuing(session["from_step"], session, config)
+        if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+            self.folder.record["wandb_id"] = os.environ["WANDB_RUN_ID"]  # an agent's run is its own: it gets all rows
         self._run = WandbRun(self.folder.record)
         # Again what W&B may not have: rows after those that its server knows, and of the last seconds before a kill.
         # Rows of one step are merged where they are read.
-        seconds = {step: row["time/total_s"] for step, row in self.folder.rows.items() if "time/total_s" in row}
-        flushed = max(seconds.values(), default=0.0) - 10 * FLUSH_S
-        for step in self.folder.rows:
-            if step > self._run.last_step or seconds.get(step, 0.0) >= flushed:
+        rows = self.folder.rows
+        last = max((row.get("time/total_s", 0.0) for row in rows.values()), default=0.0)
+        flushed = {step for step, row in rows.items() if row.get("time/total_s", last) < last - 10 * FLUSH_S}
+        for step in rows:
+            if step > self._run.last_step or step > max(flushed, default=-1):
                 send_row(self._run, self.folder, step)
+        self._run.summarise(self.folder.fid_summary())
 
     def has(self, step: int) -> bool:
         """Whether the row of `step` is logged already."""
@@ -91,6 +98,8 @@ class Tracker:
             self.folder.save_grid(step, grid)
         self.folder.append(step, row)
         send_row(self._run, self.folder, step)
+        if "val/fid" in row:
+            self._run.summarise(self.folder.fid_summary())
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint that the run can be continued from; its path."""
@@ -138,9 +147,11 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         stopped = isinstance(error, Interrupted)
         code = 0 if error is None else error.exit_code if isinstance(error, Interrupted) else 1
-        complete = self._run.finish(code, stopped=stopped)
-        if not complete or self._run.mode == "offline":
-            print(f"to upload {'the rest' if self._run.mode == 'online' else 'this run'}: ddpm sync {self.folder.path}")
+        complete = self._run.finish(code, stopped=stopped) and len(self.folder.record["sessions"]) == 1
+        if self._run.mode == "offline":
+            print(f"to upload this run: ddpm sync {self.folder.path}")
+        elif self._run.mode == "online" and not complete:
+            print(f"to upload what the server may lack: ddpm sync {self.folder.path}")
 
 
 def send_row(run: WandbRun, folder: RunFolder, step: int) -> None:
@@ -148,7 +159,8 @@ def send_row(run: WandbRun, folder: RunFolder, step: int) -> None:
     grid = folder.grid_path(step)
     run.log(step, folder.rows[step], grid if grid.is_file() else None)
     if grid.is_file():
-        run.log_artifact("samples", grid, ["latest", f"step-{step}"])
+        newest = not any(folder.grid_path(later).is_file() for later in folder.rows if later > step)
+        run.log_artifact("samples", grid, [f"step-{step}", *(["latest"] if newest else [])])
 
 
 def send_checkpoint(run: WandbRun, folder: RunFolder, step: int, last: int) -> None:

@@ -45,6 +45,8 @@ def train(cfg: Config) -> Path:
         return folder.path
     trainer = Trainer(cfg)
     with folder:
+        if folder.finished:  # by another process, meanwhile
+            return folder.path
         state = folder.newest_checkpoint()
         if state:
             trainer.load_state_dict(state)
@@ -53,7 +55,8 @@ def train(cfg: Config) -> Path:
                 trainer.fit(tracker, stop)
             except Interrupted:
                 path = tracker.save(trainer.done, trainer.state_dict())
-                print(f"stopped after step {trainer.done}; the same command continues from {path}")
+                without = ", without --clean_run," if cfg.clean_run else ""
+                print(f"stopped after step {trainer.done}; the same command{without} continues from {path}")
                 raise
             tracker.finish(trainer.elapsed_s)
     return folder.path
@@ -230,9 +233,9 @@ class Trainer:
         tracker.diverged(step, row, indices.tolist())
         raise UserError(
             f"Step {step} is not finite: loss {row['train/loss']:g}, gradient norm {row['train/grad_global_L2']:g}, on "
-            f"the images {indices.tolist()} of the set. {path} is the state before it. Lower optim.lr "
-            f"({self.cfg.optim.lr:g}) or train.grad_clip ({self.cfg.train.grad_clip}), set train.amp=false, or let "
-            f"train.skip_nonfinite (now {self.cfg.train.skip_nonfinite}) such steps pass."
+            f"the images {indices.tolist()} of the set. {path} is the state before it. To go on from there past it, "
+            f"raise train.skip_nonfinite (now {self.cfg.train.skip_nonfinite}). Or start another run: lower optim.lr "
+            f"({self.cfg.optim.lr:g}) or train.grad_clip ({self.cfg.train.grad_clip}), or set train.amp=false."
         )
 
     def probe(self, x_0: Tensor, step: int) -> dict[str, float]:
@@ -277,8 +280,9 @@ class Trainer:
     # --- what a training is continued from ---
 
     def streams(self) -> dict[str, Any]:
-        """The data order and every random stream that training draws from."""
+        """What a step moves on whether it counts or not: data order, random streams, the loss scale."""
         return {
+            "scaler": self.scaler.state_dict(),
             "batches": self.batches.state_dict(),
             "noise_rng": self.noise_rng.get_state(),
             "global_rng": torch.get_rng_state(),
@@ -305,7 +309,6 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
             **(streams or self.streams()),
         }
 

@@ -68,6 +68,7 @@ class WandbRun:
         self._run = self._start()
         self.id: str = self._run.id
         self.unsent: list[str] = []
+        self.broken = False
         self._queue: queue.Queue[tuple[str, Callable[[], None]] | None] = queue.Queue()
         self._given_up = threading.Event()
         self._worker = threading.Thread(target=self._work, name="artifacts", daemon=True)
@@ -131,6 +132,11 @@ class WandbRun:
         return str(self._run.settings.sync_dir) if self.mode != "disabled" else None
 
     @property
+    def path(self) -> str:
+        """`ENTITY/PROJECT/ID` as W&B settled it: a sweep decides all three."""
+        return f"{self._run.entity}/{self._run.project}/{self.id}"
+
+    @property
     def last_step(self) -> float:
         """The last step that is known to W&B; infinite where there is no server to know better."""
         return float(self._run.summary.get(STEP, -1)) if self.mode == "online" else float("inf")
@@ -139,12 +145,15 @@ class WandbRun:
 
     def log(self, step: int, row: dict[str, Any], grid: Path | None = None) -> None:
         """One row of metrics, with the sample grid drawn at this step."""
-        media: dict[str, Any] = {}
-        if grid:
+
+        def tell() -> None:
             import wandb
 
-            media["samples/grid"] = wandb.Image(str(grid), caption=f"{self._record['run_id']}, step {step}")
-        self._run.log({STEP: step, **row, **media})
+            caption = f"{self._record['run_id']}, step {step}"
+            media = {"samples/grid": wandb.Image(str(grid), caption=caption)} if grid else {}
+            self._run.log({STEP: step, **row, **media})
+
+        self._tell(tell)
 
     def log_artifact(self, kind: str, path: Path, aliases: list[str]) -> None:
         """One file as the next version of the artifact `ID-KIND`; of `model`, a server keeps the newest and best."""
@@ -161,31 +170,45 @@ class WandbRun:
             if self.mode == "online":
                 logged.wait()
                 if kind == "model":
-                    self._drop_old_versions()
+                    drop_old_versions(self.path, self._record["config"]["checkpoint"]["keep_online"])
 
         self._queue.put((f"{kind} {path.name}", hand_over))
 
     def summarise(self, values: dict[str, Any]) -> None:
         """Set summary values."""
-        self._run.summary.update(values)
+        self._tell(lambda: self._run.summary.update(values))
 
     def alert(self, title: str, text: str, level: str) -> None:
         """A message to whoever follows the project, where there is a server to send it."""
         if self.mode == "online" and self._options["alerts"]:
-            self._run.alert(title=title, text=text, level=level)
+            self._tell(lambda: self._run.alert(title=title, text=text, level=level))
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        """Do what W&B should know of. Where its process or its disk fails, say so once and go on without it."""
+        if self.broken:
+            return
+        try:
+            what()
+        except Exception as error:
+            self.broken = True
+            print(f"warning: W&B takes nothing more ({_first_line(error)}); the run folder has it all")
 
     # --- the thread that hands artifacts over ---
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             name, hand_over = job
-            try:
-                self._wait_for_server()
-                hand_over()
-            except Exception as error:  # whatever the network or the server did, the training goes on
-                if not self.unsent:
-                    print(f"warning: {name} is not uploaded ({' '.join(str(error).split())[:200]})")
-                self.unsent.append(name)
+            for attempts_left in (1, 0):  # the server may go while one is on its way
+                try:
+                    self._wait_for_server()
+                    hand_over()
+                    break
+                except Exception as error:  # whatever the network or the server did, the training goes on
+                    if attempts_left and not self._given_up.is_set():
+                        continue
+                    if not self.unsent:
+                        print(f"warning: {name} is not uploaded ({_first_line(error)})")
+                    self.unsent.append(name)
 
     def _wait_for_server(self) -> None:
         """Return once the server answers anything at all. Raises OSError where `finish` would not wait longer.
@@ -203,17 +226,6 @@ class WandbRun:
             else:
                 return
 
-    def _drop_old_versions(self) -> None:
-        """Delete the model's versions on the server but the newest `checkpoint.keep_online` and the best."""
-        import wandb
-
-        api = wandb.Api(timeout=20)
-        path = f"{self._run.entity}/{self._run.project}/{self.id}-model"
-        versions = sorted(api.artifacts("model", path), key=lambda version: -int(version.version[1:]))
-        for version in versions[self._record["config"]["checkpoint"]["keep_online"] :]:
-            if "best" not in version.aliases:
-                version.delete(delete_aliases=True)
-
     # --- the end ---
 
     def finish(self, exit_code: int, *, stopped: bool = False) -> bool:
@@ -225,22 +237,26 @@ class WandbRun:
         began = time.monotonic()
         self._queue.put(None)
         if stopped:
-            self._run.mark_preempting()
+            self._tell(self._run.mark_preempting)
         if self.mode != "online":
             self._worker.join()
-            self._run.finish(exit_code=exit_code)
-            return True
+            self._close(exit_code)
+            return not self.broken
         self._worker.join(patience)
         self._given_up.set()
         self._worker.join(0.5)
+        import wandb
+
         # W&B's own finish_timeout does not hold while an artifact is on its way.
         closing = threading.Thread(target=self._close, args=(exit_code,), name="closing", daemon=True)
         closing.start()
         closing.join(max(1.0, patience - (time.monotonic() - began)))
-        late = self._worker.is_alive() or bool(self.unsent) or closing.is_alive()
+        late = self._worker.is_alive() or bool(self.unsent) or closing.is_alive() or self.broken
         if closing.is_alive():
             _end_service()
             closing.join(5.0)
+            with contextlib.suppress(Exception):  # so that a next run in this Python gets a process of its own
+                wandb.teardown()
         return not late
 
     def _close(self, exit_code: int) -> None:
@@ -257,3 +273,23 @@ def _end_service() -> None:
     process = getattr(service, "_process", None)
     if process is not None:
         process.kill()
+
+
+def drop_old_versions(path: str, keep: int) -> None:
+    """Delete the model versions of the run `ENTITY/PROJECT/ID` on the server but those of the `keep` last steps, the
+    best and the latest."""
+    import wandb
+
+    versions = {_step_of(v): v for v in wandb.Api(timeout=20).artifacts("model", f"{path}-model")}
+    for step in sorted(versions)[:-keep]:
+        if step >= 0 and not {"best", "latest"} & set(versions[step].aliases):
+            versions[step].delete(delete_aliases=True)
+
+
+def _step_of(version: Any) -> int:
+    """The step in a version's aliases; -1 where there is none, which is none of ours."""
+    return max((int(a[5:]) for a in version.aliases if a.startswith("step-") and a[5:].isdigit()), default=-1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -53,7 +53,7 @@ def save_workspace(study: Study, path: str) -> str:
         entity = entity or api.default_entity
         experiments = [*study.arms, *study.context]
         found = api.runs(f"{entity}/{project}", filters={"config.experiment": {"$in": experiments}}, per_page=200)
-        workspace = make_workspace(study, entity, project, [(run.id, run.group) for run in found])
+        workspace = make_workspace(study, entity, project, [(run.id, run.config["experiment"]) for run in found])
         with contextlib.redirect_stderr(io.StringIO()):  # W&B announces the address itself
             workspace.save()
         return str(workspace.url)

@@ -9,7 +9,7 @@ _GRID = "samples/grid"
 def read_row(raw: Mapping[str, Any]) -> tuple[int | None, dict[str, Any], str | None]:
     """(step, {metric: value}, path of the sample grid among the run's files); step is None where the row has none."""
     step = raw.get("step")
-    if not isinstance(step, int | float) or isinstance(step, bool) or step != int(step):
+    if not isinstance(step, int | float) or isinstance(step, bool) or not float(step).is_integer():
         return None, {}, None
     grid = raw.get(_GRID)
     is_image = isinstance(grid, Mapping) and grid.get("_type") == "image-file" and isinstance(grid.get("path"), str)

@@ -50,7 +50,7 @@ def _child(out_dir: Path, environment: dict[str, str], sabotage: Sabotage | None
     file = os.open(out_dir / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    sys.stdout.reconfigure(line_buffering=True)  # the very object that W&B watches
     import torch
 
     torch.set_num_threads(1)

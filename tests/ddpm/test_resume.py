@@ -66,7 +66,10 @@ def assert_same(cfg: Config, undisturbed: Config) -> None:
 @pytest.mark.parametrize(
     ("target", "number"),
     [
-        ("ddpm.evaluation.evaluate.frechet_distance", 2),  # in the second milestone's evaluation
+        (
+            "ddpm.evaluation.evaluate.frechet_distance",
+            3,
+        ),  # in the second milestone's evaluation (each first, the floor)
         ("ddpm.evaluation.evaluate.draw", 1),  # before the first sample
         ("os.fsync", 5),  # in a checkpoint write
         ("ddpm.curvature._quadratic_form", 7),  # in a probe
@@ -82,6 +85,16 @@ def test_a_kill_in_the_middle_of(tmp_path: Path, undisturbed: Config, target: st
     assert processes.run(cfg, functools.partial(processes.at_call, target, number, processes.kill)) == -signal.SIGKILL
     assert not (cfg.run_dir / "results.jsonl").exists()
     assert processes.run(cfg) == 0, processes.log(cfg)
+    assert_same(cfg, undisturbed)
+
+
+def test_a_kill_steps_after_the_last_checkpoint(tmp_path: Path, undisturbed: Config) -> None:
+    """Rows beyond the checkpoint are there when the run is continued, and come again."""
+    cfg = short(tmp_path, "--checkpoint.every=100")
+    assert processes.run(cfg, functools.partial(processes.at_call, "ddpm.train.Trainer.step", 6, processes.kill)) < 0
+    assert [row["_i"] for row in _rows(cfg)] == [0, 2, 3, 4]
+    assert processes.run(cfg) == 0, processes.log(cfg)
+    assert f"continuing {cfg.run_id} after step 3" in processes.log(cfg)
     assert_same(cfg, undisturbed)
 
 

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import resource
+import signal
 from pathlib import Path
 from unittest import mock
 
@@ -23,6 +24,10 @@ def _interrupted(cfg: Config) -> Path:
     at_fourth = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 4, processes.kill)
     assert processes.run(cfg, at_fourth) < 0
     return cfg.run_dir
+
+
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _steps(folder: Path) -> list[int]:
@@ -79,7 +84,7 @@ def test_the_newest_intact_checkpoint_is_used(tmp_path: Path, capsys: pytest.Cap
     train(cfg)
     out = capsys.readouterr().out
     assert f"{newest} is damaged" in out
-    assert "The one before it is used." in out
+    assert "It is passed over." in out
     assert f"continuing {cfg.run_id} after step 2" in out
     assert _steps(cfg.run_dir) == [0, 2, 4]
 
@@ -104,7 +109,7 @@ def test_a_torn_last_row_is_written_again(tmp_path: Path, capsys: pytest.Capture
     assert _steps(cfg.run_dir) == [0, 2, 4]
     out = capsys.readouterr().out
     assert "do not parse" not in out
-    assert "step-000003.pt comes after the rows of [2]" in out
+    assert "lacks the rows of [2], which come before step 3" in out
     assert f"continuing {cfg.run_id} after step 2" in out
 
 
@@ -163,6 +168,30 @@ def test_a_read_only_run_folder(tmp_path: Path) -> None:
             train(cfg)
     finally:
         folder.chmod(0o755)
+
+
+def test_a_run_that_steps_back_keeps_what_it_writes(tmp_path: Path) -> None:
+    """Continued from an older checkpoint and stopped before it reaches the damaged newer ones: they are gone, the one
+    just written is there and is what the next start takes. Catches pruning that takes newer names for newer files."""
+    cfg = tiny(tmp_path, "--checkpoint.every=1", "--checkpoint.keep=3", "--train.total_steps=9")
+    kill = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 8, processes.kill)
+    assert processes.run(cfg, kill) < 0
+    for path in list_checkpoints(cfg.run_dir)[-3:]:
+        path.write_bytes(b"damaged")
+    stop = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 1, _terminate)
+    assert processes.run(cfg, stop) == 143
+    assert f"continuing {cfg.run_id} after step 4" in processes.log(cfg)
+    assert list_checkpoints(cfg.run_dir)[-1].name == "step-000005.pt"
+    assert processes.run(cfg) == 0
+    assert f"continuing {cfg.run_id} after step 5" in processes.log(cfg)
+
+
+def test_settings_that_change_no_row_may_change(tmp_path: Path) -> None:
+    """The W&B mode that the second start asks for is the one it gets."""
+    cfg = tiny(tmp_path, "--checkpoint.every=1")
+    _interrupted(cfg)
+    assert processes.run(tiny(tmp_path, "--checkpoint.every=1", "--logging.wandb.mode=disabled")) == 0
+    assert "W&B: disabled (logging.wandb.mode)" in processes.log(cfg)
 
 
 def test_old_checkpoints_go_and_milestones_stay(tmp_path: Path) -> None:

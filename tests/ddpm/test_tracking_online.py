@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 import wandb
 
+from ddpm import wandb_run
 from ddpm.errors import UserError
 from ddpm.run_folder import RunFolder
 from ddpm.sync import sync
@@ -35,7 +36,12 @@ def _rows(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def _history(record: RunRecord) -> dict[int, dict[str, Any]]:
-    """The server's rows by `step`, the last value of a key; without media and W&B's own keys."""
+    """The server's rows by `step`, the last value of a key; without media and W&B's own keys.
+
+    W&B's own counter must rise from row to row: a real server may drop what goes back.
+    """
+    counted = [row["_step"] for row in record.history]
+    assert counted == sorted(set(counted)), counted
     merged: dict[int, dict[str, Any]] = {}
     for row in record.history:
         kept = {k: v for k, v in row.items() if not k.startswith("_") and k not in ("step", "samples/grid")}
@@ -107,7 +113,7 @@ def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn) -> 
     assert f"to upload this run: ddpm sync {folder}" in processes.log(cfg)
     server.up()
     (line,) = _sync(tmp_path / "runs")
-    assert line == f"{folder}: uploaded 1 session"
+    assert line == f"{folder}: uploaded W&B's files"
     record = _record(server)
     assert (_history(record), record.state) == (_rows(folder), "finished")
     assert {a.type for a in server.artifacts} == {"config", "samples", "model"}
@@ -130,10 +136,10 @@ def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) 
     process.join(60)
     assert process.exitcode == 0
     assert trained < 30, "the training waited for the network"  # 19 s for each artifact, if it did
-    assert f"to upload the rest: ddpm sync {cfg.run_dir}" in processes.log(cfg)
+    assert f"to upload what the server may lack: ddpm sync {cfg.run_dir}" in processes.log(cfg)
     server.up()
     (line,) = _sync(tmp_path)
-    assert "uploaded 4 rows, 3 sample grids, 3 checkpoints" in line
+    assert "uploaded 4 rows, 3 sample grids, 3 checkpoints, the config" in line
     record = _record(server)
     assert (_history(record), record.state) == (_rows(cfg.run_dir), "finished")
     assert "latest" in server.artifact(f"{record.id}-model:step-6").aliases
@@ -157,14 +163,16 @@ def test_a_server_that_comes_back(tmp_path: Path, server: StandIn) -> None:
 
 
 def test_a_run_killed_offline_and_continued_offline_is_one_run(tmp_path: Path, server: StandIn) -> None:
-    """Two sessions with one id are uploaded in their order, and make the rows of the run folder."""
+    """Two sessions with one id: their rows go up once, in order, with the summary of the whole."""
     cfg = tiny(tmp_path, "--logging.wandb.mode=offline", "--checkpoint.every=1", "--train.total_steps=6")
     kill = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 4, processes.kill)
     assert processes.run(cfg, kill) < 0
     assert processes.run(cfg) == 0, processes.log(cfg)
     (line,) = _sync(tmp_path)
-    assert "uploaded 2 sessions" in line
+    assert "uploaded 4 rows, 3 sample grids, 3 checkpoints, the config" in line
     record = _record(server)
+    assert [row["step"] for row in record.history] == [0, 2, 4, 6]
+    assert record.summary["run_time_s"] == _rows_summary(cfg.run_dir)["run_time_s"]
     assert (_history(record), record.state) == (_rows(cfg.run_dir), "finished")
     (run,) = open_source(str(tmp_path / "wandb"))
     assert sorted(_rows(cfg.run_dir)) == run.history.index.tolist()
@@ -220,7 +228,10 @@ def test_sync_says_what_it_cannot_do(tmp_path: Path, server: StandIn) -> None:
     folder = train(tiny(tmp_path, "--logging.wandb.mode=disabled"))
     with RunFolder.at(folder):
         assert "left out: Another process is writing" in _sync(tmp_path)[0]
-    assert "uploaded 3 rows, 2 sample grids, 2 checkpoints" in _sync(tmp_path)[0]
+    assert "uploaded 3 rows, 2 sample grids, 2 checkpoints, the config" in _sync(tmp_path)[0]
+    (tmp_path / "runs" / "e7").mkdir()
+    (tmp_path / "runs" / "e7" / "run.json").write_text("{")
+    assert ["everything" in line or "left out" in line for line in _sync(tmp_path)] == [True, True]
     server.down()
     with pytest.raises(UserError, match=r"server cannot be asked"):
         _sync(tmp_path)
@@ -263,6 +274,49 @@ def test_a_sweep_sets_the_config(tmp_path: Path, server: StandIn, command: str) 
     assert (record.state, record.sweep) == ("finished", sweep)
     assert record.config["loss"]["weighting"] == record.config["loss.weighting"] == "p2"
     assert record.config["optim"]["lr"] == 0.002
+
+
+def test_wandb_that_dies_does_not_take_the_training_with_it(tmp_path: Path, server: StandIn) -> None:
+    """Its process is killed in the middle: a warning, a whole run folder, exit code 0, and `ddpm sync` for the rest."""
+    cfg = tiny(tmp_path, *QUICK)
+    dies = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 2, _kill_wandb)
+    assert processes.run(cfg, dies) == 0, processes.log(cfg)
+    assert "W&B takes nothing more" in processes.log(cfg)
+    assert f"ddpm sync {cfg.run_dir}" in processes.log(cfg)
+    assert sorted(_rows(cfg.run_dir)) == [0, 2, 4]
+    assert "uploaded" in _sync(tmp_path)[0]
+    assert _history(_record(server)) == _rows(cfg.run_dir)
+
+
+def test_the_lowest_fid_is_of_all_sessions(tmp_path: Path, server: StandIn) -> None:
+    """FIDs 3, kill, 5, 4: the summary's minimum is 3 although the session that ends the run never saw it, and although
+    nothing of the first session is sent again."""
+    cfg = tiny(tmp_path, "--checkpoint.every=1", "--train.total_steps=6")
+    assert processes.run(cfg, functools.partial(_fids_then, [3.0], 4)) < 0
+    assert processes.run(cfg, functools.partial(_fids_then, [5.0, 4.0], None)) == 0, processes.log(cfg)
+    assert _record(server).summary["val/fid"] == {"min": 3.0, "last": 4.0}
+
+
+def _fids_then(values: list[float], killed_at: int | None) -> None:
+    fids = iter(values)
+    mock.patch("ddpm.evaluation.evaluate.Evaluator.fid", lambda *_: next(fids)).start()
+    mock.patch("ddpm.tracking.FLUSH_S", -1e9).start()  # as if the first session had been long ago
+    if killed_at:
+        processes.at_call("ddpm.train.Trainer.step", killed_at, _kill_later)
+
+
+def _kill_later() -> None:
+    time.sleep(17)  # W&B sends its rows every 15 s
+    processes.kill()
+
+
+def _kill_wandb() -> None:
+    wandb_run._end_service()
+    time.sleep(0.5)
+
+
+def _rows_summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.jsonl").read_text())["out"]
 
 
 def _wait(folder: Path) -> Callable[[], None]:

@@ -330,7 +330,7 @@ def test_grids_alone_need_no_features(tmp_path: Path) -> None:
 
 
 def test_divergence_stops_the_run_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"not finite.*Lower optim\.lr"):
+    with pytest.raises(UserError, match=r"not finite.*another run: lower optim\.lr"):
         train(tiny(tmp_path, "--optim.lr=1e30", "--train.grad_clip=null"))
 
 
