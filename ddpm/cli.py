@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="draw FIDs of different protocols on one axis all the same; the figure says so",
     )
+    report.add_argument(
+        "--offline-cache", action="store_true", help="of wandb:ENTITY/PROJECT, what was read before; no network"
+    )
     report.set_defaults(run=_report)
 
     upload = verbs.add_parser(
@@ -183,7 +186,7 @@ def _report(args: argparse.Namespace) -> None:
     from reports.report import make_report
 
     out = args.out or Path("out") / args.experiment
-    print(make_report(args.experiment, args.source, out, args.where, args.allow_mixed_protocols))
+    print(make_report(args.experiment, args.source, out, args.where, args.allow_mixed_protocols, args.offline_cache))
 
 
 def _sync(args: argparse.Namespace) -> None:

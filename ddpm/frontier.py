@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
 import torch
+from matplotlib.ticker import LogLocator, NullFormatter
 from tqdm import tqdm
 
 from ddpm.data import ImageSet, load_images, to_uint8
@@ -62,7 +63,7 @@ def measure(trained: Trained, samplers: list[str], nfes: list[int], n: int, seed
 
 
 def draw(rows: list[dict[str, object]], title: str, out: Path) -> None:
-    """FID against NFE (log scale), a line per sampler between the floor and the ceiling."""
+    """FID against NFE (both on log scales), a line per sampler between the floor and the ceiling."""
     ends = {str(r["sampler"]): float(str(r["fid"])) for r in rows if r["nfe"] == ""}
     points = [r for r in rows if r["nfe"] != ""]
     samplers = list(dict.fromkeys(str(r["sampler"]) for r in points))
@@ -73,8 +74,11 @@ def draw(rows: list[dict[str, object]], title: str, out: Path) -> None:
             axes.plot(*zip(*mine, strict=True), marker=marker, color=colour, label=f"sampler = {name}")
         axes.axhline(ends["pure noise"], color="black", ls="--", label=f"pure noise: {ends['pure noise']:.1f}")
         axes.axhline(ends["real images"], color="grey", ls=":", label=f"real images: {ends['real images']:.1f}")
-        axes.set(xscale="log", ylim=(0, None), xlabel="NFE (network calls per image)", ylabel="FID (lower is better)")
+        axes.set(xscale="log", yscale="log", xlabel="NFE (network calls per image)", ylabel="FID (lower is better)")
         axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         figure.suptitle(title, fontsize=10)
         figure.legend(fontsize=8, loc="outside right center")
         figure.savefig(out, dpi=150)
@@ -98,8 +102,8 @@ def main() -> None:
         writer.writerows(rows)
     cfg = trained.cfg
     title = (
-        f"{cfg.experiment} on {cfg.data.dataset} images at step {trained.step}: n = {args.n}, embedded features, "
-        f"x0 clipped, linspace"
+        f"{cfg.experiment}, {cfg.diffusion.prediction}-prediction, on {cfg.data.dataset} images, step {trained.step}: "
+        f"n = {args.n}, embedded features, x0 clipped, linspace"
     )
     draw(rows, title, args.out.with_suffix(".png"))
     print(args.out.with_suffix(".png"))

@@ -20,18 +20,21 @@ def make_report(
     out: Path,
     where: Sequence[str] = (),
     allow_mixed_protocols: bool = False,
+    cached: bool = False,
 ) -> Path:
     """Write the report of `experiment` from the runs in `source` into folder `out`; returns `report.html`.
 
     Files: `report.md`, `report.html`, `numbers.csv`, `figures/<name>.png` and `.svg`. An earlier report in
     `out` is replaced, other files there are left alone; on an error `out` is as it was. `where`: filters
-    `key=value` on dotted config keys. Raises UserError: unknown experiment, unreadable source, no runs,
+    `key=value` on dotted config keys. `cached`: of a server, what was
+    read before. Raises UserError: unknown experiment, unreadable source, no runs,
     FIDs of different protocols (unless `allow_mixed_protocols`), `out` not a folder.
     """
     study = load(experiment)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file. Give a folder for the report.")
-    selection = select(study, open_source(source), where)
+    runs = open_source(source, [*study.arms, *study.context], cached=cached)
+    selection = select(study, runs, where)
     notes = check_all_protocols(selection, allow_mixed_protocols)
     table = numbers(selection)
 

@@ -1,5 +1,6 @@
 """Where runs come from: `open_source` looks at what is there and picks the reader."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ddpm.errors import UserError
@@ -7,17 +8,20 @@ from reports.runs import Run
 from reports.sources import api, folders, offline
 
 
-def open_source(spec: str) -> list[Run]:
+def open_source(spec: str, experiments: Sequence[str] = (), *, cached: bool = False) -> list[Run]:
     """All runs under the folder `spec`, or of the W&B project `wandb:ENTITY/PROJECT`, by experiment, start and id.
 
     A folder that holds `loss.jsonl` files anywhere below it is read as run folders; else one that holds
     `run-*.wandb` files is read as W&B offline runs. Run folders come first because they hold the same
     numbers and need no foreign file format.
 
+    Of a server, only the runs of `experiments` are read where any is named (all, where there is none of them);
+    `cached`: what was read from it before, without the network.
+
     Raises UserError: nothing there, a file, neither kind found, or a server that cannot be read.
     """
     if spec.startswith("wandb:"):
-        return _ordered(api.read(spec.removeprefix("wandb:")))
+        return _ordered(api.read(spec.removeprefix("wandb:"), experiments, cached=cached))
     root = Path(spec).expanduser()
     if not root.exists():
         raise UserError(f"{spec}: there is no such folder. Give a folder of runs, e.g. `runs` or `wandb`.")

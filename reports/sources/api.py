@@ -1,14 +1,21 @@
-"""Runs of a W&B project, read from its server through `wandb.Api()`.
+"""Runs of a W&B project, read from its server through `wandb.Api()`, by way of a cache outside the package.
 
-A server's `history` is sampled; `scan_history` is complete, and is what is read. Rows of one step (a run that was
-continued logs some twice) are merged like everywhere.
+The cache holds, for each run, its rows as they came and a card (config, summary, state, a stamp of how far it had got).
+One request lists a hundred runs with their stamps; only runs whose stamp has moved are read again, from where the
+cached rows end, several at once. What was read stays read if the network goes: the next call goes on from there.
+
+A server's `history` is sampled; `scan_history` is complete, and is what is read.
 """
 
 import importlib
+import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from tqdm import tqdm
 
@@ -17,75 +24,174 @@ from reports.runs import Run, as_seed, as_time, merge_rows, resolve_protocols
 from reports.sources.rows import read_row
 
 _TIMEOUT_S = 20
+_AT_ONCE = 8
 
 
-def read(path: str) -> list[Run]:
-    """The runs of `ENTITY/PROJECT`, or of `PROJECT` under the login's own entity.
+def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) -> list[Run]:
+    """The runs of `ENTITY/PROJECT`, or of `PROJECT` under the login's own entity; of `experiments` alone where named.
 
-    Raises UserError: no login, no such project, no runs in it, or a server that does not answer.
+    cached: what the cache holds, without the network. It is also what is used, and said, where the server does not
+    answer. Raises UserError: no login, no such project, no runs in it, nothing cached.
     """
+    if not cached:
+        try:
+            return [_from_cache(folder) for folder in _refresh(path, experiments)]
+        except _unreachable() as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            if not _cached(path) or not _is_silence(reason):
+                raise UserError(
+                    f"wandb:{path} cannot be read from {_server()}: {reason}. Give wandb:ENTITY/PROJECT as in the "
+                    "project's address, log in with `wandb login`, or read the runs from a folder (`wandb` or `runs`)."
+                ) from error
+            print(f"warning: {_server()} does not answer ({reason[:120]}): these are the runs as last read from it")
+    folders = _cached(path)
+    if not folders:
+        raise UserError(f"wandb:{path} is not in the cache ({_root()}). Read it once with the network.")
+    runs = [_from_cache(folder) for folder in folders]
+    return [run for run in runs if not experiments or run.experiment in experiments]
+
+
+def _refresh(path: str, experiments: Sequence[str]) -> list[Path]:
+    """Bring the cache up to date; the folders of the runs asked for (of all, where none is of `experiments`)."""
     wandb: Any = importlib.import_module("wandb")  # 0.5 s that other sources need not pay
-    requests: Any = importlib.import_module("requests")
-    try:
-        api = wandb.Api(timeout=_TIMEOUT_S)
-        found = list(api.runs(path, order="+created_at", per_page=100, lazy=False))
-        runs = [_read_run(run) for run in tqdm(found, desc="runs", unit="run", disable=None, leave=False)]
-    except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(
-            f"wandb:{path} cannot be read from {os.environ.get('WANDB_BASE_URL', 'https://api.wandb.ai')}: {reason}. "
-            "Give wandb:ENTITY/PROJECT as in the project's address, log in with `wandb login`, or read the runs from "
-            "a folder (`wandb` or `runs`)."
-        ) from error
-    if not runs:
+    api = wandb.Api(timeout=_TIMEOUT_S)
+    wanted = {"config.experiment": {"$in": list(experiments)}} if experiments else {}
+    found = list(api.runs(path, filters=wanted, order="+created_at", per_page=100, lazy=False))
+    if not found and experiments:
+        found = list(api.runs(path, order="+created_at", per_page=100, lazy=False))  # to say what there is
+    if not found:
         raise UserError(f"wandb:{path} holds no runs.")
-    return runs
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(tqdm(pool.map(_fetch, found), desc="runs", total=len(found), disable=None, leave=False))
 
 
-def _read_run(run: Any) -> Run:
-    config = {key: value for key, value in run.config.items() if key != "_wandb"}
+def _fetch(run: Any) -> Path:
+    """The run's folder in the cache, brought up to date. The card is written last: a stamp speaks for what is there."""
+    folder = _root() / Path(*run.path)
+    card = _card(folder)
+    stamp = [run.state, str(run.heartbeat_at), run.historyLineCount]
+    if card and card["stamp"] == stamp:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    old = (folder / "history.jsonl").read_text() if card else ""
+    # A shorter history than the one known is another one.
+    begin = card["last"] + 1 if card and run.historyLineCount >= card["stamp"][2] else 0
+    rows = list(run.scan_history(min_step=begin, page_size=1000))
+    _write(folder / "history.jsonl", (old if begin else "") + "".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        name = read_row(row)[2]
+        if name and not (folder / name).is_file():
+            for file in run.files([name]):
+                file.download(root=str(folder), replace=True)
+    known = {
+        "id": run.id,
+        "group": run.group,
+        "state": run.state,
+        "created_at": run.created_at,
+        "commit": run.commit,
+        "path": "/".join(run.path),
+        "config": {key: value for key, value in run.config.items() if key != "_wandb"},
+        "summary": _plain(dict(run.summary)),
+        "last": max((int(row["_step"]) for row in rows if "_step" in row), default=begin - 1),
+        "stamp": stamp,
+    }
+    _write(folder / "card.json", json.dumps(known))
+    return folder
+
+
+def _from_cache(folder: Path) -> Run:
+    card = _card(folder)
+    config = dict(card["config"])
     described = config.pop("protocols", None)
-    rows, images = [], {}
-    for raw in run.scan_history(page_size=1000):
-        step, row, image = read_row(raw)
+    rows, grids = [], {}
+    for line in (folder / "history.jsonl").read_text().splitlines():
+        step, row, image = read_row(json.loads(line))
         if step is None:
             continue
         rows.append((step, row))
-        if image:
-            images[step] = image
+        if image and (folder / image).is_file():
+            grids[step] = folder / image
     merged = merge_rows(rows)
     fingerprints, protocols = resolve_protocols(
         config, merged.fingerprints, described if isinstance(described, dict) else {}
     )
     return Run(
-        id=run.id,
-        experiment=str(config.get("experiment") or run.group or run.id),
+        id=card["id"],
+        experiment=str(config.get("experiment") or card["group"] or card["id"]),
         seed=as_seed(config.get("seed")),
         config=config,
         history=merged.history,
-        source=Path(f"wandb:{'/'.join(run.path)}"),
-        summary=_plain(dict(run.summary)),
+        source=Path(f"wandb:{card['path']}"),
+        summary=card["summary"],
         protocols=protocols,
         fingerprints=fingerprints,
-        grids={step: path for step, name in sorted(images.items()) if (path := _fetch(run, name))},
-        state="finished" if run.state == "finished" else "unfinished",
-        started=as_time(run.created_at),
-        commit=config.get("commit") or run.commit,
+        grids=dict(sorted(grids.items())),
+        state="finished" if card["state"] == "finished" else "unfinished",
+        started=as_time(card["created_at"]),
+        commit=config.get("commit") or card["commit"],
         notes=merged.notes,
     )
 
 
-def _fetch(run: Any, name: str) -> Path | None:
-    """A run's image on this machine, downloaded once: its name holds its digest. None where the server lacks it."""
-    cache = Path(os.environ.get("DDPM_CACHE", Path.home() / ".cache" / "ddpm")) / "wandb" / Path(*run.path)
-    if not (cache / name).is_file():
-        for file in run.files([name]):
-            file.download(root=str(cache), replace=True)
-    return cache / name if (cache / name).is_file() else None
+# --- the cache ---
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+
+
+def _root() -> Path:
+    """The cache's folder for this server."""
+    host = urlparse(_server()).netloc.replace(":", "-") or "server"
+    return Path(os.environ.get("DDPM_CACHE", Path.home() / ".cache" / "ddpm")) / "wandb" / host
+
+
+def _cached(path: str) -> list[Path]:
+    """The folders of a project's runs that are in the cache whole."""
+    pattern = path if "/" in path else f"*/{path}"
+    return sorted(card.parent for card in _root().glob(f"{pattern}/*/card.json"))
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """What the cache knows of a run; empty where it is not there, or damaged."""
+    try:
+        card = json.loads((folder / "card.json").read_text())
+        return card if (folder / "history.jsonl").is_file() else {}
+    except (OSError, ValueError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return {}
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f"{path.name}.part")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """What a server that does not answer, or does not let us in, is raised as."""
+    wandb: Any = importlib.import_module("wandb")
+    requests: Any = importlib.import_module("requests")
+    return wandb.errors.Error, requests.RequestException, ValueError, OSError
+
+
+def _is_silence(reason: str) -> bool:
+    """Whether the server did not answer; one that answers and refuses is not made up for by old numbers."""
+    silent = (
+        "timed out",
+        "deadline",
+        "refused",
+        "did not respond",
+        "unreachable",
+        "no such host",
+        "resolve",
+        "giving up",
+    )
+    return any(word in reason.lower() for word in silent)
 
 
 def _plain(value: Any) -> Any:
     """W&B's summary wrappers as plain dictionaries."""
-    if isinstance(value, Mapping):
+    if hasattr(value, "items"):  # theirs are no Mapping
         return {key: _plain(inner) for key, inner in value.items()}
     return value

@@ -1,6 +1,7 @@
 """Runs read from a W&B server: the numbers that the offline files and the run folders hold."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,67 @@ def test_without_a_login(monkeypatch: pytest.MonkeyPatch, server: StandIn) -> No
     monkeypatch.delenv("WANDB_API_KEY")
     with pytest.raises(UserError, match=r"cannot be read.*wandb login"):
         open_source("wandb:study/p")
+
+
+def _log(id: str, steps: range, experiment: str = "e5") -> None:
+    config = {"experiment": experiment, "seed": 1}
+    with wandb.init(project="p", id=id, config=config, resume="allow") as run:
+        for step in steps:
+            run.log({"step": step, "train/loss": 1.0 / (step + 1)})
+
+
+def _asked(server: StandIn, since: int) -> list[str]:
+    return [name for name in server.requests[since:] if "History" in name]
+
+
+def test_what_was_read_is_not_read_again(server: StandIn) -> None:
+    """The second time nothing of an unchanged run is asked for but its place in the list; of one that went on, the new
+    rows alone. Catches a cache that is never used, and one that is used too long."""
+    _log("a", range(5))
+    _log("b", range(3))
+    first = open_source("wandb:study/p")
+    assert [run.last_step for run in first] == [4, 2]
+    before = len(server.requests)
+    assert _asked(server, 0)
+    again = open_source("wandb:study/p")
+    assert not _asked(server, before)
+    for run, other in zip(first, again, strict=True):
+        pd.testing.assert_frame_equal(run.history, other.history)
+    _log("b", range(3, 7))
+    before = len(server.variables)
+    assert [run.last_step for run in open_source("wandb:study/p")] == [4, 6]
+    scans = [v for name, v in server.variables[before:] if "minStep" in v]
+    assert [v["minStep"] for v in scans] == [3], scans
+
+
+def test_only_the_experiments_asked_for_are_read(server: StandIn) -> None:
+    """And all, where there is none of them, so that the message can say what there is."""
+    _log("a", range(2), "e5")
+    _log("b", range(2), "e9")
+    assert [run.experiment for run in open_source("wandb:study/p", ["e5", "e6"])] == ["e5"]
+    assert [run.experiment for run in open_source("wandb:study/p", ["e7"])] == ["e5", "e9"]
+
+
+def test_without_the_server_the_cache_is_used_and_said(server: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked for (--offline-cache), silently; for want of an answer, with a warning; nothing cached is an error."""
+    with pytest.raises(UserError, match="not in the cache"):
+        open_source("wandb:study/p", cached=True)
+    _log("a", range(3))
+    (fresh,) = open_source("wandb:study/p")
+    server.down()
+    capsys.readouterr()
+    (asked,) = open_source("wandb:study/p", cached=True)
+    assert capsys.readouterr().out == ""
+    (found,) = open_source("wandb:study/p")
+    assert "does not answer" in capsys.readouterr().out
+    for run in (asked, found):
+        pd.testing.assert_frame_equal(run.history, fresh.history)
+    server.up()
+
+
+def test_a_damaged_cache_is_read_anew(server: StandIn) -> None:
+    _log("a", range(3))
+    open_source("wandb:study/p")
+    (card,) = Path(os.environ["DDPM_CACHE"]).rglob("card.json")
+    card.write_text("{")
+    assert [run.last_step for run in open_source("wandb:study/p")] == [2]
