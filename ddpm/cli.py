@@ -171,7 +171,7 @@ def _fraction(text: str) -> float:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ddpm.config import load_config, sweep_overrides
+    from ddpm.config_files import load_config, sweep_overrides
 
     cfg = load_config(args.config, [*sweep_overrides(), *args.overrides])
     if args.dry_run:
@@ -224,7 +224,7 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _schedule(args: argparse.Namespace) -> None:
-    from ddpm.config import load_config
+    from ddpm.config_files import load_config
 
     cfg = load_config(args.config, args.overrides)
     from ddpm.plots import draw_schedule

@@ -54,7 +54,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     """Counts imports, not seconds. Catches an import of torch, wandb or pandas at the top of a module."""
     code = "import sys, ddpm.cli; print([m for m in ('torch', 'wandb', 'pandas', 'pydantic') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-    code = "import sys, ddpm.config; print([m for m in ('torch', 'wandb', 'pandas') if m in sys.modules])"
+    code = "import sys, ddpm.config_files; print([m for m in ('torch', 'wandb', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

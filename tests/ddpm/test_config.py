@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ddpm.config import load_config
+from ddpm.config_files import load_config
 from ddpm.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ddpm.checkpoint import load_checkpoint, save_checkpoint
-from ddpm.config import Config, load_config
+from ddpm.config import Config
+from ddpm.config_files import load_config
 from ddpm.environment import choose_device, choose_precision
 from ddpm.errors import UserError
 from ddpm.samplers import model_denoiser
