@@ -1,8 +1,13 @@
 """Experiments as data."""
 
+import fnmatch
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+from ddpm.config import differences
+from ddpm.config_files import load_config
 from ddpm.errors import UserError
 from reports.experiments import Study, load, names
 from reports.figures import FIGURES
@@ -16,6 +21,25 @@ def test_every_experiment_loads_and_names_real_figures(name: str) -> None:
     assert study.figures and set(study.figures) <= set(FIGURES)
 
 
+CONFIGS = {
+    cfg.experiment: cfg
+    for cfg in map(load_config, sorted((Path(__file__).parents[2] / "configs/study").rglob("e*/*.yaml")))
+}
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_arms_have_configs_that_differ_in_what_is_declared(name: str) -> None:
+    """Every arm can be trained, and differs from the baseline in declared keys alone. Catches a config that extends the
+    wrong file, and a question that the runs cannot answer."""
+    study = load(name)
+    baseline = CONFIGS[study.baseline]
+    for arm in study.arms:
+        changed = [d.split(" was ")[0] for d in differences(baseline.nested(), CONFIGS[arm].nested())]
+        changed.remove("experiment") if arm != study.baseline else None
+        assert bool(changed) == (arm != study.baseline)
+        assert all(any(fnmatch.fnmatch(key, glob) for glob in study.difference) for key in changed), changed
+
+
 def test_e6_is_compared_with_e5() -> None:
     """Catches: baseline and variant swapped, which turns every sign."""
     study = load("e6")
@@ -26,7 +50,7 @@ def test_e6_is_compared_with_e5() -> None:
 
 def test_an_unknown_name_gets_the_nearest() -> None:
     """Catches: a KeyError or file error for a misspelt experiment."""
-    with pytest.raises(UserError, match=r"`e66`.*`e6`.*e1, e5, e6"):
+    with pytest.raises(UserError, match=r"`e66`.*Did you mean `e6`.*: e1, .*e5, e6,"):
         load("e66")
 
 
