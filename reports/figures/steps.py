@@ -135,6 +135,8 @@ def fid_vs_step(selection: Selection, allow_mixed: bool) -> Drawn:
     axes = figure.subplots()
     for arm in shown:
         _plot_fid(axes, arm, labels[arm.experiment])
+    for floor in sorted(_floors(shown)):
+        axes.axhline(floor, color="black", linestyle=":", linewidth=1, label=f"as many real images: {floor:.2f}")
     axes.set_ylabel(label("val/fid"))
     step_axis(axes, shown)
     axes.legend(loc="best")
@@ -142,6 +144,12 @@ def fid_vs_step(selection: Selection, allow_mixed: bool) -> Drawn:
     out = [f"{arm.experiment} is left out: {context_reason(arm, arms)}." for arm in selection.context]
     out = [text for text, arm in zip(out, selection.context, strict=True) if context_reason(arm, arms)]
     return Drawn(figure, " ".join([f"FID at the milestones, {seeds_text(shown)}." + _fid_sentence(shown), *out]))
+
+
+def _floors(arms: Sequence[Arm]) -> set[float]:
+    """What real images score under the runs' protocols: one number, unless the protocols are several."""
+    floors = [run.series("val/fid_floor") for arm in arms for run in arm.runs]
+    return {round(float(floor.iloc[-1]), 6) for floor in floors if len(floor)}
 
 
 def context_reason(context: Arm, arms: Sequence[Arm]) -> str | None:

@@ -11,7 +11,7 @@ from reports import figures
 from reports.experiments.choice import Selection
 from reports.figures import FIGURES, draw, draw_all
 from reports.figures.style import DPI, NothingToDraw, arm_labels, colour, marker, place_labels, theme
-from tests.reports.conftest import chosen, write_run
+from tests.reports.conftest import chosen, rows_of, write_run
 
 
 def drawn_text(selection: Selection, name: str, allow_mixed: bool = False) -> str:
@@ -41,6 +41,18 @@ def test_originals_draw_what_their_logs_allow(originals: Path, tmp_path: Path, m
         for figure in draw_all(chosen(originals, experiment), tmp_path / experiment):
             assert (figure.png is None) == bool(figure.reason)
             assert (figure.png is None) == (figure.name == "sample_grids"), figure.reason
+
+
+def test_the_floor_is_drawn_where_it_was_logged(tmp_path: Path, originals: Path) -> None:
+    """One line for both arms' common floor; none for logs without. Catches a line for each run, or for each milestone."""
+    for experiment in ("e5", "e6"):
+        rows = rows_of(experiment, 1)
+        scored = [(step, row | {"val/fid_floor": 1.25} if "val/fid" in row else row) for step, row in rows]
+        write_run(tmp_path / experiment, experiment, 1, rows=scored)
+    (axes,) = FIGURES["fid_vs_step"][1](chosen(tmp_path, "e6"), False).figure.axes
+    floors = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert [(line.get_label(), *line.get_ydata()) for line in floors] == [("as many real images: 1.25", 1.25, 1.25)]
+    assert "real images" not in drawn_text(chosen(originals, "e6"), "fid_vs_step")
 
 
 def test_legends_name_the_difference(originals: Path) -> None:
