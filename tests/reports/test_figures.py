@@ -44,7 +44,7 @@ def test_originals_draw_what_their_logs_allow(originals: Path, tmp_path: Path, m
 
 
 def test_the_floor_is_drawn_where_it_was_logged(tmp_path: Path, originals: Path) -> None:
-    """One line for both arms' common floor; none for logs without. Catches a line for each run, or for each milestone."""
+    """One line for both arms' common floor; none for logs without. Catches a line for each run or milestone."""
     for experiment in ("e5", "e6"):
         rows = rows_of(experiment, 1)
         scored = [(step, row | {"val/fid_floor": 1.25} if "val/fid" in row else row) for step, row in rows]
