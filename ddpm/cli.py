@@ -190,7 +190,7 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _sync(args: argparse.Namespace) -> None:
-    from ddpm.sync import sync
+    from ddpm.tracking.sync import sync
 
     for line in sync(args.root):
         print(line, flush=True)

@@ -22,11 +22,11 @@ from ddpm.evaluation.evaluate import Timers
 from ddpm.evaluation.milestones import Milestones
 from ddpm.loss import constant, make_weighting, squared_error, weights
 from ddpm.prediction import add_noise, target
-from ddpm.run_folder import RunFolder
 from ddpm.samplers import Denoiser, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.signals import Interrupted, StopSignals
-from ddpm.tracking import Tracker
+from ddpm.tracking.run_folder import RunFolder
+from ddpm.tracking.tracker import Tracker
 from ddpm.unet import MODELS, count_parameters
 
 _PARTS = ("train", "probe", "sample", "features")

@@ -73,9 +73,9 @@ def assert_same(cfg: Config, undisturbed: Config) -> None:
         ("ddpm.evaluation.evaluate.draw", 1),  # before the first sample
         ("os.fsync", 5),  # in a checkpoint write
         ("ddpm.curvature._quadratic_form", 7),  # in a probe
-        ("ddpm.tracking.Tracker.log_checkpoint", 2),  # between a milestone's row and its artifact
-        ("ddpm.run_folder.RunFolder.append", 3),  # before a row is written
-        ("ddpm.tracking.Tracker.finish", 1),  # after the last row, before the run counts as finished
+        ("ddpm.tracking.tracker.Tracker.log_checkpoint", 2),  # between a milestone's row and its artifact
+        ("ddpm.tracking.run_folder.RunFolder.append", 3),  # before a row is written
+        ("ddpm.tracking.tracker.Tracker.finish", 1),  # after the last row, before the run counts as finished
         ("ddpm.train.Trainer.fit", 1),  # before the first step
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from ddpm.checkpoint import list_checkpoints
 from ddpm.config import Config
 from ddpm.errors import UserError
-from ddpm.run_folder import RunFolder
+from ddpm.tracking.run_folder import RunFolder
 from ddpm.train import Trainer, train
 from tests.ddpm import processes
 from tests.ddpm.test_train import tiny

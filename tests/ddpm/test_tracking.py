@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ddpm import wandb_run
 from ddpm.errors import UserError
+from ddpm.tracking import wandb_run
 from ddpm.train import train
 from tests.ddpm.test_train import tiny
 

@@ -14,10 +14,10 @@ from unittest import mock
 import pytest
 import wandb
 
-from ddpm import wandb_run
 from ddpm.errors import UserError
-from ddpm.run_folder import RunFolder
-from ddpm.sync import sync
+from ddpm.tracking import wandb_run
+from ddpm.tracking.run_folder import RunFolder
+from ddpm.tracking.sync import sync
 from ddpm.train import train
 from reports.sources import open_source
 from tests.ddpm import processes
@@ -300,7 +300,7 @@ def test_the_lowest_fid_is_of_all_sessions(tmp_path: Path, server: StandIn) -> N
 def _fids_then(values: list[float], killed_at: int | None) -> None:
     fids = iter(values)
     mock.patch("ddpm.evaluation.evaluate.Evaluator.fid", lambda *_: next(fids)).start()
-    mock.patch("ddpm.tracking.FLUSH_S", -1e9).start()  # as if the first session had been long ago
+    mock.patch("ddpm.tracking.tracker.FLUSH_S", -1e9).start()  # as if the first session had been long ago
     if killed_at:
         processes.at_call("ddpm.train.Trainer.step", killed_at, _kill_later)
 

@@ -17,9 +17,9 @@ from typing import Any
 from ddpm.checkpoint import checkpoint_path
 from ddpm.config import Config
 from ddpm.errors import UserError
-from ddpm.run_folder import RunFolder
-from ddpm.tracking import send_checkpoint, send_row
-from ddpm.wandb_run import WandbRun, drop_old_versions
+from ddpm.tracking.run_folder import RunFolder
+from ddpm.tracking.tracker import send_checkpoint, send_row
+from ddpm.tracking.wandb_run import WandbRun, drop_old_versions
 
 
 def sync(root: Path) -> Iterator[str]:

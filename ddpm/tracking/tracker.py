@@ -12,9 +12,9 @@ from ddpm.checkpoint import checkpoint_path
 from ddpm.config import Config
 from ddpm.environment import git_commit
 from ddpm.errors import UserError
-from ddpm.run_folder import RunFolder
 from ddpm.signals import Interrupted
-from ddpm.wandb_run import FLUSH_S, WandbRun
+from ddpm.tracking.run_folder import RunFolder
+from ddpm.tracking.wandb_run import FLUSH_S, WandbRun
 
 
 class Tracker:
