@@ -128,7 +128,7 @@ class WandbRun:
 
     @property
     def files(self) -> str | None:
-        """The folder in which W&B keeps this session's files; None where it keeps none."""
+        """The folder in which W&B keeps the files of this start; None where it keeps none."""
         return str(self._run.settings.sync_dir) if self.mode != "disabled" else None
 
     @property
