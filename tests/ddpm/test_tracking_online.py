@@ -269,9 +269,11 @@ def test_a_sweep_sets_the_config(tmp_path: Path, server: StandIn, command: str) 
         project="min_snr_smoke",
     )
     agent = [sys.executable, "-m", "wandb", "agent", f"study/min_snr_smoke/{sweep}", "--count", "1"]
-    subprocess.run(agent, check=True, capture_output=True, cwd=tmp_path, timeout=120)
+    # The agent's own exit code says nothing here: it was seen to abort in its threads' shutdown, the work being done.
+    done = subprocess.run(agent, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert server.runs, done.stdout + done.stderr
     record = _record(server)
-    assert (record.state, record.sweep) == ("finished", sweep)
+    assert (record.state, record.sweep) == ("finished", sweep), done.stdout + done.stderr
     assert record.config["loss"]["weighting"] == record.config["loss.weighting"] == "p2"
     assert record.config["optim"]["lr"] == 0.002
 
