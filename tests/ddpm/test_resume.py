@@ -89,10 +89,14 @@ def test_a_kill_in_the_middle_of(tmp_path: Path, undisturbed: Config, target: st
 
 
 def test_a_kill_steps_after_the_last_checkpoint(tmp_path: Path, undisturbed: Config) -> None:
-    """Rows beyond the checkpoint are there when the run is continued, and come again."""
+    """Rows beyond the checkpoint are there when the run is continued, and come again: the old ones do not count (on a
+    GPU they would be of other weights; here one is marked)."""
     cfg = short(tmp_path, "--checkpoint.every=100")
     assert processes.run(cfg, functools.partial(processes.at_call, "ddpm.train.Trainer.step", 6, processes.kill)) < 0
     assert [row["_i"] for row in _rows(cfg)] == [0, 2, 3, 4]
+    log = cfg.run_dir / "loss.jsonl"
+    log.write_text(log.read_text().replace('"train/images_seen": 16', '"train/images_seen": -1'))
+    assert _rows(cfg)[-1]["train/images_seen"] == -1
     assert processes.run(cfg) == 0, processes.log(cfg)
     assert f"continuing {cfg.run_id} after step 3" in processes.log(cfg)
     assert_same(cfg, undisturbed)
