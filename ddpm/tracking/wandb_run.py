@@ -170,7 +170,7 @@ class WandbRun:
             if self.mode == "online":
                 logged.wait()
                 if kind == "model":
-                    drop_old_versions(self.path, self._record["config"]["checkpoint"]["keep_online"])
+                    self._keep_newest()
 
         self._queue.put((f"{kind} {path.name}", hand_over))
 
@@ -209,6 +209,7 @@ class WandbRun:
                     if not self.unsent:
                         print(f"warning: {name} is not uploaded ({_first_line(error)})")
                     self.unsent.append(name)
+                    break
 
     def _wait_for_server(self) -> None:
         """Return once the server answers anything at all. Raises OSError where `finish` would not wait longer.
@@ -225,6 +226,12 @@ class WandbRun:
                     raise OSError(f"no answer from {self._run.settings.base_url}: {error}") from None
             else:
                 return
+
+    def _keep_newest(self) -> None:
+        try:
+            drop_old_versions(self.path, self._record["config"]["checkpoint"]["keep_online"])
+        except Exception as error:  # the upload is done: a login that may not delete leaves nothing unsent
+            print(f"warning: older checkpoints stay on the server ({_first_line(error)})")
 
     # --- the end ---
 

@@ -349,3 +349,16 @@ def _an_hour_ago() -> None:
             return real.now(tz) - datetime.timedelta(hours=1)
 
     mock.patch("datetime.datetime", Earlier).start()
+
+
+def test_a_login_that_may_not_delete_leaves_nothing_unsent(
+    tmp_path: Path, server: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Retention fails, the upload does not: it is said as what it is, and nobody is sent to `ddpm sync`."""
+    with mock.patch("ddpm.tracking.wandb_run.drop_old_versions", side_effect=PermissionError("may not delete")):
+        train(tiny(tmp_path))
+    out = capsys.readouterr().out
+    assert "older checkpoints stay on the server (may not delete)" in out
+    assert "is not uploaded" not in out
+    assert "ddpm sync" not in out
+    assert server.artifact(f"{_record(server).id}-model:step-4")
