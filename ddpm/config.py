@@ -123,6 +123,7 @@ class Loss(Section):
     """The weighting over timesteps. `minsnr_gamma` is read by the three Min-SNR forms, `p2_*` by `p2`.
 
     `minsnr_norm_over: batch` scales the weights of each batch to mean 1, as the original study did, not the schedule's.
+    `t_min`, `t_max`: training draws t from them and what lies between; null is T - 1.
     """
 
     weighting: Literal["constant", "snr", "minsnr", "minsnr_norm", "soft_minsnr", "truncated_snr", "p2"] = "constant"
@@ -130,6 +131,8 @@ class Loss(Section):
     minsnr_norm_over: Literal["schedule", "batch"] = "schedule"
     p2_k: Annotated[float, Field(gt=0)] = 1.0
     p2_gamma: Annotated[float, Field(ge=0)] = 1.0
+    t_min: int = 0
+    t_max: int | None = None
 
 
 class Curvature(Section):
@@ -174,6 +177,15 @@ class Final(Sampling):
     n_samples: Positive = 10_000
 
 
+class Recon(Section):
+    """The error at single timesteps, on real images and with noise that are the same at every step."""
+
+    enabled: bool = False
+    every: Positive = 2000
+    n_samples: Positive = 64
+    t_values: tuple[int, ...] = (10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 990)
+
+
 class Eval(Section):
     """Evaluation. `reference_n`: how many training images the reference statistics are taken from (all if null)."""
 
@@ -188,6 +200,7 @@ class Eval(Section):
     grid: Grid = Grid()
     fid_milestone: FidMilestone = FidMilestone()
     final: Final = Final()
+    recon: Recon = Recon()
 
 
 class Wandb(Section):
@@ -255,17 +268,43 @@ class Config(Section):
             raise ValueError(
                 f"data.dataset = {self.data.dataset} needs data.root, the folder (or .zip) that holds the images"
             )
-        scores = any(getattr(self.eval, name).enabled for name in ("grid", "fid_milestone", "final"))
+        scores = any(getattr(self.eval, name).enabled for name in ("grid", "fid_milestone", "final", "recon"))
         if scores and self.eval.weights == "ema" and not self.ema.enabled:
             raise ValueError("eval.weights = ema needs ema.enabled = true; or set eval.weights = live")
+        self._check_timesteps()
         return self
+
+    def _check_timesteps(self) -> None:
+        T, low, high = self.diffusion.T, self.loss.t_min, self.loss.t_max
+        if not 0 <= low <= (T - 1 if high is None else high) <= T - 1:
+            raise ValueError(
+                f"loss.t_min = {low} and loss.t_max = {'null' if high is None else high} must keep 0 <= t_min <= t_max "
+                f"<= {T - 1}, the last of diffusion.T = {T} timesteps"
+            )
+        recon = self.eval.recon
+        rising = list(recon.t_values) == sorted(set(recon.t_values))
+        if recon.enabled and not (recon.t_values and rising and set(recon.t_values) <= set(range(T))):
+            raise ValueError(
+                f"eval.recon.t_values = {list(recon.t_values)} must be one or more timesteps, each larger than the one "
+                f"before, within 0 ... {T - 1} (diffusion.T = {T})"
+            )
+
+    @property
+    def trained_timesteps(self) -> range:
+        """The t that training draws from, each as likely as the others."""
+        return range(self.loss.t_min, (self.diffusion.T - 1 if self.loss.t_max is None else self.loss.t_max) + 1)
 
     @property
     def run_id(self) -> str:
         """`id` where it is given, else `experiment-sSEED-DIGEST`; the digest covers all that the rows depend on."""
         if self.id is not None:
             return self.id
-        decisive = {key: value for key, value in _decisive(self.nested()).items() if key != "seed"}
+        default = _defaults()
+        decisive = {
+            key: value
+            for key, value in _decisive(self.nested()).items()
+            if key != "seed" and not (key.startswith(_YOUNGER) and value == default[key])
+        }
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.experiment}-s{self.seed}-{digest}"
 
@@ -284,9 +323,8 @@ class Config(Section):
 
     def has_row(self, step: int) -> bool:
         """Whether anything is logged after `step`."""
-        grid = self.eval.grid.enabled and step % self.eval.grid.every == 0
-        fid = self.eval.fid_milestone.enabled and step % self.eval.fid_milestone.every == 0
-        return self.is_logged(step) or grid or fid
+        measured = (self.eval.grid, self.eval.fid_milestone, self.eval.recon)
+        return self.is_logged(step) or any(m.enabled and step % m.every == 0 for m in measured)
 
     def nested(self) -> dict[str, Any]:
         """The whole configuration as nested plain values, as it is logged."""
@@ -295,6 +333,15 @@ class Config(Section):
     def to_yaml(self) -> str:
         """The whole configuration as YAML that `load_config` reads back to an equal one."""
         return yaml.safe_dump(self.nested(), sort_keys=False)
+
+
+# Keys younger than the first runs: in a run's id they count where they are set, so that older runs keep theirs.
+_YOUNGER = ("loss.t_min", "loss.t_max", "eval.recon.")
+
+
+def _defaults() -> dict[str, Any]:
+    """The decisive keys as they are where nothing is set. Unvalidated: the default data set needs a folder."""
+    return _decisive(Config.model_construct(experiment="any").nested())
 
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
@@ -317,7 +364,7 @@ def _dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two nested configs of one run, in words: `loss.weighting was constant, is minsnr`."""
     old, new = _decisive(before), _decisive(now)
-    default = _decisive(Config(experiment="any").nested()) if old.keys() != new.keys() else {}
+    default = _defaults() if old.keys() != new.keys() else {}
     return [
         f"{key} was {was}, is {new.get(key)}"
         for key in sorted({*old, *new})

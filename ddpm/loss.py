@@ -28,7 +28,7 @@ def minsnr(snr: Tensor, gamma: float) -> Tensor:
 
 
 def minsnr_norm(snr: Tensor, gamma: float) -> Tensor:
-    """Min-SNR, scaled so that the mean of w_eps over the schedule is 1: its shape without its scale."""
+    """Min-SNR, scaled so that the mean of w_eps over the timesteps given is 1: its shape without its scale."""
     weights = minsnr(snr, gamma)
     return weights / (weights / snr).mean()
 
@@ -52,7 +52,10 @@ WEIGHTINGS = ("constant", "snr", "minsnr", "minsnr_norm", "soft_minsnr", "trunca
 
 
 def make_weighting(name: str, minsnr_gamma: float = 5.0, p2_k: float = 1.0, p2_gamma: float = 1.0) -> Weighting:
-    """The function (T,) SNR -> (T,) w_x0 of a weighting by name: one of `WEIGHTINGS`. It takes the whole schedule."""
+    """The function (T,) SNR -> (T,) w_x0 of a weighting by name: one of `WEIGHTINGS`.
+
+    It takes all timesteps that are trained on, at once: `minsnr_norm` is scaled over them.
+    """
     weightings: dict[str, Weighting] = {
         "constant": constant,
         "snr": constant,

@@ -1,11 +1,15 @@
 """Every metric key the platform logs, in one table: what it is, in which unit, when, at which cost.
 
-`docs/metrics.md` is this table, drawn by `ddpm metrics`; the figures take their axis labels from it.
+`docs/metrics.md` is this table, drawn by `ddpm metrics`; the figures take their axis labels from it. A family of keys,
+one for each timestep, has one row, with XXXX for the t.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 STEP = "step"
+# Lists, logged once; all other values are numbers or names.
+CURVES = ("mins_snr_curve/t", "mins_snr_curve/weight")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ _LOG = "every `logging.log_every_n_steps`"
 _PROBE = "every `logging.log_every_n_steps` when `curvature.enabled`"
 _MILESTONE = "every `eval.fid_milestone.every` steps"
 _FINAL = "once, after the last step"
+_RECON = "every `eval.recon.every` steps and after the last, when `eval.recon.enabled`"
+_FIXED_BATCH = (
+    "On `eval.recon.n_samples` training images that the FID reference does not hold (where it leaves enough), each "
+    "with one noise, the same at every step and in every run of one `eval.sample_seed` on the same data."
+)
 
 _TABLE = [
     Metric(
@@ -55,7 +64,25 @@ _TABLE = [
         "w_eps",
         "once, at step 0",
         "none",
-        "Mean of w_eps over the schedule: 1 for constant weighting, 0.913 for Min-SNR (gamma 5, linear).",
+        "Mean of w_eps over the timesteps that are trained on: 1 for constant weighting, 0.913 for Min-SNR (gamma 5, "
+        "linear, all t).",
+    ),
+    Metric(
+        "mins_snr_curve/t",
+        "timestep",
+        "t",
+        "once, at step 0",
+        "none",
+        "The timesteps that are trained on, `loss.t_min` ... `loss.t_max`: a list.",
+    ),
+    Metric(
+        "mins_snr_curve/weight",
+        "weight of the eps-MSE",
+        "w_eps",
+        "once, at step 0",
+        "none",
+        "w_eps at each t of mins_snr_curve/t, what the eps-MSE of that t counts in train/loss, whatever is predicted: "
+        "a list. With `loss.minsnr_norm_over: batch`, up to each batch's factor.",
     ),
     Metric(
         "train/loss",
@@ -215,6 +242,48 @@ _TABLE = [
         "As val/fid_protocol, for final/fid.",
     ),
     Metric(
+        "mse_per_t/mse_tXXXX",
+        "eps-MSE at t = XXXX",
+        "unweighted",
+        _RECON,
+        "n_samples forwards for each t of `eval.recon.t_values`",
+        "Mean over images and pixels of |eps - eps_hat|^2 at timestep XXXX, by the evaluated weights, whatever they "
+        f"predict. {_FIXED_BATCH}",
+    ),
+    Metric(
+        "val/recon_mse_tXXXX",
+        "reconstruction MSE at t = XXXX",
+        "data in [-1, 1]",
+        _RECON,
+        "none, beside mse_per_t",
+        "Mean over images and pixels of |x_0 - x_0_hat|^2 at timestep XXXX, of the same forwards; x_0_hat limited as "
+        "`eval.x0_limit` says and cut to [-1, 1].",
+    ),
+    Metric(
+        "val/recon_psnr_tXXXX",
+        "reconstruction PSNR at t = XXXX",
+        "dB",
+        _RECON,
+        "none, beside mse_per_t",
+        "10 log10(4 / val/recon_mse_tXXXX): the peak is the range of [-1, 1].",
+    ),
+    Metric(
+        "val/recon_mse",
+        "reconstruction MSE",
+        "mean over t",
+        _RECON,
+        "none, beside mse_per_t",
+        "Mean of val/recon_mse_tXXXX over `eval.recon.t_values`: comparable between runs with the same ones.",
+    ),
+    Metric(
+        "val/recon_psnr",
+        "reconstruction PSNR",
+        "dB, mean over t",
+        _RECON,
+        "none, beside mse_per_t",
+        "Mean of val/recon_psnr_tXXXX over `eval.recon.t_values`.",
+    ),
+    Metric(
         "samples/grid",
         "samples",
         "",
@@ -256,6 +325,14 @@ _TABLE = [
         "Cumulative seconds in feature extraction and Frechet distances.",
     ),
     Metric(
+        "time/recon_s",
+        "time in reconstruction",
+        "s",
+        _LOG,
+        "none",
+        "Cumulative seconds in the errors at single timesteps.",
+    ),
+    Metric(
         "time/total_s",
         "time in all",
         "s",
@@ -268,9 +345,19 @@ _TABLE = [
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _TABLE}
 
 
+def metric_of(key: str) -> Metric | None:
+    """What is logged under `key`, one of a family's too, with its own t in key and label; None for an unknown key."""
+    t = re.search(r"_t(\d{4,})$", key)
+    family = METRICS.get(f"{key[: t.start()]}_tXXXX") if t else None
+    if t and family:
+        return replace(family, key=key, label=family.label.replace("XXXX", str(int(t[1]))))
+    return METRICS.get(key)
+
+
 def axis_label(key: str) -> str:
     """The axis label of `key`; the key itself where the table does not know it."""
-    return METRICS[key].axis if key in METRICS else key
+    metric = metric_of(key)
+    return metric.axis if metric else key
 
 
 def markdown_table() -> str:

@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
+import torch
 
 from ddpm.config import Config
 from ddpm.loss import WEIGHTINGS, make_weighting, weights
@@ -14,11 +15,12 @@ from ddpm.train import schedule_of
 
 
 def draw_schedule(cfg: Config, out: Path) -> Path:
-    """alpha_bar, SNR and the w_eps of every weighting over t, for a config's schedule; the configured one thick.
+    """alpha_bar, SNR and the w_eps of every weighting over the t trained on, for a config; the configured one thick.
 
     Writes `out` (.png, .svg or .pdf, by its ending) and returns it.
     """
     schedule = schedule_of(cfg)
+    trained = schedule.respace(torch.tensor(cfg.trained_timesteps))
     t = schedule.timesteps.numpy()
     with sns.axes_style("whitegrid"), sns.color_palette("colorblind"):
         figure, (signal, snr, weight) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
@@ -38,10 +40,10 @@ def draw_schedule(cfg: Config, out: Path) -> Path:
         styles = ["-", "--", "-.", ":"]
         for i, name in enumerate(w for w in WEIGHTINGS if w != "snr"):  # snr is constant by another name
             weighting = make_weighting(name, cfg.loss.minsnr_gamma, cfg.loss.p2_k, cfg.loss.p2_gamma)
-            w = weights(weighting, schedule)
+            w = weights(weighting, trained)
             chosen = name == cfg.loss.weighting or (name == "constant" and cfg.loss.weighting == "snr")
             label = f"{name} (mean {w.mean():.3g})" + (" <- configured" if chosen else "")
-            weight.semilogy(t, w, styles[i % 4], lw=3 if chosen else 1.4, label=label)
+            weight.semilogy(trained.timesteps, w, styles[i % 4], lw=3 if chosen else 1.4, label=label)
         weight.set(xlabel="t", ylabel="weight of the eps-MSE (log scale)", ylim=(1e-4, 1e2))
         weight.legend(fontsize=8)
         out.parent.mkdir(parents=True, exist_ok=True)

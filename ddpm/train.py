@@ -1,7 +1,6 @@
 """Training, readable as the algorithm: Ho et al. 2020, algorithm 1, with what is measured along the way."""
 
 import copy
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,12 @@ from ddpm.prediction import add_noise, target
 from ddpm.samplers import Denoiser, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.signals import Interrupted, StopSignals
+from ddpm.streams import stream_seed
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.tracker import Tracker
 from ddpm.unet import MODELS, count_parameters
 
-_PARTS = ("train", "probe", "sample", "features")
+_PARTS = ("train", "probe", "sample", "features", "recon")
 
 
 def train(cfg: Config) -> Path:
@@ -99,10 +99,18 @@ class Trainer:
         )
         self.alpha_bar = self.schedule.alpha_bar.to(self.device)
         weighting = make_weighting(cfg.loss.weighting, cfg.loss.minsnr_gamma, cfg.loss.p2_k, cfg.loss.p2_gamma)
-        self.weights = weights(weighting, self.schedule, cfg.diffusion.prediction).float().to(self.device)
+        drawn = cfg.trained_timesteps
+        self.t_range = (drawn.start, drawn.stop)
+        part = self.schedule.respace(torch.tensor(drawn))
+        self.weights = weights(weighting, part, cfg.diffusion.prediction).float().to(self.device)
         # The weights that make the error of any prediction an eps-MSE: the loss that all arms have in common.
-        self.common_weights = weights(constant, self.schedule, cfg.diffusion.prediction).float().to(self.device)
-        self.mean_weight = weights(weighting, self.schedule).mean().item()
+        self.common_weights = weights(constant, part, cfg.diffusion.prediction).float().to(self.device)
+        w_eps = weights(weighting, part)
+        self.weighting_row = {
+            "loss/mean_weight": w_eps.mean().item(),
+            "mins_snr_curve/t": list(drawn),
+            "mins_snr_curve/weight": w_eps.tolist(),
+        }
 
         # Where the loop stands: steps done, the last one's batch and row, and what has gathered since the last row.
         self.done = 0
@@ -128,7 +136,7 @@ class Trainer:
         self.stop = stop
         total = self.cfg.train.total_steps
         if not tracker.has(0):
-            tracker.log(0, {**self.milestones.checks, "loss/mean_weight": self.mean_weight})
+            tracker.log(0, {**self.milestones.checks, **self.weighting_row})
         # disable=None: a bar on a terminal, silence elsewhere
         with tqdm(total=total, initial=self.done, desc=tracker.run_id, unit="step", disable=None) as bar:
             if self.done:
@@ -196,17 +204,18 @@ class Trainer:
         alpha_bar = self.alpha_bar[t]
         output = self.model(add_noise(x_0, eps, alpha_bar), t)
         error = squared_error(output, target(self.cfg.diffusion.prediction, x_0, eps, alpha_bar))
-        weights = self.weights[t]
+        at = t - self.t_range[0]
+        weights = self.weights[at]
         if self.cfg.loss.weighting == "minsnr_norm" and self.cfg.loss.minsnr_norm_over == "batch":
             weights = weights / weights.mean()
-        return (weights * error).mean(), (self.common_weights[t] * error).mean()
+        return (weights * error).mean(), (self.common_weights[at] * error).mean()
 
     def step(self, x_0: Tensor, *, with_gradient_stats: bool = False) -> "StepStats":
         """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W).
 
         Where the loss or the gradient is not finite, weights and optimizer stay as they are.
         """
-        t = torch.randint(len(self.alpha_bar), (len(x_0),), generator=self.noise_rng, device=self.device)
+        t = torch.randint(*self.t_range, (len(x_0),), generator=self.noise_rng, device=self.device)
         eps = torch.randn(x_0.shape, generator=self.noise_rng, device=self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             loss, mse = self.losses(x_0, t, eps)
@@ -249,7 +258,7 @@ class Trainer:
 
         def losses() -> Tensor:
             self.stop.check()
-            t = torch.randint(len(self.alpha_bar), (len(x_0),), generator=rng).to(self.device)
+            t = torch.randint(*self.t_range, (len(x_0),), generator=rng).to(self.device)
             eps = torch.randn(x_0.shape, generator=rng).to(self.device)
             trained, common = self.losses(x_0, t, eps)
             return common[None] if same else torch.stack([trained, common])
@@ -384,8 +393,3 @@ def schedule_of(cfg: Config) -> Schedule:
     """The full chain that the configured network is trained on."""
     d = cfg.diffusion
     return make_schedule(d.beta_schedule, d.T, zero_terminal_snr=d.zero_terminal_snr)
-
-
-def stream_seed(seed: int, stream: str) -> int:
-    """The seed of one named random stream of a run: equal for equal (seed, stream), unrelated between streams."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:7])

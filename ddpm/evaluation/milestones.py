@@ -1,18 +1,21 @@
-"""What a training run is scored by, and when: FID at the milestones and after the last step, grids in between."""
+"""What a training run is scored by, and when: FID, errors at single timesteps, and sample grids."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ddpm.config import Config, Sampling
-from ddpm.data import ImageSet
+from ddpm.data import ImageSet, to_model
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, held_out, make_reference
 from ddpm.evaluation.features import make_features
 from ddpm.evaluation.known_answer import require, try_sampler
-from ddpm.samplers import Denoiser
+from ddpm.evaluation.reconstruction import reconstruction
+from ddpm.samplers import LIMITS, Denoiser, ImageNoise
 from ddpm.schedule import Schedule
+from ddpm.streams import stream_seed
 
 
 class Milestones:
@@ -30,6 +33,7 @@ class Milestones:
         self.checks = self._check_samplers(schedule)
         self._images = images
         self._floor: float | None = None
+        self.fixed_batch = self._make_fixed_batch() if cfg.eval.recon.enabled else None
 
     @property
     def protocols(self) -> dict[str, dict[str, Any]]:
@@ -38,7 +42,7 @@ class Milestones:
         return {p.fingerprint: p.describe() for p in found}
 
     def score(self, step: int, denoiser: Callable[[], Denoiser]) -> dict[str, Any]:
-        """FID where `step` is a milestone, and the final one after the last step, with their protocols."""
+        """What is due after `step`, by metric key: FIDs with their protocols, and errors at single timesteps."""
         row: dict[str, Any] = {}
         milestone = self.fid_plan if _due(self.cfg.fid_milestone.every, step) else None
         final = self.final_plan if step == self.total else None
@@ -51,7 +55,30 @@ class Milestones:
             same = final == milestone
             row["final/fid"] = row["val/fid"] if same else self.evaluator.fid(denoiser(), final, self.cfg.sample_seed)
             row["final/fid_protocol"] = self.evaluator.protocol(final).fingerprint
+        if self.fixed_batch and (_due(self.cfg.recon.every, step) or step == self.total):
+            row |= self.reconstruct(denoiser(), *self.fixed_batch)
         return row
+
+    def reconstruct(self, denoiser: Denoiser, images: Tensor, noise: Tensor) -> dict[str, float]:
+        """The errors of `denoiser` at `eval.recon.t_values`; images and noise (n, 3, H, W)."""
+        e = self.evaluator
+        with e.timers.measure("recon"):
+            return reconstruction(
+                denoiser,
+                images.to(e.device),
+                noise.to(e.device),
+                e.schedule,
+                self.cfg.recon.t_values,
+                batch_size=e.batch_size,
+                limit=LIMITS[e.x0_limit],
+            )
+
+    def _make_fixed_batch(self) -> tuple[Tensor, Tensor]:
+        """Real images in [-1, 1] and their noise, which depends on `eval.sample_seed` and the image's place alone."""
+        images = to_model(held_out(self._images, self.cfg.reference_n, self.cfg.recon.n_samples))
+        seed = stream_seed(self.cfg.sample_seed, "reconstruction")
+        noise = ImageNoise(seed, range(len(images)), tuple(images.shape[1:]), images.device)
+        return images, noise()
 
     def floor(self, plan: SamplingPlan) -> float:
         """What as many real images score as `plan` draws: an FID near it cannot be told from the data's."""

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from ddpm.checkpoint import checkpoint_path, checkpoint_step, intact, list_checkpoints, save_checkpoint
 from ddpm.config import Config, differences
 from ddpm.errors import UserError
+from ddpm.metrics import CURVES
 
 Row = dict[str, Any]
 
@@ -81,11 +82,16 @@ class RunFolder:
         fids = self.fids()
         return {"val/fid": {"min": min(fids.values()), "last": fids[max(fids)]}} if fids else {}
 
-    def summary(self) -> dict[str, Any]:
-        """The last value of every metric, FID's lowest and last, the run's time once it is finished."""
+    def last_values(self) -> dict[str, Any]:
+        """The last value of every metric; curves, which are lists, left out."""
         values: dict[str, Any] = {}
         for row in self.rows.values():
             values |= row
+        return {key: value for key, value in values.items() if key not in CURVES}
+
+    def summary(self) -> dict[str, Any]:
+        """The last value of every metric, FID's lowest and last, the run's time once it is finished."""
+        values = self.last_values()
         if self.finished:
             out = json.loads((self.path / "results.jsonl").read_text())["out"]
             values |= {"run_time_s": out["run_time_s"], "params": out["params"]}

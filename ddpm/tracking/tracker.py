@@ -123,9 +123,8 @@ class Tracker:
             "params": self.folder.record["params"],
             "run_id": self.run_id,
             "git_hash": self.folder.record["commit"],
+            **self.folder.last_values(),
         }
-        for row in self.folder.rows.values():
-            summary |= row
         fids = self.folder.fids()
         if fids:
             best = min(fids, key=lambda step: fids[step])

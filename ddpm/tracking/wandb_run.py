@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from ddpm.errors import UserError
-from ddpm.metrics import STEP
+from ddpm.metrics import CURVES, STEP
 
 FLUSH_S = 1.0  # W&B's own default of 15 s is lost at a kill
 _SILENCE = ("Timed out", "deadline exceeded")  # in W&B's words, a server that does not answer
@@ -119,6 +119,8 @@ class WandbRun:
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         run.define_metric("val/fid", step_metric=STEP, summary="min,last")
+        for key in CURVES:  # a list at one step makes no chart, and a summary is to be read
+            run.define_metric(key, step_metric=STEP, hidden=True, summary="none")
         return run
 
     @property

@@ -1,10 +1,13 @@
 """Configuration: merging, typing, and errors that name the key."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ddpm.config import _decisive, differences
 from ddpm.config_files import load_config
 from ddpm.errors import UserError
 
@@ -71,6 +74,25 @@ def test_each_experiment_differs_only_in_what_it_is_about() -> None:
     assert _differences(*smoke) == (labels - {"logging.wandb.notes"}) | {"loss.weighting"}
 
 
+def test_a_config_from_before_a_key_is_the_same_config() -> None:
+    """A stored config that lacks the newer keys held their defaults; its run is found by the same id.
+
+    Catches: an old run that is taken for another one, or that cannot be compared at all.
+    """
+    now = load_config(E5, ["--eval.recon.enabled=false"])
+    stored = now.nested()
+    for key in ("t_min", "t_max"):
+        del stored["loss"][key]
+    del stored["eval"]["recon"]
+    assert differences(stored, now.nested()) == []
+    cut = load_config(E5, ["--eval.recon.enabled=false", "--loss.t_max=50"])
+    assert differences(stored, cut.nested()) == ["loss.t_max was None, is 50"]
+    older = {key: value for key, value in _decisive(stored).items() if key != "seed"}
+    digest = hashlib.sha256(json.dumps(older, sort_keys=True).encode()).hexdigest()[:8]
+    assert now.run_id == f"e5-s1077-{digest}"
+    assert len({now.run_id, cut.run_id, load_config(E5).run_id}) == 3
+
+
 def test_later_wins_and_nothing_else_moves(tmp_path: Path) -> None:
     """extends < file < command line, merged key by key."""
     _file(
@@ -119,6 +141,16 @@ def test_run_ids_tell_runs_apart() -> None:
         ("--data.root=null", r"needs data\.root"),
         ("--ema.enabled=false", r"eval\.weights = live"),
         ("--model.gn_groups=5", r"gn_groups = 5 must divide model\.base_channels = 32"),
+        ("--loss.t_max=1000", r"loss\.t_min = 0 and loss\.t_max = 1000 must keep 0 <= t_min <= t_max <= 999"),
+        ("--loss.t_min=-1", r"loss\.t_min = -1 and loss\.t_max = null"),
+        ("--loss.t_min=1000", r"loss\.t_min = 1000 and loss\.t_max = null"),
+        ("--loss={t_min: 5, t_max: 4}", r"loss\.t_min = 5 and loss\.t_max = 4"),
+        ("--loss.t_max=true", r"does not take true or false"),
+        ("--eval.recon.t_values=[]", r"t_values = \[\] must be one or more"),
+        ("--eval.recon.t_values=[3, 3]", r"t_values = \[3, 3\] must be .* larger than the one before"),
+        ("--eval.recon.t_values=[5, 3]", r"t_values = \[5, 3\]"),
+        ("--eval.recon.t_values=[-1, 3]", r"t_values = \[-1, 3\]"),
+        ("--eval.recon.t_values=[10, 1000]", r"within 0 \.\.\. 999 \(diffusion\.T = 1000\)"),
         ("--experiment=a/b", "experiment = 'a/b'"),
         ("--data=3", "data = 3"),
         ("train.total_steps=3", "is not an override"),

@@ -18,13 +18,15 @@ from ddpm.config import Config
 from tests.ddpm import processes
 from tests.ddpm.test_train import tiny
 
-# Every step has a checkpoint; probes, grids, milestones and plain rows fall on different ones; dropout draws too.
+# Every step has a checkpoint; probes, grids, milestones, reconstructions (7) and plain rows fall on different ones;
+# dropout draws too.
 SHORT = [
     "--train.total_steps=9",
     "--model.dropout=0.1",
     "--logging.log_every_n_steps=2",
     "--eval.grid.every=4",
     "--eval.fid_milestone.every=3",
+    "--eval.recon.every=7",
     "--checkpoint.every=1",
 ]
 
@@ -73,6 +75,7 @@ def assert_same(cfg: Config, undisturbed: Config) -> None:
         ("ddpm.evaluation.evaluate.draw", 1),  # before the first sample
         ("os.fsync", 5),  # in a checkpoint write
         ("ddpm.curvature._quadratic_form", 7),  # in a probe
+        ("ddpm.evaluation.reconstruction.eps_from_x0", 2),  # between two timesteps of a reconstruction
         ("ddpm.tracking.tracker.Tracker.log_checkpoint", 2),  # between a milestone's row and its artifact
         ("ddpm.tracking.run_folder.RunFolder.append", 3),  # before a row is written
         ("ddpm.tracking.tracker.Tracker.finish", 1),  # after the last row, before the run counts as finished

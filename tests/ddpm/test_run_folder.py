@@ -50,6 +50,22 @@ def test_another_config_under_the_same_id_is_refused_with_the_difference(tmp_pat
     assert _steps(folder) == [0, 2, 4]
 
 
+def test_a_run_from_before_a_key_can_be_taken_up(tmp_path: Path) -> None:
+    """Its record lacks newer keys, which held their defaults then. Catches an old run that `ddpm sync` trips over."""
+    config = tiny(tmp_path, "--eval.recon.enabled=false").nested()
+    del config["loss"]["t_min"], config["loss"]["t_max"]
+    config["eval"]["recon"] = {"enabled": False}
+    folder = tmp_path / "older"
+    folder.mkdir()
+    record = {"run_id": "older", "wandb_id": "older-1", "sessions": [{}], "config": config}
+    (folder / "run.json").write_text(json.dumps(record))
+    with RunFolder.at(folder) as held:
+        assert held.begun
+    other = Config.model_validate(config | {"loss": config["loss"] | {"weighting": "snr"}})
+    with pytest.raises(UserError, match=r"another config: loss\.weighting was minsnr, is snr\."):
+        RunFolder(other, folder).check()
+
+
 def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that goes on with other data would be neither. The set is compared by its pixels, not its path."""
     cfg = tiny(tmp_path, "--checkpoint.every=1", "--eval.fid_milestone.enabled=false", "--eval.final.enabled=false")

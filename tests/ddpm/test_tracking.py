@@ -63,6 +63,11 @@ def test_metrics_are_charted_against_step(tmp_path: Path) -> None:
     metrics = [json.loads(line).get("metric") for line in _inspect(wandb_folder).splitlines()]
     globs = [m for m in metrics if m and m.get("glob_name") == "*"]
     assert [m["step_metric"] for m in globs] == ["step"]
+    # a list at one step makes no chart, and is no summary
+    hidden = {m["name"] for m in metrics if m and m["options"].get("hidden")}
+    assert hidden == {"mins_snr_curve/t", "mins_snr_curve/weight"}
+    summary = json.loads(_inspect(wandb_folder, "--summary"))["summary"]
+    assert summary["loss/mean_weight"] and not hidden & set(summary)
 
 
 @pytest.mark.parametrize(

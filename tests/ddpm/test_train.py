@@ -13,7 +13,8 @@ from ddpm.environment import choose_device, choose_precision
 from ddpm.errors import UserError
 from ddpm.samplers import model_denoiser
 from ddpm.schedule import make_schedule
-from ddpm.train import Trainer, stream_seed, train
+from ddpm.streams import stream_seed
+from ddpm.train import Trainer, train
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -33,6 +34,9 @@ TINY = [
     "--eval.fid_milestone.n_samples=70",
     "--eval.final.nfe=2",
     "--eval.final.n_samples=70",
+    "--eval.recon.every=2",
+    "--eval.recon.n_samples=4",
+    "--eval.recon.t_values=[10,500]",
     "--eval.accept_sampler_error=[ddpm]",  # two network calls are too few for a sampler, and enough for these tests
 ]
 
@@ -51,11 +55,12 @@ def _weights(folder: Path, step: int = 4) -> dict[str, torch.Tensor]:
 
 
 def test_probe_and_evaluation_leave_training_bitwise_untouched(tmp_path: Path) -> None:
-    """Weights, EMA, Adam state, data order and random streams are equal with probe, FID and grids on, off or rarer.
+    """Weights, EMA, Adam state, data order and random streams are equal with probe, evaluations and grids on, off or
+    rarer.
 
     The study's probe cleared the gradients, its sampling reseeded the global stream. Dropout is on: its stream counts.
     """
-    off = ["--curvature.enabled=false", "--eval.grid.enabled=false", "--eval.final.enabled=false"]
+    off = [f"--{part}.enabled=false" for part in ("curvature", "eval.grid", "eval.final", "eval.recon")]
     variants = [[], off, ["--logging.log_every_n_steps=3", "--eval.fid_milestone.n_samples=90"]]
     states = []
     for i, extra in enumerate(variants):
@@ -88,7 +93,9 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     rows = _rows(folder)
     assert [r["_i"] for r in rows] == [0, 2, 4]
     first, *rows = rows
-    assert set(first["out"]) == {"check/sampler_std_error", "check/final_sampler_std_error", "loss/mean_weight"}
+    curve = {"mins_snr_curve/t", "mins_snr_curve/weight"}
+    checks = {"check/sampler_std_error", "check/final_sampler_std_error"}
+    assert set(first["out"]) == {*checks, "loss/mean_weight", *curve}
     assert first["out"]["loss/mean_weight"] == pytest.approx(0.91307305, rel=1e-6)
     assert {
         "train/loss",
@@ -96,6 +103,8 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
         "val/fid",
         "curvature/hutch_trace_mean",
         "curvature/ref_trace_sem",
+        "mse_per_t/mse_t0010",
+        "val/recon_psnr",
     } <= set(rows[0]["out"])
     assert rows[1]["out"]["train/images_seen"] == 16
     assert rows[1]["out"]["final/fid"] == rows[1]["out"]["val/fid"]  # same protocol, noise and weights
@@ -106,6 +115,7 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     result = json.loads((folder / "results.jsonl").read_text())
     assert result["out"]["val/fid_min"] == min(r["out"]["val/fid"] for r in rows)
     assert result["cfg"] == record["config"]
+    assert not curve & set(result["out"])  # a summary is read by people
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-000002.pt", "step-000004.pt"]
     assert len(list((folder / "samples").iterdir())) == 2
 
@@ -280,6 +290,7 @@ def test_every_key_reaches_what_it_configures(tmp_path: Path) -> None:
             "--optim.lr=0.02",
             "--eval.fid_milestone.spacing=trailing",
             "--eval.fid_milestone.nfe=30",
+            "--eval.recon.t_values=[3]",
         ),
     ]
     trainer = Trainer(tiny(tmp_path, *flags))

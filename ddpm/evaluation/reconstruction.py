@@ -1,0 +1,62 @@
+"""What a denoiser gets wrong at single timesteps, on images whose noise is known."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ddpm.prediction import add_noise, eps_from_x0
+from ddpm.samplers import Denoiser, Limit
+from ddpm.schedule import Schedule
+
+
+def reconstruction(
+    denoiser: Denoiser,
+    images: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+    t_values: Sequence[int],
+    *,
+    batch_size: int,
+    limit: Limit | None,
+) -> dict[str, float]:
+    """Errors at each t of `t_values` by metric key, means over images and pixels; and the means of some over the t.
+
+    images x_0 in [-1, 1] and noise eps: both (n, 3, H, W), on the denoiser's device. schedule: the full chain. With
+    x_0_hat the denoiser's estimate from x_t, not limited: `mse_per_t/mse_tXXXX` is |eps - eps_hat|^2. With x_0_hat
+    limited and cut to [-1, 1]: `val/recon_mse_tXXXX` is |x_0 - x_0_hat|^2 and `val/recon_psnr_tXXXX` is 10 log10(4 /
+    that), in dB, the peak being the range of 2; inf where nothing is wrong. XXXX is t with four digits.
+    """
+    row: dict[str, float] = {}
+    mses, psnrs = [], []
+    for t in t_values:
+        eps_mse, mse = _errors(denoiser, images, noise, schedule.alpha_bar[t], t, batch_size, limit)
+        psnr = 10 * math.log10(4 / mse) if mse > 0 else math.inf
+        row |= {f"mse_per_t/mse_t{t:04d}": eps_mse, f"val/recon_mse_t{t:04d}": mse, f"val/recon_psnr_t{t:04d}": psnr}
+        mses.append(mse)
+        psnrs.append(psnr)
+    return row | {"val/recon_mse": sum(mses) / len(mses), "val/recon_psnr": sum(psnrs) / len(psnrs)}
+
+
+def _errors(
+    denoiser: Denoiser,
+    images: Tensor,
+    noise: Tensor,
+    alpha_bar: Tensor,
+    t: int,
+    batch_size: int,
+    limit: Limit | None,
+) -> tuple[float, float]:
+    """(mean |eps - eps_hat|^2, mean |x_0 - limited x_0_hat|^2) at one t; alpha_bar a scalar."""
+    totals = torch.zeros(2, dtype=torch.float64, device=images.device)
+    with torch.inference_mode():
+        for x_0, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True):
+            x_t = add_noise(x_0, eps, alpha_bar).to(memory_format=torch.channels_last)  # the layout that is sampled in
+            x_0_hat = denoiser(x_t, t)
+            eps_hat = eps_from_x0(x_t, x_0_hat, alpha_bar)
+            shown = (limit(x_0_hat) if limit else x_0_hat).clamp(-1, 1)
+            errors = (eps - eps_hat, x_0 - shown)
+            totals += torch.stack([error.double().square().sum() for error in errors])
+    eps_mse, mse = (totals / images.numel()).tolist()
+    return eps_mse, mse
