@@ -9,7 +9,7 @@ FROM ?= wandb
 OUT ?= out/$(EXP)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format report docs clean
+.PHONY: help setup demo test lint format report docs bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -40,11 +40,15 @@ format: $(VENV)/.installed-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-report: $(VENV)/.installed ## compare an experiment with its baseline: EXP=e6 FROM=wandb OUT=out/e6
-	$(BIN)/ddpm report $(EXP) --from $(FROM) --out $(OUT)
+report: $(VENV)/.installed ## compare an experiment with its baseline: EXP=e6 FROM=wandb OUT=out/e6 PUBLISH=ENTITY/PROJECT
+	$(BIN)/ddpm report $(EXP) --from $(FROM) --out $(OUT) $(if $(PUBLISH),--publish $(PUBLISH))
 
 docs: $(VENV)/.installed ## write docs/metrics.md again from its table
 	$(BIN)/ddpm metrics > docs/metrics.md
+
+bench: $(VENV)/.installed-dev ## measure how long reports on many long runs take, against their targets
+	$(BIN)/python -m benchmarks.report_reading --api
+	$(BIN)/python -m benchmarks.report_reading
 
 clean: ## remove .venv and caches; runs, wandb and out stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info

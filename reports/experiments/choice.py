@@ -22,7 +22,7 @@ BOOKKEEPING = (
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
     """An experiment's part in a report: one run per seed, all of one setting, ordered by seed."""
 
@@ -100,7 +100,7 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
     Raises UserError: a filter that does not parse or leaves nothing, no run of any arm, or none of the
     requested experiment.
     """
-    kept = _filtered(runs, where)
+    kept = filtered(runs, where)
     left_out = [f"{run.name}: no metrics logged" for run in kept if run.history.empty]
     usable = [run for run in kept if not run.history.empty]
     ours = [run for run in usable if run.experiment in study.arms]
@@ -133,7 +133,8 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
     )
 
 
-def _filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
+def filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
+    """The runs whose config says all of `where`, each `key=value`. Raises UserError for one that does not parse."""
     conditions = []
     for text in where:
         key, equals, value = text.partition("=")

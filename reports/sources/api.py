@@ -11,8 +11,9 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -20,8 +21,9 @@ from urllib.parse import urlparse
 from tqdm import tqdm
 
 from ddpm.errors import UserError
-from reports.runs import Run, as_seed, as_time, merge_rows, resolve_protocols
-from reports.sources.rows import read_row
+from reports.runs import Run, as_seed, as_time, collect, merge, resolve_protocols
+from reports.sources import cache
+from reports.sources.rows import parse, read_row
 
 _TIMEOUT_S = 20
 _AT_ONCE = 8
@@ -30,25 +32,28 @@ _AT_ONCE = 8
 def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) -> list[Run]:
     """The runs of `ENTITY/PROJECT`, or of `PROJECT` under the login's own entity; of `experiments` alone where named.
 
-    cached: what the cache holds, without the network. It is also what is used, and said, where the server does not
-    answer. Raises UserError: no login, no such project, no runs in it, nothing cached.
+    cached: what the cache holds, without the network. It is also what is used where the server does not answer, which
+    is then printed; in both cases each run's notes say it, and of when the numbers are. Raises UserError: no login, no
+    such project, no right to it, no runs in it, nothing cached.
     """
+    why = "read from the cache, as asked for with --offline-cache"
     if not cached:
         try:
             return [_from_cache(folder) for folder in _refresh(path, experiments)]
         except _unreachable() as error:
-            reason = " ".join(str(error).split()).rstrip(".")
+            reason = _reason(error)
             if not _cached(path) or not _is_silence(reason):
                 raise UserError(
                     f"wandb:{path} cannot be read from {_server()}: {reason}. Give wandb:ENTITY/PROJECT as in the "
                     "project's address, log in with `wandb login`, or read the runs from a folder (`wandb` or `runs`)."
                 ) from error
             print(f"warning: {_server()} does not answer ({reason[:120]}): these are the runs as last read from it")
+            why = f"{_server()} did not answer"
     folders = _cached(path)
     if not folders:
         raise UserError(f"wandb:{path} is not in the cache ({_root()}). Read it once with the network.")
-    runs = [_from_cache(folder) for folder in folders]
-    return [run for run in runs if not experiments or run.experiment in experiments]
+    runs = [_from_cache(folder, why) for folder in folders]
+    return [run for run in runs if run.experiment in experiments] or runs
 
 
 def _refresh(path: str, experiments: Sequence[str]) -> list[Path]:
@@ -90,28 +95,26 @@ def _fetch(run: Any) -> Path:
         "created_at": run.created_at,
         "commit": run.commit,
         "path": "/".join(run.path),
+        "url": run.url,
         "config": {key: value for key, value in run.config.items() if key != "_wandb"},
         "summary": _plain(dict(run.summary)),
         "last": max((int(row["_step"]) for row in rows if "_step" in row), default=begin - 1),
         "stamp": stamp,
+        "bytes": (folder / "history.jsonl").stat().st_size,
     }
     _write(folder / "card.json", json.dumps(known))
     return folder
 
 
-def _from_cache(folder: Path) -> Run:
+def _from_cache(folder: Path, why: str = "") -> Run:
+    """The run in a folder of the cache. `why` the server's present state is not known, for its notes."""
     card = _card(folder)
     config = dict(card["config"])
     described = config.pop("protocols", None)
-    rows, grids = [], {}
-    for line in (folder / "history.jsonl").read_text().splitlines():
-        step, row, image = read_row(json.loads(line))
-        if step is None:
-            continue
-        rows.append((step, row))
-        if image and (folder / image).is_file():
-            grids[step] = folder / image
-    merged = merge_rows(rows)
+    logged, said = cache.through(folder / "history.jsonl", _read_history)
+    grids = {step: folder / name for step, name in said["grids"] if (folder / name).is_file()}
+    notes = (f"{why}: the numbers are those read from {_server()} on {_read_at(folder)}",) if why else ()
+    merged = merge([logged])
     fingerprints, protocols = resolve_protocols(
         config, merged.fingerprints, described if isinstance(described, dict) else {}
     )
@@ -129,8 +132,25 @@ def _from_cache(folder: Path) -> Run:
         state="finished" if card["state"] == "finished" else "unfinished",
         started=as_time(card["created_at"]),
         commit=config.get("commit") or card["commit"],
-        notes=merged.notes,
+        notes=notes + merged.notes,
+        arrays=merged.arrays,
+        nan_steps=merged.nan_steps,
+        url=card.get("url"),
     )
+
+
+def _read_history(path: Path) -> cache.Read:
+    grids: list[tuple[int, str]] = []
+
+    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+        for line in path.read_bytes().splitlines():
+            step, row, image = read_row(parse(line))
+            if step is not None:
+                yield step, row
+                if image:
+                    grids.append((step, image))
+
+    return collect(rows()), {"grids": grids}
 
 
 # --- the cache ---
@@ -143,23 +163,30 @@ def _server() -> str:
 def _root() -> Path:
     """The cache's folder for this server."""
     host = urlparse(_server()).netloc.replace(":", "-") or "server"
-    return Path(os.environ.get("DDPM_CACHE", Path.home() / ".cache" / "ddpm")) / "wandb" / host
+    return cache.root() / "wandb" / host
+
+
+def _read_at(folder: Path) -> str:
+    """When the run's numbers were read from the server: its card is written last."""
+    return datetime.fromtimestamp((folder / "card.json").stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _cached(path: str) -> list[Path]:
     """The folders of a project's runs that are in the cache whole."""
     pattern = path if "/" in path else f"*/{path}"
-    return sorted(card.parent for card in _root().glob(f"{pattern}/*/card.json"))
+    return sorted(card.parent for card in _root().glob(f"{pattern}/*/card.json") if _card(card.parent))
 
 
 def _card(folder: Path) -> dict[str, Any]:
     """What the cache knows of a run; empty where it is not there, or damaged."""
     try:
         card = json.loads((folder / "card.json").read_text())
-        return card if (folder / "history.jsonl").is_file() else {}
-    except (OSError, ValueError):
-        shutil.rmtree(folder, ignore_errors=True)
-        return {}
+        if card["bytes"] == (folder / "history.jsonl").stat().st_size:
+            return card
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return {}
 
 
 def _write(path: Path, text: str) -> None:
@@ -172,7 +199,16 @@ def _unreachable() -> tuple[type[Exception], ...]:
     """What a server that does not answer, or does not let us in, is raised as."""
     wandb: Any = importlib.import_module("wandb")
     requests: Any = importlib.import_module("requests")
-    return wandb.errors.Error, requests.RequestException, ValueError, OSError
+    service: Any = importlib.import_module(
+        "wandb.sdk.lib.service.service_connection"
+    )  # its error is none of wandb's own
+    return wandb.errors.Error, service.WandbApiFailedError, requests.RequestException, ValueError, OSError
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    status = getattr(getattr(error, "response", None), "http_status", None)
+    return f"permission denied (HTTP {status}): {text}" if status in (401, 403) else text
 
 
 def _is_silence(reason: str) -> bool:

@@ -2,18 +2,20 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reports.runs import Run, as_seed, as_time, merge_rows, resolve_protocols
+from reports.runs import Run, as_seed, as_time, collect, merge, resolve_protocols
+from reports.sources import cache
+from reports.sources.rows import parse
 
 _SHOWN_LINES = 5
 
 
 def find(root: Path) -> list[Path]:
     """The run folders at or below `root`: those holding a `loss.jsonl`."""
-    return sorted({path.parent.resolve() for path in root.rglob("loss.jsonl")})
+    return sorted({path.parent.resolve() for path in root.rglob("loss.jsonl") if path.is_file()})
 
 
 def read(found: list[Path]) -> list[Run]:
@@ -23,16 +25,12 @@ def read(found: list[Path]) -> list[Run]:
 
 def read_run(folder: Path) -> Run:
     """The run in `folder`. Lines that do not parse are skipped, counted and noted."""
-    lines, notes = _read_jsonl(folder / "loss.jsonl")
-    rows = [(line["_i"], line["out"]) for line in lines if _is_row(line)]
-    if len(rows) < len(lines):
-        notes.append(f"loss.jsonl: {len(lines) - len(rows)} line(s) without a step or values were skipped")
-    merged = merge_rows(rows)
+    logged, said = cache.through(folder / "loss.jsonl", _read_rows)
+    merged = merge([logged])
 
-    results, more = _read_jsonl(folder / "results.jsonl")
-    result = results[-1] if results else {}
+    result, result_notes = _read_result(folder / "results.jsonl")
     card, card_notes = _read_json(folder / "run.json")
-    notes += more + card_notes
+    notes = said["notes"] + result_notes + card_notes
 
     config = _mapping(card.get("config")) or _mapping(result.get("cfg"))
     summary = _mapping(result.get("out"))
@@ -53,30 +51,58 @@ def read_run(folder: Path) -> Run:
         started=as_time(card.get("started")),
         commit=card.get("commit") or summary.get("git_hash"),
         notes=tuple(notes) + merged.notes,
+        arrays=merged.arrays,
+        nan_steps=merged.nan_steps,
     )
 
 
-def _read_jsonl(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The objects in `path`, one per line, and notes on the lines that are none; nothing if it is absent."""
-    if not path.exists():
-        return [], []
-    rows: list[dict[str, Any]] = []
+def _read_rows(path: Path) -> cache.Read:
     bad: list[int] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    passed: list[dict[str, Any]] = []
+
+    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+        for line in _objects(path, bad):
+            if _is_row(line):
+                yield line["_i"], line["out"]
+            else:
+                passed.append(line)
+
+    logged = collect(rows())
+    notes = _malformed(path, bad)
+    if passed:
+        notes.append(f"{path.name}: {len(passed)} line(s) without a step or values were skipped")
+    return logged, {"notes": notes}
+
+
+def _objects(path: Path, bad: list[int]) -> Iterator[dict[str, Any]]:
+    """The objects in `path`, one per line; the numbers of the lines that are none are added to `bad`."""
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            found = parse(line)
         except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
+            found = None
+        if isinstance(found, dict):
+            yield found
         else:
             bad.append(number)
+
+
+def _malformed(path: Path, bad: list[int]) -> list[str]:
     if not bad:
-        return rows, []
+        return []
     where = ", ".join(map(str, bad[:_SHOWN_LINES])) + (", ..." if len(bad) > _SHOWN_LINES else "")
-    return rows, [f"{path.name}: {len(bad)} malformed line(s) were skipped (line {where})"]
+    return [f"{path.name}: {len(bad)} malformed line(s) were skipped (line {where})"]
+
+
+def _read_result(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The last object in `results.jsonl`, and notes; empty where the run has none yet."""
+    if not path.exists():
+        return {}, []
+    bad: list[int] = []
+    results = list(_objects(path, bad))
+    return (results[-1] if results else {}), _malformed(path, bad)
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], list[str]]:

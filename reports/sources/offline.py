@@ -7,7 +7,6 @@ what precedes it is kept.
 """
 
 import importlib
-import json
 import struct
 import zlib
 from collections import defaultdict
@@ -16,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from reports.runs import Run, as_seed, merge_rows, resolve_protocols
-from reports.sources.rows import read_row
+from reports.runs import Logged, Run, as_seed, as_time, collect, merge, resolve_protocols
+from reports.sources import cache
+from reports.sources.rows import parse, read_row
 
 _MAGIC = b":W&B"
 _FILE_HEADER = 7
@@ -28,19 +28,29 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 @dataclass
 class _Log:
-    """What one file holds."""
+    """What one file says besides its rows, as JSON knows it: the cache keeps it so.
 
-    path: Path
+    `started`: ISO text; `grids`: (step, path among the run's files).
+    """
+
     id: str
-    started: datetime | None = None
+    started: str | None = None
     group: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    grids: dict[int, Path] = field(default_factory=dict)
+    grids: list[tuple[int, str]] = field(default_factory=list)
     finished: bool = False
     commit: str | None = None
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file and what is in it."""
+
+    path: Path
+    rows: Logged
+    log: _Log
 
 
 def find(root: Path) -> list[Path]:
@@ -50,11 +60,12 @@ def find(root: Path) -> list[Path]:
 
 def read(found: list[Path]) -> list[Run]:
     """One Run per run id; files of one id (a run resumed offline) are merged in order of session, then start."""
-    by_id: dict[str, list[_Log]] = defaultdict(list)
+    by_id: dict[str, list[_File]] = defaultdict(list)
     for path in found:
-        log = _read_log(path)
-        by_id[log.id].append(log)
-    return [_merge(sorted(logs, key=_started)) for logs in by_id.values()]
+        rows, said = cache.through(path, _read_file)
+        file = _File(path, rows, _Log(**said))
+        by_id[file.log.id].append(file)
+    return [_merge(sorted(files, key=_started)) for files in by_id.values()]
 
 
 def read_records(data: bytes) -> tuple[list[bytes], int]:
@@ -86,12 +97,13 @@ def read_records(data: bytes) -> tuple[list[bytes], int]:
     return payloads, end
 
 
-def _read_log(path: Path) -> _Log:
+def _read_file(path: Path) -> cache.Read:
     # Imported here: it costs over half a second, which a report from run folders need not pay.
     pb: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     decode_error: Any = importlib.import_module("google.protobuf.message").DecodeError
 
-    log = _Log(path, id=path.stem.removeprefix("run-"))
+    log = _Log(id=path.stem.removeprefix("run-"))
+    rows: list[tuple[int, dict[str, Any]]] = []
     data = path.read_bytes()
     payloads, end = read_records(data)
     raw_summary: dict[tuple[str, ...], str] = {}
@@ -102,26 +114,28 @@ def _read_log(path: Path) -> _Log:
         except decode_error:
             log.notes.append(f"{path.name}: a record does not decode; the file was read up to it")
             break
-        _apply(record, log, raw_summary)
+        _apply(record, log, rows, raw_summary)
     for keys, text in raw_summary.items():
         _put(log.summary, keys, _parse(text))
     if end == 0 or data[end:].strip(b"\0"):  # zeros are a block's padding
         log.notes.append(
             f"{path.name}: {len(data) - end} bytes after the last whole record were not read (cut or damaged)"
         )
-    return log
+    return collect(rows), vars(log)
 
 
-def _apply(record: Any, log: _Log, raw_summary: dict[tuple[str, ...], str]) -> None:
+def _apply(
+    record: Any, log: _Log, rows: list[tuple[int, dict[str, Any]]], raw_summary: dict[tuple[str, ...], str]
+) -> None:
     kind = record.WhichOneof("record_type")
     if kind == "history":
-        _apply_history(record.history, log)
+        _apply_history(record.history, log, rows)
     elif kind == "run":
         log.id = record.run.run_id or log.id
         log.group = record.run.run_group or log.group
         log.commit = record.run.git.commit or log.commit
         if record.run.HasField("start_time"):
-            log.started = datetime.fromtimestamp(record.run.start_time.ToMicroseconds() / 1e6, UTC)
+            log.started = datetime.fromtimestamp(record.run.start_time.ToMicroseconds() / 1e6, UTC).isoformat()
         _apply_config(record.run.config, log.config)
     elif kind == "config":
         _apply_config(record.config, log.config)
@@ -134,7 +148,7 @@ def _apply(record: Any, log: _Log, raw_summary: dict[tuple[str, ...], str]) -> N
         log.finished = record.exit.exit_code == 0
 
 
-def _apply_history(history: Any, log: _Log) -> None:
+def _apply_history(history: Any, log: _Log, rows: list[tuple[int, dict[str, Any]]]) -> None:
     row: dict[str, Any] = {}
     for item in history.item:
         _put(row, _keys(item), _parse(item.value_json))
@@ -142,8 +156,8 @@ def _apply_history(history: Any, log: _Log) -> None:
     if step is None:
         return
     if grid:
-        log.grids[step] = log.path.parent / "files" / grid
-    log.rows.append((step, metrics))
+        log.grids.append((step, grid))
+    rows.append((step, metrics))
 
 
 def _apply_config(record: Any, config: dict[str, Any]) -> None:
@@ -159,7 +173,7 @@ def _keys(item: Any) -> tuple[str, ...]:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)  # accepts bare NaN and Infinity, which W&B writes
+        return parse(text)
     except ValueError:
         return None
 
@@ -181,28 +195,26 @@ def _drop(target: dict[str, Any], keys: tuple[str, ...]) -> None:
     target.pop(keys[-1], None)
 
 
-def _started(log: _Log) -> tuple[int, float, str]:
+def _started(file: _File) -> tuple[int, float, str]:
     """Sessions are numbered by the run itself: a clock may have jumped back between two."""
-    session = log.config.get("session")
-    return (
-        session if isinstance(session, int) else 0,
-        log.started.timestamp() if log.started else 0.0,
-        str(log.path),
-    )
+    session = file.log.config.get("session")
+    started = as_time(file.log.started)
+    return session if isinstance(session, int) else 0, started.timestamp() if started else 0.0, str(file.path)
 
 
-def _merge(logs: list[_Log]) -> Run:
+def _merge(files: list[_File]) -> Run:
+    logs = [file.log for file in files]
     last = logs[-1]
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     grids: dict[int, Path] = {}
-    for log in logs:
-        config |= log.config
-        summary |= log.summary
-        grids |= log.grids
+    for file in files:
+        config |= file.log.config
+        summary |= file.log.summary
+        grids |= {step: file.path.parent / "files" / name for step, name in file.log.grids}
     config.pop("_wandb", None)
     described = config.pop("protocols", None)
-    merged = merge_rows(row for log in logs for row in log.rows)
+    merged = merge([file.rows for file in files])
     fingerprints, protocols = resolve_protocols(
         config, merged.fingerprints, described if isinstance(described, dict) else {}
     )
@@ -214,13 +226,15 @@ def _merge(logs: list[_Log]) -> Run:
         seed=as_seed(config.get("seed")),
         config=config,
         history=merged.history,
-        source=last.path.parent,
+        source=files[-1].path.parent,
         summary=summary,
         protocols=protocols,
         fingerprints=fingerprints,
         grids={step: path for step, path in sorted(grids.items()) if path.is_file()},
         state="finished" if last.finished else "unfinished",
-        started=next((log.started for log in logs if log.started), None),
+        started=as_time(next((log.started for log in logs if log.started), None)),
         commit=commit,
         notes=tuple(note for log in logs for note in log.notes) + merged.notes,
+        arrays=merged.arrays,
+        nan_steps=merged.nan_steps,
     )

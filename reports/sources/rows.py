@@ -1,9 +1,24 @@
-"""One row of W&B's history, whichever way it came: its step, its metrics, its sample grid."""
+"""One row of a run's history, whichever way it came: its text as JSON, its step, its metrics, its sample grid."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 _GRID = "samples/grid"
+
+
+def parse(text: bytes | str) -> Any:
+    """The value that `text` writes in JSON, with the bare NaN and Infinity that Python writes. Raises ValueError.
+
+    orjson takes a quarter of the time of the standard library, and refuses a text that the JSON standard does not
+    know; whether it is a value all the same, the standard library says.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text.decode(errors="replace") if isinstance(text, bytes) else text)
 
 
 def read_row(raw: Mapping[str, Any]) -> tuple[int | None, dict[str, Any], str | None]:

@@ -2,18 +2,21 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import wandb
 
+from ddpm.cli import main
 from ddpm.errors import UserError
 from ddpm.train import train
 from reports.report import make_report
-from reports.sources import open_source
+from reports.sources import api, cache, open_source
 from tests.ddpm.test_train import tiny
 from tests.wandb_standin import StandIn
 
@@ -51,9 +54,11 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(tmp_path: Path, se
 
 
 def test_a_run_with_steps_logged_twice_and_values_that_are_not_finite(server: StandIn) -> None:
-    """The last value of a step counts; NaN and infinity come through, and are noted; rows without a step are passed."""
+    """The last value of a step counts; NaN and infinity come through, and are noted; rows without a step are passed; a
+    list is an array, and no step; the run's page is known."""
     with wandb.init(project="p", id="r", config={"experiment": "e5", "seed": 3}) as run:
         run.define_metric("*", step_metric="step")
+        run.log({"step": 0, "curve": [1, 2.5]})
         for step, loss in ((1, 1.0), (2, 2.0), (2, 5.0), (3, float("nan")), (4, float("inf"))):
             run.log({"step": step, "train/loss": loss})
         run.log({"other": 1})
@@ -61,12 +66,30 @@ def test_a_run_with_steps_logged_twice_and_values_that_are_not_finite(server: St
     assert found.series("train/loss").to_dict() == {1: 1.0, 2: 5.0}
     assert any("NaN or infinite at 2 step(s), first at 3" in note for note in found.notes)
     assert (found.experiment, found.seed, found.state) == ("e5", 3, "finished")
+    assert found.arrays == {"curve": (1.0, 2.5)} and list(found.history.index) == [1, 2, 3, 4]
+    assert found.nan_steps == {"train/loss": (3,)}
+    assert found.url == f"{server.url}/study/p/runs/r"
 
 
 @pytest.mark.parametrize("path", ["study/none", "somebody/p"])
-def test_a_project_that_cannot_be_read(server: StandIn, path: str) -> None:
-    with pytest.raises(UserError, match=rf"wandb:{path} cannot be read from http.*ENTITY/PROJECT.*wandb login"):
-        open_source(f"wandb:{path}")
+def test_a_project_that_cannot_be_read(
+    server: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    """Catches: a traceback, or a message that does not say which project, from where, and what to do."""
+    assert main(["report", "e6", "--from", f"wandb:{path}", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert re.search(rf"wandb:{path} cannot be read from http.*ENTITY/PROJECT.*wandb login", said), said
+
+
+def test_a_project_without_permission(server: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The server's refusal is an error that says so, also where the cache has the runs. Catches the client's own
+    exception as a traceback, and old numbers shown to whom the project was closed."""
+    _log("a", range(2))
+    open_source("wandb:study/p")
+    server.fail(403, 100, where="Runs")
+    assert main(["report", "e5", "--from", "wandb:study/p", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "wandb:study/p cannot be read" in said and "permission denied (HTTP 403)" in said
 
 
 def test_without_a_login(monkeypatch: pytest.MonkeyPatch, server: StandIn) -> None:
@@ -116,25 +139,51 @@ def test_only_the_experiments_asked_for_are_read(server: StandIn) -> None:
 
 
 def test_without_the_server_the_cache_is_used_and_said(server: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
-    """Asked for (--offline-cache), silently; for want of an answer, with a warning; nothing cached is an error."""
+    """Asked for (--offline-cache), silently; for want of an answer, with a warning; nothing cached is an error. Each
+    run says in its notes why, and of when its numbers are: a report outlives what was printed."""
     with pytest.raises(UserError, match="not in the cache"):
         open_source("wandb:study/p", cached=True)
     _log("a", range(3))
     (fresh,) = open_source("wandb:study/p")
+    assert not fresh.notes
+    (card,) = Path(os.environ["DDPM_CACHE"]).rglob("card.json")
+    then = datetime(2026, 3, 4, 5, 6, 59, tzinfo=UTC).timestamp()
+    os.utime(card, (then, then))
     server.down()
     capsys.readouterr()
     (asked,) = open_source("wandb:study/p", cached=True)
     assert capsys.readouterr().out == ""
     (found,) = open_source("wandb:study/p")
     assert "does not answer" in capsys.readouterr().out
+    read = f"the numbers are those read from {server.url} on 2026-03-04 05:06 UTC"
+    assert asked.notes == (f"read from the cache, as asked for with --offline-cache: {read}",)
+    assert found.notes == (f"{server.url} did not answer: {read}",)
     for run in (asked, found):
         pd.testing.assert_frame_equal(run.history, fresh.history)
     server.up()
 
 
-def test_a_damaged_cache_is_read_anew(server: StandIn) -> None:
+@pytest.mark.parametrize(("name", "left"), [("card.json", "{"), ("history.jsonl", '{"_step": 0, "st')])
+def test_a_damaged_cache_is_read_anew(server: StandIn, name: str, left: str) -> None:
+    """Catches: a report that fails for a cut file; without the network it is as if nothing had been read."""
     _log("a", range(3))
     open_source("wandb:study/p")
-    (card,) = Path(os.environ["DDPM_CACHE"]).rglob("card.json")
-    card.write_text("{")
+    (kept,) = Path(os.environ["DDPM_CACHE"]).rglob(name)
+    kept.write_text(left)
     assert [run.last_step for run in open_source("wandb:study/p")] == [2]
+    kept.write_text(left)
+    with pytest.raises(UserError, match="not in the cache"):
+        open_source("wandb:study/p", cached=True)
+
+
+def test_a_long_history_is_parsed_once(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: the server's rows parsed again for every report, or shown otherwise the second time."""
+    monkeypatch.setattr(cache, "_LEAST_BYTES", 0)
+    _log("a", range(5))
+    (first,) = open_source("wandb:study/p")
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "collect", None)
+        (again,) = open_source("wandb:study/p")
+    pd.testing.assert_frame_equal(first.history, again.history)
+    _log("a", range(5, 7))
+    assert [run.last_step for run in open_source("wandb:study/p")] == [6]

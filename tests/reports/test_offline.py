@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from reports.sources import offline, open_source
-from tests.reports.conftest import WandbRuns, environment, wandb_file
+from reports.sources import cache, offline, open_source
+from tests.reports.conftest import WandbRuns, environment, wandb_file, write_run
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,41 @@ def test_one_run_folder_is_a_source(wandb_runs: WandbRuns) -> None:
     """Catches: only the outer `wandb` folder being accepted."""
     (run,) = open_source(str(wandb_file(wandb_runs.wandb, "e6").parent))
     assert run.experiment == "e6"
+
+
+def test_a_long_file_is_read_once(wandb_runs: WandbRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a run out of the cache that differs from the one out of the file, or a cache that is never used."""
+    monkeypatch.setattr(cache, "_LEAST_BYTES", 0)
+    fresh = open_source(str(wandb_runs.wandb))
+
+    def never(_: bytes) -> Any:
+        raise AssertionError("the file was read, not the cache")
+
+    monkeypatch.setattr(offline, "read_records", never)
+    for run, kept in zip(fresh, open_source(str(wandb_runs.wandb)), strict=True):
+        pd.testing.assert_frame_equal(run.history, kept.history)
+        assert {k: v for k, v in vars(run).items() if k != "history"} == {
+            k: v for k, v in vars(kept).items() if k != "history"
+        }
+
+
+def test_arrays_are_those_of_a_run_folder(tmp_path: Path) -> None:
+    """Catches: lists of numbers that one source delivers and another does not, or a row of lists only that is a step in
+    one of them."""
+    import wandb
+
+    rows: list[tuple[int, dict[str, Any]]] = [
+        (0, {"curve/t": [0, 1], "curve/weight": [0.5, math.inf]}),
+        (1, {"x": 1.0}),
+        (2, {"x": 2.0, "curve/weight": [0.25, 4.0]}),
+    ]
+    write_run(tmp_path / "folders" / "r", "e6", rows=rows)
+    settings = wandb.Settings(silent=True, x_disable_stats=True, console="off")
+    with wandb.init(id="r", project="test", dir=tmp_path, mode="offline", settings=settings) as run:
+        for step, row in rows:
+            run.log({"step": step, **row})
+    (ours,) = open_source(str(tmp_path / "folders"))
+    (theirs,) = open_source(str(tmp_path / "wandb"))
+    assert ours.arrays == theirs.arrays == {"curve/t": (0.0, 1.0), "curve/weight": (0.25, 4.0)}
+    pd.testing.assert_frame_equal(ours.history, theirs.history)
+    assert list(ours.history.index) == [1, 2]

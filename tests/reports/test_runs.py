@@ -1,10 +1,15 @@
 """The run record's pure helpers."""
 
 import math
+import random
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from reports.runs import as_number, as_time, flatten, merge_rows, resolve_protocols
+from reports.experiments.choice import Arm
+from reports.runs import Run, as_number, as_time, collect, flatten, merge, merge_rows, resolve_protocols
 
 
 def test_flatten_gives_dotted_keys() -> None:
@@ -43,9 +48,95 @@ def test_rows_of_one_step_are_merged_and_the_last_value_wins() -> None:
     assert math.isnan(rows.history.loc[1, "b"])
 
 
-def test_lists_are_no_metrics() -> None:
-    """Catches: the curve arrays of the original e6 ending up as object columns."""
-    assert list(merge_rows([(0, {"curve": [1, 2], "x": 1.0})]).history.columns) == ["x"]
+def test_interleaved_steps_after_a_resume() -> None:
+    """Catches: the last value found by step or by magnitude where it is the last one written, or a row that lacks a
+    metric wiping out what an earlier one said of it."""
+    rows = [(3, {"a": 3.0, "b": 1.0}), (5, {"a": 5.0}), (4, {"a": 4.0}), (3, {"a": -3.0}), (5, {"b": 9.0}), (4, {})]
+    history = merge_rows(rows).history
+    assert history["a"].to_dict() == {3: -3.0, 4: 4.0, 5: 5.0}
+    assert history["b"].dropna().to_dict() == {3: 1.0, 5: 9.0}
+
+
+def test_nan_that_was_logged_is_a_value() -> None:
+    """Catches: an older number shown where the run says NaN, and NaN that was logged mixed up with no value at all."""
+    rows = merge_rows([(1, {"a": 1.0, "b": 2.0}), (1, {"a": "NaN"}), (2, {"a": 3.0}), (3, {"a": math.nan})])
+    assert rows.history["a"].dropna().to_dict() == {2: 3.0}
+    assert rows.nan_steps == {"a": (1, 3)}
+
+
+def test_one_metric_of_many_types() -> None:
+    """Catches: a column taken whole as numbers: true as 1, text as a failure, None as NaN."""
+    values: list[Any] = [1, 2.5, True, "Infinity", None, "text", {"c": 1}, [1.0]]
+    rows = merge_rows([(step, {"a": value}) for step, value in enumerate(values)])
+    assert rows.history["a"].to_dict() == {0: 1.0, 1: 2.5, 3: math.inf}
+    assert rows.arrays == {"a": (1.0,)} and not rows.nan_steps
+
+
+def test_lists_of_numbers_are_arrays() -> None:
+    """Catches: the curves of the original e6 lost, ending up as object columns, or an earlier one shown for the last;
+    lists of other things taken for numbers."""
+    rows = merge_rows(
+        [
+            (7, {"curve": [1, 2], "x": 1.0, "names": ["a"], "flags": [True]}),
+            (0, {"curve": [0.5, "NaN", 3]}),
+            (8, {"x": 2.0}),
+        ]
+    )
+    assert list(rows.history.columns) == ["x"]
+    assert list(rows.arrays) == ["curve"]
+    first, second, third = rows.arrays["curve"]
+    assert (first, third) == (0.5, 3.0) and math.isnan(second)
+
+
+def test_a_row_without_numbers_is_no_step() -> None:
+    """Catches: rows of lists, text or nothing making a step that other sources do not have, or failing."""
+    rows = [(0, {"curve": [1.0]}), (1, {"x": 1.0}), (2, {"note": "text"}), (3, {})]
+    assert list(merge_rows(rows).history.index) == [1]
+    for left in ([], [(0, {"curve": [1.0]})]):
+        empty = merge_rows(left)
+        assert empty.history.empty and not empty.notes and empty.history.index.dtype == "int64"
+
+
+def test_parts_of_a_run_are_merged_as_their_rows_would_be() -> None:
+    """Catches: whatever a run of several files (or of one that is cached) shows otherwise than the rows in order."""
+    random_ = random.Random(0)
+    values: list[Any] = [1.0, 2, math.nan, math.inf, "-Infinity", "text", None, [1, 2], False]
+    for _ in range(200):
+        rows = [
+            (
+                random_.randint(0, 5),
+                {key: random_.choice(values) for key in random_.sample(["a", "b", "val/fid"], random_.randint(0, 3))}
+                | ({"val/fid_protocol": random_.choice("pq")} if random_.random() < 0.3 else {}),
+            )
+            for _ in range(10)
+        ]
+        cut = random_.randint(0, 10)
+        whole, parts = merge_rows(rows), merge([collect(rows[:cut]), collect(rows[cut:])])
+        pd.testing.assert_frame_equal(whole.history, parts.history, check_like=True)
+        assert (whole.nan_steps, whole.arrays, whole.fingerprints) == (
+            parts.nan_steps,
+            parts.arrays,
+            parts.fingerprints,
+        )
+        assert sorted(whole.notes) == sorted(parts.notes)
+
+
+def test_series_are_finite() -> None:
+    """Catches: NaN or infinities in a mean or a figure; a metric that was never logged as an error."""
+    run = _run([(1, {"a": 1.0}), (2, {"a": math.inf}), (3, {"a": math.nan}), (4, {"a": -2.0, "b": 1.0})])
+    assert run.series("a").to_dict() == {1: 1.0, 4: -2.0}
+    assert run.series("none").empty
+
+
+def test_runs_and_arms_are_told_apart_by_identity() -> None:
+    """Catches: a run or an arm that cannot be the key of what was worked out of it, or that stands for its like."""
+    one, other = _run([(1, {"a": 1.0})]), _run([(1, {"a": 1.0})])
+    assert len({one, other}) == 2 and one == one and one != other
+    assert len({Arm("e5", "baseline", (one,)), Arm("e5", "baseline", (one,))}) == 2
+
+
+def _run(rows: list[tuple[int, dict[str, Any]]]) -> Run:
+    return Run(id="r", experiment="e5", seed=1, config={}, history=merge_rows(rows).history, source=Path("r"))
 
 
 def test_values_that_are_not_finite_are_noted() -> None:

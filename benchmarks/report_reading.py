@@ -1,0 +1,258 @@
+"""How long reading runs takes, and a whole report on them, against what it may take.
+
+`python -m benchmarks.report_reading` makes run folders of e5 and e6 with the same rows in one parquet file each, and
+measures, every measurement in a process of its own: pandas reading the parquet files; `open_source` without and with
+its cache; `ddpm report e6` without and with the cache, and its memory. Reading is measured three times in turn, and the
+middle time counts.
+
+`--api`: requests of a stand-in W&B server, and seconds, for a first and a second reading of runs from it.
+
+It prints a table, and the same as one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+ROUNDS = 3
+API_RUNS = 4
+NAMES = (
+    *("train/loss", "train/mse", "train/grad_global_L2", "train/grad_abs_mean"),
+    *(f"curvature/{kind}_trace_{number}" for kind in ("hutch", "ref") for number in ("mean", "sem")),
+)
+# What a report may take: reading, as a multiple of pandas' time for the same numbers, and the figures besides.
+TIMES_PANDAS, FIGURES_S, AGAIN_S, MEMORY_MIB = 3, 30.0, 10.0, 2048
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`measured` must stay below `target`, where there is one."""
+
+    claim: str
+    measured: float
+    unit: str
+    target: float | None = None
+
+    @property
+    def holds(self) -> bool | None:
+        return None if self.target is None else self.measured < self.target
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure the reading of runs and a whole report on them.")
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=10_000, help="logged steps a run")
+    parser.add_argument("--metrics", type=int, default=8)
+    parser.add_argument("--quick", action="store_true", help="6 runs of 1,000 steps: whether it works, no measurement")
+    parser.add_argument("--api", action="store_true", help="reading from a stand-in server instead")
+    parser.add_argument("--step", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.quick:
+        args.runs, args.steps = 6, 1000
+    if args.step:
+        print(json.dumps(STEPS[args.step[0]](Path(args.step[1]), args)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        claims = measure_server(Path(folder), args) if args.api else measure_folders(Path(folder), args)
+    print(f"{'':64}{'measured':>12}{'target':>12}  holds")
+    for c in claims:
+        target, holds = ("", "") if c.target is None else (f"{c.target:.4g} {c.unit}", "yes" if c.holds else "NO")
+        print(f"{c.claim:64}{f'{c.measured:.4g} {c.unit}':>12}{target:>12}  {holds}")
+    setting = {"runs": args.runs, "steps": args.steps, "metrics": args.metrics, "cores": os.cpu_count()}
+    print(json.dumps(setting | {"claims": [asdict(c) | {"holds": c.holds} for c in claims]}))
+    return 0 if all(c.holds is not False for c in claims) else 1
+
+
+def measure_folders(folder: Path, args: argparse.Namespace) -> list[Claim]:
+    """Reading run folders and reporting on them, with `folder` to put them into."""
+    print(f"Writing {args.runs} runs of {args.steps} steps and {args.metrics} metrics", flush=True)
+    written = run_step("write", folder, args)
+    taken: dict[str, list[float]] = {"parquet": [], "cold": [], "warm": []}
+    for number in range(ROUNDS):
+        cache = folder / f"cache-{number}"
+        taken["parquet"].append(run_step("parquet", folder, args)["seconds"])
+        taken["cold"].append(run_step("read", folder, args, cache)["seconds"])
+        taken["warm"].append(run_step("read", folder, args, cache)["seconds"])
+    pandas, cold, warm = (statistics.median(times) for times in taken.values())
+    first, again = (report(folder, folder / "cache-report") for _ in range(2))
+    return [
+        Claim(f"a. pandas reads {written['values']:,} values from parquet", pandas, "s"),
+        Claim(f"b. the same from run folders ({written['bytes'] / 1e6:.0f} MB)", cold, "s"),
+        Claim("c. the same again, from the cache", warm, "s", AGAIN_S),
+        Claim("d. the whole report", first[0], "s", TIMES_PANDAS * pandas + FIGURES_S),
+        Claim("   its memory", first[1], "MiB", MEMORY_MIB),
+        Claim("e. the whole report again", again[0], "s", TIMES_PANDAS * pandas + FIGURES_S),
+        Claim("   its memory", again[1], "MiB", MEMORY_MIB),
+    ]
+
+
+def run_step(
+    name: str, folder: Path, args: argparse.Namespace, cache: Path | None = None, **env: str
+) -> dict[str, Any]:
+    """What the step `name` returns, in a process of its own; this one stays small (see `report`)."""
+    sizes = [f"--{size}={getattr(args, size)}" for size in ("runs", "steps", "metrics")]
+    command = [sys.executable, "-m", "benchmarks.report_reading", "--step", name, str(folder), *sizes]
+    environment = {**os.environ, **env, "DDPM_CACHE": str(cache or folder / "cache")}
+    found = subprocess.run(command, env=environment, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def report(folder: Path, cache: Path) -> tuple[float, float]:
+    """(seconds, MiB at the peak) of `ddpm report e6` on the runs in `folder`.
+
+    Linux counts what the parent held when it started the child as the child's, hence the steps in other processes.
+    """
+    code = "import sys; from ddpm.cli import main; sys.exit(main(sys.argv[1:]))"
+    argv = ["report", "e6", "--from", str(folder / "runs"), "--out", str(folder / "out")]
+    environment = {**os.environ, "DDPM_CACHE": str(cache)}
+    begin = time.perf_counter()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *argv], env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"the report ended with exit code {child.returncode}")
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
+    return time.perf_counter() - begin, usage.ru_maxrss / unit
+
+
+# --- the steps, each in its own process ---
+
+
+def rows(experiment: str, seed: int, args: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
+    """Falling curves with noise, the same for every call; a FID at every tenth of the run."""
+    import numpy as np
+
+    names = [*NAMES, *(f"more/metric_{i}" for i in range(args.metrics))][: args.metrics]
+    noise = np.random.default_rng(seed * 1000 + sum(experiment.encode())).lognormal(0, 0.3, (args.steps, args.metrics))
+    level = (0.8 if experiment == "e6" else 1.0) * (0.02 + 0.2 * np.exp(-np.arange(args.steps) / args.steps * 5))
+    values = (level[:, None] * noise).tolist()
+    found: list[tuple[int, dict[str, Any]]] = [
+        (step, dict(zip(names, row, strict=True))) for step, row in enumerate(values, start=1)
+    ]
+    for tenth in range(1, 11):
+        step, row = found[tenth * args.steps // 10 - 1]
+        found[step - 1] = (
+            step,
+            row | {"val/fid": 100 - 5 * tenth + noise[step - 1, 0], "val/fid_protocol": "aaaa1111"},
+        )
+    return found
+
+
+def runs_of(args: argparse.Namespace) -> list[tuple[str, int]]:
+    """(experiment, seed) of each run: e5 and e6 in turn."""
+    return [(("e5", "e6")[number % 2], number // 2 + 1) for number in range(args.runs)]
+
+
+def write(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The run folders and the parquet files, the same numbers in both."""
+    import pandas as pd
+
+    from tests.reports.conftest import write_run
+
+    (folder / "parquet").mkdir()
+    values = size = 0
+    for experiment, seed in runs_of(args):
+        logged = rows(experiment, seed, args)
+        run = write_run(
+            folder / "runs" / experiment / f"seed{seed}", experiment, seed, rows=logged, train__total_steps=args.steps
+        )
+        size += (run / "loss.jsonl").stat().st_size
+        table = pd.DataFrame.from_records([{"step": step, **row} for step, row in logged]).drop(
+            columns="val/fid_protocol"
+        )
+        values += int(table.drop(columns="step").count().sum())
+        table.to_parquet(folder / "parquet" / f"{experiment}-{seed}.parquet", index=False)
+    return {"values": values, "bytes": size}
+
+
+def read_parquet(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    import pandas as pd
+    import pyarrow.parquet  # noqa: F401  # pandas imports it at the first call
+
+    return timed(lambda: [pd.read_parquet(path) for path in sorted((folder / "parquet").iterdir())])
+
+
+def read_folders(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    from reports.sources import open_source
+
+    return timed(lambda: open_source(str(folder / "runs")))
+
+
+def read_server(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    import wandb  # noqa: F401
+
+    from reports.sources import open_source
+
+    return timed(lambda: open_source("wandb:study/bench"))
+
+
+def timed(read: Callable[[], list[Any]]) -> dict[str, Any]:
+    begin = time.perf_counter()
+    found = read()
+    return {"seconds": time.perf_counter() - begin, "runs": len(found)}
+
+
+STEPS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
+    "write": write,
+    "parquet": read_parquet,
+    "read": read_folders,
+    "server": read_server,
+}
+
+
+# --- a server ---
+
+
+def measure_server(folder: Path, args: argparse.Namespace) -> list[Claim]:
+    """Requests and seconds for a first and a second reading of a few runs from a stand-in server in this process."""
+    from tests.wandb_standin import RunRecord, StandIn
+    from tests.wandb_standin.records import HISTORY
+
+    args.runs = min(args.runs, API_RUNS)
+    with StandIn() as server:
+        server.projects.append("bench")
+        for experiment, seed in runs_of(args):
+            lines = [
+                json.dumps({"_step": i, "step": s, **row}) for i, (s, row) in enumerate(rows(experiment, seed, args))
+            ]
+            name = f"{experiment}-{seed}"
+            server.runs["bench", name] = RunRecord(
+                entity=server.entity,
+                project="bench",
+                id=name,
+                raw_config={"experiment": {"value": experiment}, "seed": {"value": seed}},
+                streams={HISTORY: lines},
+                exit_code=0,
+            )
+        counted = []
+        for _ in range(2):
+            before = len(server.requests)
+            seconds = run_step("server", folder, args, **server.env)["seconds"]
+            asked = server.requests[before:]
+            counted.append((seconds, len(asked), sum("History" in name for name in asked)))
+        if server.unknown:
+            raise SystemExit(f"the stand-in has no answer to {server.unknown}")
+    first, second = counted
+    return [
+        Claim(f"f. reading {args.runs} runs of {args.steps} rows from a server", first[0], "s"),
+        Claim("   requests a run", first[1] / args.runs, ""),
+        Claim("g. reading them again", second[0], "s"),
+        Claim("   requests, of all runs together", second[1], "", 4),
+        Claim("   of which for rows", second[2], "", 1),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

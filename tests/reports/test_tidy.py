@@ -1,0 +1,62 @@
+"""The long table of all that was logged."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.runs import Run, merge_rows
+from reports.tidy import tidy
+
+
+def _run(id: str, experiment: str, seed: int | None, rows: list[tuple[int, dict[str, Any]]]) -> Run:
+    merged = merge_rows(rows)
+    return Run(
+        id=id,
+        experiment=experiment,
+        seed=seed,
+        config={},
+        history=merged.history,
+        source=Path(id),
+        nan_steps=merged.nan_steps,
+    )
+
+
+def test_a_row_for_every_number_logged(tmp_path: Path) -> None:
+    """Catches: absent values as rows, logged NaN and infinities left out, a missing seed as a float, another order; and
+    what a parquet file does not give back."""
+    runs = [
+        _run("r2", "e6", None, [(2, {"b": math.inf}), (1, {"b": 1.0, "a": math.nan})]),
+        _run("r1", "e5", 3, [(10, {"a": 0.5})]),
+    ]
+    table = tidy(runs)
+    found = [tuple(row) for row in table.astype(object).itertuples(index=False)]
+    assert found[:1] + found[2:] == [
+        ("e5", "r1", 3, 10, "a", 0.5),
+        ("e6", "r2", pd.NA, 1, "b", 1.0),
+        ("e6", "r2", pd.NA, 2, "b", math.inf),
+    ]
+    assert found[1][:5] == ("e6", "r2", pd.NA, 1, "a") and math.isnan(found[1][5])
+    assert table.dtypes.astype(str).to_dict() == {
+        "experiment": "category",
+        "run": "category",
+        "seed": "Int64",
+        "step": "int64",
+        "metric": "category",
+        "value": "float64",
+    }
+    table.to_parquet(tmp_path / "data.parquet", compression="zstd", index=False)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "data.parquet"), table)
+
+
+def test_no_runs_and_runs_without_rows() -> None:
+    """Catches: a failure where there is nothing to join."""
+    for runs in ([], [_run("r", "e5", 1, [])]):
+        assert tidy(runs).empty and list(tidy(runs).columns)[-1] == "value"
+
+
+def test_a_row_takes_few_bytes() -> None:
+    """Catches: names kept as text in every row, which for 8 million rows is the machine's memory."""
+    run = _run("a long run id", "experiment", 1, [(step, {"a/long/metric/name": 1.0}) for step in range(10_000)])
+    assert tidy([run]).memory_usage(deep=True, index=False).sum() < 40 * 10_000
