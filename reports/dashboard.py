@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ from ddpm.errors import UserError
 from ddpm.metrics import STEP, axis_label
 from reports.experiments import Study, load
 
-# Sections of the workspace: name, and the lines of each chart. Two lines in one chart are of one unit.
-_CHARTS: list[tuple[str, list[list[str]]]] = [
-    ("FID", [["val/fid", "val/fid_floor"], ["final/fid"]]),
-    ("Loss", [["train/loss"], ["train/mse_mean"]]),
-    ("Curvature", [["curvature/hutch_trace_mean"], ["curvature/ref_trace_mean"]]),
-    ("Gradient", [["train/grad_global_L2"]]),
-    ("Time", [["time/train_s"], ["time/probe_s"], ["time/sample_s"]]),
-]
+TIMEOUT_S = 20  # for a server's answer
+# Sections of the workspace, and the lines of each chart. Two lines in one chart are of one unit.
+CHARTS: dict[str, list[list[str]]] = {
+    "FID": [["val/fid", "val/fid_floor"], ["final/fid"]],
+    "Loss": [["train/loss"], ["train/mse_mean"]],
+    "Curvature": [["curvature/hutch_trace_mean"], ["curvature/ref_trace_mean"]],
+    "Gradient": [["train/grad_global_L2"]],
+    "Time": [["time/train_s"], ["time/probe_s"], ["time/sample_s"]],
+}
 
 
 def browse(experiment: str, source: str) -> str:
@@ -45,24 +46,39 @@ def browse(experiment: str, source: str) -> str:
 
 def save_workspace(study: Study, path: str) -> str:
     """Create the study's workspace in the W&B project `ENTITY/PROJECT`, or replace its content; its address."""
+    with saving(f"workspace of {study.name}", path):
+        workspace = make_workspace(study, *training_runs(study, path))
+        workspace.save()
+        return str(workspace.url)
+
+
+@contextlib.contextmanager
+def saving(what: str, path: str) -> Iterator[None]:
+    """Save `what` in the W&B project `path` without W&B's own announcements; what it raises as a UserError."""
     wandb: Any = importlib.import_module("wandb")
     requests: Any = importlib.import_module("requests")
+    service: Any = importlib.import_module("wandb.sdk.lib.service.service_connection")
+    refused = (wandb.errors.Error, service.WandbApiFailedError, requests.RequestException, ValueError, OSError)
     try:
-        api = wandb.Api(timeout=20)
-        entity, _, project = path.rpartition("/")
-        entity = entity or api.default_entity
-        experiments = [*study.arms, *study.context]
-        found = api.runs(f"{entity}/{project}", filters={"config.experiment": {"$in": experiments}}, per_page=200)
-        workspace = make_workspace(study, entity, project, [(run.id, run.config["experiment"]) for run in found])
-        with contextlib.redirect_stderr(io.StringIO()):  # W&B announces the address itself
-            workspace.save()
-        return str(workspace.url)
-    except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    except refused as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
-            f"The workspace of {study.name} cannot be saved in wandb:{path}: {reason}. Give wandb:ENTITY/PROJECT as in "
-            "the project's address, and log in with `wandb login`."
+            f"The {what} cannot be saved in wandb:{path}: {reason}. Give wandb:ENTITY/PROJECT as in the project's "
+            "address, log in with `wandb login`, or try again where the server did not answer."
         ) from error
+
+
+def training_runs(study: Study, path: str) -> tuple[str, str, list[tuple[str, str]]]:
+    """Entity, project and the study's runs there, as (id, experiment). Raises ValueError where there is no project."""
+    wandb: Any = importlib.import_module("wandb")
+    api = wandb.Api(timeout=TIMEOUT_S)
+    entity, _, project = path.rpartition("/")
+    entity = entity or api.default_entity
+    wanted = {"config.experiment": {"$in": [*study.arms, *study.context]}}
+    found = api.runs(f"{entity}/{project}", filters=wanted, per_page=200)
+    return entity, project, [(run.id, run.config["experiment"]) for run in found]
 
 
 def make_workspace(study: Study, entity: str, project: str, runs: Sequence[tuple[str, str]]) -> Any:
@@ -95,20 +111,19 @@ def make_workspace(study: Study, entity: str, project: str, runs: Sequence[tuple
     return workspace
 
 
+def line_plots(section: str) -> list[Any]:
+    """The charts of one of `CHARTS` over the training step, for a workspace or a W&B report."""
+    panels: Any = importlib.import_module("wandb_workspaces.reports.v2")
+    return [
+        panels.LinePlot(
+            x=STEP, y=keys, title=" and ".join(keys), title_y=axis_label(keys[0]), groupby_rangefunc="minmax"
+        )
+        for keys in CHARTS[section]
+    ]
+
+
 def _sections(ws: Any) -> list[Any]:
     panels: Any = importlib.import_module("wandb_workspaces.reports.v2")
-    sections = [
-        ws.Section(
-            name=name,
-            is_open=True,
-            panels=[
-                panels.LinePlot(
-                    x=STEP, y=keys, title=" and ".join(keys), title_y=axis_label(keys[0]), groupby_rangefunc="minmax"
-                )
-                for keys in charts
-            ],
-        )
-        for name, charts in _CHARTS
-    ]
+    sections = [ws.Section(name=name, is_open=True, panels=line_plots(name)) for name in CHARTS]
     grids = panels.MediaBrowser(title="samples of equal noise", media_keys=["samples/grid"], num_columns=3)
     return [*sections, ws.Section(name="Samples", is_open=True, panels=[grids])]

@@ -14,9 +14,10 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from tests.wandb_standin import graphql, sweeps
+from tests.wandb_standin.base import RefusedError, global_id
 from tests.wandb_standin.mutations import Mutation
 from tests.wandb_standin.records import AlertRecord, ArtifactRecord, RunRecord, ViewRecord, now
-from tests.wandb_standin.schema import Query, RefusedError, global_id
+from tests.wandb_standin.schema import Query
 from tests.wandb_standin.sweeps import SweepRecord
 
 Answer = tuple[int, bytes]
@@ -218,7 +219,7 @@ class StandIn:
             for failure in self._failures:
                 if failure[1] in name:
                     self._failures.remove(failure)
-                    return failure[0], b'{"error": "as the test ordered"}'
+                    return failure[0], b'{"errors": [{"message": "as the test ordered"}]}'
             if name == "GET /healthz":
                 return 200, b"{}"
             try:

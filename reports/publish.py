@@ -1,0 +1,191 @@
+"""The local report as a W&B Report, beside one W&B run that holds its figures and files."""
+
+import importlib
+import re
+import shlex
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reports.dashboard import TIMEOUT_S, line_plots, saving, training_runs
+from reports.experiments import Study
+from reports.experiments.choice import Selection
+from reports.figures import Figure
+from reports.figures.style import colour
+
+FILES = ("report.md", "report.html", "numbers.csv", "data.parquet")
+_LIVE = ("FID", "Loss", "Curvature")  # of the workspace's sections
+_UPLOAD_S = 120  # for the files, and
+_FINISH_S = 60  # for the figures to arrive
+_TITLE_LENGTH = 128  # W&B takes no longer one
+_COLUMNS = 24  # of a panel grid; a row is about as high as a column is wide
+_HEADING_OR_IMAGE = re.compile(r"^(##+ .+|!\[.*\]\(figures/.+\.png\))$", re.MULTILINE)
+
+
+def publish(selection: Selection, folder: Path, figures: Sequence[Figure], path: str) -> str:
+    """Put the report in `folder` (`figures/*.png`, and those of `FILES` that are there) into the W&B project
+    `ENTITY/PROJECT` as a W&B Report; its address.
+
+    The run `report-EXPERIMENT` of the project holds the figures as images, the files as an artifact, and in its config
+    the id of the W&B Report: by that a later call replaces the report's content, also where it was renamed. A report
+    that was deleted is made anew. Nothing is written where there is no such project.
+
+    Raises UserError: no login, no such project, no permission, a server that does not answer.
+    """
+    study = selection.study
+    with saving(f"report of {study.name}", path):
+        entity, project, _ = training_runs(study, path)
+        with _report_run(study, entity, project) as run:
+            _upload(run, study, folder, figures)
+            report = wandb_report(study, folder, entity, project)
+            known = run.config.get("report", "")
+            report.id = known if known in _report_ids(entity, project) else ""
+            report.save()
+            run.config.update({"report": report.id}, allow_val_change=True)
+        return str(report.url)
+
+
+# ---- the run that holds figures and files ----------------------------------------------------------------
+
+
+@contextmanager
+def _report_run(study: Study, entity: str, project: str) -> Iterator[Any]:
+    """The study's report run, new or continued. Without `experiment` in its config it is no training run."""
+    wandb: Any = importlib.import_module("wandb")
+    settings = wandb.Settings(
+        init_timeout=TIMEOUT_S,
+        finish_timeout=_FINISH_S,
+        finish_timeout_raises=True,
+        silent=True,
+        console="off",
+        disable_git=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
+    about = {"id": _run_id(study), "name": f"report {study.name}", "group": study.name, "job_type": "report"}
+    where = {"entity": entity, "project": project, "mode": "online", "resume": "allow"}
+    # W&B's own files of this run go away: left in ./wandb, they would be read as a run of the study's.
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as aside,
+        wandb.init(**about, **where, dir=aside, settings=settings) as run,
+    ):
+        yield run
+
+
+def _run_id(study: Study) -> str:
+    return f"report-{study.name}"
+
+
+def _upload(run: Any, study: Study, folder: Path, figures: Sequence[Figure]) -> None:
+    wandb: Any = importlib.import_module("wandb")
+    shown = {f"figures/{f.name}": (folder / "figures" / f"{f.name}.png", f.title) for f in figures if f.png is not None}
+    run.log({key: wandb.Image(str(png), caption=title) for key, (png, title) in shown.items()})
+    artifact = wandb.Artifact(_run_id(study), type="report", description=study.title)
+    for name in FILES:
+        if (folder / name).is_file():
+            artifact.add_file(str(folder / name))
+    run.log_artifact(artifact).wait(_UPLOAD_S)
+
+
+def _report_ids(entity: str, project: str) -> set[str]:
+    """The ids of the W&B Reports that the project has."""
+    wandb: Any = importlib.import_module("wandb")
+    return {report.id for report in wandb.Api(timeout=TIMEOUT_S).reports(f"{entity}/{project}")}
+
+
+# ---- the W&B Report --------------------------------------------------------------------------------------
+
+
+def wandb_report(study: Study, folder: Path, entity: str, project: str) -> Any:
+    """The W&B Report of `folder`, unsaved: the page's blocks, then charts of the project's runs as they are now."""
+    wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    pictures = {png.stem: _picture(study, png, entity, project) for png in (folder / "figures").glob("*.png")}
+    files = f"This page as a file, and its numbers: the artifact `{_run_id(study)}` of this project."
+    return wr.Report(
+        entity=entity,
+        project=project,
+        title=f"{study.name}: {study.title}"[:_TITLE_LENGTH],
+        description=study.question,
+        blocks=[*page_blocks(page, pictures), wr.MarkdownBlock(files), *_live(study, entity, project)],
+        width="fluid",
+    )
+
+
+def page_blocks(page: str, pictures: Mapping[str, Any]) -> list[Any]:
+    """The Markdown `page` as blocks: headings, `pictures[name]` for `figures/<name>.png`, the Markdown in between.
+
+    Title and question are left out, as the W&B Report has its own; of folders on this machine only the last part stays.
+    """
+    wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
+    body = re.sub(r"\A# .+\n+(\*Question: .+\*\n)?", "", page)
+    blocks: list[Any] = []
+    for piece in _HEADING_OR_IMAGE.split(body):
+        if piece.startswith("## "):
+            blocks.append(wr.H1(piece.lstrip("# ")))
+        elif piece.startswith("##"):
+            blocks.append(wr.H2(piece.lstrip("# ")))
+        elif piece.startswith("!["):
+            blocks.append(pictures[Path(piece.rpartition("(")[2]).stem])
+        elif piece.strip():
+            blocks.append(wr.MarkdownBlock(_without_folders(piece.strip("\n"))))
+    return blocks
+
+
+def _without_folders(text: str) -> str:
+    """Commands (indented lines) with absolute paths cut down to their last part."""
+
+    def last_part(match: re.Match[str]) -> str:
+        return shlex.quote(Path(match.group().strip("'")).name)
+
+    return re.sub(
+        r"^    .*$", lambda line: re.sub(r"(?<!\S)('/[^']*'|/\S+)", last_part, line.group()), text, flags=re.MULTILINE
+    )
+
+
+def _picture(study: Study, png: Path, entity: str, project: str) -> Any:
+    """The report run's image of one figure, as wide as the page."""
+    wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
+    expr: Any = importlib.import_module("wandb_workspaces.expr")
+    width, height = struct.unpack(">II", png.read_bytes()[16:24])
+    frame = 3  # rows for the panel's title, its caption and its slider over earlier versions
+    panel = wr.MediaBrowser(
+        media_keys=[f"figures/{png.stem}"],
+        num_columns=1,
+        layout=wr.Layout(w=_COLUMNS, h=frame + round(_COLUMNS * height / width)),
+    )
+    runs = wr.Runset(
+        entity=entity,
+        project=project,
+        name="this report's figures",
+        filters=expr.And(expr.Metric("ID") == _run_id(study)),
+    )
+    return wr.PanelGrid(runsets=[runs], hide_run_sets=True, panels=[panel])
+
+
+def _live(study: Study, entity: str, project: str) -> list[Any]:
+    wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
+    expr: Any = importlib.import_module("wandb_workspaces.expr")
+    experiments = [*study.arms, *study.context]
+    runs = wr.Runset(
+        entity=entity,
+        project=project,
+        name="training runs",
+        filters=expr.And(expr.Config("experiment").isin(experiments)),
+        groupby=["config.experiment"],
+    )
+    colours = {
+        wr.RunsetGroup(runs.name, (wr.RunsetGroupKey(wr.Config("experiment"), name),)): colour(name)
+        for name in experiments
+    }
+    plots = [plot for section in _LIVE for plot in line_plots(section)]
+    note = f"All runs of {', '.join(experiments)} in this project as they are now, not only those compared above."
+    return [
+        wr.H1("Live charts"),
+        wr.MarkdownBlock(note),
+        wr.PanelGrid(runsets=[runs], panels=plots, custom_run_colors=colours),
+    ]

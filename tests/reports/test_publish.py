@@ -1,0 +1,277 @@
+"""The report as a W&B Report: written by the real client and package into the stand-in, and read back from there."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+import wandb_workspaces.reports.v2 as wr
+
+from ddpm.errors import UserError
+from reports import dashboard, report
+from reports.experiments import Study, load
+from reports.experiments.choice import select
+from reports.figures import FIGURES, Figure
+from reports.figures.style import colour
+from reports.publish import page_blocks, publish
+from reports.report import make_report
+from reports.sources import open_source
+from tests.reports.conftest import chosen
+from tests.wandb_standin import StandIn
+from tests.wandb_standin.records import ViewRecord
+
+DRAWN = ("fid_vs_step", "sample_grids")
+
+
+@pytest.fixture(scope="module")
+def folder(two_seeds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a report on e6 with two figures."""
+
+    def load_fewer(name: str) -> Study:
+        return load(name).model_copy(update={"figures": DRAWN})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "load", load_fewer)
+        yield make_report("e6", str(two_seeds), tmp_path_factory.mktemp("out") / "e6").parent
+
+
+@pytest.fixture
+def project(server: StandIn) -> StandIn:
+    """A server whose project `p` holds a run of e5 and one of e6."""
+    for name in ("e5", "e6"):
+        with wandb.init(project="p", id=f"run-{name}", group=name, config={"experiment": name}) as run:
+            run.log({"step": 1, "val/fid": 3.0})
+    return server
+
+
+def _publish(folder: Path, source: Path, path: str = "study/p") -> str:
+    # As report.py has them: drawn elsewhere, then moved.
+    figures = [Figure(name, FIGURES[name][0], png=Path("moved") / f"{name}.png", caption="c") for name in DRAWN]
+    absent = Figure("trace_vs_gradient", "Absent", reason="not logged")
+    return publish(chosen(source, "e6"), folder, [*figures, absent], path)
+
+
+def _view(server: StandIn) -> ViewRecord:
+    (view,) = server.views.values()
+    return view
+
+
+def _panels(spec: dict[str, Any]) -> list[tuple[list[str], Any]]:
+    """For each panel grid that shows media: its keys, and the value that its runs are filtered by."""
+    grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
+    return [
+        (panel["config"]["mediaKeys"], grid["runSets"][0]["filters"]["filters"][0]["value"])
+        for grid in grids
+        for panel in grid["panelBankSectionConfig"]["panels"]
+        if "mediaKeys" in panel["config"]
+    ]
+
+
+def test_the_page_arrives_whole(project: StandIn, folder: Path, two_seeds: Path, capfd: Any) -> None:
+    """Read back by its address: every heading in order, every verdict, a panel for every figure; no link and no command
+    leads to this machine; nothing is printed. Catches: a section lost between two blocks, an image without its run."""
+    capfd.readouterr()
+    address = _publish(folder, two_seeds)
+    assert capfd.readouterr() == ("", "")
+    page = (folder / "report.md").read_text()
+    study = load("e6")
+    published = wr.Report.from_url(address)
+    assert (published.title, published.description) == (f"e6: {study.title}", study.question)
+    headings = [block.text for block in published.blocks if isinstance(block, wr.H1 | wr.H2)]
+    assert headings == [*re.findall(r"^##+ (.+)$", page, re.MULTILINE), "Live charts"]
+    text = "\n".join(block.text for block in published.blocks if isinstance(block, wr.MarkdownBlock))
+    verdicts = page.partition("## Verdicts")[2].partition("\n## ")[0]
+    sentences = [line for line in verdicts.splitlines() if line.startswith("- ")]
+    assert len(sentences) > 3
+    assert [line for line in sentences if line not in text] == []
+    assert re.findall(r"^\|.*\|$", text, re.MULTILINE) == re.findall(r"^\|.*\|$", page, re.MULTILINE)
+    spec = _view(project).spec
+    assert _panels(spec) == [([f"figures/{name}"], "report-e6") for name in DRAWN]
+    captions = re.findall(r"^\*.+\*$", page.partition("## Figures")[2], re.MULTILINE)
+    assert len(captions) == len(DRAWN)
+    assert all(caption in text for caption in captions)
+    assert _view(project).type == "runs"  # and no draft
+    assert str(folder.parent) in page  # the command that made it
+    assert not re.search(r"\.png|!\[", json.dumps(spec))
+    for place in (folder.parent, two_seeds):
+        assert str(place) not in json.dumps(spec)
+
+
+def test_the_report_run_holds_figures_and_files(
+    project: StandIn, folder: Path, two_seeds: Path, tmp_path: Path
+) -> None:
+    """The bytes that lie in the folder. Catches: a file forgotten, an image under another key than the panel's, W&B's
+    own files of the run left where `--from wandb` would find them."""
+    _publish(folder, two_seeds)
+    run = project.runs["p", "report-e6"]
+    assert (run.name, run.group, run.job_type, run.state) == ("report e6", "e6", "report", "finished")
+    (row,) = run.history
+    assert {key for key in row if not key.startswith("_")} == {f"figures/{name}" for name in DRAWN}
+    for name in DRAWN:
+        image = row[f"figures/{name}"]
+        assert run.files[image["path"]] == (folder / "figures" / f"{name}.png").read_bytes()
+        assert image["caption"] == FIGURES[name][0]
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert names >= {"report.md", "report.html", "numbers.csv"}
+    assert project.artifact("report-e6").type == "report"
+    assert set(project.artifact("report-e6").files) == names
+    for name in names:
+        assert project.content("report-e6", name) == (folder / name).read_bytes()
+    assert not list(tmp_path.rglob("*report-e6*"))
+
+
+def test_the_report_run_is_no_training_run(project: StandIn, folder: Path, two_seeds: Path) -> None:
+    """Neither asked for by experiment nor taken among all runs. Catches: a report that counts itself as an arm."""
+    _publish(folder, two_seeds)
+    assert "experiment" not in project.runs["p", "report-e6"].config
+    named = open_source("wandb:study/p", ["e5", "e6"])
+    assert sorted(run.id for run in named) == ["run-e5", "run-e6"]
+    selection = select(load("e6"), open_source("wandb:study/p"))
+    assert sorted(run.id for arm in selection.arms for run in arm.runs) == ["run-e5", "run-e6"]
+
+
+def test_live_charts(project: StandIn, folder: Path, two_seeds: Path) -> None:
+    """FID, loss and traces against `step`, of all arms and the context, each group in the colour of the figures."""
+    _publish(folder, two_seeds)
+    grid = _view(project).spec["blocks"][-2]["metadata"]  # the last block is W&B's empty paragraph
+    (runs,) = grid["runSets"]
+    (condition,) = runs["filters"]["filters"]
+    assert condition["key"] == {"section": "config", "name": "experiment"}
+    assert (condition["op"], condition["value"]) == ("IN", ["e5", "e6", "e1"])
+    assert runs["grouping"] == [{"section": "config", "name": "experiment.value"}]
+    assert grid["customRunColors"] == {
+        f"{runs['id']}-config:experiment.value:{name}": colour(name) for name in ("e5", "e6", "e1")
+    }
+    plots = [panel["config"] for panel in grid["panelBankSectionConfig"]["panels"]]
+    assert {plot["xAxis"] for plot in plots} == {"step"}
+    drawn = {key for plot in plots for key in plot["metrics"]}
+    assert drawn >= {"val/fid", "train/loss", "curvature/hutch_trace_mean", "curvature/ref_trace_mean"}
+    places = [tuple(panel["layout"].values()) for panel in grid["panelBankSectionConfig"]["panels"]]
+    assert len(set(places)) == len(places)
+
+
+def test_publishing_again_replaces(project: StandIn, folder: Path, two_seeds: Path, tmp_path: Path) -> None:
+    """One report and one report run, with the new content, also where the report got another title meanwhile.
+
+    Catches: a second report at every call, a report known by its title, an old page or image left in place.
+    """
+    first = _publish(folder, two_seeds)
+    before = _view(project).id
+    _view(project).display_name = "renamed"
+    changed = tmp_path / "again"
+    (changed / "figures").mkdir(parents=True)
+    other, same = (folder / "figures" / f"{name}.png" for name in DRAWN)
+    (changed / "figures" / other.name).write_bytes(same.read_bytes())
+    (changed / "figures" / same.name).write_bytes(same.read_bytes())
+    page = (folder / "report.md").read_text()
+    (changed / "report.md").write_text(page.replace("## Verdicts\n", "## Verdicts\n\nA second opinion.\n"))
+
+    assert _publish(changed, two_seeds) == first
+    assert _view(project).id == before
+    assert "A second opinion." in json.dumps(_view(project).spec)
+    assert sorted(id for _, id in project.runs) == ["report-e6", "run-e5", "run-e6"]
+    run = project.runs["p", "report-e6"]
+    assert run.state == "finished"
+    assert run.files[run.history[-1][f"figures/{DRAWN[0]}"]["path"]] == same.read_bytes()
+    assert b"A second opinion." in project.content("report-e6", "report.md")
+
+
+def test_a_deleted_report_is_made_anew(project: StandIn, folder: Path, two_seeds: Path) -> None:
+    """Catches: the id of a report that is gone, given to a server that would refuse it for ever; and a report of
+    somebody's own, of the same title, taken for ours."""
+    _publish(folder, two_seeds)
+    gone = _view(project).id
+    del project.views[gone]
+    mine = wr.Report(entity="study", project="p", title=f"e6: {load('e6').title}", blocks=[wr.H1("Mine")]).save()
+    _publish(folder, two_seeds)
+    assert len(project.views) == 2
+    assert gone not in project.views
+    assert "Mine" in json.dumps(project.views[mine.id].spec)
+
+
+@pytest.mark.parametrize("path", ["study/none", "somebody/p"])
+def test_no_project_is_made(project: StandIn, folder: Path, two_seeds: Path, path: str) -> None:
+    """A slip in the name is said. Catches: the client's own way, which is to create the project."""
+    with pytest.raises(UserError, match=rf"report of e6 cannot be saved in wandb:{path}.*ENTITY/PROJECT"):
+        _publish(folder, two_seeds, path)
+    assert project.projects == ["p"]
+    assert len(project.runs) == 2
+    assert not project.views
+
+
+@pytest.mark.parametrize("step", ["UpsertBucket", "upsertView"])
+def test_no_permission(project: StandIn, folder: Path, two_seeds: Path, step: str) -> None:
+    """A login that may read the project but not write into it: W&B's reason, no traceback, no key, no report."""
+    project.fail(403, times=50, where=step)
+    with pytest.raises(
+        UserError, match=r"report of e6 cannot be saved in wandb:study/p: as the test ordered\."
+    ) as refused:
+        _publish(folder, two_seeds)
+    assert project.api_key not in str(refused.value)
+    assert not project.views
+
+
+def test_without_a_login(server: StandIn, folder: Path, two_seeds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said at once; nobody is asked for a key."""
+    server.projects.append("p")
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(UserError, match=r"report of e6 cannot be saved.*wandb login"):
+        _publish(folder, two_seeds)
+    assert not server.runs
+
+
+def test_without_a_server(project: StandIn, folder: Path, two_seeds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person is not left waiting: the wait for a first answer is bounded."""
+    monkeypatch.setattr(dashboard, "TIMEOUT_S", 1)
+    project.down()
+    with pytest.raises(UserError, match=r"report of e6 cannot be saved in wandb:study/p: .*try again"):
+        _publish(folder, two_seeds)
+
+
+@pytest.mark.parametrize("where", ["/storage/", "/file_stream"])
+def test_a_server_that_fails_midway(
+    project: StandIn, folder: Path, two_seeds: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It is said in bounded time, and the same command, later, makes the one report. Catches: W&B's own waiting, which
+    has no end, and the id of a report that is lost with the run it was written to."""
+    project.fail(503, times=3, where=where)
+    begin = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr("reports.publish._UPLOAD_S", 1)
+        patch.setattr("reports.publish._FINISH_S", 1)
+        with pytest.raises(UserError, match=r"report of e6 cannot be saved in wandb:study/p: .*try again"):
+            _publish(folder, two_seeds)
+    assert time.monotonic() - begin < 15
+    wandb.teardown()  # as at the end of the process
+    _publish(folder, two_seeds)
+    assert len(project.views) == 1
+    assert project.runs["p", "report-e6"].state == "finished"
+
+
+def test_blocks_of_a_page() -> None:
+    """Every line of a small page where it belongs. Catches: `##` inside a code block taken for a heading, an image's
+    caption lost, a command that names a folder of this machine, a relative path or an address cut down."""
+    page = (
+        "# e6: Title\n\n*Question: which?*\n\n**Warning: one arm**\n\n## Verdicts\n\n- a\n- b: 1/2 of /x\n\n"
+        "### Part\n\n"
+        "![Two](figures/two.png)\n\n*caption*\n\n![One](figures/one.png)\n\n## How\n\n    ## none\n"
+        "    ddpm report e6 --from runs/new --out '/home/me/my reports/e6' --x wandb:a/b\n"
+        "    ddpm train /home/me/runs/e6/config.yaml    # e6\n"
+    )
+    assert page_blocks(page, {"one": "picture 1", "two": "picture 2"}) == [
+        wr.MarkdownBlock("**Warning: one arm**"),
+        wr.H1("Verdicts"),
+        wr.MarkdownBlock("- a\n- b: 1/2 of /x"),
+        wr.H2("Part"),
+        "picture 2",
+        wr.MarkdownBlock("*caption*"),
+        "picture 1",
+        wr.H1("How"),
+        wr.MarkdownBlock(
+            "    ## none\n    ddpm report e6 --from runs/new --out e6 --x wandb:a/b\n    ddpm train config.yaml    # e6"
+        ),
+    ]
