@@ -53,10 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     report = verbs.add_parser(
         "report",
         help="compare an experiment with its baseline: figures, numbers, page",
-        description="Write report.html, report.md, numbers.csv and figures of an experiment in reports/experiments/.",
+        description="Write report.html, report.md, numbers.csv, data.parquet and figures of an experiment in "
+        "reports/experiments/. `ddpm report library`: curvature against FID over all runs there are.",
         allow_abbrev=False,
     )
-    report.add_argument("experiment", metavar="EXP", help="experiment name, such as e6")
+    report.add_argument("experiment", metavar="EXP", help="experiment name, such as e6; or `library`")
     report.add_argument(
         "--from",
         dest="source",
@@ -80,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument(
         "--offline-cache", action="store_true", help="of wandb:ENTITY/PROJECT, what was read before; no network"
+    )
+    report.add_argument(
+        "--publish",
+        nargs="?",
+        const="",
+        metavar="ENTITY/PROJECT",
+        help="put the same on W&B's server, as a report of that project; default: the project of --from",
     )
     report.set_defaults(run=_report)
 
@@ -183,10 +191,29 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    out = args.out or Path("out") / args.experiment
+    if args.experiment == "library":
+        if args.publish is not None:
+            raise UserError(
+                "The library is not published: publish the reports of experiments, such as `ddpm report e6`."
+            )
+        from reports.library import make_library
+
+        print(make_library(args.source, out, args.where, args.offline_cache))
+        return
     from reports.report import make_report
 
-    out = args.out or Path("out") / args.experiment
-    print(make_report(args.experiment, args.source, out, args.where, args.allow_mixed_protocols, args.offline_cache))
+    mixed, project = args.allow_mixed_protocols, _project(args)
+    print(make_report(args.experiment, args.source, out, args.where, mixed, args.offline_cache, project))
+
+
+def _project(args: argparse.Namespace) -> str | None:
+    """Where a report is published, ENTITY/PROJECT; None where it is not to be."""
+    if args.publish is None or args.publish:
+        return args.publish
+    if not args.source.startswith("wandb:"):
+        raise UserError(f"--publish needs a project with --from {args.source}: --publish ENTITY/PROJECT.")
+    return str(args.source.removeprefix("wandb:"))
 
 
 def _sync(args: argparse.Namespace) -> None:

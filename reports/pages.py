@@ -13,9 +13,11 @@ import jinja2
 import markdown
 import pandas as pd
 
+from reports.checks import Judged, bounds, describe_check, judge_criteria, judge_statements, unit
 from reports.experiments.choice import Arm, Selection, differing_keys, matches, show
 from reports.figures import Figure
 from reports.figures.steps import context_reason
+from reports.protocols import measured
 from reports.runs import FID_METRICS, flatten
 from reports.statistics import (
     COLUMNS,
@@ -24,7 +26,6 @@ from reports.statistics import (
     TRAINED,
     at_end,
     curve,
-    measured,
     weightings_differ,
 )
 from reports.verdicts import all_verdicts, number
@@ -48,10 +49,12 @@ def markdown_page(
     milestones, fid_arms = _milestones(selection)
     comparisons = _comparisons(selection, numbers)
     windows = selection.study.windows
-    page = _template().render(
+    page = template("report.md.jinja").render(
         study=selection.study,
         warnings=[*selection.warnings, *notes],
         verdicts=all_verdicts(selection),
+        criteria=_claim_rows(judge_criteria(selection), selection),
+        statements=_claim_rows(judge_statements(selection), selection),
         runs=[_run_row(arm, run) for arm in (*selection.arms, *selection.context) for run in arm.runs],
         arms=arms,
         differences=differences,
@@ -98,10 +101,11 @@ def _data_uri(path: Path) -> str:
 # ---- text that comes from runs ---------------------------------------------------------------------------
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page's template, with the filters that make text from runs safe in Markdown."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
     environment.filters |= {"text": _text, "code": _code, "cell": _cell}
-    source = (resources.files("reports") / "report.md.jinja").read_text(encoding="utf-8")
+    source = (resources.files("reports") / name).read_text(encoding="utf-8")
     return environment.from_string(source)
 
 
@@ -128,7 +132,7 @@ def _run_row(arm: Arm, run: Any) -> dict[str, Any]:
     return {
         "experiment": arm.experiment,
         "role": arm.role,
-        "id": run.id,
+        "id": f"[{_code(run.id)}]({run.url})" if run.url else _code(run.id),
         "seed": "–" if run.seed is None else run.seed,
         "last_step": run.last_step,
         "state": run.state if run.state == "finished" else f"**{run.state}**",
@@ -159,6 +163,29 @@ def _context_lines(selection: Selection) -> list[str]:
             f"{selection.arms[0].experiment} in: {listed}."
         )
     return lines
+
+
+def _claim_rows(judged: Sequence[Judged], selection: Selection) -> list[dict[str, str]]:
+    """A row for each check; the claim, its verdict and its note stand in the first."""
+    rows = []
+    for claim in judged:
+        note = f" ({claim.claim.note})" if claim.claim.note else ""
+        for place, outcome in enumerate(claim.outcomes):
+            end = unit(outcome.check)
+            at = f" (step {outcome.step})" if outcome.step is not None else ""
+            interval = f"{number(outcome.interval[0])} to {number(outcome.interval[1])}" if outcome.interval else "–"
+            rows.append(
+                {
+                    "says": "" if place else claim.claim.says + note,
+                    "verdict": "" if place else claim.verdict,
+                    "what": describe_check(outcome.check, selection.study),
+                    "wanted": bounds(outcome.check),
+                    "number": "–" if outcome.number is None else number(outcome.number, 5) + end + at,
+                    "interval": "; ".join(word for word in (interval, outcome.basis, outcome.reason) if word),
+                    "holds": {True: "yes", False: "no", None: outcome.reason}[outcome.holds],
+                }
+            )
+    return rows
 
 
 def _lookup(numbers: pd.DataFrame) -> dict[tuple[str, str, str], float]:

@@ -1,4 +1,4 @@
-"""Tidy frames and numbers: curves over seeds, windows, paired differences, standard errors, protocol checks.
+"""Tidy frames and numbers: curves over seeds, windows, paired differences, standard errors.
 
 Seeds: an arm's curve is the mean over its seeds at the steps that all of them logged; every statistic is
 taken of that curve.
@@ -7,13 +7,15 @@ taken of that curve.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import pandas as pd
 
-from ddpm.errors import UserError
 from reports.experiments import Windows
 from reports.experiments.choice import Arm, Selection
-from reports.runs import FID_METRICS, Run, canonical, flatten
+from reports.intervals import bootstrap_mean, student, welch
+from reports.runs import Run, canonical, flatten
 
 COLUMNS = ["experiment", "metric", "statistic", "value"]
 TRAINED, COMMON = "curvature/hutch_trace_mean", "curvature/ref_trace_mean"
@@ -25,8 +27,11 @@ Z95 = 1.96
 # ---- curves ----------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=256)  # every figure and number of a report asks for the same few
 def seed_table(arm: Arm, metric: str) -> pd.DataFrame:
-    """`metric` by step (rows) and seed (columns) at the steps where every seed that logged it has a value."""
+    """`metric` by step (rows) and seed (columns) at the steps where every seed that logged it has a value.
+
+    It is shared by all who ask: not to be changed."""
     columns = [run.series(metric) for run in arm.runs]
     columns = [column for column in columns if len(column)]
     if not columns:
@@ -34,12 +39,34 @@ def seed_table(arm: Arm, metric: str) -> pd.DataFrame:
     return pd.concat(columns, axis=1, join="inner", keys=range(len(columns))).sort_index()
 
 
+@lru_cache(maxsize=256)
 def curve(arm: Arm, metric: str) -> pd.Series:
-    """Mean over seeds of `metric` by step, shape (n,), empty where it was never logged."""
+    """Mean over seeds of `metric` by step, shape (n,), empty where it was never logged. Shared: not to be changed."""
     table = seed_table(arm, metric)
     values = table.mean(axis=1) if len(table.columns) else pd.Series(dtype=float)
     values.index.name = "step"
     return values.rename(metric)
+
+
+def seed_band(arm: Arm, metric: str, window: int = 1, points: int | None = None) -> pd.DataFrame:
+    """Columns `low`, `high` by step: 95 % bootstrap interval over seeds of the mean, each seed smoothed by a centred
+    rolling mean over `window` points; empty with one seed. `points`: of a longer curve, at about so many of its steps.
+    """
+    table = seed_table(arm, metric)
+    if len(table.columns) < 2:
+        return pd.DataFrame(columns=["low", "high"], dtype=float)
+    if window > 1:
+        table = table.rolling(window, center=True, min_periods=1).mean()
+    if points and len(table) > points:
+        table = table.iloc[:: len(table) // points]
+    low, high = bootstrap_mean(table.to_numpy(dtype=float))
+    return pd.DataFrame({"low": low, "high": high}, index=table.index)
+
+
+def shared_seeds(baseline: Arm, variant: Arm) -> list[tuple[int, int]]:
+    """Places (in `baseline.runs`, in `variant.runs`) of the runs of equal seed."""
+    where = {run.seed: place for place, run in enumerate(variant.runs) if run.seed is not None}
+    return [(place, where[run.seed]) for place, run in enumerate(baseline.runs) if run.seed in where]
 
 
 def standard_error(arm: Arm, metric: str) -> pd.Series:
@@ -167,6 +194,8 @@ class Comparison:
     `mean_change_pct` is the mean of the n changes. `late_difference`: mean of variant - baseline in the late
     window of the shorter run. `mean_difference` and its standard error `sem` (None where the probes' errors
     are not known): sem = sqrt(sum_i (se_variant_i^2 + se_baseline_i^2)) / n, the estimator's error alone.
+    `seed_interval`: Student's 95 % interval for `mean_difference` over seeds, paired where the arms share two seeds or
+    more; None with one seed in an arm.
     """
 
     metric: str
@@ -182,6 +211,8 @@ class Comparison:
     sem: float | None
     late_difference: float | None
     late_change_pct: float | None
+    seed_interval: tuple[float, float] | None = None
+    seed_basis: str = ""
 
     def rows(self) -> dict[str, float]:
         """statistic -> value, as in `numbers.csv`."""
@@ -195,11 +226,13 @@ class Comparison:
             "mean_difference_sem": self.sem,
             "late_mean_difference": self.late_difference,
             "late_mean_change_pct": self.late_change_pct,
+            "mean_difference_seed_low": self.seed_interval[0] if self.seed_interval else None,
+            "mean_difference_seed_high": self.seed_interval[1] if self.seed_interval else None,
         }
         return {name: value for name, value in values.items() if value is not None}
 
     @property
-    def interval(self) -> tuple[float, float] | None:
+    def probe_interval(self) -> tuple[float, float] | None:
         """mean_difference -+ 1.96 sem."""
         if self.sem is None:
             return None
@@ -224,6 +257,7 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
     late = in_window(table["variant"] - table["baseline"], min(baseline.last_step, variant.last_step), windows.late)
     late_baseline = table["baseline"].loc[late.index]
     change = table["change_pct"]
+    seed_interval, seed_basis = seed_contrast(baseline, variant, metric, table.index)
     return Comparison(
         metric=metric,
         baseline=baseline.experiment,
@@ -238,7 +272,27 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
         sem=_paired_sem(baseline, variant, metric, table.index),
         late_difference=float(late.mean()) if len(late) else None,
         late_change_pct=100 * float(late.mean() / late_baseline.mean()) if len(late) else None,
+        seed_interval=seed_interval,
+        seed_basis=seed_basis,
     )
+
+
+def seed_contrast(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> tuple[tuple[float, float] | None, str]:
+    """95 % interval over seeds of the mean over `steps` of variant - baseline, and its basis; None with one seed."""
+    samples = [_means_of_seeds(arm, metric, steps) for arm in (baseline, variant)]
+    pairs = [(samples[0][i], samples[1][j]) for i, j in shared_seeds(baseline, variant)]
+    differences = [v - b for b, v in pairs if math.isfinite(v - b)]
+    if len(differences) > 1:
+        return student(np.array(differences)), f"Student's t over {len(differences)} shared seeds, paired"
+    b, v = (np.array([value for value in sample if math.isfinite(value)]) for sample in samples)
+    if min(len(b), len(v)) > 1:
+        return welch(b, v), f"Welch's t over {len(v)} and {len(b)} seeds"
+    return None, ""
+
+
+def _means_of_seeds(arm: Arm, metric: str, steps: pd.Index) -> list[float]:
+    """Per run, the mean over `steps`; NaN where it has not all of them."""
+    return [float(run.series(metric).reindex(steps).mean(skipna=False)) for run in arm.runs]
 
 
 def _paired_sem(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float | None:
@@ -250,7 +304,7 @@ def _paired_sem(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> fl
     return float(math.sqrt(sum((error**2).sum() for error in errors)) / len(steps))
 
 
-# ---- protocols -------------------------------------------------------------------------------------------
+# ---- what arms optimise ---------------------------------------------------------------------------------
 
 
 def weightings(arms: Sequence[Arm]) -> dict[str, str]:
@@ -268,55 +322,3 @@ def weightings(arms: Sequence[Arm]) -> dict[str, str]:
 def weightings_differ(arms: Sequence[Arm]) -> bool:
     """Whether the arms optimise different functions, so that train/loss and its trace are not comparable."""
     return len(set(weightings(arms).values())) > 1
-
-
-def measured(arms: Sequence[Arm], metric: str) -> list[tuple[str, Run]]:
-    """(fingerprint, run) of every run that has values of the FID `metric`."""
-    return [
-        (run.protocol_of(metric), run)
-        for arm in arms
-        for run in arm.runs
-        if len(run.series(metric)) or (metric == "final/fid" and metric in run.summary)
-    ]
-
-
-def protocol_difference(arms: Sequence[Arm], metric: str) -> str | None:
-    """What differs between the protocols under which `arms` measured `metric`; None if nothing does."""
-    by_fingerprint: dict[str, Run] = {}
-    for fingerprint, run in measured(arms, metric):
-        by_fingerprint.setdefault(fingerprint, run)
-    if len(by_fingerprint) < 2:
-        return None
-    flat = {f: flatten(run.protocols.get(f, {})) for f, run in by_fingerprint.items()}
-    keys = [
-        key
-        for key in sorted(set().union(*flat.values()))
-        if len({canonical(description.get(key, "(not set)")) for description in flat.values()}) > 1
-    ]
-    parts = []
-    for fingerprint, run in by_fingerprint.items():
-        values = ", ".join(f"{key} = {flat[fingerprint].get(key, '(not set)')}" for key in keys)
-        parts.append(f"{run.name} has protocol {fingerprint}" + (f" ({values})" if values else ""))
-    return "; ".join(parts)
-
-
-def check_protocols(arms: Sequence[Arm], metric: str, allow_mixed: bool) -> str | None:
-    """None where all of `arms` measured `metric` under one protocol, else a note if that is allowed.
-
-    Raises UserError where it is not.
-    """
-    difference = protocol_difference(arms, metric)
-    if difference is None:
-        return None
-    if not allow_mixed:
-        raise UserError(
-            f"{metric} was measured under different protocols, so it cannot be compared: {difference}. "
-            "Pick runs of one protocol with --where, or see them side by side with --allow-mixed-protocols."
-        )
-    return f"Different protocols of {metric}, not comparable: {difference}."
-
-
-def check_all_protocols(selection: Selection, allow_mixed: bool) -> list[str]:
-    """Notes for every FID metric that is mixed among the arms. Raises UserError unless `allow_mixed`."""
-    notes = [check_protocols(selection.arms, metric, allow_mixed) for metric in FID_METRICS]
-    return [note for note in notes if note is not None]

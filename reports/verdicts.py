@@ -4,7 +4,10 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import pandas as pd
+
 from reports.experiments.choice import Arm, Selection
+from reports.protocols import protocol_difference
 from reports.statistics import (
     COMMON,
     TRAINED,
@@ -13,8 +16,7 @@ from reports.statistics import (
     compare,
     curve,
     describe,
-    protocol_difference,
-    seed_table,
+    seed_contrast,
     standard_error,
     weightings_differ,
 )
@@ -79,6 +81,8 @@ def loss_verdicts(selection: Selection) -> list[str]:
                 sentences.append("train/mse, the unweighted loss that could be compared, was not logged in both arms.")
         if found is not None:
             sentences.append(below_sentence(found, metric, "logged steps"))
+            if found.seed_interval is not None:
+                sentences.append(_interval_sentence(found))
             if found.late_change_pct is not None:
                 where = "lower" if found.late_change_pct < 0 else "higher"
                 sentences.append(
@@ -146,17 +150,26 @@ def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
 
 
 def _interval_sentence(found: Comparison) -> str:
-    """The mean paired difference with its interval, and whether that excludes 0."""
+    """The mean paired difference with its interval, over seeds where there are several, and whether that excludes 0."""
     what = f"The mean paired difference ({found.variant} - {found.baseline}) is {number(found.mean_difference)}"
-    if found.interval is None or found.sem is None:
+    if found.seed_interval is not None:
+        return f"{what}; {_over_seeds(found.seed_interval, found.seed_basis)}."
+    if found.probe_interval is None or found.sem is None:
         return f"{what}; its standard error is not known."
-    low, high = found.interval
+    low, high = found.probe_interval
     excludes = "excludes" if low > 0 or high < 0 else "includes"
     return (
         f"{what} ± {number(found.sem, 2)} (standard error over the probes); the 95 % interval "
         f"{number(low)} to {number(high)} {excludes} 0. It covers the estimator's error at these steps, not "
         "the variation between seeds."
     )
+
+
+def _over_seeds(interval: tuple[float, float], basis: str) -> str:
+    """What the seeds say of a difference; "noise" is said here alone, where it was measured."""
+    low, high = interval
+    said = "beyond the noise of the seeds" if low > 0 or high < 0 else "within the noise of the seeds"
+    return f"its 95 % interval is {number(low)} to {number(high)} ({basis}), so it is {said}"
 
 
 # ---- FID -------------------------------------------------------------------------------------------------
@@ -202,6 +215,7 @@ def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
                 f"{name}: FID gets worse while train/loss falls. Longer training should not do that: look at "
                 "the samples and at the sampler before reading anything into these FIDs."
             )
+        sentences += _above_floor(arm, last)
     finals = at_end(arm, "final/fid")
     if finals:
         seeds = f", mean of {len(finals)} seeds" if len(finals) > 1 else ""
@@ -213,6 +227,17 @@ def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
     return sentences
 
 
+def _above_floor(arm: Arm, last: float) -> list[str]:
+    """How the last milestone lies to what as many real images score, where that was measured."""
+    floor = curve(arm, "val/fid_floor")
+    if floor.empty:
+        return []
+    real = float(floor.iloc[-1])
+    if last <= real:
+        return [f"{arm.experiment}: at its last milestone it scores no worse than as many real images ({real:.2f})."]
+    return [f"{arm.experiment}: its last milestone lies {last - real:.2f} above as many real images ({real:.2f})."]
+
+
 def _fid_pair(baseline: Arm, variant: Arm) -> list[str]:
     b, v = curve(baseline, "val/fid"), curve(variant, "val/fid")
     names = f"{variant.experiment} minus that of {baseline.experiment}"
@@ -222,7 +247,8 @@ def _fid_pair(baseline: Arm, variant: Arm) -> list[str]:
         differences = (v - b).loc[steps].tolist()
         listed = ", ".join(f"{d:+.2f} at {step}" for d, step in zip(differences, steps, strict=True))
         sentences.append(f"FID of {names} at the common milestones: {listed}.{_void(baseline, variant, 'val/fid')}")
-        sentences += _seed_overlap(baseline, variant, int(steps[-1]))
+        if not _void(baseline, variant, "val/fid"):
+            sentences += _seed_noise(baseline, variant, int(steps[-1]))
     elif len(b) and len(v):
         sentences.append(f"{variant.experiment} and {baseline.experiment} have no milestone at a common step.")
     b_final, v_final = at_end(baseline, "final/fid"), at_end(variant, "final/fid")
@@ -239,20 +265,13 @@ def _void(baseline: Arm, variant: Arm, metric: str) -> str:
     return " They were measured under different protocols: this difference means nothing."
 
 
-def _seed_overlap(baseline: Arm, variant: Arm, step: int) -> list[str]:
-    """Whether the seeds' ranges of FID at `step` overlap; nothing with one seed in either arm."""
-    tables = [seed_table(arm, "val/fid") for arm in (baseline, variant)]
-    if any(len(table.columns) < 2 for table in tables):
+def _seed_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
+    """What the seeds say of the FIDs' difference at `step`; nothing with one seed in an arm."""
+    interval, basis = seed_contrast(baseline, variant, "val/fid", pd.Index([step]))
+    if interval is None:
         return []
-    rows = [t.loc[[step]].to_numpy(dtype=float) for t in tables]
-    ranges = [(float(row.min()), float(row.max())) for row in rows]
-    (b_low, b_high), (v_low, v_high) = ranges
-    overlap = "overlap" if b_low <= v_high and v_low <= b_high else "do not overlap"
-    return [
-        f"At step {step} the seeds' ranges {overlap}: {variant.experiment} {v_low:.2f} to {v_high:.2f} "
-        f"({len(tables[1].columns)} seeds), {baseline.experiment} {b_low:.2f} to {b_high:.2f} "
-        f"({len(tables[0].columns)} seeds)."
-    ]
+    difference = float(curve(variant, "val/fid")[step] - curve(baseline, "val/fid")[step])
+    return [f"At step {step} the mean difference is {difference:+.2f}; {_over_seeds(interval, basis)}."]
 
 
 # ---- seeds -----------------------------------------------------------------------------------------------
@@ -269,7 +288,7 @@ def seed_verdicts(arms: Sequence[Arm]) -> list[str]:
             sentences.append("Whether the differences are noise cannot be said from these runs.")
     else:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        sentences.append(f"Seeds per arm: {listed}. Bands and ranges go from the lowest to the highest seed.")
+        sentences.append(f"Seeds per arm: {listed}. Bands are 95 % bootstrap intervals over seeds.")
     for arm in arms:
         ends = {run.last_step for run in arm.runs}
         if len(ends) > 1:

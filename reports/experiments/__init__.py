@@ -1,8 +1,8 @@
-"""Experiments as data: the arms a report compares, in what they are meant to differ, its figures."""
+"""Experiments as data: the arms a report compares, in what they are meant to differ, what is claimed, its figures."""
 
 import difflib
 from importlib import resources
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ddpm.errors import UserError
 
 Role = Literal["baseline", "variant"]
+Span = tuple[float, float]
 
 
 class Windows(BaseModel):
@@ -17,14 +18,64 @@ class Windows(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    early: tuple[float, float] = (0.0, 0.2)
-    late: tuple[float, float] = (0.8, 1.0)
+    early: Span = (0.0, 0.2)
+    late: Span = (0.8, 1.0)
+
+
+class Check(BaseModel):
+    """One number of the runs, and where it should lie: `at_least <= number <= at_most`.
+
+    `metric`: a key, or two as a quotient (`a / b`). `of` what: the arm's own curve (`value`); the arm against the
+    baseline, per step (`step_difference`, `step_change_pct`), or after `statistic` (`difference`, `change_pct`: 100
+    (variant - baseline) / |baseline|). `statistic`: how the curve becomes a number. `drop_pct` is 100 (1 - mean over
+    the window / mean over `since`), `rising_pct` the share of successive steps that go up, `correlation` Spearman's
+    with the metric `against_metric` at the steps that have both. `window` and `since` are steps, both ends included, or
+    fractions of the run's length where they end at 1 or below; no window is the whole run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    of: Literal["value", "difference", "change_pct", "step_difference", "step_change_pct"] = "value"
+    statistic: Literal[
+        "mean", "min", "max", "min_step", "first", "last", "std", "drop_pct", "rising_pct", "correlation"
+    ] = "mean"
+    arm: str | None = None  # null: the experiment itself
+    window: Span | None = None
+    since: Span | None = None
+    against_metric: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Check":
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a check needs at_least, at_most or both")
+        if (self.statistic == "drop_pct") != (self.since is not None):
+            raise ValueError("drop_pct, and it alone, needs since")
+        if (self.statistic == "correlation") != (self.against_metric is not None):
+            raise ValueError("correlation, and it alone, needs against_metric")
+        return self
+
+
+class Claim(BaseModel):
+    """What somebody says of the runs, in words, and the checks that it comes down to. `note`: what a reader must know
+    about it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    says: str
+    checks: Annotated[tuple[Check, ...], Field(min_length=1)]
+    note: str = ""
 
 
 class Study(BaseModel):
     """One report: `arms` (experiment -> role, in the order shown), `context` (experiments that appear only
     where FID over steps is compared), `difference` (globs of the config keys in which the arms are meant to
-    differ) and the names of its `figures`, in order."""
+    differ) and the names of its `figures`, in order.
+
+    `criteria` are written before the runs and decided by an interval: pass, fail or undecided. `statements` are what
+    the original study said of its runs; they are held against the numbers themselves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,6 +87,8 @@ class Study(BaseModel):
     difference: tuple[str, ...] = ()
     figures: tuple[str, ...]
     windows: Windows = Field(default_factory=Windows)
+    criteria: tuple[Claim, ...] = ()
+    statements: tuple[Claim, ...] = ()
 
     @model_validator(mode="after")
     def _one_baseline(self) -> "Study":
@@ -43,6 +96,12 @@ class Study(BaseModel):
             raise ValueError("exactly one arm is the baseline")
         if self.name not in self.arms:
             raise ValueError("the experiment must be one of its own arms")
+        for claim in (*self.criteria, *self.statements):
+            for check in claim.checks:
+                if check.arm is not None and check.arm not in self.arms:
+                    raise ValueError(f"{claim.says!r} is about {check.arm}, which is no arm of this experiment")
+                if check.of != "value" and (check.arm or self.name) == self.baseline:
+                    raise ValueError(f"{claim.says!r} compares the baseline with itself")
         return self
 
     @property

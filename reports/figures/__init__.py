@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.experiments.choice import Selection
-from reports.figures import grids, scatter, steps
+from reports.figures import cost, grids, scatter, steps, timesteps
 from reports.figures.style import Drawn, NothingToDraw, save, theme
 
 Draw = Callable[[Selection, bool], Drawn]
@@ -21,6 +21,15 @@ FIGURES: dict[str, tuple[str, Draw]] = {
     "trace_mean_vs_std": ("The estimator: mean against std over probes", scatter.trace_mean_vs_std),
     "trace_vs_gradient": ("Hessian trace against gradient size", scatter.trace_vs_gradient),
     "fid_vs_step": ("FID over training", steps.fid_vs_step),
+    "small_multiples": ("All at a glance", steps.small_multiples),
+    "trained_vs_common_trace": (
+        "Trace of the trained loss against the unweighted one's",
+        scatter.trained_vs_common_trace,
+    ),
+    "timestep_profile": ("Loss by timestep", timesteps.timestep_profile),
+    "fid_vs_cost": ("Quality against cost", cost.fid_vs_cost),
+    "nfe_fid": ("FID against NFE", cost.nfe_fid),
+    "time_breakdown": ("Where the time went", cost.time_breakdown),
 }
 
 
@@ -40,16 +49,21 @@ def draw_all(selection: Selection, folder: Path, allow_mixed: bool = False) -> l
 
     Raises UserError for mixed FID protocols unless `allow_mixed`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     return [draw(name, selection, folder, allow_mixed) for name in selection.study.figures]
 
 
 def draw(name: str, selection: Selection, folder: Path, allow_mixed: bool = False) -> Figure:
     """Draw one figure. Raises KeyError for a name that is not in `FIGURES`."""
     title, function = FIGURES[name]
+    return render(name, title, lambda: function(selection, allow_mixed), folder)
+
+
+def render(name: str, title: str, function: Callable[[], Drawn], folder: Path) -> Figure:
+    """Have `function` draw under the reports' theme and write the picture, or keep its reason not to."""
+    folder.mkdir(parents=True, exist_ok=True)
     with theme():
         try:
-            drawn = function(selection, allow_mixed)
+            drawn = function()
         except NothingToDraw as absent:
             return Figure(name, title, reason=str(absent))
         return Figure(name, title, png=save(drawn, folder / name), caption=drawn.caption)

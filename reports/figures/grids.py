@@ -7,7 +7,7 @@ import matplotlib.image
 from matplotlib.figure import Figure
 
 from reports.experiments.choice import Arm, Selection
-from reports.figures.style import Drawn, NothingToDraw, arm_labels, new_figure
+from reports.figures.style import Drawn, NothingToDraw, arm_labels, panels, wrapped
 from reports.runs import Run
 
 
@@ -25,7 +25,20 @@ def sample_grids(selection: Selection, _allow_mixed: bool) -> Drawn:
     figure = _draw(found, step, arm_labels(selection.arms, selection))
     absent = f" No grids in {', '.join(without)}." if without else ""
     seeds = ", ".join(f"{arm.experiment} seed {run.seed}" for arm, run in found)
-    return Drawn(figure, f"Samples at step {step}, the last step that the arms shown have a grid of ({seeds}).{absent}")
+    said = f"Samples at step {step}, the last step that the arms shown have a grid of ({seeds})."
+    return Drawn(figure, f"{said}{_noise(found)}{absent}")
+
+
+def _noise(found: list[tuple[Arm, Run]]) -> str:
+    """Whether the grids start from the same noise and go the same way, by the runs' configs."""
+    settings = [
+        {key: value for key, value in arm.config.items() if key.startswith("eval.grid.") and not key.endswith(".every")}
+        for arm, _ in found
+    ]
+    if not all("eval.grid.sample_seed" in each for each in settings):
+        return " The runs do not record the grids' noise."
+    keys = sorted({key for each in settings for key in each if any(other.get(key) != each[key] for other in settings)})
+    return f" The grids differ in {', '.join(keys)}." if keys else " All from the same noise, by the same sampler."
 
 
 def _first_with_grids(arm: Arm) -> Run | None:
@@ -45,13 +58,13 @@ def _readable(path: Path) -> bool:
 def _draw(found: list[tuple[Arm, Run]], step: int, labels: dict[str, str]) -> Figure:
     images = [matplotlib.image.imread(run.grids[step]) for _, run in found]
     tallest = max(image.shape[0] / image.shape[1] for image in images)
-    figure = new_figure(4.0 * len(found), 4.0 * tallest + 0.7)
+    width = 4.0 if len(found) < 4 else 3.2
+    figure, row = panels(len(found), width, width * tallest + 0.7)
     figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr,call-arg]
-    row = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (arm, _), image in zip(row, found, images, strict=True):
         # nearest: what is shown are the pixels that the model made
         axes.imshow(image, cmap="gray" if image.ndim == 2 else None, interpolation="nearest")
-        axes.set_title(f"{labels[arm.experiment]}\nstep {step}")
+        axes.set_title(wrapped(labels[arm.experiment], width) + f"\nstep {step}")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     return figure

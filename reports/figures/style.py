@@ -1,34 +1,34 @@
 """What all figures share: theme, colours by experiment, labels from config differences, label placement."""
 
+import re
+import textwrap
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox
 
 from ddpm.metrics import axis_label
 from reports.experiments.choice import Arm, Selection, differing_keys, matches, show
-from reports.statistics import curve, seed_table
+from reports.statistics import curve
 
 DPI = 200
 WIDTH = 7.5
+_VALUE_LENGTH = 36  # longer values in legends are shortened
 _LABEL_LENGTH = 24  # longer axis labels get a second line
-_PALETTE = sns.color_palette("colorblind").as_hex()
-# colour and marker of the experiments that are most often drawn; of the others, by a stable hash
-_FIXED = {"e1": ("#4d4d4d", "D"), "e5": (_PALETTE[0], "o"), "e6": (_PALETTE[1], "s")}
-_OTHERS = [(_PALETTE[i], m) for i, m in zip((2, 4, 3, 9, 5, 6, 8), "^vP<>Xp", strict=True)]
+_LEGEND_INSIDE = 3  # longer legends go below the figure
+_PALETTE = [shade for i, shade in enumerate(sns.color_palette("colorblind").as_hex()) if i != 8]  # no yellow on white
+_MARKERS = "os^vDPX<>"
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.2, 1.5)), (0, (1.5, 1.2)))
 
 
 class NothingToDraw(Exception):  # noqa: N818 - no error: an answer
@@ -70,6 +70,11 @@ def save(drawn: Drawn, stem: Path) -> Path:
 # ---- colours and labels ----------------------------------------------------------------------------------
 
 
+def palette(place: int) -> str:
+    """Colour number `place` of the reports, for what is no experiment."""
+    return _PALETTE[place % len(_PALETTE)]
+
+
 def colour(experiment: str) -> str:
     """The experiment's colour, the same in every figure of every report."""
     return _look(experiment)[0]
@@ -80,8 +85,28 @@ def marker(experiment: str) -> str:
     return _look(experiment)[1]
 
 
-def _look(experiment: str) -> tuple[str, str]:
-    return _FIXED.get(experiment) or _OTHERS[zlib.crc32(experiment.encode()) % len(_OTHERS)]
+def dash(experiment: str) -> Any:
+    """The experiment's line style: two of equal colour differ in it."""
+    return _look(experiment)[2]
+
+
+# the experiments that are drawn most often
+_FIXED = {"e1": ("#4d4d4d", "D", "-"), "e5": (_PALETTE[0], "o", "-"), "e6": (_PALETTE[1], "s", "-")}
+
+
+def _look(experiment: str) -> tuple[str, str, Any]:
+    """Colour, marker and dash, of the name alone. The study's numbers (e8a, e8b, e8c; e13, e14) count through the
+    colours, so that those that are compared differ; other names have theirs by a stable hash, never e5's or e6's."""
+    if experiment in _FIXED:
+        return _FIXED[experiment]
+    numbered = re.fullmatch(r"e(\d+)([a-z]?)", experiment)
+    if numbered:
+        letter = ord(numbered[2]) - ord("a") if numbered[2] else 0
+        place, shade = 3 * int(numbered[1]) + letter, _PALETTE[(2 * int(numbered[1]) + letter) % len(_PALETTE)]
+    else:
+        place = zlib.crc32(experiment.encode())
+        shade = _PALETTE[2 + place % (len(_PALETTE) - 2)]
+    return shade, _MARKERS[place % len(_MARKERS)], _DASHES[place // len(_MARKERS) % len(_DASHES)]
 
 
 def arm_labels(arms: Sequence[Arm], selection: Selection) -> dict[str, str]:
@@ -98,9 +123,14 @@ def arm_labels(arms: Sequence[Arm], selection: Selection) -> dict[str, str]:
         keys.remove(best)
     labels = {}
     for arm in arms:
-        text = ", ".join(f"{key} = {show(arm.config, key)}" for key in chosen)
+        text = ", ".join(f"{key} = {_short(show(arm.config, key))}" for key in chosen)
         labels[arm.experiment] = f"{arm.experiment}: {text}" if text else arm.experiment
     return labels
+
+
+def _short(value: str) -> str:
+    """A long value (a path, a list) by its two ends."""
+    return value if len(value) <= _VALUE_LENGTH else f"{value[: _VALUE_LENGTH // 2 - 1]}…{value[-_VALUE_LENGTH // 2 :]}"
 
 
 def _label_keys(arms: Sequence[Arm], selection: Selection) -> list[str]:
@@ -116,13 +146,13 @@ def _values(arm: Arm, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(show(arm.config, key) for key in keys)
 
 
-def seeds_text(arms: Sequence[Arm]) -> str:
-    """How seeds enter: `mean over 3 seeds, band from lowest to highest`, or `one seed per arm`."""
+def seeds_text(arms: Sequence[Arm], *, bands: bool = True) -> str:
+    """How seeds enter: `mean over 3 seeds, band: 95 % bootstrap interval over seeds`, or `one seed per arm`."""
     counts = [len(arm.runs) for arm in arms]
     if max(counts) == 1:
         return "one seed per arm" if len(arms) > 1 else "one seed"
     number = str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))
-    return f"mean over {number} seeds, band from lowest to highest seed"
+    return f"mean over {number} seeds" + (", band: 95 % bootstrap interval over seeds" if bands else "")
 
 
 def arms_with(arms: Sequence[Arm], metric: str) -> list[Arm]:
@@ -132,6 +162,39 @@ def arms_with(arms: Sequence[Arm], metric: str) -> list[Arm]:
         names = ", ".join(arm.experiment for arm in arms)
         raise NothingToDraw(f"{metric} was not logged in any run of {names}")
     return found
+
+
+def wrapped(text: str, width: float) -> str:
+    """`text` broken into lines that fit so many inches of a panel's title."""
+    return "\n".join(textwrap.wrap(text, max(16, int(width * 10.5)), break_long_words=True))
+
+
+def legend(figure: Figure, axes: Axes, loc: Literal["best", "upper right"] = "best", *, below: bool = False) -> None:
+    """The legend of `axes`: inside where it is short, else (or if `below`) under the figure, which then grows."""
+    handles, texts = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    if not below and len(texts) <= _LEGEND_INSIDE and max(map(len, texts)) <= 48:
+        axes.legend(loc=loc)
+        return
+    width, height = figure.get_size_inches()
+    texts = [wrapped(text, width - 1) for text in texts]
+    longest = max(len(line) for text in texts for line in text.split("\n"))
+    columns = max(1, min(len(texts), 4, int(width * 11 / (longest + 6))))
+    lines = max(text.count("\n") + 1 for text in texts) * -(-len(texts) // columns)
+    figure.set_size_inches(width, height + 0.17 * lines + 0.15)
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8.5)
+
+
+def panels(count: int, width: float, height: float, *, most: int = 4, **share: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of that many inches each, at most `most` to a row; empty places are left out."""
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure = new_figure(columns * width, rows * height)
+    grid = figure.subplots(rows, columns, squeeze=False, **share)
+    for axes in list(grid.flat)[count:]:
+        axes.remove()
+    return figure, list(grid.flat)[:count]
 
 
 # ---- axes ------------------------------------------------------------------------------------------------
@@ -165,36 +228,6 @@ def step_axis(axes: Axes, arms: Sequence[Arm]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(thousands))
 
 
-def plot_smoothed(axes: Axes, arm: Arm, metric: str, text: str) -> int:
-    """Raw points of every seed under a centred rolling mean; returns its window in points (1: none)."""
-    values = curve(arm, metric)
-    for run in arm.runs:
-        raw = run.series(metric)
-        axes.plot(raw.index, raw, ".", color=colour(arm.experiment), alpha=0.3, markersize=3.5, zorder=2)
-    window = min(15, 2 * (len(values) // 16) + 1)  # odd, so that centred means centred
-    smooth = values.rolling(window, center=True, min_periods=1).mean()
-    band(axes, arm, metric, window)
-    axes.plot(smooth.index, smooth, color=colour(arm.experiment), linewidth=1.8, label=text, zorder=3)
-    return window
-
-
-def band(axes: Axes, arm: Arm, metric: str, window: int = 1) -> None:
-    """Shade from the lowest to the highest seed; nothing for one seed."""
-    table = seed_table(arm, metric)
-    if len(table.columns) > 1:
-        table = table.rolling(window, center=True, min_periods=1).mean()
-        low, high = table.min(axis=1), table.max(axis=1)
-        axes.fill_between(table.index, low, high, color=colour(arm.experiment), alpha=0.2, linewidth=0)
-
-
-def smoothing_text(windows: Sequence[int]) -> str:
-    """How the lines were smoothed, for an axis title."""
-    if max(windows) == 1:
-        return "points: logged values"
-    number = str(windows[0]) if len(set(windows)) == 1 else " / ".join(map(str, windows))
-    return f"points: logged values; lines: centred rolling mean of {number}"
-
-
 def log_if_wide(axes: Axes, arms: Sequence[Arm], metric: str) -> str:
     """The y label of `metric`; the axis becomes logarithmic where positive values span more than a decade."""
     values = pd.concat([curve(arm, metric) for arm in arms])
@@ -208,80 +241,3 @@ def note_on(figure: Figure, note: str | None) -> None:
     """Write a protocol warning across the top of the figure."""
     if note:
         figure.suptitle(note, color="#b30000", fontsize=8, wrap=True)
-
-
-def place_labels(
-    axes: Axes,
-    points: Sequence[tuple[float, float, str, str]],
-    lines: Sequence[Sequence[tuple[float, float]]],
-) -> None:
-    """Text at points `(x, y, text, colour)`, moved around them until nothing overlaps.
-
-    Greedy: each label takes the first of its candidate places that touches no point, no label placed
-    before and none of `lines` (polylines in data coordinates), else the place that touches least.
-    """
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.canvas.draw()  # settles the layout, so that pixels mean what they will mean
-    pixel = figure.dpi / 72  # pixels per point
-    boxes = [_square(axes, point[:2], 5 * pixel) for point in points]
-    for line in lines:
-        for start, end in pairwise(line):
-            boxes += [_square(axes, spot, pixel) for spot in _along(start, end)]
-    legend = axes.get_legend()
-    if legend is not None:
-        boxes.append(legend.get_window_extent())
-    taken = np.array([box.extents for box in boxes])
-    frame = np.array([axes.get_window_extent().extents])
-    for x, y, text, shade in points:
-        note = axes.annotate(
-            text, (x, y), xytext=(0, 0), textcoords="offset points", color=shade, fontsize=8.5, zorder=6
-        )
-        note.set_in_layout(False)
-        best: tuple[float, _Place, float, np.ndarray] | None = None
-        for radius in (8, 12, 17, 23):
-            for place in _PLACES:
-                box = np.array(_put_label(note, place, radius).padded(pixel).extents)
-                size = float(np.prod(box[2:] - box[:2]))
-                cost = _overlap(box, taken) + size - _overlap(box, frame)  # outside the frame costs too
-                if best is None or cost < best[0]:
-                    best = (cost, place, radius, box)
-        assert best is not None
-        _put_label(note, best[1], best[2])
-        taken = np.vstack([taken, best[3]])
-
-
-def _put_label(note: Annotation, place: "_Place", radius: float) -> Bbox:
-    dx, dy, across, up = place
-    note.set(ha=across, va=up)
-    note.xyann = (dx * radius, dy * radius)
-    return note.get_window_extent()
-
-
-def _square(axes: Axes, point: tuple[float, float], half: float) -> Bbox:
-    x, y = axes.transData.transform(point)
-    return Bbox.from_extents(x - half, y - half, x + half, y + half)
-
-
-def _along(start: tuple[float, float], end: tuple[float, float], count: int = 60) -> list[tuple[float, float]]:
-    (x0, y0), (x1, y1) = start, end
-    return [(x0 + (x1 - x0) * i / count, y0 + (y1 - y0) * i / count) for i in range(count + 1)]
-
-
-_Place = tuple[float, float, str, str]
-_PLACES: list[_Place] = [
-    (1, 0, "left", "center"),
-    (-1, 0, "right", "center"),
-    (0.7, 0.7, "left", "bottom"),
-    (-0.7, -0.7, "right", "top"),
-    (0.7, -0.7, "left", "top"),
-    (-0.7, 0.7, "right", "bottom"),
-    (0, 1, "center", "bottom"),
-    (0, -1, "center", "top"),
-]
-
-
-def _overlap(box: np.ndarray, others: np.ndarray) -> float:
-    """Area that `box`, shape (4,) as x0, y0, x1, y1, shares with `others`, shape (n, 4), in pixels²."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    return float(np.prod(sides.clip(min=0), axis=1).sum())

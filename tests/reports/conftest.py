@@ -64,11 +64,16 @@ def rows_of(experiment: str, seed: int, protocol: str = "aaaa1111") -> list[tupl
             row[f"curvature/{kind}_trace_mean"] = factor * (300 + 500 * fall) + 3 * float(rng.normal())
             row[f"curvature/{kind}_trace_std"] = 20.0
             row[f"curvature/{kind}_trace_sem"] = 20.0 / math.sqrt(3)
+        row |= {f"time/{part}_s": share * step for part, share in (("train", 1.0), ("probe", 0.5), ("total", 2.0))}
+        row["train/images_seen"] = 4.0 * step
         rows.append((step, row))
         if step % 100 == 0:
             fid = 90 - step / 10 + 5 * scale + float(rng.normal())
             rows.append((step, {"val/fid": fid, "val/fid_protocol": protocol}))
+            rows.append((step, {f"mse_per_t/mse_t{t:04d}": 0.3 * math.exp(-t / 200) for t in (10, 100, 500, 900)}))
     rows.append((200, {"final/fid": 70.0 + scale + seed, "final/fid_protocol": "bbbb2222"}))
+    weights = [0.5, 1.0] if experiment == "e6" else [1.0, 1.0]
+    rows.append((0, {"loss/mean_weight": scale, "mins_snr_curve/t": [0, 999], "mins_snr_curve/weight": weights}))
     return rows
 
 

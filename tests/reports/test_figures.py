@@ -8,9 +8,14 @@ import pytest
 
 from ddpm.errors import UserError
 from reports import figures
+from reports.experiments import load, names
 from reports.experiments.choice import Selection
 from reports.figures import FIGURES, draw, draw_all
-from reports.figures.style import DPI, NothingToDraw, arm_labels, colour, marker, place_labels, theme
+from reports.figures.curves import in_cells
+from reports.figures.labels import place_labels
+from reports.figures.style import DPI, NothingToDraw, arm_labels, colour, dash, marker, theme
+from reports.figures.timesteps import profile, weight_curve
+from reports.statistics import curve
 from tests.reports.conftest import chosen, rows_of, write_run
 
 
@@ -26,6 +31,9 @@ def drawn_text(selection: Selection, name: str, allow_mixed: bool = False) -> st
 def test_all_figures_of_complete_runs_exist_and_are_not_blank(two_seeds: Path, tmp_path: Path) -> None:
     """Catches: figures that fail on several seeds, come out empty, or in the wrong size or format."""
     for figure in draw_all(chosen(two_seeds, "e6"), tmp_path):
+        if figure.name == "nfe_fid":  # all at one NFE
+            assert figure.png is None and "at NFE 50 alone" in figure.reason
+            continue
         assert figure.png is not None, figure.reason
         image = matplotlib.image.imread(figure.png)
         assert image.shape[1] >= 5 * DPI
@@ -40,7 +48,8 @@ def test_originals_draw_what_their_logs_allow(originals: Path, tmp_path: Path, m
     for experiment in ("e1", "e5", "e6"):
         for figure in draw_all(chosen(originals, experiment), tmp_path / experiment):
             assert (figure.png is None) == bool(figure.reason)
-            assert (figure.png is None) == (figure.name == "sample_grids"), figure.reason
+            unlogged = ("sample_grids", "trained_vs_common_trace", "nfe_fid", "time_breakdown")
+            assert (figure.png is None) == (figure.name in unlogged), figure.reason
 
 
 def test_the_floor_is_drawn_where_it_was_logged(tmp_path: Path, originals: Path) -> None:
@@ -152,3 +161,76 @@ def test_looks_are_fixed_by_name() -> None:
     assert len({colour(name) for name in ("e1", "e5", "e6")}) == 3
     assert len({marker(name) for name in ("e1", "e5", "e6")}) == 3
     assert colour("e19") == colour("e19") and colour("e19") not in (colour("e5"), colour("e6"))
+
+
+def test_twelve_arms_differ_and_the_compared_ones_in_colour() -> None:
+    """Catches: two arms of one report that look the same, or e5's and e6's look given to another."""
+    every = {name for study in map(load, names()) for name in study.arms}
+    assert len({(colour(name), marker(name), dash(name)) for name in every}) == len(every) > 30
+    for study in map(load, names()):
+        assert len({colour(name) for name in study.arms}) == len(study.arms), study.name
+    twelve = [f"e{n}" for n in range(9, 21)]
+    assert len({(colour(name), marker(name), dash(name)) for name in twelve}) == 12
+    assert not {colour(f"my run {i}") for i in range(50)} & {colour("e5"), colour("e6")}
+
+
+def test_nfe_is_an_axis_and_nothing_else_may_differ(tmp_path: Path) -> None:
+    """The same features at two NFE are drawn, other sample counts are not. Catches unlike FIDs joined by a line."""
+    write_run(tmp_path / "a" / "e5", "e5", rows=[(200, {"val/fid": 9.0, "val/fid_protocol": "aaaa1111"})])
+    write_run(tmp_path / "a" / "e6", "e6", rows=[(200, {"val/fid": 7.0, "val/fid_protocol": "cccc3333"})])
+    (axes,) = FIGURES["nfe_fid"][1](chosen(tmp_path / "a", "e6"), False).figure.axes
+    assert {(*line.get_xdata(), *line.get_ydata()) for line in axes.lines} == {(50.0, 9.0), (20.0, 7.0)}
+    write_run(tmp_path / "b" / "e5", "e5", rows=[(200, {"val/fid": 9.0, "val/fid_protocol": "bbbb2222"})])
+    write_run(tmp_path / "b" / "e6", "e6", rows=[(200, {"val/fid": 7.0, "val/fid_protocol": "cccc3333"})])
+    with pytest.raises(NothingToDraw, match="differ in n_samples too"):
+        FIGURES["nfe_fid"][1](chosen(tmp_path / "b", "e6"), False)
+
+
+def test_the_profile_by_timestep_of_the_original_and_of_ours(originals: Path, two_seeds: Path) -> None:
+    """Ours at the logged timesteps; the original's, whose batch drew them, in ten bins; the weight curve as logged,
+    constant weighting's by definition. Catches single draws shown as a curve, and a curve for the wrong arm."""
+    _, e6 = chosen(two_seeds, "e6").arms
+    assert list(profile(e6, (0.8, 1.0)).index) == [10, 100, 500, 900]
+    assert list(weight_curve(e6)) == [0.5, 1.0]
+    old5, old6 = chosen(originals, "e6").arms
+    assert len(profile(old5, (0.8, 1.0))) == 10
+    assert list(weight_curve(old5)) == [1.0, 1.0]
+    weights = weight_curve(old6)
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    snr = alpha_bar / (1 - alpha_bar)
+    assert weights.to_numpy() == pytest.approx(np.minimum(snr, 5) / snr, rel=1e-3)  # logged in float32
+
+
+def test_the_ratio_of_traces_shows_the_mean_weight(two_seeds: Path) -> None:
+    """Ratios of the runs' own traces, and the dotted mean weight of each arm. Catches the quotient upside down."""
+    selection = chosen(two_seeds, "e6")
+    _, right = FIGURES["trained_vs_common_trace"][1](selection, False).figure.axes
+    dotted = {line.get_ydata()[0] for line in right.lines if line.get_linestyle() == ":"}
+    assert dotted == {0.8, 1.0}
+    for arm in selection.arms:
+        ratio = curve(arm, "curvature/hutch_trace_mean") / curve(arm, "curvature/ref_trace_mean")
+        assert any(np.array_equal(line.get_ydata(), ratio.dropna()) for line in right.lines)
+
+
+def test_many_points_become_an_image_in_the_svg(tmp_path: Path) -> None:
+    """Catches: an SVG with a path for each of 6,000 raw points."""
+    rows = [(step, {"train/loss": 1 / step}) for step in range(1, 6001)]
+    write_run(tmp_path / "runs", "e1", rows=rows)
+    drawn = draw("loss_fid_vs_step", chosen(tmp_path / "runs", "e1"), tmp_path)
+    assert drawn.png is not None
+    text = drawn.png.with_suffix(".svg").read_text()
+    assert "<image" in text and len(text) < 600_000
+
+
+def test_cells_hold_every_point() -> None:
+    """Counts add up, outliers included, and a cell's value is the mean of its own points; the cells of positive values
+    over decades grow. Catches points dropped at an edge, and steps summed for averaged."""
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(0, 100, 5000), rng.lognormal(0, 2, 5000)
+    count, mean, (across, up) = in_cells(x, y, x)
+    assert count.sum() == 5000 and up[0] == y.min() and up[-1] == pytest.approx(y.max())
+    assert np.allclose(up[1:] / up[:-1], up[1] / up[0])
+    inside = (across[:-1, None] - 1e-9 <= mean) & (mean <= across[1:, None] + 1e-9)
+    assert inside.all()
+    flat = in_cells(np.array([1.0, 2.0]), np.array([-1.0, 3.0]))[2][1]
+    assert np.allclose(np.diff(flat), 4 / 120)

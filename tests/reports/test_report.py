@@ -38,7 +38,13 @@ def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_files(e6: Path) -> None:
     """Catches: an output missing, misnamed, or drafts left behind."""
-    assert {path.name for path in e6.iterdir()} == {"report.md", "report.html", "numbers.csv", "figures"}
+    assert {path.name for path in e6.iterdir()} == {
+        "report.md",
+        "report.html",
+        "numbers.csv",
+        "data.parquet",
+        "figures",
+    }
     assert [path.name for path in e6.parent.iterdir()] == ["e6"]
     assert list(pd.read_csv(e6 / "numbers.csv").columns) == COLUMNS
 
@@ -72,9 +78,9 @@ def test_html_is_self_contained(e6: Path) -> None:
     """Catches: a page that loses its figures when it is mailed, or that calls out to a network."""
     page = (e6 / "report.html").read_text()
     sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', page)
-    assert len(sources) == 7 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == 10 and all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?://|@import|url\(|<script|<link", page)
-    assert page.count("<figcaption>") == 7 and page.count("<table>") >= 5
+    assert page.count("<figcaption>") == 10 and page.count("<table>") >= 5
     assert "|---" not in page, "a table was not recognised"
 
 

@@ -8,17 +8,16 @@ import pytest
 
 from ddpm.errors import UserError
 from reports.experiments import Windows
+from reports.protocols import check_protocols, protocol_difference
 from reports.statistics import (
     COLUMNS,
     COMMON,
     TRAINED,
-    check_protocols,
     compare,
     curve,
     describe,
     in_window,
     numbers,
-    protocol_difference,
     standard_error,
     weightings_differ,
 )

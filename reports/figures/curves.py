@@ -1,0 +1,116 @@
+"""How an arm's metric is drawn over steps: what was logged, a line through it, the band of its seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
+from numpy.typing import NDArray
+
+from reports.experiments.choice import Arm
+from reports.figures.style import colour, dash, marker
+from reports.statistics import curve, seed_band
+
+Array = NDArray[Any]
+_DENSE = 5000  # so many points are drawn as an image inside the SVG,
+_CELLS = 20_000  # and so many are gathered in cells
+_ACROSS, _UP = 240, 120
+_BAND_POINTS = 400  # of a longer curve the band is drawn at so many steps
+
+
+def plot_smoothed(axes: Axes, arm: Arm, metric: str, text: str) -> None:
+    """What every seed logged, under the centred rolling mean of `smoothing_window` of their mean."""
+    values = curve(arm, metric)
+    raw_points(axes, arm, metric)
+    window = smoothing_window(len(values))
+    smooth = values.rolling(window, center=True, min_periods=1).mean()
+    band(axes, arm, metric, window)
+    shade, style = colour(arm.experiment), dash(arm.experiment)
+    axes.plot(smooth.index, smooth, color=shade, linestyle=style, linewidth=1.8, label=text, zorder=3)
+
+
+def plot_line(axes: Axes, arm: Arm, metric: str, text: str) -> None:
+    """A curve of few points, such as FID at the milestones: marked, with its seeds' band and points."""
+    values, shade = curve(arm, metric), colour(arm.experiment)
+    look: dict[str, Any] = {"marker": marker(arm.experiment), "linestyle": dash(arm.experiment), "color": shade}
+    axes.plot(values.index, values, label=text, zorder=3, **look)
+    band(axes, arm, metric)
+    if len(arm.runs) > 1:
+        raw_points(axes, arm, metric)
+
+
+def smoothing_window(points: int) -> int:
+    """Points in the rolling mean over a curve of so many: odd, so that centred means centred; 1 % of a long curve."""
+    return max(min(15, 2 * (points // 16) + 1), 2 * (points // 200) + 1)
+
+
+def smoothing_text(arms: Sequence[Arm], metric: str) -> str:
+    """How `plot_smoothed` shows what was logged, for an axis title."""
+    windows = [smoothing_window(len(curve(arm, metric))) for arm in arms]
+    count = max(sum(len(run.series(metric)) for run in arm.runs) for arm in arms)
+    shown = "shade: logged values, darker where more" if gathered(count) else "points: logged values"
+    if max(windows) == 1:
+        return shown
+    number = str(windows[0]) if len(set(windows)) == 1 else " / ".join(map(str, windows))
+    return f"{shown}; lines: centred rolling mean of {number}"
+
+
+def raw_points(axes: Axes, arm: Arm, metric: str) -> None:
+    """What every seed logged, faintly: as points, or in cells where they are very many."""
+    found = [values for run in arm.runs if len(values := run.series(metric))]
+    if not found:
+        return
+    x = np.concatenate([values.index.to_numpy() for values in found])
+    y = np.concatenate([values.to_numpy() for values in found])
+    shade = colour(arm.experiment)
+    if gathered(len(x)):
+        count, _, edges = in_cells(x, y)
+        faint = LinearSegmentedColormap.from_list("faint", [to_rgba(shade, 0.08), to_rgba(shade, 0.5)])
+        _draw_cells(axes, edges, np.log1p(count), faint, Normalize(0, np.log1p(count.max())))
+        return
+    size, alpha = (3.5, 0.3) if len(x) <= _DENSE else (1.0, 0.12)
+    axes.plot(x, y, ".", color=shade, alpha=alpha, markersize=size, zorder=2, rasterized=len(x) > _DENSE)
+
+
+def scatter_by_step(axes: Axes, x: Array, y: Array, steps: Array, norm: Normalize) -> None:
+    """Points coloured by step; where they are very many, cells coloured by the mean step of the points in them."""
+    if gathered(len(x)):
+        _, mean, edges = in_cells(x, y, steps)
+        _draw_cells(axes, edges, mean, "viridis", norm)
+        return
+    size = 16 if len(x) <= 1000 else 2
+    axes.scatter(x, y, c=steps, cmap="viridis", norm=norm, s=size, zorder=3, rasterized=len(x) > _DENSE)
+
+
+def gathered(count: int) -> bool:
+    """Whether so many points are shown in cells."""
+    return count > _CELLS
+
+
+def in_cells(x: Array, y: Array, value: Array | None = None) -> tuple[Array, Array, tuple[Array, Array]]:
+    """Points (n,) in a grid of cells: how many, (across, up), masked where none; the mean of `value`; the edges.
+
+    Upward the cells grow with y where it is positive and spans more than a decade, as `log_if_wide` would draw it.
+    """
+    low, high = float(y.min()), float(y.max())
+    wide = low > 0 and high > 10 * low
+    up = np.geomspace(low, high, _UP + 1) if wide else np.linspace(low, high if high > low else low + 1, _UP + 1)
+    across = np.linspace(float(x.min()), float(x.max()) or 1.0, _ACROSS + 1)
+    count, *_ = np.histogram2d(x, y, bins=(across, up))
+    there = np.ma.masked_equal(count, 0)
+    total = there if value is None else np.histogram2d(x, y, bins=(across, up), weights=value)[0]
+    return there, total / there, (across, up)
+
+
+def _draw_cells(axes: Axes, edges: tuple[Array, Array], value: Array, cmap: Any, norm: Normalize) -> QuadMesh:
+    return axes.pcolormesh(*edges, value.T, cmap=cmap, norm=norm, rasterized=True, linewidth=0, zorder=2)
+
+
+def band(axes: Axes, arm: Arm, metric: str, window: int = 1) -> None:
+    """Shade the 95 % bootstrap interval over seeds; nothing for one seed."""
+    reach = seed_band(arm, metric, window, _BAND_POINTS)
+    if len(reach):
+        shade = colour(arm.experiment)
+        axes.fill_between(reach.index, reach["low"], reach["high"], color=shade, alpha=0.2, linewidth=0)

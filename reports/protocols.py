@@ -1,0 +1,65 @@
+"""Under which protocol an FID was measured, and whether arms can be compared by it."""
+
+from collections.abc import Sequence
+
+from ddpm.errors import UserError
+from reports.experiments.choice import Arm, Selection
+from reports.runs import FID_METRICS, Run, canonical, flatten
+
+
+def measured(arms: Sequence[Arm], metric: str) -> list[tuple[str, Run]]:
+    """(fingerprint, run) of every run that has values of the FID `metric`."""
+    return [
+        (run.protocol_of(metric), run)
+        for arm in arms
+        for run in arm.runs
+        if len(run.series(metric)) or (metric == "final/fid" and metric in run.summary)
+    ]
+
+
+def protocol_difference(arms: Sequence[Arm], metric: str) -> str | None:
+    """What differs between the protocols under which `arms` measured `metric`; None if nothing does."""
+    by_fingerprint: dict[str, Run] = {}
+    for fingerprint, run in measured(arms, metric):
+        by_fingerprint.setdefault(fingerprint, run)
+    if len(by_fingerprint) < 2:
+        return None
+    flat = {f: flatten(run.protocols.get(f, {})) for f, run in by_fingerprint.items()}
+    keys = sorted(differing_fields(list(by_fingerprint.items())))
+    parts = []
+    for fingerprint, run in by_fingerprint.items():
+        values = ", ".join(f"{key} = {flat[fingerprint].get(key, '(not set)')}" for key in keys)
+        parts.append(f"{run.name} has protocol {fingerprint}" + (f" ({values})" if values else ""))
+    return "; ".join(parts)
+
+
+def differing_fields(found: Sequence[tuple[str, Run]]) -> set[str]:
+    """The fields in which the protocols (fingerprint, run that describes it) differ."""
+    flat = [flatten(run.protocols.get(fingerprint, {})) for fingerprint, run in found]
+    return {
+        key
+        for key in set().union(*flat)
+        if len({canonical(description.get(key, "(not set)")) for description in flat}) > 1
+    }
+
+
+def check_protocols(arms: Sequence[Arm], metric: str, allow_mixed: bool) -> str | None:
+    """None where all of `arms` measured `metric` under one protocol, else a note if that is allowed.
+
+    Raises UserError where it is not.
+    """
+    difference = protocol_difference(arms, metric)
+    if difference is None:
+        return None
+    if not allow_mixed:
+        raise UserError(
+            f"{metric} was measured under different protocols, so it cannot be compared: {difference}. "
+            "Pick runs of one protocol with --where, or see them side by side with --allow-mixed-protocols."
+        )
+    return f"Different protocols of {metric}, not comparable: {difference}."
+
+
+def check_all_protocols(selection: Selection, allow_mixed: bool) -> list[str]:
+    """Notes for every FID metric that is mixed among the arms. Raises UserError unless `allow_mixed`."""
+    notes = [check_protocols(selection.arms, metric, allow_mixed) for metric in FID_METRICS]
+    return [note for note in notes if note is not None]

@@ -1,0 +1,180 @@
+"""Claims: their numbers, the interval that decides, and the statements of the original study against its logs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from reports.checks import bounds, describe_check, judge_criteria, judge_statements
+from reports.experiments import Check, Study, load
+from reports.experiments.choice import select
+from reports.sources import open_source
+from tests.reports.conftest import chosen, write_run
+
+METRIC = "curvature/hutch_trace_mean"
+
+
+def study_with(**claims: Any) -> Study:
+    """The study e6 with these claims instead of its own."""
+    return load("e6").model_copy(update={"criteria": (), "statements": ()} | claims)
+
+
+def claim(**check: Any) -> tuple[Any, ...]:
+    """One claim of one check on the trace."""
+    claims = [{"says": "it", "checks": [{"metric": METRIC} | check]}]
+    return Study.model_validate(load("e6").model_dump() | {"criteria": claims}).criteria
+
+
+def runs(root: Path, values: dict[str, dict[int, list[float]]]) -> None:
+    """Run folders of (experiment, seed) that log the trace every 10 steps."""
+    for experiment, seeds in values.items():
+        for seed, curve in seeds.items():
+            rows = [(10 * (i + 1), {METRIC: value}) for i, value in enumerate(curve)]
+            write_run(root / experiment / str(seed), experiment, seed, rows=rows)
+
+
+def judged(root: Path, **check: Any) -> Any:
+    """The first criterion's outcome and verdict."""
+    (result,) = judge_criteria(select(study_with(criteria=claim(**check)), open_source(str(root))))
+    return result.outcomes[0], result.verdict
+
+
+def test_paired_seeds_decide_by_student_on_their_differences(tmp_path: Path) -> None:
+    """Differences -1, -2, -3 of seeds 1, 2, 3, whose own levels differ by 100: mean -2 -+ 4.303 / sqrt(3). Catches
+    pairing lost (the seeds' own spread would drown it) or seeds matched in the wrong order."""
+    runs(
+        tmp_path,
+        {
+            "e5": {1: [100.0] * 10, 2: [200.0] * 10, 3: [300.0] * 10},
+            "e6": {3: [297.0] * 10, 2: [198.0] * 10, 1: [99.0] * 10},
+        },
+    )
+    reach = 4.3027 / math.sqrt(3)
+    outcome, verdict = judged(tmp_path, of="difference", at_most=1)
+    assert outcome.number == pytest.approx(-2) and outcome.interval == pytest.approx((-2 - reach, -2 + reach), abs=1e-3)
+    assert verdict == "pass" and "3 seeds, paired" in outcome.basis
+    assert judged(tmp_path, of="difference", at_most=-1)[1] == "undecided"
+    assert judged(tmp_path, of="difference", at_least=2)[1] == "fail"
+
+
+def test_other_seeds_decide_by_welch(tmp_path: Path) -> None:
+    """100 and 102 against 110 and 112: +10 -+ t_2 sqrt(2), in per cent of 101. Catches seeds paired that are not, and
+    the percentage's scale."""
+    runs(tmp_path, {"e5": {1: [100.0] * 9, 2: [102.0] * 9}, "e6": {3: [110.0] * 9, 4: [112.0] * 9}})
+    outcome, _ = judged(tmp_path, of="difference", at_most=0)
+    assert outcome.number == pytest.approx(10)
+    assert outcome.interval == pytest.approx((10 - 4.3027 * math.sqrt(2), 10 + 4.3027 * math.sqrt(2)), abs=1e-3)
+    outcome, _ = judged(tmp_path, of="change_pct", at_most=0)
+    assert outcome.number == pytest.approx(1000 / 101)
+    low, high = outcome.interval
+    assert (low + high) / 2 == pytest.approx(1000 / 101) and "Welch" in outcome.basis
+    # first-order error of v / b: the baseline's own counts (111 / 101)^2
+    assert (high - low) / 2 == pytest.approx(100 / 101 * 4.3 * math.sqrt(1 + (111 / 101) ** 2), rel=0.02)
+
+
+def test_one_seed_is_decided_over_its_steps_and_says_so(tmp_path: Path) -> None:
+    """A ratio of 0.8 with 1 % noise at 40 steps excludes -15 %; a last value has no interval. Catches a verdict from a
+    bare number, and steps passed off as seeds."""
+    rng = np.random.default_rng(0)
+    base = 100 + np.linspace(50, 0, 40)
+    variant = 0.8 * base * (1 + 0.01 * rng.normal(size=40))
+    runs(tmp_path, {"e5": {1: list(base)}, "e6": {1: list(variant)}})
+    outcome, verdict = judged(tmp_path, of="change_pct", at_most=-15)
+    assert verdict == "pass" and outcome.number == pytest.approx(-20, abs=0.5)
+    assert outcome.interval[0] < -20 < outcome.interval[1] + 0.5 and "not between seeds" in outcome.basis
+    assert judged(tmp_path, of="change_pct", at_least=0)[1] == "fail"
+    outcome, verdict = judged(tmp_path, of="difference", statistic="last", at_most=0)
+    assert verdict == "undecided" and "one seed" in outcome.reason and outcome.number is not None
+
+
+def test_what_was_not_measured_is_undecided(two_seeds: Path) -> None:
+    """Catches: a criterion failed, or passed, by a metric nobody logged."""
+    outcome, verdict = judged(two_seeds, metric="val/kid", of="difference", at_most=0)
+    assert verdict == "undecided" and "val/kid was not measured" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("check", "number", "step"),
+    [
+        ({"statistic": "first"}, 8.0, 10),
+        ({"statistic": "last"}, 3.0, 80),
+        ({"statistic": "min"}, 1.0, 50),
+        ({"statistic": "max"}, 9.0, 30),
+        ({"statistic": "min_step"}, 50.0, None),
+        ({"statistic": "mean", "window": [20, 40]}, 6.0, None),
+        ({"statistic": "mean", "window": [0.5, 1.0]}, 18.5 / 5, None),
+        ({"statistic": "drop_pct", "since": [10, 20], "window": [70, 80]}, 100 * (1 - 3.5 / 6), None),
+        ({"statistic": "rising_pct"}, 100 * 2 / 7, None),
+        ({"statistic": "correlation", "against_metric": "other"}, -1.0, None),
+        ({"statistic": "mean", "metric": "curvature/hutch_trace_mean / other"}, -0.5, None),
+    ],
+)
+def test_statistics_of_a_short_curve(tmp_path: Path, check: dict[str, Any], number: float, step: int | None) -> None:
+    """By hand on 8 4 9 5 1 5 4 3 at steps 10 ... 80, `other` running against it. Catches windows off by one, and
+    statistics of the wrong series."""
+    curve = [8.0, 4.0, 9.0, 5.0, 1.0, 5.5, 4.0, 3.0]
+    rows = [(10 * (i + 1), {METRIC: value, "other": -2 * value}) for i, value in enumerate(curve)]
+    write_run(tmp_path / "e5", "e5", 1, rows=rows)
+    write_run(tmp_path / "e6", "e6", 1, rows=rows)
+    outcome, _ = judged(tmp_path, at_least=-1e9, **check)
+    assert outcome.number == pytest.approx(number) and outcome.step == step
+
+
+STATEMENTS = {
+    ("e6", "E6's trace is below E5's at every measurement"): "borne out",
+    ("e6", "E6's trace is 10-30 % below E5's across training"): "borne out in part",
+    ("e6", "late, over steps 8k-10k, it is 10-20 % below"): "borne out",
+    ("e6", "both runs stay within FID 203-207"): "borne out",
+    ("e5", "the final FID is about 203.6"): "not borne out",
+    ("e5", "the best recorded FID is about 203.61, at the first milestone"): "borne out",
+    ("e5", "E1's FID after 50k steps is about 206.5"): "not borne out",
+    ("e5", "mean trace is about 591 early and 330 late, a fall of about 44 %"): "borne out",
+}
+
+
+@pytest.mark.parametrize("experiment", ["e5", "e6"])
+def test_the_study_against_its_own_logs(originals: Path, experiment: str) -> None:
+    """What the documents say that DESIGN records as true or false of the logs. Catches a check that tests something
+    else than its sentence."""
+    found = {result.claim.says: result.verdict for result in judge_statements(chosen(originals, experiment))}
+    assert len(found) >= 10 and "cannot be said" not in found.values()
+    wanted = {says: verdict for (of, says), verdict in STATEMENTS.items() if of == experiment}
+    assert {says: found[says] for says in wanted} == wanted
+
+
+def test_a_statement_about_a_missing_arm_cannot_be_said(tmp_path: Path) -> None:
+    """Catches: an exception where only the variant's runs are there."""
+    write_run(tmp_path / "e6", "e6")
+    assert {r.verdict for r in judge_statements(chosen(tmp_path, "e6"))} >= {"cannot be said"}
+    assert {r.verdict for r in judge_criteria(chosen(tmp_path, "e6"))} == {"undecided"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metric": "a"},
+        {"metric": "a", "at_most": 0, "statistic": "drop_pct"},
+        {"metric": "a", "at_most": 0, "since": [1, 2]},
+        {"metric": "a", "at_most": 0, "statistic": "correlation"},
+        {"metric": "a", "at_most": 0, "of": "sum"},
+    ],
+)
+def test_checks_that_say_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    """Catches: a claim that any number would bear out, or a misspelt one that is never evaluated."""
+    with pytest.raises(ValidationError):
+        Check.model_validate(wrong)
+    baseline = [{"says": "s", "checks": [{"metric": "a", "of": "difference", "at_most": 0, "arm": "e5"}]}]
+    with pytest.raises(ValidationError, match="compares the baseline with itself"):
+        Study.model_validate(load("e6").model_dump() | {"criteria": baseline})
+
+
+def test_words() -> None:
+    """Catches: a table that names another window, arm or unit than the one computed."""
+    check = Check(metric=METRIC, of="change_pct", window=(0.6, 1.0), at_most=-15)
+    assert describe_check(check, load("e6")) == f"mean of {METRIC} over 60-100 % of the run, e6 against e5"
+    assert bounds(check) == "at most -15 %"
+    check = Check(metric="val/fid", arm="e5", statistic="last", at_least=203.55, at_most=203.65)
+    assert describe_check(check, load("e6")) == "last of val/fid, e5" and bounds(check) == "203.55 to 203.65"

@@ -1,0 +1,92 @@
+"""The library: all runs of a source, one panel for each protocol."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ddpm.cli import main
+from ddpm.errors import UserError
+from reports.figures.library import draw_library, entries, loss_colour, rank_correlation
+from reports.figures.style import colour, theme
+from reports.library import COLUMNS, make_library
+from reports.sources import open_source
+from reports.statistics import COMMON, TRAINED
+from tests.reports.conftest import rows_of, write_run
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Runs of several experiments, two schedules, two protocols; one without a trace."""
+    root = tmp_path / "runs"
+    write_run(root / "a", "e5", 1)
+    write_run(root / "b", "e6", 1)
+    write_run(root / "c", "e9a", 1, diffusion__beta_schedule="cosine")
+    write_run(root / "d", "other", 1, protocol="cccc3333")
+    plain = [(step, {k: v for k, v in row.items() if "curvature" not in k}) for step, row in rows_of("e5", 2)]
+    write_run(root / "e", "e1", 2, rows=plain)
+    return root
+
+
+def test_every_run_with_a_trace_is_in_it_and_the_rest_is_named(project: Path, tmp_path: Path) -> None:
+    """Catches: runs lost in silence, or numbers that are not those of the runs."""
+    page = make_library(str(project), tmp_path / "out")
+    assert {path.name for path in page.parent.iterdir()} == {"report.md", "report.html", "numbers.csv", "figures"}
+    table = pd.read_csv(page.parent / "numbers.csv")
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 4 * 2 * 2 and set(table["experiment"]) == {
+        "e5",
+        "e6",
+        "e9a",
+        "other",
+    }  # runs, traces, milestones
+    run = next(run for run in open_source(str(project)) if run.experiment == "e6")
+    mine = table[(table["experiment"] == "e6") & (table["trace_of"] == "unweighted loss")]
+    assert mine["trace"].tolist() == run.series(COMMON).loc[[100, 200]].tolist()
+    assert mine["fid"].tolist() == run.series("val/fid").tolist()
+    text = (page.parent / "report.md").read_text()
+    assert "e1 seed 2" in text and "no Hessian trace at a step with a FID" in text
+
+
+def test_protocols_are_on_no_common_axis(project: Path) -> None:
+    """Two protocols, two traces: four panels, each with runs of one protocol. Catches unlike FIDs together."""
+    shown = entries(open_source(str(project)))
+    with theme():
+        axes = draw_library(shown).figure.axes
+    assert len(axes) == 4
+    titles = [panel.get_title().replace("\n", " ") for panel in axes]
+    assert [title.split(":")[0] for title in titles] == ["protocol aaaa1111"] * 2 + ["protocol cccc3333"] * 2
+    drawn = [{tuple(line.get_ydata()) for line in panel.lines if len(line.get_xdata()) == 2} for panel in axes]
+    for panel, protocol in zip(drawn, ["aaaa1111"] * 2 + ["cccc3333"] * 2, strict=True):
+        assert panel == {tuple(e.points["fid"]) for e in shown if e.protocol == protocol}
+
+
+def test_colour_is_the_loss_and_shape_the_schedule(project: Path) -> None:
+    """Catches: colour or shape by experiment, and another blue than the reports' for constant weighting."""
+    shown = [entry for entry in entries(open_source(str(project))) if entry.trace == TRAINED]
+    with theme():
+        first = draw_library(shown).figure.axes[0]
+    looks = {(line.get_color(), line.get_marker()) for line in first.lines if len(line.get_xdata()) == 1}
+    assert looks == {(colour("e5"), "o"), (colour("e6"), "o"), (colour("e5"), "^")}
+    assert len({loss_colour(name) for name in ("constant", "minsnr", "minsnr_norm", "p2", "unheard of")}) == 5
+
+
+def test_the_rank_correlation_is_over_the_last_milestones(project: Path) -> None:
+    """By the ranks of three points. Catches milestones of one run counted as if they were runs."""
+    shown = [e for e in entries(open_source(str(project))) if e.trace == TRAINED and e.protocol == "aaaa1111"]
+    ends = sorted((e.points["trace"].iloc[-1], e.points["fid"].iloc[-1]) for e in shown)
+    fids = [fid for _, fid in ends]
+    d2 = sum((i - sorted(fids).index(fid)) ** 2 for i, fid in enumerate(fids))
+    assert rank_correlation(shown) == pytest.approx(1 - 6 * d2 / (3 * 8))
+    assert rank_correlation(shown[:2]) is None
+
+
+def test_nothing_to_show(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches: an empty picture, or a folder left behind, where no run has both numbers."""
+    with pytest.raises(UserError, match="has a Hessian trace at a step with a FID"):
+        make_library(str(project), tmp_path / "out", ["experiment=e1"])
+    with pytest.raises(UserError, match="No runs that match seed=77"):
+        make_library(str(project), tmp_path / "out", ["seed=77"])
+    assert main(["report", "library", "--from", str(project), "--publish", "a/b"]) == 2
+    assert "not published" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
