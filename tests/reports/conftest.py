@@ -193,6 +193,7 @@ def _log_to_wandb(root: Path, folder: Path, experiment: str) -> None:
     run.log({"no_step_of_its_own": 1.0})
     run.log({"step": 200, "text": "a record longer than two blocks " * 2500})
     run.finish()
+    wandb.teardown()  # `finish` may return before the file is written
 
 
 def wandb_file(folder: Path, experiment: str) -> Path:

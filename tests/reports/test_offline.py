@@ -153,6 +153,7 @@ def test_arrays_are_those_of_a_run_folder(tmp_path: Path) -> None:
     with wandb.init(id="r", project="test", dir=tmp_path, mode="offline", settings=settings) as run:
         for step, row in rows:
             run.log({"step": step, **row})
+    wandb.teardown()  # `finish` may return before the file is written
     (ours,) = open_source(str(tmp_path / "folders"))
     (theirs,) = open_source(str(tmp_path / "wandb"))
     assert ours.arrays == theirs.arrays == {"curve/t": (0.0, 1.0), "curve/weight": (0.25, 4.0)}
