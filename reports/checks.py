@@ -1,33 +1,32 @@
 """Claims about runs, held against their numbers: success criteria by an interval, statements as they stand."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
 from reports.experiments import Check, Claim, Span, Study
 from reports.experiments.choice import Arm, Selection
-from reports.intervals import Array, block_bootstrap, student, welch
-from reports.statistics import at_end, curve, in_window, shared_seeds
-
-# of whole series at common steps, (b, n) -> (b,): what a bootstrap over steps can be taken of
-_OVER_STEPS: dict[str, Callable[[Array], Array]] = {
-    "mean": lambda x: x.mean(axis=-1),
-    "std": lambda x: x.std(axis=-1, ddof=1),
-}
+from reports.intervals import Array, block_jackknife, student, welch
+from reports.protocols import protocol_difference
+from reports.runs import SCORES
+from reports.statistics import COLUMNS, at_end, curve, in_window, per_step, rank_correlation, shared_seeds
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A check's number; `interval` with `basis`, what it covers; `step` where the number is that of one step. `holds`:
-    None where it cannot be said, and `reason` then says why."""
+    """A check's number; `interval` with `basis`, what it covers (`of_seeds`: seeds); `step` where it is of one step.
+
+    `holds`: None where it cannot be said, and `reason` then says why."""
 
     check: Check
-    number: float | None
-    holds: bool | None
+    number: float | None = None
+    holds: bool | None = None
     interval: tuple[float, float] | None = None
     basis: str = ""
+    of_seeds: bool = False
     step: int | None = None
     reason: str = ""
 
@@ -43,12 +42,15 @@ class Judged:
 
 def judge_criteria(selection: Selection) -> list[Judged]:
     """`pass` where every check's whole interval lies where it should, `fail` where one's lies wholly outside, else
-    `undecided`."""
+    `undecided`. What one seed decides is said of these runs alone."""
     judged = []
     for claim in selection.study.criteria:
         outcomes = tuple(_by_interval(_measure(check, selection, with_interval=True)) for check in claim.checks)
         found = [outcome.holds for outcome in outcomes]
         verdict = "fail" if False in found else "undecided" if None in found else "pass"
+        decisive = [outcome for outcome in outcomes if verdict == "pass" or outcome.holds is False]
+        if verdict != "undecided" and not all(outcome.of_seeds for outcome in decisive):
+            verdict += " of these runs (one seed)"
         judged.append(Judged(claim, outcomes, verdict))
     return judged
 
@@ -67,18 +69,31 @@ def judge_statements(selection: Selection) -> list[Judged]:
     return judged
 
 
+def claim_numbers(selection: Selection) -> pd.DataFrame:
+    """Every check's number and interval, as rows of `numbers.csv`: `criterion_1_check_1`, `..._low`, `..._high`."""
+    rows = []
+    for kind, claims in (("criterion", judge_criteria(selection)), ("statement", judge_statements(selection))):
+        for place, judged in enumerate(claims, start=1):
+            for part, outcome in enumerate(judged.outcomes, start=1):
+                arms = " vs ".join(reversed(_arms_of(outcome.check, selection.study)))
+                name = f"{kind}_{place}_check_{part}"
+                found = {name: outcome.number}
+                if outcome.interval:
+                    found |= {f"{name}_low": outcome.interval[0], f"{name}_high": outcome.interval[1]}
+                rows += [(arms, outcome.check.metric, key, value) for key, value in found.items() if value is not None]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
 def _by_interval(outcome: Outcome) -> Outcome:
     """The outcome as the interval decides it."""
-    if outcome.number is None:
-        return outcome
+    if outcome.number is None or outcome.reason:
+        return replace(outcome, holds=None)
     if outcome.interval is None:
-        reason = "one seed, and no interval can be had of this number"
-        return Outcome(outcome.check, outcome.number, None, step=outcome.step, reason=reason)
+        return replace(outcome, holds=None, basis="", reason=outcome.basis)
     inside = [_lies(outcome.check, end) for end in outcome.interval]
     wrong = outcome.interval[1] < _low(outcome.check) or outcome.interval[0] > _high(outcome.check)
     holds = True if all(inside) else False if wrong else None
-    reason = "" if holds is not None else "the interval reaches over the bound"
-    return Outcome(outcome.check, outcome.number, holds, outcome.interval, outcome.basis, outcome.step, reason)
+    return replace(outcome, holds=holds, reason="" if holds is not None else "the interval reaches over the bound")
 
 
 def _low(check: Check) -> float:
@@ -93,25 +108,36 @@ def _lies(check: Check, value: float) -> bool:
     return _low(check) <= value <= _high(check)
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------
+# ---- a check's number ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """A number with its interval; `basis` is what the interval rests on, or why there is none."""
+
+    number: float | None
+    step: int | None = None
+    interval: tuple[float, float] | None = None
+    basis: str = ""
+    of_seeds: bool = False
 
 
 def _measure(check: Check, selection: Selection, *, with_interval: bool = False) -> Outcome:
-    study = selection.study
-    names = _arms_of(check, study)
-    arms = [selection.arm(name) for name in names]
-    missing = [name for name, arm in zip(names, arms, strict=True) if arm is None]
-    if missing:
-        return Outcome(check, None, None, reason=f"no run of {', '.join(missing)}")
-    present = [arm for arm in arms if arm is not None]
-    curves = [_windowed(check.window, _mean_curve(arm, check.metric), arm.last_step) for arm in present]
-    number, step = _number(check, curves, [_extra(check, arm) for arm in present])
-    if number is None:
+    names = _arms_of(check, selection.study)
+    arms = [arm for name in names if (arm := selection.arm(name)) is not None]
+    if len(arms) < len(names):
+        missing = ", ".join(name for name in names if selection.arm(name) is None)
+        return Outcome(check, reason=f"no run of {missing}")
+    absent = [arm.experiment for arm in arms if _windowed(check.window, _metric(arm, check.metric), arm).empty]
+    if absent:
         where = " in that window" if check.window else ""
-        both = ", in both arms" if len(present) > 1 else ""
-        return Outcome(check, None, None, reason=f"{check.metric} was not measured{where}{both}")
-    interval, basis = _interval(check, present, curves) if with_interval else (None, "")
-    return Outcome(check, number, _lies(check, number), interval, basis, step)
+        return Outcome(check, reason=f"{check.metric} was not measured{where} in {' and '.join(absent)}")
+    found = _estimate(check, arms) if with_interval else _of_curves(check, arms)
+    if found.number is None:
+        return Outcome(check, reason=found.basis or "these values have no such number")
+    refused = _refusal(check, arms, selection.study)
+    holds = None if refused else _lies(check, found.number)
+    return Outcome(check, found.number, holds, found.interval, found.basis, found.of_seeds, found.step, refused)
 
 
 def _arms_of(check: Check, study: Study) -> list[str]:
@@ -120,7 +146,138 @@ def _arms_of(check: Check, study: Study) -> list[str]:
     return [arm] if check.of == "value" else [study.baseline, arm]
 
 
-def _mean_curve(arm: Arm, metric: str) -> pd.Series:
+def _refusal(check: Check, arms: Sequence[Arm], study: Study) -> str:
+    """Why the number decides nothing; empty where it does."""
+    short = [run for arm in arms for run in arm.runs if run.last_step < (run.planned_steps or 0)]
+    if short:
+        listed = ", ".join(f"{run.name} stands at step {run.last_step} of {run.planned_steps}" for run in short)
+        return f"not whole: {listed}"
+    if len(arms) > 1 and check.metric in SCORES and not study.compares_protocols:
+        difference = protocol_difference(arms, check.metric)
+        return "measured under different protocols" if difference else ""
+    return ""
+
+
+def _estimate(check: Check, arms: Sequence[Arm]) -> _Estimate:
+    """The check's number with its 95 % interval: both of the same seeds where there are several, else of the steps."""
+    if check.of == "value":
+        values = _defined(_of_seeds(check, arms, [(run,) for run in range(len(arms[0].runs))]))
+        if len(values) > 1:
+            return _over_seeds(values, f"Student's t over {len(values)} seeds")
+        return _over_steps(check, arms)
+    shared = shared_seeds(*arms)
+    values = _defined(_of_seeds(check, arms, shared))
+    if len(values) > 1:
+        rest = max(len(arm.runs) for arm in arms) > len(values)
+        which = f"the {len(values)} seeds that both arms have" if rest else f"{len(values)} seeds"
+        return _over_seeds(values, f"Student's t over {which}, paired")
+    if not check.of.startswith("step_") and min(len(arm.runs) for arm in arms) > 1:
+        return _unpaired(check, arms)
+    return _over_steps(check, arms)
+
+
+def _over_seeds(values: Array, basis: str) -> _Estimate:
+    return _Estimate(float(values.mean()), None, student(values), basis, of_seeds=True)
+
+
+def _of_seeds(check: Check, arms: Sequence[Arm], places: Sequence[tuple[int, ...]]) -> list[float | None]:
+    """The check's number of one run of each arm, for each of the places in their runs."""
+    singles = [_singles(arm) for arm in arms]
+    chosen = [[single[i] for single, i in zip(singles, place, strict=True)] for place in places]
+    return [_of_curves(check, single).number for single in chosen]
+
+
+@lru_cache(maxsize=32)
+def _singles(arm: Arm) -> tuple[Arm, ...]:
+    """Each run as an arm of its own; kept, since curves are kept by arm."""
+    return tuple(Arm(arm.experiment, arm.role, (run,)) for run in arm.runs)
+
+
+def _defined(values: Sequence[float | None]) -> Array:
+    return np.array([value for value in values if value is not None], dtype=float)
+
+
+def _unpaired(check: Check, arms: Sequence[Arm]) -> _Estimate:
+    own = check.model_copy(update={"of": "value"})
+    baseline, variant = (_defined(_of_seeds(own, [arm], [(i,) for i in range(len(arm.runs))])) for arm in arms)
+    if min(len(baseline), len(variant)) < 2:
+        return _over_steps(check, arms)
+    basis = f"Welch's t over {len(variant)} and {len(baseline)} seeds"
+    number = _contrast(check.of, float(baseline.mean()), float(variant.mean()))
+    if number is None:
+        return _Estimate(None, basis="no percentage of a baseline of 0")
+    if check.of == "difference":
+        return _Estimate(number, None, welch(baseline, variant), basis, of_seeds=True)
+    # A quotient's error to first order (delta method): as if of v / b and r b / b, r = mean(v) / mean(b).
+    scale = 100 / abs(baseline.mean())
+    low, high = welch(scale * variant.mean() / baseline.mean() * baseline, scale * variant)
+    return _Estimate(number, None, (number + low, number + high), basis, of_seeds=True)
+
+
+def _over_steps(check: Check, arms: Sequence[Arm]) -> _Estimate:
+    """Of the mean curves; the interval by a jackknife over blocks of steps, where the number is of many steps."""
+    found = _of_curves(check, arms)
+    several = " and ".join(f"{arm.experiment} {len(arm.runs)}" for arm in arms)
+    seeds = "one seed" if all(len(arm.runs) == 1 for arm in arms) else f"too few seeds for an interval ({several})"
+    if check.statistic not in ("mean", "std", "drop_pct") or found.number is None:
+        return replace(found, basis=f"{seeds}, and a single number has no interval over steps")
+    pieces = _pieces(check, arms)
+
+    def statistic(kept: Sequence[pd.DataFrame]) -> float:
+        number = _reduced(check, kept)[0]
+        return np.nan if number is None else number
+
+    interval = block_jackknife(pieces, statistic)
+    if interval is None:
+        steps = min(map(len, pieces))
+        return replace(found, basis=f"{seeds}, and {steps} steps are too few for an interval over steps")
+    steps = len(pieces[-1])
+    basis = f"{seeds}: jackknife over blocks of {steps} steps, which covers what varies within the runs, not seeds"
+    return _Estimate(found.number, found.step, interval, basis)
+
+
+# ---- of curves -------------------------------------------------------------------------------------------
+
+
+def _of_curves(check: Check, arms: Sequence[Arm]) -> _Estimate:
+    number, step = _reduced(check, _pieces(check, arms))
+    return _Estimate(number, step)
+
+
+def _pieces(check: Check, arms: Sequence[Arm]) -> list[pd.DataFrame]:
+    """The values a check's number is made of, a column for each arm, in the window; before them, where the statistic
+    needs it, those in `since` or of the other metric."""
+    spans = [check.window] if check.since is None else [check.since, check.window]
+    curves = [[_windowed(span, _metric(arm, check.metric), arm) for arm in arms] for span in spans]
+    if check.against_metric:
+        curves = [[_metric(arm, check.against_metric) for arm in arms], *curves]
+    together = check.of.startswith("step_") or check.statistic in ("mean", "std", "drop_pct")
+    return [pd.concat(each, axis=1, join="inner" if together else "outer").sort_index() for each in curves]
+
+
+def _reduced(check: Check, pieces: Sequence[pd.DataFrame]) -> tuple[float | None, int | None]:
+    """(the check's number, the step it was taken at where it is that of one step)."""
+    columns = [[piece.iloc[:, place].dropna() for piece in pieces] for place in range(pieces[-1].shape[1])]
+    if check.of.startswith("step_"):
+        columns = [[per_step(*(c[i] for c in columns), percent=check.of.endswith("pct")) for i in range(len(pieces))]]
+    found = [_reduce(check.statistic, parts) for parts in columns]
+    if len(found) == 1:
+        return found[0]
+    (baseline, _), (variant, _) = found
+    if baseline is None or variant is None:
+        return None, None
+    return _contrast(check.of, baseline, variant), None
+
+
+def _contrast(of: str, baseline: float, variant: float) -> float | None:
+    """variant - baseline, or its percentage of |baseline|; None for a percentage of 0."""
+    if of == "difference":
+        return variant - baseline
+    return 100 * (variant - baseline) / abs(baseline) if baseline else None
+
+
+def _metric(arm: Arm, metric: str) -> pd.Series:
+    """The arm's curve of a metric, or of the quotient of two."""
     top, _, bottom = metric.partition(" / ")
     values = curve(arm, top)
     if values.empty and (ends := at_end(arm, top)):  # logged once, at the end (run_time_s)
@@ -128,139 +285,47 @@ def _mean_curve(arm: Arm, metric: str) -> pd.Series:
     return values / curve(arm, bottom).reindex(values.index) if bottom else values
 
 
-def _windowed(span: Span | None, values: pd.Series, last_step: int) -> pd.Series:
+def _windowed(span: Span | None, values: pd.Series, arm: Arm) -> pd.Series:
     if span is None:
         return values
     if span[1] <= 1:
-        return in_window(values, last_step, span)
+        return in_window(values, arm.last_step, span)
     return values[(values.index >= span[0]) & (values.index <= span[1])]
 
 
-def _extra(check: Check, arm: Arm) -> pd.Series:
-    """The second series that a statistic needs: the earlier window's, or another metric's."""
-    if check.since:
-        return _windowed(check.since, _mean_curve(arm, check.metric), arm.last_step)
-    return _mean_curve(arm, check.against_metric) if check.against_metric else pd.Series(dtype=float)
-
-
-def _number(check: Check, curves: Sequence[pd.Series], extras: Sequence[pd.Series]) -> tuple[float | None, int | None]:
-    """(the check's number, the step it was taken at where it is that of one step)."""
-    if check.of.startswith("step_"):
-        return _reduce(check.statistic, per_step(check.of, *curves), extras[-1])
-    found = [_reduce(check.statistic, values, extra) for values, extra in zip(curves, extras, strict=True)]
-    numbers = [number for number, _ in found]
-    if check.of == "value":
-        return found[0]
-    baseline, variant = numbers
-    if baseline is None or variant is None:
-        return None, None
-    return contrast(check.of, baseline, variant), None
-
-
-def per_step(of: str, baseline: pd.Series, variant: pd.Series) -> pd.Series:
-    """variant - baseline at their common steps, or its percentage of |baseline|."""
-    table = pd.concat({"b": baseline, "v": variant}, axis=1, join="inner").sort_index()
-    difference = table["v"] - table["b"]
-    return 100 * difference / table["b"].abs().where(table["b"] != 0) if of.endswith("pct") else difference
-
-
-def contrast(of: str, baseline: float, variant: float) -> float | None:
-    """variant - baseline, or its percentage of |baseline|; None for a percentage of 0."""
-    if of == "difference":
-        return variant - baseline
-    return 100 * (variant - baseline) / abs(baseline) if baseline else None
-
-
-def _reduce(statistic: str, values: pd.Series, extra: pd.Series) -> tuple[float | None, int | None]:
-    values = values.dropna()
+def _reduce(statistic: str, parts: Sequence[pd.Series]) -> tuple[float | None, int | None]:
+    values = parts[-1].dropna()
     if values.empty:
         return None, None
-    steps = values.index.to_numpy()
-    if statistic in ("first", "last", "min", "max", "min_step"):
-        array = values.to_numpy(dtype=float)
-        place = {"first": 0, "last": -1, "max": int(array.argmax())}.get(statistic, int(array.argmin()))
-        step = int(steps[place])
-        return (float(step), None) if statistic == "min_step" else (float(array[place]), step)
-    return _of_many(statistic, values, extra), None
+    if statistic in _OF_ONE_STEP:
+        place = _OF_ONE_STEP[statistic](values.to_numpy(dtype=float))
+        step = int(values.index[place])
+        return (float(step), None) if statistic == "min_step" else (float(values.iloc[place]), step)
+    return _of_many(statistic, values, parts[0]), None
 
 
-def _of_many(statistic: str, values: pd.Series, extra: pd.Series) -> float | None:
+_OF_ONE_STEP: dict[str, Callable[[Array], int]] = {
+    "first": lambda _: 0,
+    "last": lambda _: -1,
+    "min": lambda x: int(x.argmin()),
+    "min_step": lambda x: int(x.argmin()),
+    "max": lambda x: int(x.argmax()),
+}
+
+
+def _of_many(statistic: str, values: pd.Series, other: pd.Series) -> float | None:
     if statistic == "mean":
         return float(values.mean())
+    if statistic == "below_pct":
+        return 100 * float((values < 0).mean())
     if statistic == "drop_pct":
-        return 100 * (1 - float(values.mean()) / float(extra.mean())) if len(extra) and extra.mean() else None
+        before = float(other.mean()) if len(other) else 0.0
+        return 100 * (before - float(values.mean())) / abs(before) if before else None
+    if statistic == "correlation":
+        return rank_correlation(values, other)
     if len(values) < 2:
         return None
-    if statistic == "std":
-        return float(values.std())
-    if statistic == "rising_pct":
-        return 100 * float((values.diff().iloc[1:] > 0).mean())
-    table = pd.concat([values, extra], axis=1, join="inner", keys=["a", "b"]).dropna().rank()
-    found = float(table["a"].corr(table["b"])) if len(table) > 2 else np.nan  # Spearman's: Pearson's of ranks
-    return found if np.isfinite(found) else None
-
-
-# ---- intervals -------------------------------------------------------------------------------------------
-
-
-def _interval(check: Check, arms: Sequence[Arm], curves: Sequence[pd.Series]) -> tuple[tuple[float, float] | None, str]:
-    """The 95 % interval of a check's number, and what it covers: seeds where there are several, else steps."""
-    if check.of == "value":
-        values = [v for run in range(len(arms[0].runs)) if (v := _of_seed(check, arms, (run,))) is not None]
-        if len(values) > 1:
-            return student(np.array(values)), f"Student's t over {len(values)} seeds"
-    else:
-        shared = shared_seeds(*arms)
-        values = [v for places in shared if (v := _of_seed(check, arms, places)) is not None]
-        if len(values) > 1:
-            return student(np.array(values)), f"Student's t over {len(values)} seeds, paired"
-        if not check.of.startswith("step_") and min(len(arm.runs) for arm in arms) > 1:
-            return _unpaired(check, arms)
-    return _over_steps(check, curves)
-
-
-def _of_seed(check: Check, arms: Sequence[Arm], places: Sequence[int]) -> float | None:
-    """The check's number of one run of each arm."""
-    single = [Arm(arm.experiment, arm.role, (arm.runs[place],)) for arm, place in zip(arms, places, strict=True)]
-    curves = [_windowed(check.window, _mean_curve(arm, check.metric), arm.last_step) for arm in single]
-    return _number(check, curves, [_extra(check, arm) for arm in single])[0]
-
-
-def _unpaired(check: Check, arms: Sequence[Arm]) -> tuple[tuple[float, float] | None, str]:
-    own = check.model_copy(update={"of": "value"})
-    samples = []
-    for arm in arms:
-        values = [_of_seed(own, [arm], (run,)) for run in range(len(arm.runs))]
-        samples.append(np.array([value for value in values if value is not None]))
-    baseline, variant = samples
-    if min(map(len, samples)) < 2 or baseline.mean() == 0:
-        return None, ""
-    if check.of == "difference":
-        return welch(baseline, variant), f"Welch's t over {len(variant)} and {len(baseline)} seeds"
-    # A quotient's error to first order (delta method): as if of v / b and r b / b, r = mean(v) / mean(b).
-    scale = 100 / abs(baseline.mean())
-    low, high = welch(scale * variant.mean() / baseline.mean() * baseline, scale * variant)
-    centre = 100 * (variant.mean() - baseline.mean()) / abs(baseline.mean())
-    return (centre + low, centre + high), f"Welch's t over {len(variant)} and {len(baseline)} seeds"
-
-
-def _over_steps(check: Check, curves: Sequence[pd.Series]) -> tuple[tuple[float, float] | None, str]:
-    reduce = _OVER_STEPS.get(check.statistic)
-    if reduce is None:
-        return None, ""
-    if check.of.startswith("step_"):
-        curves = [per_step(check.of, *curves)]
-    table = pd.concat(list(curves), axis=1, join="inner").dropna()
-
-    def statistic(drawn: Array) -> Array:
-        each = [reduce(drawn[:, i]) for i in range(drawn.shape[1])]
-        if len(each) == 1:
-            return each[0]
-        difference = each[1] - each[0]
-        return 100 * difference / np.abs(each[0]) if check.of == "change_pct" else difference
-
-    found = block_bootstrap(table.to_numpy(dtype=float).T, statistic)
-    return found, f"block bootstrap over {len(table)} steps: what varies within the runs, not between seeds"
+    return float(values.std()) if statistic == "std" else 100 * float((values.diff().iloc[1:] > 0).mean())
 
 
 # ---- in words --------------------------------------------------------------------------------------------
@@ -281,6 +346,7 @@ _WORDS = {
     "std": "standard deviation",
     "drop_pct": "fall of the mean",
     "rising_pct": "share of steps upward",
+    "below_pct": "share below 0",
     "correlation": "rank correlation",
 }
 
@@ -310,7 +376,7 @@ def _span(span: Span) -> str:
 
 def unit(check: Check) -> str:
     """` %` for numbers that are percentages, else nothing."""
-    percent = check.of.endswith("pct") or (check.of == "value" and check.statistic.endswith("pct"))
+    percent = check.of.endswith("pct") or check.statistic.endswith("pct")
     return " %" if percent and check.statistic not in ("min_step", "correlation") else ""
 
 

@@ -1,4 +1,4 @@
-"""Intervals, in plain arrays: over seeds, and over the steps of a single run.
+"""Intervals: over seeds, and over the steps of a single run.
 
 Two questions, two answers. A *band* around a curve shows what the seeds at hand spread over: the percentile bootstrap
 of their mean. A *decision* needs an interval that holds what it promises with three seeds, where the percentile
@@ -8,9 +8,10 @@ bootstrap of a mean is no wider than the range of the values and covers the trut
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
@@ -19,6 +20,7 @@ LEVEL = 0.95
 _EXACT = 6  # with so many seeds or fewer every resample is enumerated: at most 462
 _RESAMPLES = 1000
 _CHUNK = 2048
+_BLOCKS = 6
 
 
 def bootstrap_mean(values: Array, level: float = LEVEL) -> tuple[Array, Array]:
@@ -74,28 +76,25 @@ def _around(centre: float, error: float, df: float, level: float) -> tuple[float
     return centre - reach, centre + reach
 
 
-def block_bootstrap(
-    series: Array, statistic: Callable[[Array], Array], level: float = LEVEL
+def block_jackknife(
+    pieces: Sequence[pd.DataFrame], statistic: Callable[[Sequence[pd.DataFrame]], float], level: float = LEVEL
 ) -> tuple[float, float] | None:
-    """Percentile interval of `statistic` by the moving-block bootstrap (Künsch 1989); None for under 8 steps.
+    """Student's interval for `statistic(pieces)` by leaving out one of six blocks of neighbouring steps at a time
+    (Künsch 1989; pseudo-values after Tukey 1958). None for fewer than 18 steps in a piece, or where the statistic is
+    not finite.
 
-    series: (m, n), m series at the same n steps, resampled together in blocks of ceil(n^(1/3)) neighbours, so that what
-    is paired stays paired and what drifts slowly stays together. statistic: (b, m, n) -> (b,). It covers what varies
-    from step to step within the runs (the batch, the probes), not what varies from seed to seed.
+    pieces: frames of a row for each step, cut into blocks alike; what stands in one row stays together. It covers what
+    varies from step to step within the runs (the batch, the probes) where that is forgotten within a block: 95 times in
+    100 for independent steps, about 90 at a correlation of 0.5 between neighbours. Not what varies from seed to seed.
     """
-    n = series.shape[1]
-    if n < 8:
+    if min(map(len, pieces)) < 3 * _BLOCKS:
         return None
-    length = math.ceil(n ** (1 / 3))
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(0, _RESAMPLES, 100):
-        starts = rng.integers(0, n - length + 1, size=(100, math.ceil(n / length)))
-        places = (starts[..., None] + np.arange(length)).reshape(100, -1)[:, :n]
-        found.append(statistic(series[:, places].transpose(1, 0, 2)))
-    values = np.concatenate(found)
-    values = values[np.isfinite(values)]
-    if len(values) < _RESAMPLES / 2:
+    blocks = [np.arange(len(piece)) * _BLOCKS // len(piece) for piece in pieces]
+    whole = statistic(pieces)
+    without = np.array(
+        [statistic([p[b != left_out] for p, b in zip(pieces, blocks, strict=True)]) for left_out in range(_BLOCKS)]
+    )
+    pseudo = _BLOCKS * whole - (_BLOCKS - 1) * without
+    if not np.isfinite(pseudo).all():
         return None
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return _around(whole, float(pseudo.std(ddof=1)) / math.sqrt(_BLOCKS), _BLOCKS - 1, level)

@@ -10,10 +10,11 @@ import pandas as pd
 from ddpm.errors import UserError
 from reports.experiments.choice import filtered
 from reports.figures import Figure, render
-from reports.figures.library import COMMON, TRACES, TRAINED, Entry, draw_library, entries, rank_correlation
+from reports.figures.library import COMMON, TRACES, TRAINED, Entry, draw_library, entries, last_correlation
 from reports.pages import html_page, template
 from reports.runs import Run
 from reports.sources import open_source
+from reports.tidy import tidy
 from reports.verdicts import number
 from reports.write import write_report
 
@@ -23,7 +24,8 @@ _WHOSE = {TRAINED: "trained loss", COMMON: "unweighted loss"}
 
 
 def make_library(source: str, out: Path, where: Sequence[str] = (), cached: bool = False) -> Path:
-    """Write `report.md`, `report.html`, `numbers.csv` and the figure of all runs in `source` into `out`; `report.html`.
+    """Write `report.md`, `report.html`, `numbers.csv`, `data.parquet` and the figure of all runs in `source` into
+    `out`; returns `report.html`.
 
     Raises UserError: unreadable source, a filter that leaves nothing, no run with a trace at a milestone, `out` a file.
     """
@@ -43,6 +45,7 @@ def make_library(source: str, out: Path, where: Sequence[str] = (), cached: bool
 
 def _fill(draft: Path, runs: Sequence[Run], shown: Sequence[Entry], command: str) -> None:
     _table(shown).to_csv(draft / "numbers.csv", index=False)
+    tidy([entry.run for entry in shown if entry.trace == TRAINED]).to_parquet(draft / "data.parquet", index=False)
     figure = _draw(shown, draft / "figures")
     page = template("library.md.jinja").render(
         sentences=_sentences(shown),
@@ -94,10 +97,12 @@ def _sentences(shown: Sequence[Entry]) -> list[str]:
             there = [entry for entry in shown if entry.protocol == protocol and entry.trace == trace]
             if not there:
                 continue
-            found = rank_correlation(there)
+            found = last_correlation(there)
             what = f"Under protocol {protocol}, trace of the {_WHOSE[trace]}: {len(there)} run(s)"
+            if trace == TRAINED and len({entry.loss for entry in there}) > 1:
+                what += ", whose trained losses are differently weighted and so different functions"
             if found is None:
-                said.append(f"{what}, too few for a rank correlation with FID.")
+                said.append(f"{what}; no rank correlation with FID, as there are fewer than three or all are equal.")
             else:
                 said.append(
                     f"{what}; rank correlation (Spearman) of trace and FID at their last milestones {found:+.2f}."
@@ -108,4 +113,5 @@ def _sentences(shown: Sequence[Entry]) -> list[str]:
 def _absent(runs: Sequence[Run], shown: Sequence[Entry]) -> list[str]:
     there = {id(entry.run) for entry in shown}
     lines = [f"{run.name}: no Hessian trace at a step with a FID." for run in runs if id(run) not in there]
-    return lines + [f"{run.name}: {note}." for run in runs if id(run) in there for note in run.notes]
+    lines += [f"{run.name}: not finished." for run in runs if run.state != "finished"]
+    return lines + [f"{run.name}: {note}." for run in runs for note in run.notes]

@@ -13,7 +13,7 @@ import jinja2
 import markdown
 import pandas as pd
 
-from reports.checks import Judged, bounds, describe_check, judge_criteria, judge_statements, unit
+from reports.checks import Judged, Outcome, bounds, describe_check, judge_criteria, judge_statements, unit
 from reports.experiments.choice import Arm, Selection, differing_keys, matches, show
 from reports.figures import Figure
 from reports.figures.steps import context_reason
@@ -51,7 +51,7 @@ def markdown_page(
     windows = selection.study.windows
     page = template("report.md.jinja").render(
         study=selection.study,
-        warnings=[*selection.warnings, *notes],
+        warnings=[*selection.warnings, *notes, *_unfinished(selection)],
         verdicts=all_verdicts(selection),
         criteria=_claim_rows(judge_criteria(selection), selection),
         statements=_claim_rows(judge_statements(selection), selection),
@@ -104,7 +104,7 @@ def _data_uri(path: Path) -> str:
 def template(name: str) -> jinja2.Template:
     """A page's template, with the filters that make text from runs safe in Markdown."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
-    environment.filters |= {"text": _text, "code": _code, "cell": _cell}
+    environment.filters |= {"text": _text, "code": _code, "cell": _text}
     source = (resources.files("reports") / name).read_text(encoding="utf-8")
     return environment.from_string(source)
 
@@ -113,10 +113,6 @@ def _text(value: Any) -> str:
     """Running text: what Markdown or HTML would take for mark-up is escaped (`val_loss`, `a < b`)."""
     escaped = html.escape(" ".join(str(value).split()), quote=False)
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", escaped)
-
-
-def _cell(value: Any) -> str:
-    return _text(value)
 
 
 def _code(value: Any) -> str:
@@ -165,6 +161,17 @@ def _context_lines(selection: Selection) -> list[str]:
     return lines
 
 
+def _unfinished(selection: Selection) -> list[str]:
+    """Runs that diverged or that are not through: what is said of their ends is said of where they stand."""
+    lines = []
+    for run in (run for arm in selection.arms for run in arm.runs):
+        if run.diverged_after is not None:
+            lines.append(f"{run.name} diverged: its train/loss is not finite after step {run.diverged_after}.")
+        elif run.last_step < (run.planned_steps or 0):
+            lines.append(f"{run.name} stands at step {run.last_step} of {run.planned_steps}.")
+    return lines
+
+
 def _claim_rows(judged: Sequence[Judged], selection: Selection) -> list[dict[str, str]]:
     """A row for each check; the claim, its verdict and its note stand in the first."""
     rows = []
@@ -180,12 +187,19 @@ def _claim_rows(judged: Sequence[Judged], selection: Selection) -> list[dict[str
                     "verdict": "" if place else claim.verdict,
                     "what": describe_check(outcome.check, selection.study),
                     "wanted": bounds(outcome.check),
-                    "number": "–" if outcome.number is None else number(outcome.number, 5) + end + at,
+                    "number": _number_text(outcome) + end * (outcome.number is not None) + at,
                     "interval": "; ".join(word for word in (interval, outcome.basis, outcome.reason) if word),
-                    "holds": {True: "yes", False: "no", None: outcome.reason}[outcome.holds],
+                    "holds": {True: "yes", False: "no", None: "cannot be said"}[outcome.holds]
+                    + (f": {outcome.reason}" if outcome.reason else ""),
                 }
             )
     return rows
+
+
+def _number_text(outcome: Outcome) -> str:
+    if outcome.number is not None and outcome.check.statistic == "min_step":
+        return f"{outcome.number:.0f}"
+    return number(outcome.number, 5)
 
 
 def _lookup(numbers: pd.DataFrame) -> dict[tuple[str, str, str], float]:
@@ -243,14 +257,18 @@ def _comparisons(selection: Selection, numbers: pd.DataFrame) -> list[dict[str, 
                 "mark": " †" if differ and metric in _WEIGHTED else "",
                 "count": f"{get['paired_count']:.0f}",
                 "lower": f"{get['lower_count']:.0f}",
-                "mean": f"{get['mean_change_pct']:+.1f}",
-                "low": f"{get['min_change_pct']:+.1f}",
-                "high": f"{get['max_change_pct']:+.1f}",
+                "mean": _signed(get.get("mean_change_pct")),
+                "low": _signed(get.get("min_change_pct")),
+                "high": _signed(get.get("max_change_pct")),
                 "difference": number(get["mean_difference"]) + (f" ± {number(sem, 2)}" if sem is not None else ""),
                 "late": number(get.get("late_mean_difference")),
             }
         )
     return rows
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1f}"
 
 
 def _comparison_note(selection: Selection, rows: Sequence[dict[str, str]]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ddpm.errors import UserError
 from reports.experiments.choice import Arm, Selection
-from reports.runs import FID_METRICS, Run, canonical, flatten
+from reports.runs import SCORES, Run, canonical, flatten
 
 
 def measured(arms: Sequence[Arm], metric: str) -> list[tuple[str, Run]]:
@@ -60,6 +60,11 @@ def check_protocols(arms: Sequence[Arm], metric: str, allow_mixed: bool) -> str 
 
 
 def check_all_protocols(selection: Selection, allow_mixed: bool) -> list[str]:
-    """Notes for every FID metric that is mixed among the arms. Raises UserError unless `allow_mixed`."""
-    notes = [check_protocols(selection.arms, metric, allow_mixed) for metric in FID_METRICS]
+    """Notes for every FID metric that is mixed among the arms.
+
+    Raises UserError unless `allow_mixed`, or unless the study compares protocols: then each figure that cannot show
+    them says so."""
+    if selection.study.compares_protocols and not allow_mixed:
+        return []
+    notes = [check_protocols(selection.arms, metric, allow_mixed) for metric in SCORES]
     return [note for note in notes if note is not None]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ddpm.errors import UserError
+from reports.checks import claim_numbers
 from reports.experiments import load
 from reports.experiments.choice import Selection, select
 from reports.figures import FIGURES, Figure, draw_all
@@ -36,15 +38,18 @@ def make_report(
     `allow_mixed_protocols`), `out` not a folder, a server that does not take it.
     """
     study = load(experiment)
+    unknown = [name for name in study.figures if name not in FIGURES]
+    if unknown:
+        raise UserError(f"{experiment} wants figures that there are not: {', '.join(unknown)}. There are {_listed()}.")
     runs = open_source(source, [*study.arms, *study.context], cached=cached)
     selection = select(study, runs, where)
     notes = check_all_protocols(selection, allow_mixed_protocols)
-    command = _command(experiment, source, out, where, allow_mixed_protocols)
+    command = _command(experiment, source, out, where, allow_mixed_protocols, cached)
     figures: list[Figure] = []
 
     def fill(draft: Path) -> None:
         table = numbers(selection)
-        table.to_csv(draft / "numbers.csv", index=False)
+        pd.concat([table, claim_numbers(selection)]).to_csv(draft / "numbers.csv", index=False)
         _data(selection).to_parquet(draft / "data.parquet", compression="zstd", index=False)
         figures.extend(draw_all(selection, draft / "figures", allow_mixed_protocols))
         text = markdown_page(selection, table, figures, command, notes)
@@ -58,12 +63,18 @@ def make_report(
     return page
 
 
+def _listed() -> str:
+    return ", ".join(sorted(FIGURES))
+
+
 def _data(selection: Selection) -> pd.DataFrame:
     return tidy([run for arm in (*selection.arms, *selection.context) for run in arm.runs])
 
 
-def _command(experiment: str, source: str, out: Path, where: Sequence[str], allow_mixed: bool) -> list[str]:
+def _command(
+    experiment: str, source: str, out: Path, where: Sequence[str], allow_mixed: bool, cached: bool
+) -> list[str]:
     command = ["ddpm", "report", experiment, "--from", source, "--out", str(out)]
     for condition in where:
         command += ["--where", condition]
-    return command + (["--allow-mixed-protocols"] if allow_mixed else [])
+    return command + ["--allow-mixed-protocols"] * allow_mixed + ["--offline-cache"] * cached

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 FID_METRICS = ("val/fid", "final/fid")
+SCORES = (*FID_METRICS, "val/kid")
 PROTOCOL_SUFFIX = "_protocol"
 # Where the config of the original study, which logged no fingerprint, describes each number's protocol.
-_PROTOCOL_CONFIG = {"val/fid": "fid_milestone", "final/fid": "final"}
+_PROTOCOL_CONFIG = {"val/fid": "fid_milestone", "final/fid": "final", "val/kid": "kid"}
 _PROTOCOL_FIELDS = ("sampler", "nfe", "n_samples", "fid_stats")
 # Configs older than a key mean this by leaving it out.
 DEFAULTS: dict[str, Any] = {"loss.weighting": "constant"}
@@ -65,8 +66,25 @@ class Run:
 
     @property
     def last_step(self) -> int:
-        """The last logged step; 0 for a run without rows."""
-        return int(self.history.index[-1]) if len(self.history) else 0
+        """The last step with a finite train/loss, or the last logged one of a run without; 0 for a run without rows."""
+        losses = self.series("train/loss")
+        steps = losses.index if "train/loss" in self.history.columns else self.history.index
+        return int(steps[-1]) if len(steps) else 0
+
+    @property
+    def planned_steps(self) -> int | None:
+        """How many steps the run is to take, by its config; None where that does not say."""
+        steps = flatten(self.config).get("train.total_steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def diverged_after(self) -> int | None:
+        """The last step with a finite train/loss, where none logged after it is; None for a run that is well."""
+        logged = self.nan_steps.get("train/loss", ())
+        column = self.history.get("train/loss")
+        infinite = [] if column is None else column.index[np.isinf(column.to_numpy())].tolist()
+        last_bad = max([*logged, *infinite], default=-1)
+        return self.last_step if last_bad > self.last_step else None
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from reports.experiments import Windows
-from reports.experiments.choice import Arm, Selection
+from reports.experiments.choice import Arm, Selection, differing_keys, matches
 from reports.intervals import bootstrap_mean, student, welch
 from reports.runs import Run, canonical, flatten
 
@@ -163,7 +163,7 @@ def describe(values: pd.Series, last_step: int, windows: Windows, each: bool = F
     if len(late):
         stats["late_mean"] = float(late.mean())
     if len(early) and len(late) and early.mean() != 0:
-        stats["drop_pct"] = 100 * float((early.mean() - late.mean()) / early.mean())
+        stats["drop_pct"] = 100 * float((early.mean() - late.mean()) / abs(early.mean()))
     stats |= {"min": float(values.min()), "min_step": float(steps[int(values.argmin())])}
     if each:
         stats |= {f"at_{step}": float(value) for step, value in values.items()}
@@ -187,15 +187,25 @@ def _seed_ranges(arm: Arm, metric: str, windows: Windows) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class SeedContrast:
+    """variant - baseline with its 95 % interval over seeds, and what that rests on."""
+
+    difference: float
+    low: float
+    high: float
+    basis: str
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A variant against its baseline at the n steps where both have a value.
 
-    change_i = 100 (variant_i - baseline_i) / |baseline_i|, negative where the variant is lower;
-    `mean_change_pct` is the mean of the n changes. `late_difference`: mean of variant - baseline in the late
-    window of the shorter run. `mean_difference` and its standard error `sem` (None where the probes' errors
-    are not known): sem = sqrt(sum_i (se_variant_i^2 + se_baseline_i^2)) / n, the estimator's error alone.
-    `seed_interval`: Student's 95 % interval for `mean_difference` over seeds, paired where the arms share two seeds or
-    more; None with one seed in an arm.
+    change_i = 100 (variant_i - baseline_i) / |baseline_i|, negative where the variant is lower; `mean_change_pct` is
+    the mean of those that are defined (NaN for none), `change_of_means_pct` that of the two means. `late_difference`:
+    mean of variant - baseline in the late window of the shorter run. `mean_difference` and its standard error `sem`
+    (None where the probes' errors are not known): sem = sqrt(sum_i (se_variant_i^2 + se_baseline_i^2)) / n, the
+    estimator's error alone.
+    `seeds`: the same difference over seeds with its interval; None with one seed in an arm.
     """
 
     metric: str
@@ -207,29 +217,32 @@ class Comparison:
     mean_change_pct: float
     min_change_pct: float
     max_change_pct: float
+    change_of_means_pct: float
     mean_difference: float
     sem: float | None
     late_difference: float | None
     late_change_pct: float | None
-    seed_interval: tuple[float, float] | None = None
-    seed_basis: str = ""
+    seeds: SeedContrast | None = None
 
     def rows(self) -> dict[str, float]:
         """statistic -> value, as in `numbers.csv`."""
         values = {
             "paired_count": float(self.paired_count),
             "lower_count": float(self.lower_count),
+            "higher_count": float(self.higher_count),
             "mean_change_pct": self.mean_change_pct,
             "min_change_pct": self.min_change_pct,
             "max_change_pct": self.max_change_pct,
+            "change_of_means_pct": self.change_of_means_pct,
             "mean_difference": self.mean_difference,
             "mean_difference_sem": self.sem,
             "late_mean_difference": self.late_difference,
             "late_mean_change_pct": self.late_change_pct,
-            "mean_difference_seed_low": self.seed_interval[0] if self.seed_interval else None,
-            "mean_difference_seed_high": self.seed_interval[1] if self.seed_interval else None,
+            "seeds_mean_difference": self.seeds.difference if self.seeds else None,
+            "seeds_mean_difference_low": self.seeds.low if self.seeds else None,
+            "seeds_mean_difference_high": self.seeds.high if self.seeds else None,
         }
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
     @property
     def probe_interval(self) -> tuple[float, float] | None:
@@ -244,9 +257,23 @@ def paired(baseline: Arm, variant: Arm, metric: str) -> pd.DataFrame:
     table = pd.concat(
         {"baseline": curve(baseline, metric), "variant": curve(variant, metric)}, axis=1, join="inner"
     ).sort_index()
-    size = table["baseline"].abs().where(table["baseline"] != 0)  # no percentage of zero
-    table["change_pct"] = 100 * (table["variant"] - table["baseline"]) / size
+    table["change_pct"] = per_step(table["baseline"], table["variant"], percent=True)
     return table
+
+
+def per_step(baseline: pd.Series, variant: pd.Series, *, percent: bool) -> pd.Series:
+    """variant - baseline at their common steps, or its percentage of |baseline|, NaN where that is 0."""
+    table = pd.concat({"b": baseline, "v": variant}, axis=1, join="inner").sort_index()
+    difference = table["v"] - table["b"]
+    return 100 * difference / table["b"].abs().where(table["b"] != 0) if percent else difference
+
+
+def rank_correlation(x: pd.Series, y: pd.Series) -> float | None:
+    """Spearman's over the index that both have: Pearson's of the ranks; None for fewer than three, or all equal."""
+    ranks = pd.concat({"x": x, "y": y}, axis=1, join="inner").dropna().rank()
+    if len(ranks) < 3 or ranks["x"].nunique() < 2 or ranks["y"].nunique() < 2:
+        return None
+    return float(ranks["x"].corr(ranks["y"]))
 
 
 def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Comparison | None:
@@ -256,8 +283,7 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
         return None
     late = in_window(table["variant"] - table["baseline"], min(baseline.last_step, variant.last_step), windows.late)
     late_baseline = table["baseline"].loc[late.index]
-    change = table["change_pct"]
-    seed_interval, seed_basis = seed_contrast(baseline, variant, metric, table.index)
+    change = table["change_pct"].dropna()
     return Comparison(
         metric=metric,
         baseline=baseline.experiment,
@@ -268,26 +294,33 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
         mean_change_pct=float(change.mean()),
         min_change_pct=float(change.min()),
         max_change_pct=float(change.max()),
+        change_of_means_pct=_percent(table["baseline"], table["variant"]),
         mean_difference=float((table["variant"] - table["baseline"]).mean()),
         sem=_paired_sem(baseline, variant, metric, table.index),
         late_difference=float(late.mean()) if len(late) else None,
-        late_change_pct=100 * float(late.mean() / late_baseline.mean()) if len(late) else None,
-        seed_interval=seed_interval,
-        seed_basis=seed_basis,
+        late_change_pct=100 * float(late.mean() / abs(late_baseline.mean())) if late_baseline.any() else None,
+        seeds=seed_contrast(baseline, variant, metric, table.index),
     )
 
 
-def seed_contrast(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> tuple[tuple[float, float] | None, str]:
-    """95 % interval over seeds of the mean over `steps` of variant - baseline, and its basis; None with one seed."""
+def _percent(baseline: pd.Series, variant: pd.Series) -> float:
+    """100 (mean variant - mean baseline) / |mean baseline|; NaN where that is 0."""
+    level = abs(float(baseline.mean()))
+    return 100 * (float(variant.mean()) - float(baseline.mean())) / level if level else math.nan
+
+
+def seed_contrast(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> SeedContrast | None:
+    """variant - baseline of the means over `steps`, over seeds: paired where two or more are shared; None with one."""
     samples = [_means_of_seeds(arm, metric, steps) for arm in (baseline, variant)]
     pairs = [(samples[0][i], samples[1][j]) for i, j in shared_seeds(baseline, variant)]
-    differences = [v - b for b, v in pairs if math.isfinite(v - b)]
+    differences = np.array([v - b for b, v in pairs if math.isfinite(v - b)])
     if len(differences) > 1:
-        return student(np.array(differences)), f"Student's t over {len(differences)} shared seeds, paired"
+        basis = f"Student's t over {len(differences)} shared seeds, paired"
+        return SeedContrast(float(differences.mean()), *student(differences), basis)
     b, v = (np.array([value for value in sample if math.isfinite(value)]) for sample in samples)
     if min(len(b), len(v)) > 1:
-        return welch(b, v), f"Welch's t over {len(v)} and {len(b)} seeds"
-    return None, ""
+        return SeedContrast(float(v.mean() - b.mean()), *welch(b, v), f"Welch's t over {len(v)} and {len(b)} seeds")
+    return None
 
 
 def _means_of_seeds(arm: Arm, metric: str, steps: pd.Index) -> list[float]:
@@ -317,6 +350,12 @@ def weightings(arms: Sequence[Arm]) -> dict[str, str]:
         )
         for arm in arms
     }
+
+
+def unlike(arms: Sequence[Arm]) -> list[str]:
+    """The config keys beyond the weighting that make the arms' losses, unweighted too, different functions."""
+    globs = ("model.*", "diffusion.*", "data.dataset", "loss.t_min", "loss.t_max")
+    return [key for key in differing_keys(arms) if matches(key, globs)]
 
 
 def weightings_differ(arms: Sequence[Arm]) -> bool:

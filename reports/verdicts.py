@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 
 from reports.experiments.choice import Arm, Selection
@@ -12,12 +13,14 @@ from reports.statistics import (
     COMMON,
     TRAINED,
     Comparison,
+    SeedContrast,
     at_end,
     compare,
     curve,
     describe,
     seed_contrast,
     standard_error,
+    unlike,
     weightings_differ,
 )
 
@@ -49,14 +52,30 @@ def below_sentence(found: Comparison, what: str, unit: str = "measurements") -> 
     if found.lower_count == found.higher_count == 0:
         return f"{v}'s {what} equals {b}'s at all {n} {unit}."
     low, high, mean = found.min_change_pct, found.max_change_pct, found.mean_change_pct
+    if not math.isfinite(mean):
+        return f"{v}'s {what} lies below {b}'s at {found.lower_count} of {n} {unit}."
     if low * high < 0:  # not all on one side: neither the count nor the mean alone would be fair
-        return (
-            f"{v}'s {what} lies below {b}'s at {found.lower_count} of {n} {unit} and above it at "
-            f"{found.higher_count}; the change is {mean:+.1f} % on average ({low:+.1f} to {high:+.1f} %)."
-        )
+        return f"{_counts(found, what, unit)}; the change is {mean:+.1f} % on average ({low:+.1f} to {high:+.1f} %)."
     side, count = ("below", found.lower_count) if mean < 0 else ("above", found.higher_count)
     span = f"{min(abs(low), abs(high)):.1f} to {max(abs(low), abs(high)):.1f} %"
     return f"{v}'s {what} lies {side} {b}'s at {count} of {n} {unit}, by {abs(mean):.1f} % on average ({span})."
+
+
+def loss_sentence(found: Comparison, metric: str) -> str:
+    """Of a loss, whose single values are one batch's: the counts, and the change of the mean. The mean of the changes
+    would be drawn upward by small values of the baseline."""
+    change = found.change_of_means_pct
+    said = f"; its mean over them is {_more_or_less(change)}" if math.isfinite(change) else ""
+    return f"{_counts(found, metric, 'logged steps')}{said}."
+
+
+def _counts(found: Comparison, what: str, unit: str) -> str:
+    v, b, n = found.variant, found.baseline, found.paired_count
+    return f"{v}'s {what} lies below {b}'s at {found.lower_count} of {n} {unit} and above it at {found.higher_count}"
+
+
+def _more_or_less(change_pct: float) -> str:
+    return f"{abs(change_pct):.1f} % {'lower' if change_pct < 0 else 'higher'}" if change_pct else "the same"
 
 
 # ---- loss ------------------------------------------------------------------------------------------------
@@ -80,15 +99,13 @@ def loss_verdicts(selection: Selection) -> list[str]:
             if found is None:
                 sentences.append("train/mse, the unweighted loss that could be compared, was not logged in both arms.")
         if found is not None:
-            sentences.append(below_sentence(found, metric, "logged steps"))
-            if found.seed_interval is not None:
+            sentences.append(loss_sentence(found, metric))
+            if found.seeds is not None:
                 sentences.append(_interval_sentence(found))
             if found.late_change_pct is not None:
-                where = "lower" if found.late_change_pct < 0 else "higher"
-                sentences.append(
-                    f"In the late window {variant.experiment}'s mean {metric} is "
-                    f"{abs(found.late_change_pct):.1f} % {where} than {baseline.experiment}'s."
-                )
+                said = _more_or_less(found.late_change_pct)
+                against = f"against {baseline.experiment}'s"
+                sentences.append(f"In the late window {variant.experiment}'s mean {metric} is {said} {against}.")
     return sentences
 
 
@@ -97,12 +114,10 @@ def _window_sentence(arm: Arm, metric: str, what: str, selection: Selection) -> 
     stats = describe(curve(arm, metric), arm.last_step, selection.study.windows)
     if "drop_pct" not in stats:
         return []
-    verb = "falls" if stats["drop_pct"] > 0 else "rises"
     early, late = number(stats["early_mean"]), number(stats["late_mean"])
-    return [
-        f"{arm.experiment}: {what} {verb} by {abs(stats['drop_pct']):.1f} % from the early to the late "
-        f"window ({early} to {late})."
-    ]
+    moves = {1: "falls", -1: "rises", 0: "does not change"}[int(np.sign(stats["drop_pct"]))]
+    by = f" by {abs(stats['drop_pct']):.1f} %" if stats["drop_pct"] else ""
+    return [f"{arm.experiment}: {what} {moves}{by} from the early to the late window ({early} to {late})."]
 
 
 def pairs(selection: Selection) -> list[tuple[Arm, Arm]]:
@@ -143,6 +158,12 @@ def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
                 )
         else:
             sentences.append(_interval_sentence(trained))
+    if unlike([baseline, variant]) and (trained or common):
+        keys = ", ".join(unlike([baseline, variant]))
+        sentences.append(
+            f"{variant.experiment} and {baseline.experiment} differ in {keys}: the traces of their losses, unweighted "
+            "too, are traces of different functions."
+        )
     if common is not None:
         sentences.append(below_sentence(common, "trace of the common unweighted loss"))
         sentences.append(_interval_sentence(common))
@@ -151,9 +172,9 @@ def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
 
 def _interval_sentence(found: Comparison) -> str:
     """The mean paired difference with its interval, over seeds where there are several, and whether that excludes 0."""
+    if found.seeds is not None:
+        return f"The mean difference ({found.variant} - {found.baseline}) is {_over_seeds(found.seeds)}."
     what = f"The mean paired difference ({found.variant} - {found.baseline}) is {number(found.mean_difference)}"
-    if found.seed_interval is not None:
-        return f"{what}; {_over_seeds(found.seed_interval, found.seed_basis)}."
     if found.probe_interval is None or found.sem is None:
         return f"{what}; its standard error is not known."
     low, high = found.probe_interval
@@ -165,11 +186,13 @@ def _interval_sentence(found: Comparison) -> str:
     )
 
 
-def _over_seeds(interval: tuple[float, float], basis: str) -> str:
-    """What the seeds say of a difference; "noise" is said here alone, where it was measured."""
-    low, high = interval
-    said = "beyond the noise of the seeds" if low > 0 or high < 0 else "within the noise of the seeds"
-    return f"its 95 % interval is {number(low)} to {number(high)} ({basis}), so it is {said}"
+def _over_seeds(found: SeedContrast) -> str:
+    """A difference and what the seeds say of it; "noise" is said here alone, where it was measured."""
+    said = "beyond the noise of the seeds" if found.low > 0 or found.high < 0 else "within the noise of the seeds"
+    return (
+        f"{number(found.difference)}, its 95 % interval {number(found.low)} to {number(found.high)} ({found.basis}): "
+        f"it is {said}"
+    )
 
 
 # ---- FID -------------------------------------------------------------------------------------------------
@@ -215,7 +238,8 @@ def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
                 f"{name}: FID gets worse while train/loss falls. Longer training should not do that: look at "
                 "the samples and at the sampler before reading anything into these FIDs."
             )
-        sentences += _above_floor(arm, last)
+    if len(values):
+        sentences += _above_floor(arm, float(values.iloc[-1]))
     finals = at_end(arm, "final/fid")
     if finals:
         seeds = f", mean of {len(finals)} seeds" if len(finals) > 1 else ""
@@ -267,11 +291,8 @@ def _void(baseline: Arm, variant: Arm, metric: str) -> str:
 
 def _seed_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
     """What the seeds say of the FIDs' difference at `step`; nothing with one seed in an arm."""
-    interval, basis = seed_contrast(baseline, variant, "val/fid", pd.Index([step]))
-    if interval is None:
-        return []
-    difference = float(curve(variant, "val/fid")[step] - curve(baseline, "val/fid")[step])
-    return [f"At step {step} the mean difference is {difference:+.2f}; {_over_seeds(interval, basis)}."]
+    found = seed_contrast(baseline, variant, "val/fid", pd.Index([step]))
+    return [f"At step {step} the mean difference is {_over_seeds(found)}."] if found else []
 
 
 # ---- seeds -----------------------------------------------------------------------------------------------
@@ -280,21 +301,23 @@ def _seed_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
 def seed_verdicts(arms: Sequence[Arm]) -> list[str]:
     """What the number of seeds allows to say."""
     counts = {arm.experiment: len(arm.runs) for arm in arms}
+    single = [name for name, count in counts.items() if count == 1]
     sentences = []
-    if all(count == 1 for count in counts.values()):
+    if len(single) == len(arms):
         who = "one seed per arm" if len(arms) > 1 else "one seed"
         sentences.append(f"{who.capitalize()}: no interval across seeds can be given.")
-        if len(arms) > 1:
-            sentences.append("Whether the differences are noise cannot be said from these runs.")
     else:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         sentences.append(f"Seeds per arm: {listed}. Bands are 95 % bootstrap intervals over seeds.")
+        sentences += [f"{name} is a single seed: no interval across seeds can be given for it." for name in single]
+    if single and len(arms) > 1:
+        sentences.append("Whether the differences are noise cannot be said from these runs.")
     for arm in arms:
         ends = {run.last_step for run in arm.runs}
         if len(ends) > 1:
             sentences.append(
                 f"{arm.experiment}'s seeds end at different steps ({', '.join(map(str, sorted(ends)))}): "
-                f"means over seeds end at step {min(ends)}."
+                f"means over seeds end at step {min(ends)}, of what the shortest logged."
             )
     if any(len(curve(arm, TRAINED)) and standard_error(arm, TRAINED).empty for arm in arms):
         sentences.append("Some traces have no standard error: neither it nor the number of probes is recorded.")

@@ -1,11 +1,13 @@
 """Experiments as data: the arms a report compares, in what they are meant to differ, what is claimed, its figures."""
 
 import difflib
+import fnmatch
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ddpm.errors import UserError
 
@@ -28,9 +30,10 @@ class Check(BaseModel):
     `metric`: a key, or two as a quotient (`a / b`). `of` what: the arm's own curve (`value`); the arm against the
     baseline, per step (`step_difference`, `step_change_pct`), or after `statistic` (`difference`, `change_pct`: 100
     (variant - baseline) / |baseline|). `statistic`: how the curve becomes a number. `drop_pct` is 100 (1 - mean over
-    the window / mean over `since`), `rising_pct` the share of successive steps that go up, `correlation` Spearman's
-    with the metric `against_metric` at the steps that have both. `window` and `since` are steps, both ends included, or
-    fractions of the run's length where they end at 1 or below; no window is the whole run.
+    the window / mean over `since`), `rising_pct` the share of successive steps that go up, `below_pct` that of the
+    steps with a number below 0, `correlation` Spearman's with the metric `against_metric` at the steps that have both.
+    `window` and `since` are steps, both ends included, or fractions of the run's length where they end at 1 or below;
+    no window is the whole run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +41,7 @@ class Check(BaseModel):
     metric: str
     of: Literal["value", "difference", "change_pct", "step_difference", "step_change_pct"] = "value"
     statistic: Literal[
-        "mean", "min", "max", "min_step", "first", "last", "std", "drop_pct", "rising_pct", "correlation"
+        "mean", "min", "max", "min_step", "first", "last", "std", "drop_pct", "rising_pct", "below_pct", "correlation"
     ] = "mean"
     arm: str | None = None  # null: the experiment itself
     window: Span | None = None
@@ -72,7 +75,8 @@ class Claim(BaseModel):
 class Study(BaseModel):
     """One report: `arms` (experiment -> role, in the order shown), `context` (experiments that appear only
     where FID over steps is compared), `difference` (globs of the config keys in which the arms are meant to
-    differ) and the names of its `figures`, in order.
+    differ), `where` (experiment -> conditions `key=value` on the configs of its runs: all of that experiment's runs
+    where none is given) and the names of its `figures`, in order.
 
     `criteria` are written before the runs and decided by an interval: pass, fail or undecided. `statements` are what
     the original study said of its runs; they are held against the numbers themselves."""
@@ -85,6 +89,7 @@ class Study(BaseModel):
     arms: dict[str, Role]
     context: tuple[str, ...] = ()
     difference: tuple[str, ...] = ()
+    where: dict[str, tuple[str, ...]] = {}
     figures: tuple[str, ...]
     windows: Windows = Field(default_factory=Windows)
     criteria: tuple[Claim, ...] = ()
@@ -105,6 +110,12 @@ class Study(BaseModel):
         return self
 
     @property
+    def compares_protocols(self) -> bool:
+        """Whether the arms are meant to be scored differently, so that the difference of their FIDs is the point."""
+        keys = ("eval.fid_milestone.sampler", "eval.fid_milestone.nfe")
+        return any(fnmatch.fnmatchcase(key, glob) for key in keys for glob in self.difference)
+
+    @property
     def baseline(self) -> str:
         """The experiment that the others are compared with."""
         return next(name for name, role in self.arms.items() if role == "baseline")
@@ -117,11 +128,38 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Study:
-    """The study called `name`. Raises UserError for an unknown one, with the names there are."""
+    """The study called `name`, or that of the file `name`, a path to a YAML file.
+
+    Raises UserError: an unknown name, with those there are; a file that does not read as a study.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return _parse(Path(name).name, _text(Path(name)))
     known = names()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean `{near[0]}`?" if near else ""
-        raise UserError(f"There is no experiment `{name}`.{hint} Those with a report: {', '.join(known)}.")
-    text = (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
-    return Study.model_validate(yaml.safe_load(text))
+        hint = next((f" It is an arm of `{other}`." for other in known if name in load(other).arms), hint)
+        raise UserError(
+            f"There is no experiment `{name}`.{hint} Those with a report: {', '.join(known)}. Or give a YAML file."
+        )
+    return _parse(f"{name}.yaml", (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The experiment {path} cannot be read: {error}.") from None
+
+
+def _parse(name: str, text: str) -> Study:
+    try:
+        return Study.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from None
+    except ValidationError as error:
+        found = [
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ")
+            for item in error.errors(include_url=False)
+        ]
+        raise UserError(f"{name} is no experiment: {'; '.join(found)}. docs/reports.md says what one holds.") from None

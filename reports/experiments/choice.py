@@ -101,6 +101,7 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
     requested experiment.
     """
     kept = filtered(runs, where)
+    kept = [run for run in kept if filtered([run], study.where.get(run.experiment, ()))]
     left_out = [f"{run.name}: no metrics logged" for run in kept if run.history.empty]
     usable = [run for run in kept if not run.history.empty]
     ours = [run for run in usable if run.experiment in study.arms]

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddpm.errors import UserError
 from reports.experiments.choice import Selection
 from reports.figures import cost, grids, scatter, steps, timesteps
-from reports.figures.style import Drawn, NothingToDraw, save, theme
+from reports.figures.style import Drawn, NothingToDraw, save, theme, told_apart
 
 Draw = Callable[[Selection, bool], Drawn]
 
@@ -55,7 +56,13 @@ def draw_all(selection: Selection, folder: Path, allow_mixed: bool = False) -> l
 def draw(name: str, selection: Selection, folder: Path, allow_mixed: bool = False) -> Figure:
     """Draw one figure. Raises KeyError for a name that is not in `FIGURES`."""
     title, function = FIGURES[name]
-    return render(name, title, lambda: function(selection, allow_mixed), folder)
+    with told_apart([arm.experiment for arm in (*selection.arms, *selection.context)]):
+        try:
+            return render(name, title, lambda: function(selection, allow_mixed), folder)
+        except UserError as refusal:  # FIDs of two protocols on one axis
+            if not selection.study.compares_protocols:
+                raise
+            return Figure(name, title, reason=str(refusal).split(", so it cannot")[0])
 
 
 def render(name: str, title: str, function: Callable[[], Drawn], folder: Path) -> Figure:

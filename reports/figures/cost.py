@@ -62,7 +62,11 @@ def fid_vs_cost(selection: Selection, allow_mixed: bool) -> Drawn:
         if "time/total_s" not in costs
         else (" Wall-clock counts training, probes and evaluation alike, on whichever machines the runs were made.")
     )
-    return Drawn(figure, f"Score at the milestones against cost, {seeds_text(selection.arms, bands=False)}.{clock}")
+    everywhere = [arm for arm in selection.arms if all(len(_against(arm, score, cost)) for score, cost in drawn)]
+    absent = _without(selection.arms, everywhere).removeprefix(".")
+    absent = f"{absent}, in every panel." if absent else ""
+    seeds = seeds_text(selection.arms, bands=False)
+    return Drawn(figure, f"Score at the milestones against cost, {seeds}.{absent}{clock}")
 
 
 def _cost(arm: Arm, cost: str) -> pd.Series:
@@ -106,7 +110,11 @@ def time_breakdown(selection: Selection, _allow_mixed: bool) -> Drawn:
     axes.set_xlabel("wall-clock (s)")
     axes.grid(visible=False, axis="y")
     legend(figure, axes, below=True)
-    said = "; ".join(_share(arm.experiment, totals[arm.experiment]) for arm in timed)
+    said = "; ".join(
+        _share(arm.experiment, totals[arm.experiment]["train"], max(left[i], everything[i]))
+        for i, arm in enumerate(timed)
+    )
+    said += _without(selection.arms, timed)
     return Drawn(figure, f"Where the time went, {seeds_text(timed, bands=False)}. {said}.")
 
 
@@ -115,10 +123,13 @@ def _seconds(arm: Arm, metric: str) -> float:
     return float(np.mean(ends)) if ends else 0.0
 
 
-def _share(name: str, parts: dict[str, float]) -> str:
-    whole = sum(parts.values())
-    aside = 100 * (whole - parts["train"]) / whole
-    return f"{name}: {aside:.0f} % of {whole:,.0f} s outside the training steps"
+def _share(name: str, train: float, whole: float) -> str:
+    return f"{name}: {100 * (whole - train) / whole:.0f} % of {whole:,.0f} s outside the training steps"
+
+
+def _without(arms: Sequence[Arm], shown: Sequence[Arm]) -> str:
+    absent = [arm.experiment for arm in arms if arm not in shown]
+    return f". Not logged in {', '.join(absent)}" if absent else ""
 
 
 def nfe_fid(selection: Selection, allow_mixed: bool) -> Drawn:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from reports.figures.style import Drawn, NothingToDraw, label, legend, palette, panels, wrapped
 from reports.runs import Run, flat_config, flatten
-from reports.statistics import COMMON, TRAINED
+from reports.statistics import COMMON, TRAINED, rank_correlation
 
 TRACES = (TRAINED, COMMON)
 # One colour for a loss, whatever is there; the two most often compared have those of e5 and e6.
@@ -66,7 +65,7 @@ def draw_library(shown: Sequence[Entry]) -> Drawn:
             axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="grey")
     _keys(grid[0], shown)
     legend(figure, grid[0], below=True)
-    runs = {entry.run.id for entry in shown}
+    runs = {id(entry.run) for entry in shown}
     return Drawn(
         figure,
         f"{len(runs)} run{'s' * (len(runs) > 1)}, each a thin line over its milestones that ends in the large marker "
@@ -105,11 +104,7 @@ def protocol_text(shown: Sequence[Entry], protocol: str) -> str:
     return f"protocol {protocol}" + (f": {', '.join(known)}" if known else "")
 
 
-def rank_correlation(shown: Sequence[Entry]) -> float | None:
+def last_correlation(shown: Sequence[Entry]) -> float | None:
     """Spearman's, of trace and FID at the runs' last milestones; None for fewer than three runs."""
-    ends = pd.DataFrame([entry.points.iloc[-1] for entry in shown])
-    if len(ends) < 3:
-        return None
-    ranks = ends.rank()
-    found = float(ranks["trace"].corr(ranks["fid"]))
-    return found if np.isfinite(found) else None
+    ends = pd.DataFrame([entry.points.iloc[-1] for entry in shown]).reset_index(drop=True)
+    return rank_correlation(ends["trace"], ends["fid"])

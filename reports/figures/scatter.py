@@ -30,7 +30,7 @@ from reports.figures.style import (
     wrapped,
 )
 from reports.protocols import check_protocols
-from reports.statistics import COMMON, TRAINED, curve, standard_error, weightings_differ
+from reports.statistics import COMMON, TRAINED, curve, rank_correlation, standard_error, weightings_differ
 
 _LABEL_ALL = 4  # of more arms only the first and the last milestone carry their step
 
@@ -115,7 +115,9 @@ def trained_vs_common_trace(selection: Selection, _allow_mixed: bool) -> Drawn:
     parts = []
     for arm in arms:
         trained, common = curve(arm, TRAINED), curve(arm, COMMON)
-        ratio = (trained / common).dropna()
+        ratio = (trained / common.where(common != 0)).dropna()
+        if ratio.empty:
+            continue
         shade = colour(arm.experiment)
         points: dict[str, Any] = {"marker": marker(arm.experiment), "markersize": 4, "alpha": 0.7, "linestyle": "none"}
         left.plot(common, trained.reindex(common.index), color=shade, rasterized=len(common) > 1000, **points)
@@ -177,10 +179,7 @@ def _by_step(selection: Selection, x: str, y: str, what: str) -> Drawn:
     colours = matplotlib.cm.ScalarMappable(norm=norm, cmap="viridis")
     bar = figure.colorbar(colours, ax=list(row), label="step", format=FuncFormatter(thousands))
     bar.outline.set_visible(False)
-    correlation = "; ".join(
-        f"{arm.experiment} {_rank_correlation(per_run):+.2f} over {sum(map(len, per_run))} points"
-        for arm, per_run in tables
-    )
+    correlation = "; ".join(_correlation(arm, pd.concat(per_run, ignore_index=True)) for arm, per_run in tables)
     if any(gathered(sum(map(len, per_run))) for _, per_run in tables):
         what += "; very many points are gathered in cells, coloured by their mean step"
     without = [arm.experiment for arm in selection.arms if arm not in arms]
@@ -188,7 +187,6 @@ def _by_step(selection: Selection, x: str, y: str, what: str) -> Drawn:
     return Drawn(figure, f"{what}. Rank correlation (Spearman): {correlation}.{absent}")
 
 
-def _rank_correlation(per_run: list[pd.DataFrame]) -> float:
-    """Spearman's: the Pearson correlation of ranks (pandas' own method needs SciPy)."""
-    ranks = pd.concat(per_run).rank()
-    return float(ranks["x"].corr(ranks["y"]))
+def _correlation(arm: Arm, table: pd.DataFrame) -> str:
+    found = rank_correlation(table["x"], table["y"])
+    return f"{arm.experiment} {'not defined' if found is None else f'{found:+.2f}'} over {len(table)} points"

@@ -33,6 +33,7 @@ from reports.statistics import (
     at_end,
     curve,
     standard_error,
+    unlike,
     weightings_differ,
 )
 
@@ -108,10 +109,9 @@ def _fid_sentence(arms: Sequence[Arm]) -> str:
     for arm in arms:
         values = curve(arm, "val/fid")
         if len(values):
-            parts.append(
-                f"{arm.experiment} {values.iloc[0]:.2f} at {values.index[0]} "
-                f"and {values.iloc[-1]:.2f} at {values.index[-1]}"
-            )
+            ends = dict.fromkeys((0, len(values) - 1))
+            said = " and ".join(f"{values.iloc[end]:.2f} at {values.index[end]}" for end in ends)
+            parts.append(f"{arm.experiment} {said}")
     return f" FID at the first and last milestone: {'; '.join(parts)}." if parts else ""
 
 
@@ -167,12 +167,15 @@ def curvature_vs_step(selection: Selection, _allow_mixed: bool) -> Drawn:
     step_axis(rows[-1], arms)
     legend(figure, rows[0], loc="upper right")
     missing = "" if COMMON in metrics else " The trace of the common unweighted loss was not logged."
-    return Drawn(figure, f"Hutchinson trace by step, {seeds_text(arms)}; {_band_text(arms)}.{missing}")
+    return Drawn(figure, f"Hutchinson trace by step, {seeds_text(arms, bands=False)}; {_band_text(arms)}.{missing}")
 
 
 def _trace_title(metric: str, arms: Sequence[Arm]) -> str:
     if metric == COMMON:
-        return f"Common unweighted loss: the same function in every arm\n({_band_text(arms)})"
+        whose = (
+            f"each arm's own, as they differ in {', '.join(unlike(arms))}" if unlike(arms) else "the same in every arm"
+        )
+        return f"Common unweighted loss: {whose}\n({_band_text(arms)})"
     title = f"Trained loss ({_band_text(arms)})"
     if weightings_differ(arms):
         title += "\nthe arms' trained losses are different functions: part of the gap is the weighting's scale"
@@ -181,11 +184,12 @@ def _trace_title(metric: str, arms: Sequence[Arm]) -> str:
 
 def _band_text(arms: Sequence[Arm]) -> str:
     """What the band around a trace is."""
-    if any(len(arm.runs) > 1 for arm in arms):
-        return "points: every seed; band: 95 % bootstrap interval over seeds"
-    if any(len(standard_error(arm, TRAINED)) for arm in arms):
-        return "band: ±1 standard error over the probes"
-    return "without error bars: none known"
+    several, single = ([arm for arm in arms if (len(arm.runs) > 1) is many] for many in (True, False))
+    parts = ["points: every seed; band: 95 % bootstrap interval over seeds"] if several else []
+    if any(len(standard_error(arm, TRAINED)) for arm in single):
+        who = f", of {', '.join(arm.experiment for arm in single)}" if several else ""
+        parts.append(f"band{who}: ±1 standard error over the probes")
+    return "; ".join(parts) or "without error bars: none known"
 
 
 def _plot_trace(axes: Axes, arm: Arm, metric: str, text: str) -> None:
@@ -236,7 +240,7 @@ def curvature_with_loss(selection: Selection, _allow_mixed: bool) -> Drawn:
         figure,
         f"Above, the trace of the trained loss ({_band_text(arms)}); below, train/loss "
         f"({smoothing_text(arms, 'train/loss')}); "
-        f"{seeds_text(arms)}.{absent}",
+        f"{seeds_text(arms, bands=False)}.{absent}",
     )
 
 

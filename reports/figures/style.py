@@ -1,10 +1,13 @@
 """What all figures share: theme, colours by experiment, labels from config differences, label placement."""
 
+import itertools
 import re
 import textwrap
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +51,7 @@ def theme() -> Iterator[None]:
     """The seaborn theme for the drawing inside, leaving matplotlib's global settings alone."""
     settings = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.15)
     settings |= {"axes.titlesize": 10.5, "svg.hashsalt": "reports", "legend.framealpha": 0.9}
+    settings |= {"text.parse_math": False}  # names and values from configs may hold a $
     with matplotlib.rc_context(settings):
         yield
 
@@ -62,8 +66,10 @@ def new_figure(width: float, height: float) -> Figure:
 def save(drawn: Drawn, stem: Path) -> Path:
     """Write `<stem>.png` and `<stem>.svg`; returns the PNG. Without dates: equal data, equal bytes."""
     png = stem.with_name(stem.name + ".png")
-    drawn.figure.savefig(png, dpi=DPI)
-    drawn.figure.savefig(stem.with_name(stem.name + ".svg"), metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands in for a letter the font lacks
+        drawn.figure.savefig(png, dpi=DPI)
+        drawn.figure.savefig(stem.with_name(stem.name + ".svg"), metadata={"Date": None})
     return png
 
 
@@ -86,7 +92,7 @@ def marker(experiment: str) -> str:
 
 
 def dash(experiment: str) -> Any:
-    """The experiment's line style: two of equal colour differ in it."""
+    """The experiment's line style: two arms of equal colour differ in it."""
     return _look(experiment)[2]
 
 
@@ -95,6 +101,10 @@ _FIXED = {"e1": ("#4d4d4d", "D", "-"), "e5": (_PALETTE[0], "o", "-"), "e6": (_PA
 
 
 def _look(experiment: str) -> tuple[str, str, Any]:
+    return _TOLD_APART.get().get(experiment) or _own_look(experiment)
+
+
+def _own_look(experiment: str) -> tuple[str, str, Any]:
     """Colour, marker and dash, of the name alone. The study's numbers (e8a, e8b, e8c; e13, e14) count through the
     colours, so that those that are compared differ; other names have theirs by a stable hash, never e5's or e6's."""
     if experiment in _FIXED:
@@ -107,6 +117,28 @@ def _look(experiment: str) -> tuple[str, str, Any]:
         place = zlib.crc32(experiment.encode())
         shade = _PALETTE[2 + place % (len(_PALETTE) - 2)]
     return shade, _MARKERS[place % len(_MARKERS)], _DASHES[place // len(_MARKERS) % len(_DASHES)]
+
+
+# Of the report being drawn: the looks of experiments whose own are taken by another arm.
+_TOLD_APART: ContextVar[dict[str, tuple[str, str, Any]]] = ContextVar("told_apart", default={})  # noqa: B039
+
+
+@contextmanager
+def told_apart(experiments: Sequence[str]) -> Iterator[None]:
+    """Inside, no two of `experiments` share colour and dash: a later one takes the next that is free."""
+    taken: dict[tuple[str, Any], str] = {}
+    looks: dict[str, tuple[str, str, Any]] = {}
+    free = itertools.product(_PALETTE[2:], _DASHES)
+    for name in experiments:
+        shade, shape, style = _own_look(name)
+        while (shade, style) in taken and (another := next(free, None)):
+            shade, style = another
+        taken[shade, style], looks[name] = name, (shade, shape, style)
+    token = _TOLD_APART.set(looks)
+    try:
+        yield
+    finally:
+        _TOLD_APART.reset(token)
 
 
 def arm_labels(arms: Sequence[Arm], selection: Selection) -> dict[str, str]:
@@ -151,8 +183,11 @@ def seeds_text(arms: Sequence[Arm], *, bands: bool = True) -> str:
     counts = [len(arm.runs) for arm in arms]
     if max(counts) == 1:
         return "one seed per arm" if len(arms) > 1 else "one seed"
-    number = str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))
-    return f"mean over {number} seeds" + (", band: 95 % bootstrap interval over seeds" if bands else "")
+    if len(set(counts)) == 1:
+        said = f"mean over {counts[0]} seeds"
+    else:
+        said = "mean over seeds (" + ", ".join(f"{arm.experiment}: {len(arm.runs)}" for arm in arms) + ")"
+    return said + (", band: 95 % bootstrap interval over seeds" if bands else "")
 
 
 def arms_with(arms: Sequence[Arm], metric: str) -> list[Arm]:

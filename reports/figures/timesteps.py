@@ -40,7 +40,9 @@ def timestep_profile(selection: Selection, _allow_mixed: bool) -> Drawn:
     for axes, (arms, title) in zip(row, drawn, strict=True):
         for arm in arms:
             _plot(axes, arm, title, profiles[arm.experiment], curves[arm.experiment], labels[arm.experiment])
-        axes.set(yscale="log", xlabel="timestep t", ylabel=f"{title}\n(log scale)", title=title)
+        positive = any(np.any(np.asarray(line.get_ydata(), dtype=float) > 0) for line in axes.lines)
+        axes.set(xlabel="timestep t", ylabel=f"{title}\n(log scale)" if positive else title, title=title)
+        axes.set_yscale("log" if positive else "linear")
     legend(figure, max(row, key=lambda axes: len(axes.get_legend_handles_labels()[0])), below=True)
     without = [arm.experiment for arm in selection.arms if arm not in weighted]
     unknown = f" The weights of {', '.join(without)} were not logged." if without else ""

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from reports.checks import bounds, describe_check, judge_criteria, judge_statements
 from reports.experiments import Check, Study, load
 from reports.experiments.choice import select
+from reports.report import make_report
 from reports.sources import open_source
 from tests.reports.conftest import chosen, write_run
 
@@ -33,7 +34,7 @@ def runs(root: Path, values: dict[str, dict[int, list[float]]]) -> None:
     for experiment, seeds in values.items():
         for seed, curve in seeds.items():
             rows = [(10 * (i + 1), {METRIC: value}) for i, value in enumerate(curve)]
-            write_run(root / experiment / str(seed), experiment, seed, rows=rows)
+            write_run(root / experiment / str(seed), experiment, seed, rows=rows, train__total_steps=rows[-1][0])
 
 
 def judged(root: Path, **check: Any) -> Any:
@@ -83,11 +84,57 @@ def test_one_seed_is_decided_over_its_steps_and_says_so(tmp_path: Path) -> None:
     variant = 0.8 * base * (1 + 0.01 * rng.normal(size=40))
     runs(tmp_path, {"e5": {1: list(base)}, "e6": {1: list(variant)}})
     outcome, verdict = judged(tmp_path, of="change_pct", at_most=-15)
-    assert verdict == "pass" and outcome.number == pytest.approx(-20, abs=0.5)
-    assert outcome.interval[0] < -20 < outcome.interval[1] + 0.5 and "not between seeds" in outcome.basis
-    assert judged(tmp_path, of="change_pct", at_least=0)[1] == "fail"
+    assert verdict == "pass of these runs (one seed)" and outcome.number == pytest.approx(-20, abs=0.5)
+    assert outcome.interval[0] < outcome.number < outcome.interval[1] and "not seeds" in outcome.basis
+    assert judged(tmp_path, of="change_pct", at_least=0)[1] == "fail of these runs (one seed)"
     outcome, verdict = judged(tmp_path, of="difference", statistic="last", at_most=0)
     assert verdict == "undecided" and "one seed" in outcome.reason and outcome.number is not None
+
+
+def test_number_and_interval_are_of_the_same_seeds(tmp_path: Path) -> None:
+    """Seeds 1 and 2 of both arms differ by -1; seeds 3 to 5, of the baseline alone, are 50 higher. Catches a number of
+    all seeds beside the interval of some."""
+    baseline = {seed: [100.0 + (50 if seed > 2 else seed)] * 9 for seed in range(1, 6)}
+    runs(tmp_path, {"e5": baseline, "e6": {1: [100.0] * 9, 2: [101.5] * 9}})
+    outcome, _ = judged(tmp_path, of="difference", at_most=0)
+    assert outcome.number == pytest.approx(-0.75) and "the 2 seeds that both arms have" in outcome.basis
+    assert sum(outcome.interval) / 2 == pytest.approx(-0.75)
+
+
+@pytest.mark.parametrize("how", ["going", "diverged"])
+def test_runs_that_are_not_whole_decide_nothing(tmp_path: Path, how: str) -> None:
+    """e6 stands at step 50 of 200, or is NaN from there on: early values against late ones are no comparison. Catches
+    criteria failed by a run that is still going, or passed by the seeds that survived."""
+    for seed in (1, 2):
+        runs(tmp_path, {"e5": {seed: list(np.linspace(100, 10, 20))}})
+        rows = [(10 * (i + 1), {METRIC: 100.0 - i, "train/loss": 1.0}) for i in range(5)]
+        if how == "diverged":
+            rows += [(10 * (i + 1), {METRIC: math.nan, "train/loss": math.nan}) for i in range(5, 20)]
+        write_run(tmp_path / "e6" / str(seed), "e6", seed, rows=rows, finished=False)
+    outcome, verdict = judged(tmp_path, of="change_pct", window=[0.6, 1.0], at_most=-15)
+    assert verdict == "undecided" and "e6 seed 1" in outcome.reason and "stands at step 50 of 200" in outcome.reason
+    made = make_report("e6", str(tmp_path), tmp_path / "out").with_suffix(".md").read_text()
+    said = "diverged: its train/loss is not finite after step 50" if how == "diverged" else "stands at step 50 of 200"
+    assert f"**Warning: e6 seed 1 (run e6-s1-1) {said}" in made
+
+
+def test_two_protocols_decide_only_where_they_are_the_question(tmp_path: Path) -> None:
+    """Catches: a criterion passed on a difference that the page calls meaningless; e10b refused its own question."""
+    for name, protocol in (("e5", "aaaa1111"), ("e6", "cccc3333")):
+        for seed in (1, 2):
+            write_run(tmp_path / "a" / name / str(seed), name, seed, protocol=protocol)
+    outcome, verdict = judged(tmp_path / "a", metric="val/fid", of="difference", statistic="last", at_most=1e9)
+    assert verdict == "undecided" and outcome.reason == "measured under different protocols"
+    sampler = {"e10a": ("ddpm", "aaaa1111"), "e10b": ("ddim", "cccc3333")}
+    for name, (which, protocol) in sampler.items():
+        extra = {"eval__fid_milestone__sampler": which, "eval__final__sampler": which}
+        for seed in (1, 2):
+            write_run(tmp_path / "b" / name / str(seed), name, seed, protocol=protocol, **extra)
+    (result,) = judge_criteria(chosen(tmp_path / "b", "e10b"))
+    assert result.verdict in ("pass", "fail", "undecided") and result.outcomes[0].reason != outcome.reason
+    assert result.outcomes[0].interval is not None
+    page = make_report("e10b", str(tmp_path / "b"), tmp_path / "out")
+    assert "FID over training" in page.with_suffix(".md").read_text().split("missing or left out")[1]
 
 
 def test_what_was_not_measured_is_undecided(two_seeds: Path) -> None:

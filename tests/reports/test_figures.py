@@ -13,7 +13,7 @@ from reports.experiments.choice import Selection
 from reports.figures import FIGURES, draw, draw_all
 from reports.figures.curves import in_cells
 from reports.figures.labels import place_labels
-from reports.figures.style import DPI, NothingToDraw, arm_labels, colour, dash, marker, theme
+from reports.figures.style import DPI, NothingToDraw, arm_labels, colour, dash, marker, theme, told_apart
 from reports.figures.timesteps import profile, weight_curve
 from reports.statistics import curve
 from tests.reports.conftest import chosen, rows_of, write_run
@@ -169,9 +169,17 @@ def test_twelve_arms_differ_and_the_compared_ones_in_colour() -> None:
     assert len({(colour(name), marker(name), dash(name)) for name in every}) == len(every) > 30
     for study in map(load, names()):
         assert len({colour(name) for name in study.arms}) == len(study.arms), study.name
-    twelve = [f"e{n}" for n in range(9, 21)]
-    assert len({(colour(name), marker(name), dash(name)) for name in twelve}) == 12
+    twelve = [f"my own arm {n}" for n in range(12)]
+    assert len({(colour(name), dash(name)) for name in twelve}) < 12  # by their names alone
+    with told_apart(["e5", *twelve]):
+        assert len({(colour(name), dash(name)) for name in ("e5", *twelve)}) == 13
+        assert colour(twelve[0]) == _colour_alone(twelve[0])
     assert not {colour(f"my run {i}") for i in range(50)} & {colour("e5"), colour("e6")}
+
+
+def _colour_alone(name: str) -> str:
+    with told_apart([]):
+        return colour(name)
 
 
 def test_nfe_is_an_axis_and_nothing_else_may_differ(tmp_path: Path) -> None:

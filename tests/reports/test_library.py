@@ -7,9 +7,10 @@ import pytest
 
 from ddpm.cli import main
 from ddpm.errors import UserError
-from reports.figures.library import draw_library, entries, loss_colour, rank_correlation
+from reports.figures.library import draw_library, entries, last_correlation, loss_colour
 from reports.figures.style import colour, theme
 from reports.library import COLUMNS, make_library
+from reports.publish import FILES
 from reports.sources import open_source
 from reports.statistics import COMMON, TRAINED
 from tests.reports.conftest import rows_of, write_run
@@ -31,7 +32,7 @@ def project(tmp_path: Path) -> Path:
 def test_every_run_with_a_trace_is_in_it_and_the_rest_is_named(project: Path, tmp_path: Path) -> None:
     """Catches: runs lost in silence, or numbers that are not those of the runs."""
     page = make_library(str(project), tmp_path / "out")
-    assert {path.name for path in page.parent.iterdir()} == {"report.md", "report.html", "numbers.csv", "figures"}
+    assert {path.name for path in page.parent.iterdir()} == {*FILES, "figures"}
     table = pd.read_csv(page.parent / "numbers.csv")
     assert list(table.columns) == COLUMNS
     assert len(table) == 4 * 2 * 2 and set(table["experiment"]) == {
@@ -77,8 +78,8 @@ def test_the_rank_correlation_is_over_the_last_milestones(project: Path) -> None
     ends = sorted((e.points["trace"].iloc[-1], e.points["fid"].iloc[-1]) for e in shown)
     fids = [fid for _, fid in ends]
     d2 = sum((i - sorted(fids).index(fid)) ** 2 for i, fid in enumerate(fids))
-    assert rank_correlation(shown) == pytest.approx(1 - 6 * d2 / (3 * 8))
-    assert rank_correlation(shown[:2]) is None
+    assert last_correlation(shown) == pytest.approx(1 - 6 * d2 / (3 * 8))
+    assert last_correlation(shown[:2]) is None
 
 
 def test_nothing_to_show(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The whole way: source to numbers, figures and pages."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from reports import report
 from reports.experiments import Study, load
 from reports.report import make_report
 from reports.statistics import COLUMNS
-from tests.reports.conftest import WandbRuns, write_run
+from tests.reports.conftest import WandbRuns, rows_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +192,41 @@ def test_places_that_cannot_be_written(tmp_path: Path, originals: Path) -> None:
 def test_a_filter_that_is_no_yaml(tmp_path: Path, originals: Path) -> None:
     with pytest.raises(UserError, match="no YAML value"):
         make_report("e6", str(originals), tmp_path / "out", where=["seed=[1"])
+
+
+def test_values_without_a_percentage_make_no_nonsense(tmp_path: Path) -> None:
+    """A baseline of zeros, negative traces, constant stds, a `$` in the config. Catches `nan %`, `inf %`, a rise called
+    a fall, a division warning, and text taken for mathematics."""
+    for name, sign in (("e5", 0.0), ("e6", -1.0)):
+        rows = [
+            (step, {k: (sign * v if isinstance(v, float) else v) for k, v in row.items()})
+            for step, row in rows_of(name, 1)
+        ]
+        extra = {"data__root": "$HOME/run_$USER"} if name == "e6" else {}
+        write_run(tmp_path / "runs" / name, name, rows=rows, **extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        page = make_report("e6", str(tmp_path / "runs"), tmp_path / "out")
+    text = page.with_suffix(".md").read_text()
+    assert not re.search(r"(?<![a-z/])[+-]?(nan|inf)\b", text.lower()), re.findall(r".*\bnan\b.*|.*\binf\b.*", text)
+    assert "e6: the trace of the trained loss rises by" in text and "e5: the trace of the trained loss" not in text
+
+
+def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
+    """A file outside the package, with a condition on an arm's runs. Catches a path not taken, or `where` not read."""
+    for seed, lr in ((1, 1.0), (2, 2.0)):
+        write_run(tmp_path / "runs" / f"a{seed}", "mine", seed, optim__lr=lr)
+        write_run(tmp_path / "runs" / f"b{seed}", "theirs", seed, optim__lr=lr)
+    study = "name: mine\ntitle: T\nquestion: Q\narms: {theirs: baseline, mine: variant}\nfigures: [fid_vs_step]\n"
+    (tmp_path / "study.yaml").write_text(study + "where: {mine: [optim.lr=1.0], theirs: [optim.lr=1.0]}\n")
+    page = make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
+    text = page.with_suffix(".md").read_text()
+    assert "| mine | variant | `mine-s1-a1` |" in text and "mine-s2" not in text and "theirs-s2" not in text
+    (tmp_path / "study.yaml").write_text(study.replace("fid_vs_step", "fid_vs_stop"))
+    with pytest.raises(UserError, match=r"figures that there are not: fid_vs_stop. There are .*fid_vs_step"):
+        make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
+    (tmp_path / "study.yaml").write_text(study.replace("question", "qestion"))
+    with pytest.raises(UserError, match=r"study\.yaml is no experiment: question: Field required; qestion"):
+        make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
+    with pytest.raises(UserError, match=r"There is no experiment `e13`. It is an arm of `e14`"):
+        make_report("e13", str(tmp_path / "runs"), tmp_path / "out")
