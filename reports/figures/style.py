@@ -51,7 +51,6 @@ def theme() -> Iterator[None]:
     """The seaborn theme for the drawing inside, leaving matplotlib's global settings alone."""
     settings = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.15)
     settings |= {"axes.titlesize": 10.5, "svg.hashsalt": "reports", "legend.framealpha": 0.9}
-    settings |= {"text.parse_math": False}  # names and values from configs may hold a $
     with matplotlib.rc_context(settings):
         yield
 
@@ -156,8 +155,13 @@ def arm_labels(arms: Sequence[Arm], selection: Selection) -> dict[str, str]:
     labels = {}
     for arm in arms:
         text = ", ".join(f"{key} = {_short(show(arm.config, key))}" for key in chosen)
-        labels[arm.experiment] = f"{arm.experiment}: {text}" if text else arm.experiment
+        labels[arm.experiment] = plain(f"{arm.experiment}: {text}" if text else arm.experiment)
     return labels
+
+
+def plain(text: str) -> str:
+    """Text from a run or its config, of which nothing is to be set as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _short(value: str) -> str:
@@ -275,4 +279,4 @@ def log_if_wide(axes: Axes, arms: Sequence[Arm], metric: str) -> str:
 def note_on(figure: Figure, note: str | None) -> None:
     """Write a protocol warning across the top of the figure."""
     if note:
-        figure.suptitle(note, color="#b30000", fontsize=8, wrap=True)
+        figure.suptitle(plain(note), color="#b30000", fontsize=8, wrap=True)

@@ -242,3 +242,18 @@ def test_cells_hold_every_point() -> None:
     assert inside.all()
     flat = in_cells(np.array([1.0, 2.0]), np.array([-1.0, 3.0]))[2][1]
     assert np.allclose(np.diff(flat), 4 / 120)
+
+
+def test_log_axes_are_labelled_and_dollars_are_dollars(tmp_path: Path) -> None:
+    """Catches: ticks that spell their mathematics out, and a config value set as mathematics, or refused as such."""
+    for experiment, root in (("e5", "$HOME/x_$USER"), ("e6", "b")):
+        write_run(tmp_path / experiment, experiment, data__root=root, loss__weighting="constant")
+    with theme():
+        figure = FIGURES["timestep_profile"][1](chosen(tmp_path, "e6"), True).figure
+        figure.canvas.draw()
+        ticks = [tick for axes in figure.axes for tick in axes.get_yticklabels() if tick.get_text()]
+        assert ticks and max(tick.get_window_extent().width for tick in ticks) < 0.5 * figure.dpi
+        (said,) = [text for text in figure.legends[0].get_texts() if "HOME" in text.get_text()]
+        width = said.get_window_extent().width
+        said.set_text(said.get_text().replace(r"\$", "S"))
+        assert width == pytest.approx(said.get_window_extent().width, rel=0.02)
