@@ -5,6 +5,7 @@ A set lives in memory as one uint8 tensor; batches leave it by index and reach t
 
 import hashlib
 import http.client
+import json
 import struct
 import tarfile
 import zipfile
@@ -17,15 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
 from ddpm import embedded
+from ddpm.cache import cached
 from ddpm.errors import UserError
 
 EMBEDDED_COUNT = 5000
+CACHED_FROM = 2000  # images; fewer are decoded in less than a second
 IMAGE_SUFFIXES = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN)
 SPLITS = {"train", "test", "val", "valid", "validation"}
 # What Pillow's decoders and zipfile are known to raise on damaged, hostile or unsupported files.
@@ -125,11 +129,23 @@ def _folder(root: Path, split: str, subset: int | None, size: int, skip_bad: boo
         )
     if root.is_dir():
         names = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()]
-        return _decode_all(root, names, lambda name: (root / name).read_bytes(), split, subset, size, skip_bad, workers)
+
+        def read(name: str) -> bytes:
+            return (root / name).read_bytes()
+
+        def mark(name: str) -> str:
+            try:
+                return hashlib.sha256(read(name)).hexdigest()
+            except OSError:
+                return "cannot be read"  # decoding it says so
+
+        return _decode_all(root, names, read, mark, split, subset, size, skip_bad, workers)
     try:
         with zipfile.ZipFile(root) as archive:
             names = [i.filename for i in archive.infolist() if not i.is_dir()]
-            return _decode_all(root, names, archive.read, split, subset, size, skip_bad, workers)
+            return _decode_all(
+                root, names, archive.read, lambda n: archive.getinfo(n).CRC, split, subset, size, skip_bad, workers
+            )
     except UNREADABLE as error:
         raise UserError(f"data.root = {root} is neither a folder nor a .zip file that can be read: {error}.") from error
 
@@ -160,12 +176,14 @@ def _decode_all(
     root: Path,
     names: list[str],
     read: Callable[[str], bytes],
+    mark: Callable[[str], object],
     split: str,
     subset: int | None,
     size: int,
     skip_bad: bool,
     workers: int,
 ) -> ImageSet:
+    """The images of a split. `mark` tells, by name, an image's content from another one, quicker than decoding it."""
     found = _of_split(names, split)
     if not found:
         raise UserError(
@@ -183,23 +201,33 @@ def _decode_all(
         except UNREADABLE as error:
             return f"{name} ({str(error) or type(error).__name__})"
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        # disable=None: a bar on a terminal, silence elsewhere
-        decoded = pool.map(decode, [n for n, _ in found])
-        results = list(tqdm(decoded, total=len(found), desc="reading images", disable=None, leave=False))
-    bad = [r for r in results if isinstance(r, str)]
-    if bad and not (skip_bad and len(bad) < len(found)):
-        shown = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise UserError(
-            f"{len(bad)} of {len(found)} images in {root} cannot be read: {shown}. Mend or remove them, or leave them "
-            "out with --data.skip_bad=true."
-        )
-    if bad:
-        print(f"data: left out {len(bad)} of {len(found)} images that cannot be read, first {bad[0]}")
-    kept = [(kind, r) for (_, kind), r in zip(found, results, strict=True) if isinstance(r, Tensor)]
-    classes = tuple(sorted({kind for kind, _ in kept}))
-    labels = torch.tensor([classes.index(kind) for kind, _ in kept])
-    return ImageSet(torch.stack([r for _, r in kept]), labels, classes, f"{root.resolve().name}-{split}")
+    def decode_found() -> list[tuple[str, Tensor]]:
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            # disable=None: a bar on a terminal, silence elsewhere
+            decoded = pool.map(decode, [n for n, _ in found])
+            results = list(tqdm(decoded, total=len(found), desc="reading images", disable=None, leave=False))
+        bad = [r for r in results if isinstance(r, str)]
+        if bad and not (skip_bad and len(bad) < len(found)):
+            shown = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
+            raise UserError(
+                f"{len(bad)} of {len(found)} images in {root} cannot be read: {shown}. Mend or remove them, or leave "
+                "them out with --data.skip_bad=true."
+            )
+        if bad:
+            print(f"data: left out {len(bad)} of {len(found)} images that cannot be read, first {bad[0]}")
+        return [(kind, r) for (_, kind), r in zip(found, results, strict=True) if isinstance(r, Tensor)]
+
+    if skip_bad or len(found) < CACHED_FROM:
+        kept = decode_found()
+        kinds, images = [kind for kind, _ in kept], torch.stack([r for _, r in kept])
+    else:
+        kinds = [kind for _, kind in found]
+        content = json.dumps([size, PIL.__version__, [(n, mark(n)) for n, _ in found]])
+        key = hashlib.sha256(content.encode()).hexdigest()
+        images = cached("images", key, lambda: {"images": torch.stack([r for _, r in decode_found()])})["images"]
+    classes = tuple(sorted(set(kinds)))
+    labels = torch.tensor([classes.index(kind) for kind in kinds])
+    return ImageSet(images, labels, classes, f"{root.resolve().name}-{split}")
 
 
 def _decode(raw: bytes, size: int) -> Tensor:

@@ -9,13 +9,19 @@ from typing import Any
 
 import torch
 
+from ddpm.distributed import local_rank, world_size
 from ddpm.errors import UserError
 
 _PACKAGES = ("torch", "torchvision", "wandb", "numpy")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is a CUDA device where there is one, else the CPU. Raises UserError on a device that is not there."""
+    """`auto` is a CUDA device where there is one, else the CPU; several processes of a machine take one each.
+
+    Raises UserError on a device that is not there.
+    """
+    if world_size() > 1 and name != "cpu" and (name != "auto" or torch.cuda.is_available()):
+        name = _own_cuda_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -25,6 +31,23 @@ def choose_device(name: str) -> torch.device:
             f"device = {name} is not to be had here: {str(error).splitlines()[0]} Use auto or cpu."
         ) from error
     return torch.device(name)
+
+
+def _own_cuda_device(name: str) -> str:
+    """`cuda:R` of this machine's process R. Raises UserError where `name` is one device, or there are too few."""
+    if ":" in name:
+        raise UserError(
+            f"device = {name} is one GPU, and each of the {world_size()} processes needs one of its own: use cuda or "
+            "auto, by which process R of a machine takes cuda:R, and CUDA_VISIBLE_DEVICES to choose among its GPUs."
+        )
+    there = torch.cuda.device_count()
+    if local_rank() >= there:
+        raise UserError(
+            f"This machine has {there} GPUs, and more processes: start no more than that (--nproc-per-node={there}), "
+            "or use --device=cpu."
+        )
+    torch.cuda.set_device(local_rank())
+    return f"cuda:{local_rank()}"
 
 
 def choose_precision(amp: bool | str, device: torch.device) -> torch.dtype:
@@ -40,7 +63,7 @@ def choose_precision(amp: bool | str, device: torch.device) -> torch.dtype:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the bits of a run depend on besides its config: versions, processor, threads. Plain values."""
+    """What the bits of a run depend on besides its config: versions, processor, threads, processes. Plain values."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
@@ -48,6 +71,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "world_size": world_size(),
+        "backend": {"cuda": "nccl", "cpu": "gloo"}[device.type] if world_size() > 1 else None,
     }
 
 

@@ -254,14 +254,16 @@ def draw(
     device: torch.device,
     limit: Limit | None = clip_to_data,
     eta: float = 0.0,
+    part: slice = slice(None),
 ) -> Iterator[Tensor]:
     """Batches of n samples in all, each (<= batch_size, *shape) float32, drawn without gradients.
 
-    eta goes to `ddim`; no other sampler takes one.
+    eta goes to `ddim`; no other sampler takes one. part: which of the n samples to draw.
     """
     function = partial(ddim, eta=eta) if sampler == "ddim" else SAMPLERS[sampler].function
-    for start in range(0, n, batch_size):
-        noise = ImageNoise(seed, range(start, min(start + batch_size, n)), shape, device)
+    indices = range(n)[part]
+    for start in range(0, len(indices), batch_size):
+        noise = ImageNoise(seed, indices[start : start + batch_size], shape, device)
         with torch.inference_mode():
             # channels_last: measured at 0.79 of the time of the default layout in sampling on a CPU
             x_T = noise().to(memory_format=torch.channels_last)

@@ -13,29 +13,32 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
         self.exit_code = 128 + signum
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT set a flag that `check` raises on. Outside the main thread it does nothing:
-    Python delivers signals there alone."""
+    """While entered, SIGTERM and SIGINT set a flag, `signum`, that `check` raises on. Outside the main thread it does
+    nothing: Python delivers signals there alone. quiet: of several processes, one says for all that they stop."""
 
-    def __init__(self) -> None:
-        self._signum: int | None = None
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.signum: int | None = None
+        self._quiet = quiet
         self._before: dict[int, Any] = {}
 
     def check(self) -> None:
         """Raises Interrupted once a stop was asked for."""
-        if self._signum is not None:
-            raise Interrupted(self._signum)
+        if self.signum is not None:
+            raise Interrupted(self.signum)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._signum is not None:
+        if self.signum is not None:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-        self._signum = signum
-        # print is not safe here: the signal may have come in the middle of one.
-        os.write(2, b"\nstopping: a checkpoint is written first; a second signal stops at once\n")
+        self.signum = signum
+        if not self._quiet:
+            # print is not safe here: the signal may have come in the middle of one.
+            os.write(2, b"\nstopping: a checkpoint is written first; a second signal stops at once\n")
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():

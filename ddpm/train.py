@@ -1,8 +1,8 @@
 """Training, readable as the algorithm: Ho et al. 2020, algorithm 1, with what is measured along the way."""
 
 import copy
+import itertools
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm import distributed
 from ddpm.checkpoint import FORMAT
 from ddpm.config import Config
-from ddpm.curvature import hutchinson_trace
+from ddpm.curvature import TraceEstimate, hutchinson_trace
 from ddpm.data import Batches, load_images
 from ddpm.ema import Ema
 from ddpm.environment import choose_device, choose_precision, environment
@@ -24,8 +25,9 @@ from ddpm.prediction import add_noise, target
 from ddpm.samplers import Denoiser, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.signals import Interrupted, StopSignals
+from ddpm.step_stats import StepStats, gradient_stats
 from ddpm.streams import stream_seed
-from ddpm.tracking.run_folder import RunFolder
+from ddpm.tracking.shared import SharedTracker, open_folder, open_tracker
 from ddpm.tracking.tracker import Tracker
 from ddpm.unet import MODELS, count_parameters
 
@@ -36,21 +38,28 @@ def train(cfg: Config) -> Path:
     """Train, track and evaluate one run, or continue it where it was interrupted; its folder.
 
     A finished run is left as it is. Raises UserError on bad input, before anything is written, and where the run cannot
-    go on; Interrupted after SIGTERM or SIGINT, once a checkpoint is written.
+    go on; Interrupted after SIGTERM or SIGINT, once a checkpoint is written. Of several processes (torchrun), all train
+    and rank 0 writes; they raise alike.
     """
-    folder = RunFolder(cfg)
+    distributed.require_possible(cfg.data.batch_size)
+    folder = open_folder(cfg)
     folder.check()  # here too: the quick answer, before images are read
     if folder.finished:
         print(f"This run is finished already. --clean_run=true trains it anew: {folder.path}")
         return folder.path
-    trainer = Trainer(cfg)
+    with distributed.together():
+        trainer = Trainer(cfg)
+    distributed.require_same(
+        {"config": cfg.run_id, "images": trainer.images_digest, "kind of device": trainer.device.type}
+    )
     with folder:
         if folder.finished:  # by another process, meanwhile
             return folder.path
         state = folder.newest_checkpoint()
         if state:
             trainer.load_state_dict(state)
-        with Tracker(cfg, folder, trainer.facts(), step=trainer.done) as tracker, StopSignals() as stop:
+        stop = StopSignals(quiet=distributed.rank() > 0)
+        with open_tracker(cfg, folder, trainer.facts(), step=trainer.done) as tracker, stop:
             try:
                 trainer.fit(tracker, stop)
             except Interrupted:
@@ -70,13 +79,11 @@ class Trainer:
         self.device = choose_device(cfg.device)
         self.precision = choose_precision(cfg.train.amp, self.device)
 
-        images = load_images(
-            cfg.data.dataset,
-            cfg.data.root,
-            subset=cfg.data.subset,
-            split=cfg.data.split,
-            skip_bad=cfg.data.skip_bad,
-            workers=cfg.data.num_workers,
+        d = cfg.data
+        images = distributed.in_turn(
+            lambda: load_images(
+                d.dataset, d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, workers=d.num_workers
+            )
         )
         self.images_digest = images.digest
         self.schedule: Schedule = schedule_of(cfg)
@@ -86,16 +93,15 @@ class Trainer:
         # Each stream of random numbers has an owner, so that none moves another.
         torch.manual_seed(stream_seed(cfg.seed, "weights and dropout"))
         self.model = make_model(cfg).to(self.device)
+        distributed.begin_stream(cfg.seed, step=0)
+        self.replica = self.model  # what a step calls; of several processes' models, one replica
         self.ema = Ema(self.model, cfg.ema.decay) if cfg.ema.enabled else None
         self.params = list(self.model.parameters())
         self.optimizer = torch.optim.Adam(self.params, lr=cfg.optim.lr, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
         self.noise_rng = torch.Generator(self.device).manual_seed(stream_seed(cfg.seed, "timesteps and noise"))
         self.batches = Batches(
-            images.images.to(self.device),
-            cfg.data.batch_size,
-            stream_seed(cfg.seed, "data"),
-            shuffle=cfg.data.shuffle,
+            images.images.to(self.device), d.batch_size, stream_seed(cfg.seed, "data"), shuffle=d.shuffle
         )
         self.alpha_bar = self.schedule.alpha_bar.to(self.device)
         weighting = make_weighting(cfg.loss.weighting, cfg.loss.minsnr_gamma, cfg.loss.p2_k, cfg.loss.p2_gamma)
@@ -130,10 +136,11 @@ class Trainer:
             "environment": environment(self.device),
         }
 
-    def fit(self, tracker: Tracker, stop: StopSignals) -> None:
+    def fit(self, tracker: Tracker | SharedTracker, stop: StopSignals) -> None:
         """The training loop, from wherever the trainer stands. Raises Interrupted between two steps, or in the
         measurements after one: `state_dict` holds what continues it then."""
         self.stop = stop
+        self.replica = distributed.replicated(self.model)
         total = self.cfg.train.total_steps
         if not tracker.has(0):
             tracker.log(0, {**self.milestones.checks, **self.weighting_row})
@@ -142,7 +149,7 @@ class Trainer:
             if self.done:
                 self.measure(tracker)  # what an interruption left out
             while self.done < total:
-                stop.check()
+                distributed.check_stop(stop)
                 self.advance(tracker)
                 self.measure(tracker)
                 if self.row:
@@ -150,14 +157,15 @@ class Trainer:
                     bar.set_postfix({"loss": f"{self.row['train/loss']:.4f}", "img/s": f"{rate:.0f}"}, refresh=False)
                 bar.update()
 
-    def advance(self, tracker: Tracker) -> None:
+    def advance(self, tracker: Tracker | SharedTracker) -> None:
         """One step, and its row where one is due."""
         step = self.done + 1
         logged = self.cfg.is_logged(step)
         before = self.streams()
         with self.timers.measure("train"):
             indices = self.batches.next_indices()
-            stats = self.step(self.batches.take(indices), with_gradient_stats=logged)
+            x_0 = self.batches.take(indices[distributed.part(len(indices))])
+            stats = self.step(x_0, with_gradient_stats=logged)
             if stats.finite:
                 self.mse_sum, self.mse_count = self.mse_sum + stats.mse, self.mse_count + 1
             elif self.skipped < self.cfg.train.skip_nonfinite:
@@ -173,7 +181,7 @@ class Trainer:
             self.mse_sum, self.mse_count = torch.zeros_like(self.mse_sum), 0
         self.done, self.indices, self.row = step, indices, row
 
-    def measure(self, tracker: Tracker) -> None:
+    def measure(self, tracker: Tracker | SharedTracker) -> None:
         """Keep, probe, score and draw what is due after the step just done, and log it; once, also when continued."""
         step = self.done
         milestone = self.cfg.is_milestone(step)
@@ -198,32 +206,37 @@ class Trainer:
         if milestone:
             tracker.log_checkpoint(step)
 
-    def losses(self, x_0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, x_0: Tensor, t: Tensor, eps: Tensor, t_batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(trained loss, eps-MSE), scalars: the error of what the network predicts under the arm's own weights, and
-        under those that make it the unweighted eps-MSE."""
+        under those that make it the unweighted eps-MSE. t_batch: the t of the whole batch, where this is a part."""
         alpha_bar = self.alpha_bar[t]
-        output = self.model(add_noise(x_0, eps, alpha_bar), t)
+        network = self.replica if self.model.training else self.model  # a probe's gradient is its process's own
+        output = network(add_noise(x_0, eps, alpha_bar), t)
         error = squared_error(output, target(self.cfg.diffusion.prediction, x_0, eps, alpha_bar))
         at = t - self.t_range[0]
         weights = self.weights[at]
         if self.cfg.loss.weighting == "minsnr_norm" and self.cfg.loss.minsnr_norm_over == "batch":
-            weights = weights / weights.mean()
+            weights = weights / (weights if t_batch is None else self.weights[t_batch - self.t_range[0]]).mean()
         return (weights * error).mean(), (self.common_weights[at] * error).mean()
 
-    def step(self, x_0: Tensor, *, with_gradient_stats: bool = False) -> "StepStats":
-        """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W).
+    def step(self, x_0: Tensor, *, with_gradient_stats: bool = False) -> StepStats:
+        """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W), or for this
+        process's part of it: t and eps are drawn for the whole batch, however many share it.
 
         Where the loss or the gradient is not finite, weights and optimizer stay as they are.
         """
-        t = torch.randint(*self.t_range, (len(x_0),), generator=self.noise_rng, device=self.device)
-        eps = torch.randn(x_0.shape, generator=self.noise_rng, device=self.device)
+        batch = len(x_0) * distributed.world_size()
+        mine = distributed.part(batch)
+        t = torch.randint(*self.t_range, (batch,), generator=self.noise_rng, device=self.device)
+        eps = torch.randn((batch, *x_0.shape[1:]), generator=self.noise_rng, device=self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            loss, mse = self.losses(x_0, t, eps)
+            loss, mse = self.losses(x_0, t[mine], eps[mine], t)
 
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         stats = gradient_stats(self.params) if with_gradient_stats else {}
+        loss, mse = distributed.means(loss.detach(), mse.detach())  # every step: what is not finite, all have to see
         norm = nn.utils.clip_grad_norm_(self.params, self.cfg.train.grad_clip or float("inf"))
         # An fp16 gradient that overflows is the scaler's to handle: it skips the step and scales less.
         scaling = self.scaler.is_enabled() and self.scaler.get_scale() > 1
@@ -233,9 +246,11 @@ class Trainer:
         self.scaler.update()
         if finite and self.ema:
             self.ema.update(self.model)
-        return StepStats(loss.detach(), mse.detach(), norm, stats, finite)
+        return StepStats(loss, mse, norm, stats, finite)
 
-    def diverge(self, tracker: Tracker, step: int, indices: Tensor, stats: "StepStats", before: dict[str, Any]) -> None:
+    def diverge(
+        self, tracker: Tracker | SharedTracker, step: int, indices: Tensor, stats: StepStats, before: dict[str, Any]
+    ) -> None:
         """End the run at a step that is not finite: keep the state from before it, say which images it saw."""
         path = tracker.save(self.done, self.state_dict(before))
         row = stats.row()
@@ -251,25 +266,29 @@ class Trainer:
         """Hessian traces of the trained and of the unweighted loss at the live weights; training is left untouched.
 
         The study's scheme: the current batch, fresh t, eps and v for each probe, eval mode, float32. What is drawn
-        depends on the seed and the step alone, so that a probe can be taken again.
+        depends on the seed and the step alone, so that a probe can be taken again. Several processes take turns.
         """
         rng = torch.Generator().manual_seed(stream_seed(self.cfg.seed, f"probe at {step}"))
         same = torch.equal(self.weights, self.common_weights)
+        turns = itertools.cycle(range(distributed.world_size()))
 
         def losses() -> Tensor:
             self.stop.check()
             t = torch.randint(*self.t_range, (len(x_0),), generator=rng).to(self.device)
             eps = torch.randn(x_0.shape, generator=rng).to(self.device)
+            if next(turns) != distributed.rank():  # another's: nothing but the draws, and a value of 0
+                return (0 * self.params[0].sum()).expand(1 if same else 2)
             trained, common = self.losses(x_0, t, eps)
             return common[None] if same else torch.stack([trained, common])
 
         self.model.eval()
         try:
             # cuDNN convolutions take TF32 by default, which is no float32.
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            with distributed.together(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 estimates = hutchinson_trace(losses, self.params, self.cfg.curvature.probes, rng)
         finally:
             self.model.train()
+        estimates = [TraceEstimate(distributed.total(e.values)) for e in estimates]
         prefixes = (self.cfg.curvature.log_prefix, "curvature/ref")
         pairs = zip(prefixes, (estimates[0], estimates[-1]), strict=True)
         return {f"{p}_trace_{name}": getattr(e, name) for p, e in pairs for name in ("mean", "std", "sem")}
@@ -294,15 +313,16 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "batches": self.batches.state_dict(),
             "noise_rng": self.noise_rng.get_state(),
-            "global_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            **distributed.stream_state(self.device),
         }
 
     def state_dict(self, streams: dict[str, Any] | None = None) -> dict[str, Any]:
         """All that the next step depends on, and what the row of the last one said, as tensors and plain values.
 
-        streams: those from before a step that is not to count.
+        streams: those from before a step that is not to count. Of several processes, all have to ask for it.
         """
+        streams = streams or self.streams()
+        others = distributed.gather({key: streams[key] for key in ("global_rng", "cuda_rng")})[1:]
         return {
             "format": FORMAT,
             "config": self.cfg.nested(),
@@ -318,7 +338,8 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
-            **(streams or self.streams()),
+            **streams,
+            **({"other_ranks": others} if others else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -345,42 +366,13 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
         self.noise_rng.set_state(state["noise_rng"])
-        torch.set_rng_state(state["global_rng"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        ranks = [state, *state.get("other_ranks", [])]
+        distributed.restore_stream(ranks, self.device, self.cfg.seed, self.done)
 
     @property
     def elapsed_s(self) -> float:
         """Seconds in this run, those of earlier sessions up to the checkpoint included."""
         return self._elapsed_before + time.perf_counter() - self._started
-
-
-@dataclass(frozen=True)
-class StepStats:
-    """What one step measured, still on the device: loss, mse and gradient L2 norm before clipping, all scalars; and
-    whether loss and gradient were finite."""
-
-    loss: Tensor
-    mse: Tensor
-    grad_norm: Tensor
-    gradient: dict[str, Tensor]
-    finite: bool
-
-    def row(self) -> dict[str, float]:
-        """The step's metrics by key. Waits for the device."""
-        tensors = {
-            "train/loss": self.loss,
-            "train/mse": self.mse,
-            "train/grad_global_L2": self.grad_norm,
-            **self.gradient,
-        }
-        return {key: value.item() for key, value in tensors.items()}
-
-
-def gradient_stats(params: list[nn.Parameter]) -> dict[str, Tensor]:
-    """Mean and largest |gradient| over all entries, before clipping."""
-    flat = torch.cat([p.grad.flatten() for p in params if p.grad is not None]).abs()
-    return {"train/grad_abs_mean": flat.mean(), "train/grad_abs_max": flat.max()}
 
 
 def make_model(cfg: Config) -> nn.Module:

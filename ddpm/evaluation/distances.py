@@ -1,5 +1,6 @@
 """Distances between two sets of features, each seen as a Gaussian."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,13 @@ class Gaussian:
 class GaussianSum:
     """Mean and covariance of features (B, d) that arrive in batches; memory does not grow with their number.
 
-    Sums are taken about the first batch's mean, in float64, so that a large common offset costs no digits.
+    Sums are taken about `origin`, else the first batch's mean, in float64, so that a large common offset costs no
+    digits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, origin: Tensor | None = None) -> None:
         self._count = 0
-        self._origin: Tensor | None = None
+        self._origin = origin
         self._sum: Tensor | float = 0.0
         self._products: Tensor | float = 0.0
 
@@ -36,6 +38,19 @@ class GaussianSum:
         self._count += len(features)
         self._sum = self._sum + centred.sum(0)
         self._products = self._products + centred.T @ centred
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take in what other processes have gathered: `total` adds a tensor up over all of them. They need one origin
+        in common, given at the start. Raises ValueError where none was."""
+        if self._origin is None:
+            raise ValueError("sums about different origins do not add up: give all of them one")
+        d = len(self._origin)
+        mine = (torch.tensor(float(self._count)), torch.as_tensor(self._sum), torch.as_tensor(self._products))
+        # A process with no features has no sums yet, only zeros.
+        sizes = ((1,), (d,), (d, d))
+        flat = torch.cat([x.double().expand(size).reshape(-1) for x, size in zip(mine, sizes, strict=True)])
+        count, self._sum, products = total(flat).split([1, d, d * d])
+        self._count, self._products = int(count), products.reshape(d, d)
 
     def result(self) -> Gaussian:
         """The statistics, with the unbiased covariance (n - 1). Raises ValueError below two features."""

@@ -12,6 +12,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
+from ddpm import distributed
+from ddpm.cache import cached
+from ddpm.checkpoint import digest
 from ddpm.data import ImageSet, to_uint8
 from ddpm.errors import UserError
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
@@ -58,7 +61,8 @@ class Reference:
 
 
 def make_reference(features: Features, images: ImageSet, n: int | None) -> Reference:
-    """Statistics of n images of the set (all if None), evenly spaced over it. Raises UserError where n is too small."""
+    """Statistics of n images of the set (all if None), evenly spaced over it, from the cache where an earlier run took
+    the same ones. Raises UserError where n is too small."""
     chosen = images.images[_reference_positions(images, n)]
     if len(chosen) <= features.dim:
         raise UserError(
@@ -66,10 +70,19 @@ def make_reference(features: Features, images: ImageSet, n: int | None) -> Refer
             f"of {features.name}. Raise eval.reference_n or data.subset above {features.dim}, or use "
             "--eval.features=embedded."
         )
-    total = GaussianSum()
-    for batch in tqdm(chosen.split(250), desc="reference features", disable=None, leave=False):
-        total.add(features.extract(batch))
-    return Reference(images.name, images.digest, total.result())
+
+    def take() -> dict[str, Tensor]:
+        total = GaussianSum()
+        for batch in tqdm(chosen.split(250), desc="reference features", disable=None, leave=False):
+            total.add(features.extract(batch))
+        gaussian = total.result()
+        return {"mean": gaussian.mean, "covariance": gaussian.covariance}
+
+    # The bits depend on device, version and threads too: the features of a few images tell the first two.
+    few = digest([features.extract(chosen[:8]), torch.get_num_threads(), torch.__version__])
+    key = digest([features.name, features.resize, images.digest, len(chosen), few])
+    found = cached("reference", key, take)
+    return Reference(images.name, images.digest, Gaussian(found["mean"], found["covariance"], len(chosen)))
 
 
 def held_out(images: ImageSet, reference_n: int | None, n: int) -> Tensor:
@@ -129,8 +142,10 @@ class Evaluator:
             weights=self.weights,
         )
 
-    def samples(self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str) -> Iterator[Tensor]:
-        """plan.n_samples images in batches, (B, 3, H, W) uint8; equal seeds give equal noise."""
+    def samples(
+        self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str, part: slice = slice(None)
+    ) -> Iterator[Tensor]:
+        """plan.n_samples images, or a part of them, in batches, (B, 3, H, W) uint8; equal seeds give equal noise."""
         chain = make_chain(self.schedule, plan.sampler, plan.nfe, plan.spacing)
         batches = draw(
             plan.sampler,
@@ -143,8 +158,9 @@ class Evaluator:
             device=self.device,
             limit=LIMITS[self.x0_limit],
             eta=plan.eta,
+            part=part,
         )
-        with tqdm(total=plan.n_samples, desc=label, unit="img", disable=None, leave=False) as bar:
+        with tqdm(total=len(range(plan.n_samples)[part]), desc=label, unit="img", disable=None, leave=False) as bar:
             while True:
                 with self.timers.measure("sample"):
                     batch = next(batches, None)
@@ -154,14 +170,19 @@ class Evaluator:
                 yield to_uint8(batch)
 
     def fid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> float:
-        """Frechet distance of plan.n_samples samples to the reference."""
+        """Frechet distance of plan.n_samples samples to the reference. Of several processes, each draws its part."""
         assert self.features and self.reference, "an FID needs features and a reference"
-        total = GaussianSum()
-        for batch in self.samples(denoiser, plan, seed, "FID samples"):
-            with self.timers.measure("features"):
-                total.add(self.features.extract(batch))
+        real = self.reference.gaussian
+        several = distributed.world_size() > 1
+        total = GaussianSum(real.mean if several else None)
+        with distributed.together():
+            for batch in self.samples(denoiser, plan, seed, "FID samples", distributed.part(plan.n_samples)):
+                with self.timers.measure("features"):
+                    total.add(self.features.extract(batch))
         with self.timers.measure("features"):
-            return frechet_distance(total.result(), self.reference.gaussian)
+            if several:
+                total.add_up(distributed.total)
+            return distributed.from_main(lambda: frechet_distance(total.result(), real))
 
     def fid_of(self, images: Tensor) -> float:
         """Frechet distance of given images, (n, 3, H, W) uint8, to the reference."""

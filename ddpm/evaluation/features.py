@@ -1,7 +1,6 @@
 """Feature nets behind one small interface: uint8 images in, feature vectors out."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.cache import cache_dir
 from ddpm.data import to_model
 from ddpm.errors import UserError
 from ddpm.evaluation import embedded_features
@@ -26,12 +26,6 @@ class Features:
     resize: str
     dim: int
     extract: Callable[[Tensor], Tensor]
-
-
-def cache_dir() -> Path:
-    """Where downloaded weights live: $DDPM_CACHE, else the user's cache folder."""
-    chosen = os.environ.get("DDPM_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ddpm"
 
 
 def make_features(name: str, device: torch.device) -> Features:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddpm.config import Config, Sampling
 from ddpm.data import ImageSet, to_model
+from ddpm.distributed import from_main, in_turn
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, held_out, make_reference
 from ddpm.evaluation.features import make_features
 from ddpm.evaluation.known_answer import require, try_sampler
@@ -19,7 +20,8 @@ from ddpm.streams import stream_seed
 
 
 class Milestones:
-    """The evaluations that `cfg` asks for, ready to be taken.
+    """The evaluations that `cfg` asks for, ready to be taken. Of several processes, all have to take each: the samples
+    of an FID are shared among them, and rank 0 does the rest.
 
     Raises UserError where too few images are to be scored, or where a scoring sampler misses a known answer.
     """
@@ -56,7 +58,8 @@ class Milestones:
             row["final/fid"] = row["val/fid"] if same else self.evaluator.fid(denoiser(), final, self.cfg.sample_seed)
             row["final/fid_protocol"] = self.evaluator.protocol(final).fingerprint
         if self.fixed_batch and (_due(self.cfg.recon.every, step) or step == self.total):
-            row |= self.reconstruct(denoiser(), *self.fixed_batch)
+            fixed = self.fixed_batch
+            row |= from_main(lambda: self.reconstruct(denoiser(), *fixed))
         return row
 
     def reconstruct(self, denoiser: Denoiser, images: Tensor, noise: Tensor) -> dict[str, float]:
@@ -83,19 +86,21 @@ class Milestones:
     def floor(self, plan: SamplingPlan) -> float:
         """What as many real images score as `plan` draws: an FID near it cannot be told from the data's."""
         if self._floor is None:
-            self._floor = self.evaluator.fid_of(held_out(self._images, self.cfg.reference_n, plan.n_samples))
+            real = held_out(self._images, self.cfg.reference_n, plan.n_samples)
+            self._floor = from_main(lambda: self.evaluator.fid_of(real))
         return self._floor
 
     def draw_grid(self, step: int, denoiser: Callable[[], Denoiser]) -> Image.Image | None:
         """The sample grid of a step that has one."""
         if not (self.grid_plan and (_due(self.cfg.grid.every, step) or step == self.total)):
             return None
-        picture = self.evaluator.grid(denoiser(), self.grid_plan, self.cfg.grid.sample_seed)
+        plan = self.grid_plan
+        picture = from_main(lambda: self.evaluator.grid(denoiser(), plan, self.cfg.grid.sample_seed))
         return Image.fromarray(picture.permute(1, 2, 0).numpy())
 
     def _make_evaluator(self, schedule: Schedule, images: ImageSet, device: torch.device, timers: Timers) -> Evaluator:
         plans = [p for p in (self.fid_plan, self.final_plan) if p]
-        features = make_features(self.cfg.features, device) if plans else None
+        features = in_turn(lambda: make_features(self.cfg.features, device)) if plans else None
         _, channels, height, width = images.images.shape
         evaluator = Evaluator(
             schedule=schedule,

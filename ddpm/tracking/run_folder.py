@@ -131,8 +131,8 @@ class RunFolder:
     # --- beginning and continuing ---
 
     @contextmanager
-    def beginning(self, record: dict[str, Any], config_yaml: str) -> Iterator[None]:
-        """Make the folder aside; what is done inside decides whether it takes its place.
+    def beginning(self, record: dict[str, Any], config_yaml: str) -> Iterator[Path]:
+        """Make the folder aside, where the path given is; what is done inside decides whether it takes its place.
 
         Neither W&B nor the folder is left half-begun by the other's failure, and an earlier run's folder goes only
         when the new one is there.
@@ -145,7 +145,7 @@ class RunFolder:
                 draft.mkdir(parents=True)
                 (draft / "run.json").write_text(json.dumps(record, indent=2) + "\n")
                 (draft / "config.yaml").write_text(config_yaml)
-            yield
+            yield draft
             with self._writing("run.json"):
                 # Two renames: a kill leaves the old folder or the new one whole.
                 if self.path.exists():

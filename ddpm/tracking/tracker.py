@@ -67,9 +67,17 @@ class Tracker:
                     f"{before[key]}; now: {facts[key]}). Bring them back, or start over with --clean_run=true."
                 )
         old = before.get("environment", {})
-        moved = [f"{k} {old[k]} -> {v}" for k, v in facts["environment"].items() if k in old and old[k] != v]
+        now = {k: v for k, v in facts["environment"].items() if k not in ("world_size", "backend")}
+        moved = [f"{k} {old[k]} -> {v}" for k, v in now.items() if k in old and old[k] != v]
         if moved:
             print(f"warning: continued in another environment, numbers may round differently: {', '.join(moved)}")
+        processes = facts["environment"]["world_size"]
+        last = before["sessions"][-1].get("environment", {}).get("world_size", 1)
+        if processes != last:
+            print(
+                f"note: continued on {processes} processes, {last} before: the same batches, t and eps; sums round "
+                "differently, and dropout draws other masks"
+            )
         print(f"continuing {self.run_id} after step {session['from_step']}")
         config = self._cfg.nested()
         for key in ("project", "entity"):  # it stays the run that it is

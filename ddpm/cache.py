@@ -1,0 +1,42 @@
+"""What many runs need alike, kept on disk for the next one: tensors by a key of all that they depend on."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the reports keep their files here too, and need no torch
+    from torch import Tensor
+
+Tensors = dict[str, "Tensor"]
+
+
+def cache_dir() -> Path:
+    """The project's cache folder: $DDPM_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("DDPM_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ddpm"
+
+
+def cached(kind: str, key: str, make: Callable[[], Tensors]) -> Tensors:
+    """What `make` returned for the key of this kind, at this call or an earlier one, in any process.
+
+    key: a digest of everything that the tensors depend on. A file that is damaged is made again; a folder that cannot
+    be written is done without.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    path = cache_dir() / kind / f"{key}.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        made = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+            save_file(made, Path(aside) / path.name)
+            (Path(aside) / path.name).replace(path)
+    except (OSError, SafetensorError):
+        pass
+    return made
