@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 EXP ?= e6
 FROM ?= wandb
 OUT ?= out/$(EXP)
+FILE ?= sweeps/smoke.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format report docs bench clean
+.PHONY: help setup demo test lint format report sweep agent docs bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,12 +44,20 @@ format: $(VENV)/.installed-dev ## let ruff mend what it can
 report: $(VENV)/.installed ## compare an experiment with its baseline: EXP=e6 FROM=wandb OUT=out/e6 PUBLISH=ENTITY/PROJECT
 	$(BIN)/ddpm report $(EXP) --from $(FROM) --out $(OUT) $(if $(PUBLISH),--publish $(PUBLISH))
 
+# `wandb agent` starts what the sweep names by PATH.
+sweep: $(VENV)/.installed ## run a sweep file's points here, without a server: FILE=sweeps/smoke.yaml WORKERS=2 GPUS=0,1
+	$(BIN)/ddpm sweep $(FILE) $(if $(WORKERS),--workers $(WORKERS)) $(if $(GPUS),--gpus $(GPUS))
+
+agent: $(VENV)/.installed ## work on a sweep of W&B's server: ID=ENTITY/PROJECT/ID, as `wandb sweep FILE` prints it
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/wandb agent --forward-signals $(ID)
+
 docs: $(VENV)/.installed ## write docs/metrics.md again from its table
 	$(BIN)/ddpm metrics > docs/metrics.md
 
-bench: $(VENV)/.installed-dev ## measure how long reports on many long runs take, against their targets
+bench: $(VENV)/.installed-dev ## measure how long reports on many long runs take, and sweeps, against their targets
 	$(BIN)/python -m benchmarks.report_reading --api
 	$(BIN)/python -m benchmarks.report_reading
+	$(BIN)/python -m benchmarks.sweep
 
 clean: ## remove .venv and caches; runs, wandb and out stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info

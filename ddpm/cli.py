@@ -17,11 +17,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Bad input prints one paragraph to stderr and gives 2."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.run not in (_train, _schedule):
+    if rest and args.run not in (_train, _schedule, _sweep):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     try:
-        args.run(args)
+        return args.run(args) or 0
     except UserError as error:
         print(f"ddpm: error: {error}", file=sys.stderr)
         return 2
@@ -31,7 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ddpm: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +48,22 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, such as configs/smoke/e5.yaml")
     train.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
     train.set_defaults(run=_train)
+
+    sweep = verbs.add_parser(
+        "sweep",
+        help="run the points of a W&B sweep file here, without a server; or again those that a sweep lost",
+        description="Run every point of a grid or random sweep file as `wandb agent` would, some at a time, and go on "
+        "where an earlier call stopped. With --requeue, continue the crashed runs of a sweep on W&B's server here.",
+        usage="ddpm sweep [-h] [options] (FILE | --requeue ENTITY/PROJECT/ID) [-- --key.sub=value ...]",
+        allow_abbrev=False,
+    )
+    sweep.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a sweep file, such as sweeps/smoke.yaml")
+    sweep.add_argument("--requeue", metavar="ENTITY/PROJECT/ID", help="a sweep on the server instead of a file")
+    sweep.add_argument("--workers", type=_positive, metavar="N", help="runs at a time; default: 1, or one a GPU")
+    sweep.add_argument("--gpus", default="", metavar="0,1,...", help="GPUs that take turns, one run on each at a time")
+    sweep.add_argument("--count", type=_positive, metavar="N", help="no more points than this; random needs it")
+    sweep.add_argument("--yes", action="store_true", help="also run more than 10,000 points")
+    sweep.set_defaults(run=_sweep)
 
     report = verbs.add_parser(
         "report",
@@ -179,15 +194,29 @@ def _fraction(text: str) -> float:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ddpm.config_files import load_config, sweep_overrides
+    from ddpm.config_files import load_config, sweep_point
 
-    cfg = load_config(args.config, [*sweep_overrides(), *args.overrides])
+    cfg = load_config(args.config, args.overrides, sweep_point())
     if args.dry_run:
         print(f"# run {cfg.run_id} in {cfg.run_dir}\n{cfg.to_yaml()}", end="")
         return
+    from ddpm.sweep.fetch import fetch_point
     from ddpm.train import train
 
+    fetch_point(cfg)
     print(f"run folder: {train(cfg)}")
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from ddpm.sweep.start import requeue_sweep, run_sweep
+
+    if (args.file is None) == (args.requeue is None):
+        raise UserError("Give either a sweep file, such as sweeps/smoke.yaml, or --requeue ENTITY/PROJECT/ID.")
+    overrides = [word for word in args.overrides if word != "--"]
+    gpus = [gpu for gpu in args.gpus.split(",") if gpu]
+    if args.requeue:
+        return requeue_sweep(args.requeue, args.workers, gpus, args.count, overrides)
+    return run_sweep(args.file, args.workers, gpus, args.count, overrides, many=args.yes)
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -335,6 +335,10 @@ class Config(Section):
         return yaml.safe_dump(self.nested(), sort_keys=False)
 
 
+_BOOKKEEPING = (
+    *("out_dir", "clean_run", "device", "id", "data.num_workers", "train.skip_nonfinite"),
+    *("checkpoint.", "logging.wandb."),
+)
 # Keys younger than the first runs: in a run's id they count where they are set, so that older runs keep theirs.
 _YOUNGER = ("loss.t_min", "loss.t_max", "eval.recon.")
 
@@ -346,11 +350,12 @@ def _defaults() -> dict[str, Any]:
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of a nested config that a run's rows and weights depend on, dotted."""
-    aside = (
-        *("out_dir", "clean_run", "device", "id", "data.num_workers", "train.skip_nonfinite"),
-        *("checkpoint.", "logging.wandb."),
-    )
-    return {key: value for key, value in _dotted(config) if not key.startswith(aside)}
+    return {key: value for key, value in _dotted(config) if not is_bookkeeping(key)}
+
+
+def is_bookkeeping(key: str) -> bool:
+    """Whether a dotted key says where and how a run is kept, and changes none of its rows."""
+    return key.startswith(_BOOKKEEPING)
 
 
 def _dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -39,6 +39,7 @@ class RunRecord:
     heartbeat_at: str = field(default_factory=now)
     exit_code: int | None = None
     stop: bool = False  # asked to stop, as by the button on the run's page
+    preempting: bool = False  # as the run itself said
     crashed_after: float = 300.0  # seconds without a heartbeat
     _heard: float = field(default_factory=time.monotonic)
 
@@ -49,10 +50,10 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """`running`, `crashed` where it went silent, `finished` or `failed`."""
+        """`running`, `crashed` where it went silent, `finished`, `failed`, or `preempted` where it said so before."""
         if self.exit_code is None:
             return "crashed" if time.monotonic() - self._heard > self.crashed_after else "running"
-        return "failed" if self.exit_code else "finished"
+        return "finished" if not self.exit_code else "preempted" if self.preempting else "failed"
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -67,6 +68,8 @@ class RunRecord:
         """A process writes this run: it goes on, also where it had ended before, or it ends with an exit code."""
         self._heard = time.monotonic()
         self.heartbeat_at = now()
+        if self.exit_code is not None:
+            self.preempting = False
         self.exit_code = exit_code
 
     def write(self, stream: str, offset: int, lines: list[str]) -> None:

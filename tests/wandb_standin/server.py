@@ -204,7 +204,12 @@ class StandIn:
         if record is None:
             raise RefusedError(f"agent {agent} not found")
         stopped = {r.id for r in self.runs_of(record.project) if r.stop}
-        return sweeps.heartbeat(record, agent, running, stopped, self.new_id())
+        mine = [r for r in self.runs_of(record.project) if r.sweep == record.id]
+        going = any(r.state == "running" for r in mine)
+        again = next((r for r in mine if r.state == "preempted" and not r.stop and record.ready(running)), None)
+        if again:
+            again.beat(None)
+        return sweeps.heartbeat(record, agent, running, stopped, self.new_id(), again.id if again else None, going)
 
     # What the handler calls.
 
@@ -252,6 +257,7 @@ class StandIn:
         if record is None:
             return 404, b"{}"
         record.beat(body["exitcode"] if body.get("complete") else None)
+        record.preempting |= body.get("preempting", False)
         for name, chunk in (body.get("files") or {}).items():
             record.write(name, chunk["offset"], chunk["content"])
         return 200, b"{}"

@@ -36,6 +36,10 @@ class SweepRecord:
     def _grid(self) -> bool:
         return self.config["method"] == "grid"
 
+    def ready(self, running: dict[str, Any]) -> bool:
+        """Whether an agent that says which of its runs are going may be given one."""
+        return self.state in ("PENDING", "RUNNING") and not any(running.values())
+
     def next_point(self) -> dict[str, Any] | None:
         """The next run's parameters, nested as they were declared; None when there is none left."""
         number = len(self.runs)
@@ -64,9 +68,9 @@ def nested(point: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
 
 
 def leaves(parameters: dict[str, Any], above: tuple[str, ...] = ()) -> dict[tuple[str, ...], dict[str, Any]]:
-    """The specifications that give a value, by their path: `parameters` inside a parameter nest."""
+    """The specifications that give a value, by their path, sorted by name: `parameters` inside a parameter nest."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for name, spec in parameters.items():
+    for name, spec in sorted(parameters.items()):
         inner = leaves(spec["parameters"], (*above, name)) if "parameters" in spec else {(*above, name): spec}
         found.update(inner)
     return found
@@ -95,10 +99,19 @@ def draw(spec: dict[str, Any], rng: random.Random) -> Any:
     raise ValueError(f"the stand-in draws from no distribution {spec['distribution']!r}")
 
 
-def heartbeat(sweep: SweepRecord, agent: str, running: dict[str, Any], stopped: set[str], new_id: str) -> str:
+def heartbeat(
+    sweep: SweepRecord,
+    agent: str,
+    running: dict[str, Any],
+    stopped: set[str],
+    new_id: str,
+    again: str | None = None,
+    others_going: bool = False,
+) -> str:
     """The commands for an agent that says which of its runs are going, as JSON.
 
-    `stopped` are the runs that somebody asked to stop; `new_id` is the id of the run that may be begun.
+    `stopped` are the runs that somebody asked to stop; `new_id` is the id of the run that may be begun; `again` that of
+    one that was preempted and comes first; `others_going`: whether other agents' runs of the sweep are.
     """
     alive = [run for run, going in running.items() if going]
     if sweep.state in ("FINISHED", "CANCELED", "STOPPED"):
@@ -106,12 +119,21 @@ def heartbeat(sweep: SweepRecord, agent: str, running: dict[str, Any], stopped: 
     commands = [{"type": "stop", "run_id": run} for run in alive if run in stopped]
     if alive or sweep.state == "PAUSED":
         return json.dumps(commands)
+    if again:
+        point = next(run["args"] for run in sweep.runs if run["id"] == again)
+        return json.dumps([_command("resume", sweep, again, point)])
     point = sweep.next_point()
+    if point is None and others_going:
+        return json.dumps([])  # a run that goes may yet be preempted, and come again
     if point is None:
         sweep.state = "FINISHED"
         return json.dumps([{"type": "exit"}])
     sweep.state = "RUNNING"
     sweep.runs.append({"id": new_id, "args": point, "agent": agent})
+    return json.dumps([_command("run", sweep, new_id, point)])
+
+
+def _command(kind: str, sweep: SweepRecord, run: str, point: dict[str, Any]) -> dict[str, Any]:
     args = {name: {"value": value} for name, value in point.items()}
     program = sweep.config.get("program", "")
-    return json.dumps([{"id": new_id, "type": "run", "run_id": new_id, "program": program, "args": args, "logs": []}])
+    return {"id": run, "type": kind, "run_id": run, "program": program, "args": args, "logs": []}

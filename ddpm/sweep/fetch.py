@@ -1,0 +1,84 @@
+"""A run that was interrupted on another machine: its folder made here from what W&B's server has of it."""
+
+import importlib
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ddpm.config import Config
+
+_ABOUT = ("run_id", "commit", "version", "params", "protocols", "environment")
+
+
+def fetch_point(cfg: Config) -> None:
+    """In a sweep, where the run that this process is given has no folder here: make it from W&B's, if W&B has one.
+
+    An agent is given a run a second time after a preemption, and `ddpm sweep --requeue` gives those that crashed.
+    """
+    names = ("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_RUN_ID")
+    path = "/".join(os.environ.get(name, "") for name in names)
+    if not os.environ.get("WANDB_SWEEP_ID") or not all(path.split("/")) or cfg.clean_run or cfg.run_dir.exists():
+        return
+    wandb: Any = importlib.import_module("wandb")
+    requests: Any = importlib.import_module("requests")
+    try:
+        run = wandb.Api(timeout=20).run(path)
+        if "experiment" in run.config:
+            _make_folder(run, cfg, path)
+    except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
+        if "not find" not in str(error) and "not found" not in str(error):  # a run that has not begun
+            print(f"warning: nothing is continued from W&B ({(str(error).splitlines() or [''])[0]})")
+
+
+def _make_folder(run: Any, cfg: Config, path: str) -> None:
+    from ddpm.tracking.run_folder import RunFolder
+
+    found = [a for a in run.logged_artifacts() if a.type == "model" and _step(a) > 0]
+    if not found:
+        return
+    newest = max(found, key=_step)
+    facts = {key: run.config.get(key) for key in _ABOUT}
+    session = {"started": run.created_at, "from_step": 0, "commit": facts["commit"], "version": facts["version"]}
+    session |= {"environment": facts["environment"] or {}, "wandb": path, "wandb_mode": "online", "wandb_files": None}
+    record = facts | {
+        "wandb_id": run.id,
+        "experiment": cfg.experiment,
+        "seed": cfg.seed,
+        "started": run.created_at,
+        "sessions": [session],
+        "config": cfg.nested(),
+    }
+    with RunFolder(cfg) as folder:
+        if folder.begun:  # by another process, meanwhile
+            return
+        with folder.beginning(record, cfg.to_yaml()) as draft, tempfile.TemporaryDirectory(dir=draft) as aside:
+            newest.download(root=aside)
+            (draft / "checkpoints").mkdir()
+            for file in Path(aside).glob("step-*.pt"):
+                file.rename(draft / "checkpoints" / file.name)
+            lines = (json.dumps({"_i": step, "out": row}) + "\n" for step, row in sorted(_rows(run).items()))
+            (draft / "loss.jsonl").write_text("".join(lines))
+    print(f"continuing from W&B's checkpoint {newest.name} (step {_step(newest)})")
+
+
+def _step(artifact: Any) -> int:
+    """The step in an artifact's aliases; -1 where there is none."""
+    return max((int(a[5:]) for a in artifact.aliases if a.startswith("step-") and a[5:].isdigit()), default=-1)
+
+
+def _rows(run: Any) -> dict[int, dict[str, Any]]:
+    """The rows that W&B has, by step: numbers, names and curves; the last value of what was logged twice."""
+    rows: dict[int, dict[str, Any]] = {}
+    for logged in run.scan_history():
+        if logged.get("step") is None:
+            continue
+        kept = {
+            key: math.nan if value == "NaN" else value
+            for key, value in logged.items()
+            if value is not None and not key.startswith("_") and key != "step" and not isinstance(value, dict)
+        }
+        rows.setdefault(int(logged["step"]), {}).update(kept)
+    return rows

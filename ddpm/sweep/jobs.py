@@ -1,0 +1,101 @@
+"""What there is to run: one job for each point, known to be possible before the first is started."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddpm.config import Config, differences
+from ddpm.config_files import Chain, read_chain, resolve
+from ddpm.errors import UserError
+from ddpm.sweep.command import expand, parameter_file, parse_train
+from ddpm.sweep.space import Sweep, count_points, points
+
+MANY = 10_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its config, the command that trains it, what its environment has besides, and the files that this needs.
+
+    `log`: where its output goes, that of later attempts after that of earlier ones.
+    """
+
+    cfg: Config
+    command: list[str]
+    log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    files: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.cfg.run_id
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is finished."""
+        return not self.cfg.clean_run and (self.cfg.run_dir / "results.jsonl").is_file()
+
+    @property
+    def step(self) -> int:
+        """The last step of which the run's folder has a row; 0 where there is none."""
+        try:
+            with (self.cfg.run_dir / "loss.jsonl").open("rb") as file:
+                file.seek(0, 2)
+                file.seek(max(0, file.tell() - 2**16))  # rows have some kilobytes at most, but for the first
+                lines = file.read().splitlines()
+        except OSError:
+            return 0
+        for line in reversed(lines):
+            try:
+                return int(json.loads(line)["_i"])
+            except (ValueError, KeyError, TypeError):
+                continue  # a row that is being written, or the end of the first
+        return 0
+
+
+def plan(sweep: Sweep, count: int | None, overrides: Sequence[str], folder: Path, *, many: bool = False) -> list[Job]:
+    """The jobs of a sweep's points, in their order; points that are the same run once.
+
+    overrides: for all points, besides what the sweep says. folder: for logs and the points' values. Raises UserError
+    where any point is not possible, and for more than 10,000 unless `many`.
+    """
+    number = count_points(sweep, count)
+    if number > MANY and not many:
+        raise UserError(f"{sweep.path} has {number:,} points. Add --yes to run more than {MANY:,}, or --count fewer.")
+    chains: dict[Path, Chain] = {}
+    jobs: dict[Path, Job] = {}
+    for values in points(sweep, count):
+        job = make_job(sweep, values, overrides, folder, chains)
+        same = jobs.setdefault(job.cfg.run_dir, job)
+        changed = differences(same.cfg.nested(), job.cfg.nested()) if same is not job else []
+        if changed:
+            raise UserError(f"{sweep.path}: two points have the same id {job.name}, and {'; '.join(changed)}.")
+    if len(jobs) < number:
+        print(f"{number - len(jobs)} of {number} points train what another one trains, and are left out")
+    return list(jobs.values())
+
+
+def make_job(
+    sweep: Sweep, values: dict[str, Any], overrides: Sequence[str], folder: Path, chains: dict[Path, Chain]
+) -> Job:
+    """The job of one point; `chains` keeps the config files that were read. Raises UserError where it cannot be run."""
+    command = [*expand(sweep, values), *overrides]
+    path, options = parse_train(sweep, command)
+    if path not in chains:
+        chains[path] = read_chain(path)
+    try:
+        cfg = resolve(chains[path], options, values)
+    except UserError as error:
+        raise UserError(f"{sweep.path}, at {', '.join(f'{k} = {v}' for k, v in values.items())}: {error}") from None
+    if cfg.clean_run:
+        raise UserError(f"{sweep.path}: clean_run would start a point over whenever it is continued. Remove the runs.")
+    parameters = (folder / f"{cfg.run_id}.yaml").resolve()
+    return Job(
+        cfg,
+        command,
+        folder / f"{cfg.run_id}.log",
+        {"WANDB_SWEEP_PARAM_PATH": str(parameters)},
+        {parameters: parameter_file(values)},
+    )

@@ -1,0 +1,68 @@
+"""The runs of a sweep on W&B's server that did not come to their end, to be continued here as the same W&B runs."""
+
+import dataclasses
+import importlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpm.config import Config
+from ddpm.config_files import Chain, resolve
+from ddpm.errors import UserError
+from ddpm.sweep.jobs import Job, make_job
+from ddpm.sweep.space import parse_sweep
+
+LOST = ("crashed", "failed", "killed", "preempted")
+
+
+def lost_runs(name: str, overrides: Sequence[str], logs: Path) -> list[Job]:
+    """A job for each run of the sweep ENTITY/PROJECT/ID that is neither going nor finished.
+
+    Its process finds the run's folder here, or else makes it from what W&B has (`ddpm.sweep.fetch`). Raises UserError:
+    no such sweep, no server, no login, a run that is not of this project.
+    """
+    parts = name.split("/")
+    if len(parts) != 3 or not all(parts):
+        raise UserError(f"--requeue needs the sweep as ENTITY/PROJECT/ID, as `wandb sweep` prints it; got {name!r}.")
+    sweep = _ask(name)
+    states = Counter(str(run.state) for run in sweep.runs)
+    print(f"{name}: {', '.join(f'{n} {state}' for state, n in sorted(states.items())) or 'no runs yet'}", flush=True)
+    if states["running"]:
+        print("W&B calls a run that was killed `running` for some minutes: what is missing here, requeue later")
+    folder, chains = logs / parts[2], dict[Path, Chain]()
+    jobs = []
+    for run in sweep.runs:
+        if run.state not in LOST:
+            continue
+        job = _job(run, sweep.config, name, overrides, folder, chains)
+        if job.done:  # trained here to its end, which W&B was not told
+            print(f"{run.id} is finished in {job.cfg.run_dir}: `ddpm sync {job.cfg.run_dir}` tells W&B")
+            continue
+        ids = dict(zip(("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_SWEEP_ID"), parts, strict=True))
+        jobs.append(dataclasses.replace(job, environment=job.environment | ids | {"WANDB_RUN_ID": run.id}))
+    return jobs
+
+
+def _job(
+    run: Any, sweep_config: dict[str, Any], name: str, overrides: Sequence[str], folder: Path, chains: dict[Path, Chain]
+) -> Job:
+    """The job that continues a W&B run: from its own config, or from the sweep's where it ended before it had one."""
+    own = {key: value for key, value in run.config.items() if key in Config.model_fields}
+    if "experiment" not in own:
+        sweep = parse_sweep(sweep_config, Path(name))
+        values = {key: run.config[key] for key in sweep_config["parameters"] if key in run.config}
+        return make_job(sweep, values, overrides, folder, chains)
+    cfg = resolve([(f"W&B's run {run.id}", own)], overrides)
+    path = folder / f"{cfg.run_id}.yaml"
+    return Job(cfg, ["ddpm", "train", str(path)], folder / f"{cfg.run_id}.log", files={path: cfg.to_yaml()})
+
+
+def _ask(name: str) -> Any:
+    wandb: Any = importlib.import_module("wandb")
+    requests: Any = importlib.import_module("requests")
+    try:
+        return wandb.Api(timeout=20).sweep(name)
+    except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"W&B's server gives no sweep {name}: {reason}. `wandb login` makes a login.") from None

@@ -1,0 +1,75 @@
+"""`ddpm sweep`: the points of a file, or those that a server's sweep lost."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddpm.signals import Interrupted
+from ddpm.sweep import runner
+from ddpm.sweep.jobs import Job, plan
+from ddpm.sweep.progress import Progress, summary
+from ddpm.sweep.space import read_sweep
+
+LOGS = Path("out/sweeps")
+
+
+def run_sweep(
+    path: Path,
+    workers: int | None,
+    gpus: Sequence[str],
+    count: int | None,
+    overrides: Sequence[str],
+    *,
+    many: bool = False,
+) -> int:
+    """Run a sweep file's points, `workers` at a time; the exit code. Raises UserError before anything is started, and
+    Interrupted after SIGINT or SIGTERM."""
+    sweep = read_sweep(path)
+    if sweep.early_terminate:
+        print("early_terminate is for W&B's server: here every run goes to its end")
+    jobs = plan(sweep, count, [*_device(gpus), *overrides], LOGS / sweep.name, many=many)
+    again = ["ddpm", "sweep", str(path), *_options(workers, gpus, count), *(["--yes"] if many else [])]
+    return _run(jobs, workers, gpus, again, overrides, sweep.name)
+
+
+def requeue_sweep(
+    name: str, workers: int | None, gpus: Sequence[str], count: int | None, overrides: Sequence[str]
+) -> int:
+    """Continue the runs of the sweep ENTITY/PROJECT/ID that crashed, failed or were killed; the exit code."""
+    from ddpm.sweep.requeue import lost_runs
+
+    jobs = lost_runs(name, [*_device(gpus), *overrides], LOGS)[:count]
+    again = ["ddpm", "sweep", "--requeue", name, *_options(workers, gpus, count)]
+    return _run(jobs, workers, gpus, again, overrides, name.rpartition("/")[2])
+
+
+def _device(gpus: Sequence[str]) -> list[str]:
+    """A GPU that is not there is an error then, not a run on the CPU."""
+    return ["--device=cuda"] if gpus else []
+
+
+def _options(workers: int | None, gpus: Sequence[str], count: int | None) -> list[str]:
+    given = (("--workers", workers), ("--gpus", ",".join(gpus)), ("--count", count))
+    return [word for name, value in given if value for word in (name, str(value))]
+
+
+def _run(
+    jobs: Sequence[Job],
+    workers: int | None,
+    gpus: Sequence[str],
+    again: Sequence[str],
+    overrides: Sequence[str],
+    name: str,
+) -> int:
+    began = time.monotonic()
+    show = Progress()
+    attempts, stopped_by = runner.run(jobs, runner.slots(workers, gpus), show)
+    show.close()
+    roots = sorted({str(job.cfg.out_dir) for job in jobs})
+    report = ["ddpm", "report", "library", "--from", roots[0] if roots else "runs", "--out", f"out/{name}"]
+    words = [*again, *(["--", *overrides] if overrides else [])]
+    print(summary(attempts, time.monotonic() - began, report, shlex.join(words)), flush=True)
+    if stopped_by is not None:
+        raise Interrupted(stopped_by)
+    return 0 if all(a.state in ("done", "there") for a in attempts) else 1
