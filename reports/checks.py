@@ -40,6 +40,7 @@ class Judged:
     verdict: str
 
 
+@lru_cache(maxsize=4)  # the page and the table ask for the same
 def judge_criteria(selection: Selection) -> list[Judged]:
     """`pass` where every check's whole interval lies where it should, `fail` where one's lies wholly outside, else
     `undecided`. What one seed decides is said of these runs alone."""
@@ -55,6 +56,7 @@ def judge_criteria(selection: Selection) -> list[Judged]:
     return judged
 
 
+@lru_cache(maxsize=4)
 def judge_statements(selection: Selection) -> list[Judged]:
     """`borne out`, `borne out in part` or `not borne out` by the runs' own numbers; `cannot be said` without them."""
     judged = []

@@ -41,7 +41,7 @@ class Arm:
         return max(run.last_step for run in self.runs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """What a report compares. `missing`: arms without a run; `left_out`: runs not used, with the reason;
     `warnings`: what makes the comparison less than controlled."""

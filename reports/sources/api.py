@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 
 from tqdm import tqdm
 
+from ddpm.cache import cache_dir
 from ddpm.errors import UserError
 from reports.runs import Run, as_seed, as_time, collect, merge, resolve_protocols
 from reports.sources import cache
@@ -163,7 +164,7 @@ def _server() -> str:
 def _root() -> Path:
     """The cache's folder for this server."""
     host = urlparse(_server()).netloc.replace(":", "-") or "server"
-    return cache.root() / "wandb" / host
+    return cache_dir() / "wandb" / host
 
 
 def _read_at(folder: Path) -> str:

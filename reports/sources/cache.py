@@ -7,7 +7,6 @@ had. All of it may be deleted at any time.
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpm.cache import cache_dir
 from reports.runs import Logged
 
 _FORMAT = 1  # another number where a file is read in another way, or kept in another form
@@ -22,11 +22,6 @@ _LEAST_BYTES = 1_000_000  # a smaller file is read in the time that its place in
 
 # The rows of a file, and what else it says, as JSON knows it.
 Read = tuple[Logged, dict[str, Any]]
-
-
-def root() -> Path:
-    """The folder of all that reports keep: `$DDPM_CACHE`, or `~/.cache/ddpm`."""
-    return Path(os.environ.get("DDPM_CACHE") or Path.home() / ".cache" / "ddpm")
 
 
 def through(path: Path, read: Callable[[Path], Read]) -> Read:
@@ -41,7 +36,7 @@ def through(path: Path, read: Callable[[Path], Read]) -> Read:
     name = str(path.resolve())
     stamp = [_FORMAT, name, about.st_size, about.st_mtime_ns]
     try:
-        place = root() / "rows" / f"{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:32]}.npz"
+        place = cache_dir() / "rows" / f"{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:32]}.npz"
     except RuntimeError:  # no home
         return read(path)
     kept = _load(place, stamp)
