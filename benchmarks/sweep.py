@@ -119,6 +119,7 @@ def measure_start(folder: Path) -> list[Claim]:
 
 def measure_sweep(folder: Path, options: list[str], extra: list[str]) -> list[Claim]:
     """The sweep with two workers against half the summed seconds of its runs, one at a time."""
+    run_sweep(folder, "warm-up", ["--workers", "1", "--count", "1"], extra)  # what runs share is there for both
     alone, _ = run_sweep(folder, "one", ["--workers", "1", *options], extra)
     _, seconds = run_sweep(folder, "two", ["--workers", "2", *options], extra)
     ideal = sum(alone) / 2

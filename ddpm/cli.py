@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args) or 0
     except UserError as error:
         print(f"ddpm: error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except Interrupted as stop:
         print(f"ddpm: {stop}", file=sys.stderr)
         return stop.exit_code
@@ -200,10 +200,11 @@ def _train(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(f"# run {cfg.run_id} in {cfg.run_dir}\n{cfg.to_yaml()}", end="")
         return
+    from ddpm.distributed import from_main
     from ddpm.sweep.fetch import fetch_point
     from ddpm.train import train
 
-    fetch_point(cfg)
+    from_main(lambda: fetch_point(cfg))
     print(f"run folder: {train(cfg)}")
 
 

@@ -43,6 +43,7 @@ def resolve(chain: Chain, overrides: Sequence[str] = (), point: Mapping[str, Any
     for override in overrides:
         _merge(values, _parse_override(override), f"the command line ({override})", origins)
     if point:
+        _check_point(values, point, origins)
         _merge(values, _point_names(values, point, origins), "the sweep", origins)
     try:
         return Config.model_validate(values)
@@ -59,13 +60,25 @@ def sweep_point() -> dict[str, Any]:
     if not path:
         return {}
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        return {key: entry["value"] for key, entry in values.items() if key != "wandb_version"}
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        del values["wandb_version"]  # a file without it is not whole
+        return {key: entry["value"] for key, entry in values.items()}
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"The sweep's parameters in {path} (WANDB_SWEEP_PARAM_PATH) cannot be read: {error}.") from None
 
 
 # --- what a sweep's point is called ---
+
+
+def _check_point(values: dict[str, Any], point: Mapping[str, Any], origins: dict[str, str]) -> None:
+    """Raises UserError where something else than the point decides a swept key: the run would go by a wrong name."""
+    decided = dict(_flat(values))
+    for key, value in _flat(point):
+        if not is_bookkeeping(key) and key in decided and _word(decided[key]) != _word(value):
+            raise UserError(
+                f"{key} is swept, and {origins.get(key)} sets it to {decided[key]} where the point has {value}. "
+                "Change the sweep file instead."
+            )
 
 
 def _point_names(values: dict[str, Any], point: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:

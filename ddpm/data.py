@@ -29,6 +29,7 @@ from ddpm.cache import cached
 from ddpm.errors import UserError
 
 EMBEDDED_COUNT = 5000
+_DECODER = 1  # another number where images are decoded in another way: what is cached is then made anew
 CACHED_FROM = 2000  # images; fewer are decoded in less than a second
 IMAGE_SUFFIXES = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN)
 SPLITS = {"train", "test", "val", "valid", "validation"}
@@ -144,7 +145,15 @@ def _folder(root: Path, split: str, subset: int | None, size: int, skip_bad: boo
         with zipfile.ZipFile(root) as archive:
             names = [i.filename for i in archive.infolist() if not i.is_dir()]
             return _decode_all(
-                root, names, archive.read, lambda n: archive.getinfo(n).CRC, split, subset, size, skip_bad, workers
+                root,
+                names,
+                archive.read,
+                lambda n: (archive.getinfo(n).CRC, archive.getinfo(n).file_size),
+                split,
+                subset,
+                size,
+                skip_bad,
+                workers,
             )
     except UNREADABLE as error:
         raise UserError(f"data.root = {root} is neither a folder nor a .zip file that can be read: {error}.") from error
@@ -222,7 +231,7 @@ def _decode_all(
         kinds, images = [kind for kind, _ in kept], torch.stack([r for _, r in kept])
     else:
         kinds = [kind for _, kind in found]
-        content = json.dumps([size, PIL.__version__, [(n, mark(n)) for n, _ in found]])
+        content = json.dumps([_DECODER, size, PIL.__version__, [(n, mark(n)) for n, _ in found]])
         key = hashlib.sha256(content.encode()).hexdigest()
         images = cached("images", key, lambda: {"images": torch.stack([r for _, r in decode_found()])})["images"]
     classes = tuple(sorted(set(kinds)))

@@ -1,11 +1,14 @@
-"""A polite end: the first SIGTERM or SIGINT asks the training to stop where it can be continued, a second one is
-immediate."""
+"""A polite end: the first SIGTERM or SIGINT asks the training to stop where it can be continued, a second one, a second
+later or more, is immediate."""
 
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+_ECHO_S = 1.0  # a signal to a whole group comes twice to a process whose launcher passes it on
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -23,7 +26,7 @@ class StopSignals:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.signum: int | None = None
-        self._quiet = quiet
+        self._quiet, self._at = quiet, 0.0
         self._before: dict[int, Any] = {}
 
     def check(self) -> None:
@@ -33,9 +36,11 @@ class StopSignals:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
+            if signum == self.signum and time.monotonic() - self._at < _ECHO_S:
+                return
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-        self.signum = signum
+        self.signum, self._at = signum, time.monotonic()
         if not self._quiet:
             # print is not safe here: the signal may have come in the middle of one.
             os.write(2, b"\nstopping: a checkpoint is written first; a second signal stops at once\n")

@@ -23,6 +23,8 @@ from ddpm.evaluation.protocol import Protocol
 from ddpm.samplers import LIMITS, SAMPLERS, Denoiser, draw, make_chain
 from ddpm.schedule import Schedule
 
+_STATISTICS = 1  # another number where they are taken in another way: what is cached is then taken anew
+
 
 class Timers:
     """Cumulative seconds by part."""
@@ -80,7 +82,7 @@ def make_reference(features: Features, images: ImageSet, n: int | None) -> Refer
 
     # The bits depend on device, version and threads too: the features of a few images tell the first two.
     few = digest([features.extract(chosen[:8]), torch.get_num_threads(), torch.__version__])
-    key = digest([features.name, features.resize, images.digest, len(chosen), few])
+    key = digest([_STATISTICS, features.name, features.resize, images.digest, len(chosen), few])
     found = cached("reference", key, take)
     return Reference(images.name, images.digest, Gaussian(found["mean"], found["covariance"], len(chosen)))
 

@@ -90,7 +90,7 @@ def quantile(spec: Spec, u: float) -> Any:
 def complete(name: str, spec: Spec) -> Spec:
     """The parameter with its distribution, which may be left to its keys, and defaults. Raises UserError."""
     kind = spec.get("distribution") or _implied(spec)
-    if kind not in DISTRIBUTIONS:
+    if not isinstance(kind, str) or kind not in DISTRIBUTIONS:
         raise UserError(
             f"The parameter {name} has {f'the distribution {kind!r}' if kind else f'no values: {spec}'}. Give `values` "
             f"or `value`, `min` and `max`, or a `distribution` that is run here: {', '.join(DISTRIBUTIONS)}."
@@ -122,7 +122,8 @@ def _check_values(name: str, spec: Spec) -> None:
     if "values" in spec and not (isinstance(spec["values"], list) and spec["values"]):
         raise UserError(f"The parameter {name} has no values: `values` must be a list of one or more.")
     weights = spec.get("probabilities")
-    if weights is not None and (len(weights) != len(spec["values"]) or abs(sum(weights) - 1) > 1e-6):
+    proper = isinstance(weights, list) and all(isinstance(w, int | float) and w >= 0 for w in weights)
+    if weights is not None and (not proper or len(weights) != len(spec["values"]) or abs(sum(weights) - 1) > 1e-6):
         raise UserError(f"The probabilities of {name} must be as many as its values, and sum to 1; they are {weights}.")
     numbers = {key: spec[key] for key in ("min", "max", "q", "mu", "sigma") if key in spec}
     wrong = {k: v for k, v in numbers.items() if isinstance(v, bool) or not isinstance(v, int | float)}
@@ -134,5 +135,12 @@ def _check_values(name: str, spec: Spec) -> None:
         raise UserError(f"The parameter {name} needs min < max; it has min {spec['min']} and max {spec['max']}.")
     if spec["distribution"].endswith("_values") and numbers["min"] <= 0:
         raise UserError(f"The parameter {name}, of distribution {spec['distribution']}, needs min > 0: {spec['min']}.")
+    if spec["distribution"] == "int_uniform" and not all(isinstance(numbers[end], int) for end in ("min", "max")):
+        raise UserError(f"The parameter {name} needs whole numbers: min {spec['min']}, max {spec['max']}.")
+    if spec["distribution"].removeprefix("q_") == "log_uniform" and max(abs(numbers[e]) for e in ("min", "max")) > 700:
+        raise UserError(
+            f"The parameter {name} has e to the power of its min and max; give the values themselves "
+            "with the distribution log_uniform_values."
+        )
     if numbers.get("q", 1) <= 0 or numbers.get("sigma", 0) < 0:
         raise UserError(f"The parameter {name} needs q > 0 and sigma >= 0.")

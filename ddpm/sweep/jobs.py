@@ -65,10 +65,10 @@ def plan(sweep: Sweep, count: int | None, overrides: Sequence[str], folder: Path
     if number > MANY and not many:
         raise UserError(f"{sweep.path} has {number:,} points. Add --yes to run more than {MANY:,}, or --count fewer.")
     chains: dict[Path, Chain] = {}
-    jobs: dict[Path, Job] = {}
+    jobs: dict[str, Job] = {}
     for values in points(sweep, count):
         job = make_job(sweep, values, overrides, folder, chains)
-        same = jobs.setdefault(job.cfg.run_dir, job)
+        same = jobs.setdefault(job.name, job)
         changed = differences(same.cfg.nested(), job.cfg.nested()) if same is not job else []
         if changed:
             raise UserError(f"{sweep.path}: two points have the same id {job.name}, and {'; '.join(changed)}.")

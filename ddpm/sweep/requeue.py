@@ -25,14 +25,14 @@ def lost_runs(name: str, overrides: Sequence[str], logs: Path) -> list[Job]:
     parts = name.split("/")
     if len(parts) != 3 or not all(parts):
         raise UserError(f"--requeue needs the sweep as ENTITY/PROJECT/ID, as `wandb sweep` prints it; got {name!r}.")
-    sweep = _ask(name)
-    states = Counter(str(run.state) for run in sweep.runs)
+    sweep, runs = _ask(name)
+    states = Counter(str(run.state) for run in runs)
     print(f"{name}: {', '.join(f'{n} {state}' for state, n in sorted(states.items())) or 'no runs yet'}", flush=True)
     if states["running"]:
         print("W&B calls a run that was killed `running` for some minutes: what is missing here, requeue later")
     folder, chains = logs / parts[2], dict[Path, Chain]()
     jobs = []
-    for run in sweep.runs:
+    for run in runs:
         if run.state not in LOST:
             continue
         job = _job(run, sweep.config, name, overrides, folder, chains)
@@ -58,11 +58,16 @@ def _job(
     return Job(cfg, ["ddpm", "train", str(path)], folder / f"{cfg.run_id}.log", files={path: cfg.to_yaml()})
 
 
-def _ask(name: str) -> Any:
+def _ask(name: str) -> tuple[Any, list[Any]]:
+    """The sweep and its runs, with their configs, all read from the server. Raises UserError."""
     wandb: Any = importlib.import_module("wandb")
     requests: Any = importlib.import_module("requests")
     try:
-        return wandb.Api(timeout=20).sweep(name)
+        sweep = wandb.Api(timeout=20).sweep(name)
+        runs = list(sweep.runs)
+        for run in runs:
+            run.config  # noqa: B018 - read when it is asked for
+        return sweep, runs
     except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"W&B's server gives no sweep {name}: {reason}. `wandb login` makes a login.") from None

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from ddpm.errors import Held, UserError
 from ddpm.sweep.command import environment
 from ddpm.sweep.jobs import Job
 
 TICK_S = 0.1
-BAD_INPUT = 2  # the exit code of `ddpm` for what no second attempt mends
 State = str  # waiting, going, done, there (done before), failed, stopped, elsewhere (another process has it)
 
 
@@ -92,7 +92,9 @@ def _start(attempt: Attempt, place: dict[str, str]) -> None:
     job = attempt.job
     job.log.parent.mkdir(parents=True, exist_ok=True)
     for path, text in job.files.items():
-        path.write_text(text, encoding="utf-8")
+        aside = path.with_name(f"{path.name}.{os.getpid()}")  # another sweep's process may be reading it
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
     with job.log.open("ab") as log:
         # A group of its own: Ctrl-C in the terminal comes here first, as it comes to an agent.
         attempt.process = subprocess.Popen(
@@ -117,27 +119,12 @@ def _settle(attempt: Attempt, *, stopping: bool) -> None:
         attempt.state = "done"
     elif stopping:
         attempt.state = "stopped"
-    elif attempt.code == BAD_INPUT:
-        attempt.state = "elsewhere" if _is_held(attempt.job) else "failed"
+    elif attempt.code == Held.exit_code:
+        attempt.state = "there" if attempt.job.done else "elsewhere"
+    elif attempt.code == UserError.exit_code:  # bad input, which no second attempt mends
+        attempt.state = "failed"
     else:
         attempt.state = "waiting" if attempt.tries < 2 else "failed"
-
-
-def _is_held(job: Job) -> bool:
-    """Whether a process, here or on another machine that shares the folder, is writing to the run."""
-    from ddpm.errors import UserError
-    from ddpm.tracking.run_folder import RunFolder
-
-    folder = RunFolder(job.cfg)
-    try:
-        folder.check()
-    except UserError:
-        return False
-    try:
-        with folder:
-            return False
-    except UserError:
-        return True
 
 
 def _tell(attempt: Attempt, signum: int) -> None:

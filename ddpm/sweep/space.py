@@ -77,7 +77,7 @@ def parse_sweep(tree: Any, path: Path) -> Sweep:
         raise UserError(f"{path}: `parameters` names no parameter: there is no point to run.")
     if command is not None and not (isinstance(command, list) and command):
         raise UserError(f"{path}: `command` must be a list, such as [${{env}}, ${{program}}, train, FILE, ${{args}}].")
-    if cap is not None and (not isinstance(cap, int) or cap < 1):
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
         raise UserError(f"{path}: run_cap = {cap!r} must be a whole number of at least 1.")
     try:
         axes = {place: complete(".".join(place), spec) for place, spec in _leaves(parameters)}
@@ -105,7 +105,7 @@ def count_points(sweep: Sweep, count: int | None = None) -> int:
     """How many points there are to run. Raises UserError for a random sweep without an end."""
     limits = [limit for limit in (count, sweep.run_cap) if limit is not None]
     if sweep.method == "grid":
-        return min([math.prod(len(_grid_values(place, spec)) for place, spec in sweep.axes.items()), *limits])
+        return min([math.prod(_grid_size(place, spec) for place, spec in sweep.axes.items()), *limits])
     if not limits:
         raise UserError(f"{sweep.path}: a random sweep has no end: say how many points, --count 20 or `run_cap: 20`.")
     return min(limits)
@@ -128,6 +128,13 @@ def points(sweep: Sweep, count: int | None = None) -> Iterator[dict[str, Any]]:
         rng = random.Random(f"{digest} {i}")
         # 0 is no quantile of a normal distribution.
         yield _nested((place, quantile(spec, rng.random() or 0.5)) for place, spec in sweep.axes.items())
+
+
+def _grid_size(place: Place, spec: Spec) -> int:
+    """How many values a grid goes through; whole numbers between bounds are not written out for that."""
+    if spec["distribution"] == "int_uniform":
+        return int(spec["max"]) - int(spec["min"]) + 1
+    return len(_grid_values(place, spec))
 
 
 def _grid_values(place: Place, spec: Spec) -> list[Any]:

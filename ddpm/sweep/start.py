@@ -1,10 +1,14 @@
 """`ddpm sweep`: the points of a file, or those that a server's sweep lost."""
 
+import os
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddpm.errors import UserError
 from ddpm.signals import Interrupted
 from ddpm.sweep import runner
 from ddpm.sweep.jobs import Job, plan
@@ -45,8 +49,15 @@ def requeue_sweep(
 
 
 def _device(gpus: Sequence[str]) -> list[str]:
-    """A GPU that is not there is an error then, not a run on the CPU."""
-    return ["--device=cuda"] if gpus else []
+    """Each run is to have a GPU, and not to fall back to the CPU. Raises UserError where one is not there."""
+    if not gpus:
+        return []
+    count = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    asked = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    found = subprocess.run(count, env=asked, capture_output=True, text=True, check=False).stdout.strip() or "0"
+    if int(found) < len(set(gpus)):
+        raise UserError(f"--gpus {','.join(gpus)}: of these, {found} are there. Give those of nvidia-smi, or none.")
+    return ["--device=cuda"]
 
 
 def _options(workers: int | None, gpus: Sequence[str], count: int | None) -> list[str]:
@@ -72,4 +83,4 @@ def _run(
     print(summary(attempts, time.monotonic() - began, report, shlex.join(words)), flush=True)
     if stopped_by is not None:
         raise Interrupted(stopped_by)
-    return 0 if all(a.state in ("done", "there") for a in attempts) else 1
+    return 0 if all(a.state in ("done", "there", "elsewhere") for a in attempts) else 1

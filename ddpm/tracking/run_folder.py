@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from ddpm.checkpoint import checkpoint_path, checkpoint_step, intact, list_checkpoints, save_checkpoint
 from ddpm.config import Config, differences
-from ddpm.errors import UserError
+from ddpm.errors import Held, UserError
 from ddpm.metrics import CURVES
 
 Row = dict[str, Any]
@@ -107,7 +107,7 @@ class RunFolder:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
-            raise UserError(
+            raise Held(
                 f"Another process is writing to the run {self.path}. Wait for it or stop it, or give this one another "
                 "--seed, --id or --out_dir."
             ) from None

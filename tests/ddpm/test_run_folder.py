@@ -12,7 +12,7 @@ import pytest
 
 from ddpm.checkpoint import list_checkpoints
 from ddpm.config import Config
-from ddpm.errors import UserError
+from ddpm.errors import Held, UserError
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.train import Trainer, train
 from tests.ddpm import processes
@@ -82,7 +82,7 @@ def test_two_processes_on_one_run(tmp_path: Path) -> None:
         train(cfg)
     assert not cfg.run_dir.exists()
     with RunFolder(cfg):
-        assert processes.run(cfg) == 2
+        assert processes.run(cfg) == Held.exit_code
     assert "Another process is writing to the run" in processes.log(cfg)
     _interrupted(cfg)
     assert processes.run(cfg) == 0

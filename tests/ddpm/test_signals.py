@@ -42,11 +42,20 @@ def test_a_signal_costs_nothing(tmp_path: Path, undisturbed, signum: int, target
     assert_same(cfg, undisturbed)
 
 
+def test_an_echo_is_no_second_signal(tmp_path: Path) -> None:
+    """The same signal twice at once, as from a batch system and from the launcher that passes it on: one stop, with its
+    checkpoint. Catches runs preempted without one."""
+    cfg = short(tmp_path, "--checkpoint.every=100")
+    twice = functools.partial(_send_at_call, "ddpm.train.Trainer.step", 2, signal.SIGTERM, signal.SIGTERM)
+    assert processes.run(cfg, twice) == 143, processes.log(cfg)
+    assert list_checkpoints(cfg.run_dir)
+
+
 def test_a_second_signal_is_immediate(tmp_path: Path) -> None:
     """It ends the process by the signal itself, without a checkpoint."""
     cfg = short(tmp_path, "--checkpoint.every=100")
-    twice = functools.partial(_send_at_call, "ddpm.train.Trainer.step", 2, signal.SIGTERM, signal.SIGTERM)
-    assert processes.run(cfg, twice) == -signal.SIGTERM
+    twice = functools.partial(_send_at_call, "ddpm.train.Trainer.step", 2, signal.SIGTERM, signal.SIGINT)
+    assert processes.run(cfg, twice) == -signal.SIGINT
     assert not list_checkpoints(cfg.run_dir)
 
 

@@ -1,10 +1,11 @@
 """Jobs in processes: each once, so many at a time, retried, stopped, known as done. These processes train nothing."""
 
 import io
+import json
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,6 @@ from ddpm.sweep import runner
 from ddpm.sweep.jobs import Job
 from ddpm.sweep.progress import Progress, summary, table
 from ddpm.sweep.runner import Attempt
-from ddpm.tracking.run_folder import RunFolder
 
 E5 = Path(__file__).parents[2] / "configs/smoke/e5.yaml"
 # argv: run folder, file of what happened. `end` is what a training that is finished leaves.
@@ -111,44 +111,55 @@ def test_a_crash_is_tried_once_more(tmp_path: Path) -> None:
 
 
 def test_a_run_that_another_process_has_is_left_to_it(tmp_path: Path) -> None:
-    """`ddpm train` refuses a run that is being written (exit code 2). Catches that as a failure, and the reverse."""
-    jobs = _jobs(tmp_path, "sys.exit(2)")
-    with RunFolder(jobs[0].cfg):
-        assert _run(jobs)[0] == ["elsewhere"]
-    assert _run(jobs)[0] == ["failed"]
+    """`ddpm train` refuses a run that is being written by an exit code of its own; the other process may have finished
+    it by then. Catches either as a failure, and bad input as a run that somebody else has."""
+    held, finished, bad = _jobs(tmp_path, "sys.exit(75)", "end(); sys.exit(75)", "sys.exit(2)")
+    assert _run([held, finished, bad])[0] == ["elsewhere", "there", "failed"]
 
 
-def test_a_signal_stops_what_goes_and_starts_nothing(tmp_path: Path) -> None:
-    """SIGINT reaches the processes, once, which end in their own time; nothing starts after it; a second call does the
-    rest. Catches children that are killed, signalled twice, or left behind."""
-    stops = """
+STOPS = """
 def stop(signum, frame):
     note("told")
     time.sleep(0.2)
     note("saved")
     sys.exit(130)
 signal.signal(signal.SIGINT, stop)
-if first: note("ready"), time.sleep(20)
+if first: note("ready"), time.sleep(60)
 end()
 """
-    jobs = _jobs(tmp_path, *[stops] * 3)
+# A sweep in a process of its own, to be signalled: states, signal, and whether the handlers are the old ones again.
+SWEEP = """
+import json, sys, time
+from pathlib import Path
+from ddpm.sweep import runner
+from tests.ddpm.test_sweep_runner import STOPS, _jobs
+attempts, signum = runner.run(_jobs(Path(sys.argv[1]), *[STOPS] * 3), runner.slots(2, []), lambda *_: None)
+print(json.dumps([[a.state for a in attempts], signum]), flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("put back")
+"""
 
-    def interrupt() -> None:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            if (tmp_path / "journal").exists() and [word for word, *_ in _journal(tmp_path)].count("ready") == 2:
-                break
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
 
-    assert threading.current_thread() is threading.main_thread()
-    threading.Thread(target=interrupt).start()
-    assert _run(jobs, 2) == (["stopped", "stopped", "waiting"], signal.SIGINT)
+def test_a_signal_stops_what_goes_and_starts_nothing(tmp_path: Path) -> None:
+    """SIGINT reaches the processes, once, which end in their own time; nothing starts after it; a second call does the
+    rest. Catches children that are killed, signalled twice, or left behind."""
+    sweep = subprocess.Popen(
+        [sys.executable, "-c", SWEEP, str(tmp_path)], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    )
+    assert sweep.stdout
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "journal").exists() or [w for w, *_ in _journal(tmp_path)].count("ready") < 2:
+        assert time.monotonic() < deadline and sweep.poll() is None
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGINT)
+    assert json.loads(sweep.stdout.readline()) == [["stopped", "stopped", "waiting"], signal.SIGINT]
+    sweep.send_signal(signal.SIGINT)
+    assert sweep.communicate(timeout=60)[0] == "put back\n"
     words = sorted(word for word, *_ in _journal(tmp_path))
     assert words == sorted(["begin", "ready", "told", "saved"] * 2)
-    with pytest.raises(KeyboardInterrupt):  # the handlers are the old ones again
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+    jobs = _jobs(tmp_path, *[STOPS] * 3)
     (tmp_path / "runs/e5" / f"{jobs[2].name}.tries").write_text("x")
     assert _run(jobs, 2) == (["done"] * 3, None)
 

@@ -12,12 +12,12 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from wandb.sdk.lib.config_util import save_config_file_from_dict
 
 from ddpm.cli import main
-from ddpm.config_files import load_config
+from ddpm.config_files import load_config, sweep_point
 from ddpm.errors import UserError
 from ddpm.sweep.command import expand, parameter_file
 from ddpm.sweep.distributions import DISTRIBUTIONS, complete, quantile
 from ddpm.sweep.jobs import plan
-from ddpm.sweep.space import count_points, parse_sweep, points
+from ddpm.sweep.space import count_points, parse_sweep, points, read_sweep
 from tests.wandb_standin import SweepRecord
 
 ROOT = Path(__file__).parents[2]
@@ -236,3 +236,44 @@ def test_the_step_of_a_run_that_is_being_written(tmp_path: Path) -> None:
     text = "\n".join(json.dumps(row) for row in rows)
     (job.cfg.run_dir / "loss.jsonl").write_text(text[: text.rindex("180")])
     assert job.step == 90
+
+
+def test_nothing_else_decides_a_swept_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value on the command line that is not the point's, and a parameter file that is cut short. Catches runs that go
+    by the name of another point."""
+    smoke = Path(__file__).parents[2] / "configs/smoke/e5.yaml"
+    point = {"loss.weighting": "minsnr", "optim.lr": 0.001}
+    same = load_config(smoke, ["--optim.lr=1e-3", "--out_dir=x"], point)  # what an agent's ${args} say
+    assert (same.optim.lr, same.loss.weighting) == (0.001, "minsnr")
+    with pytest.raises(UserError, match=r"loss\.weighting is swept, and the command line .* sets it to p2"):
+        load_config(smoke, ["--loss.weighting=p2"], point)
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(tmp_path / "point.yaml"))
+    for text in ("", "loss.weighting: {value: p2}\n"):
+        (tmp_path / "point.yaml").write_text(text)
+        with pytest.raises(UserError, match="cannot be read"):
+            sweep_point()
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"distribution": ["uniform"], "min": 0, "max": 1}, "has the distribution"),
+        ({"values": [1, 2], "probabilities": 3}, "as many as its values"),
+        ({"values": [1, 2], "probabilities": [-1, 2]}, "as many as its values"),
+        ({"distribution": "int_uniform", "min": 0.5, "max": 3.5}, "whole numbers"),
+        ({"distribution": "log_uniform", "min": 0, "max": 10000}, "log_uniform_values"),
+    ],
+)
+def test_odd_parameters_are_refused_in_words(spec: dict[str, Any], said: str) -> None:
+    """Catches: tracebacks from inside a distribution."""
+    with pytest.raises(UserError, match=said):
+        complete("p", spec)
+
+
+def test_counting_writes_nothing_out(tmp_path: Path) -> None:
+    """Catches: a list of 10^10 numbers before the refusal of so many points."""
+    (tmp_path / "s.yaml").write_text(
+        "method: grid\nprogram: ddpm\nparameters: {seed: {min: 0, max: 9999999999}}\n"
+        "command: ['${program}', train, configs/smoke/e5.yaml, '${args}']\n"
+    )
+    assert count_points(read_sweep(tmp_path / "s.yaml")) == 10**10
