@@ -12,7 +12,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from reports.experiments import load
+from reports import report
+from reports.experiments import Study, load
 from reports.experiments.choice import Selection, select
 from reports.sources import open_source
 
@@ -204,3 +205,13 @@ def wandb_file(folder: Path, experiment: str) -> Path:
 def environment() -> dict[str, str]:
     """The environment for a child process that must not reach a network."""
     return {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+
+
+@pytest.fixture
+def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports with two figures: drawing all of them is tested once and takes most of the time."""
+
+    def load_fewer(name: str) -> Study:
+        return load(name).model_copy(update={"figures": ("fid_vs_step", "sample_grids")})
+
+    monkeypatch.setattr(report, "load", load_fewer)

@@ -101,6 +101,7 @@ def test_number_and_interval_are_of_the_same_seeds(tmp_path: Path) -> None:
     assert sum(outcome.interval) / 2 == pytest.approx(-0.75)
 
 
+@pytest.mark.usefixtures("few_figures")
 @pytest.mark.parametrize("how", ["going", "diverged"])
 def test_runs_that_are_not_whole_decide_nothing(tmp_path: Path, how: str) -> None:
     """e6 stands at step 50 of 200, or is NaN from there on: early values against late ones are no comparison. Catches
@@ -118,6 +119,7 @@ def test_runs_that_are_not_whole_decide_nothing(tmp_path: Path, how: str) -> Non
     assert f"**Warning: e6 seed 1 (run e6-s1-1) {said}" in made
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_two_protocols_decide_only_where_they_are_the_question(tmp_path: Path) -> None:
     """Catches: a criterion passed on a difference that the page calls meaningless; e10b refused its own question."""
     for name, protocol in (("e5", "aaaa1111"), ("e6", "cccc3333")):

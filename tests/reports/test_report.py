@@ -9,7 +9,6 @@ import pytest
 
 from ddpm.errors import UserError
 from reports import report
-from reports.experiments import Study, load
 from reports.report import make_report
 from reports.statistics import COLUMNS
 from tests.reports.conftest import WandbRuns, rows_of, write_run
@@ -25,16 +24,6 @@ def e6(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def originals() -> Path:
     """The original logs, for a fixture of wider scope."""
     return Path(__file__).parent / "data" / "min-snr-logs"
-
-
-@pytest.fixture
-def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports with two figures: drawing all of them is tested once and takes most of the time."""
-
-    def load_fewer(name: str) -> Study:
-        return load(name).model_copy(update={"figures": ("fid_vs_step", "sample_grids")})
-
-    monkeypatch.setattr(report, "load", load_fewer)
 
 
 def test_files(e6: Path) -> None:
