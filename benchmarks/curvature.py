@@ -1,0 +1,365 @@
+"""What a Hessian trace costs and how exact it is: `ddpm.hessian` beside its peers; `unet_cifar32`, batch 4, 16 probes.
+
+`python -m benchmarks.curvature` trains a network for a while (`--checkpoints FOLDER` keeps its checkpoints, or takes
+those that are there) and measures
+
+- time, in units of the plain gradient (forward and backward of the same batch), timed right before and after each way,
+  all ways in turn, several rounds; the middle ratio counts;
+- peak memory above what the process holds with network and batch loaded, as a multiple of a training step's, each in
+  processes of its own (Linux);
+- the error of the differences against exact products in float64, of the same draws and vectors, in standard errors;
+- the error bar of the improved estimate as a multiple of the plain one's.
+
+It prints a table, and the same as one line of JSON. Peers that are not installed are left out.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ddpm.data import Batches, load_images, to_model
+from ddpm.hessian import LeastSquares, hutchinson_trace, least_squares_trace
+from ddpm.loss import constant, make_weighting, weights
+from ddpm.prediction import add_noise
+from ddpm.schedule import make_schedule
+from ddpm.unet import UNetCifar32
+
+REPOSITORY = Path(__file__).parents[1]
+BATCH, PROBES = 4, 16
+STEPS = (0, 500, 1500, 3000)
+# What a trace may take: plain gradients a probe, of the better peer's time, of a training step's memory; its numerical
+# error in standard errors; the improved error bar over the plain one, late in training and ever.
+UNITS, OF_PEER, MEMORY, ERROR, BAR_LATE, BAR = 1.0, 0.4, 1.5, 0.02, 0.15, 1.0
+LATE = 1000
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`measured` must not exceed `target`, where there is one."""
+
+    claim: str
+    measured: float
+    unit: str = ""
+    target: float | None = None
+
+    @property
+    def holds(self) -> bool | None:
+        return None if self.target is None else self.measured <= self.target
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure Hessian traces: time, memory, exactness, error bars.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--checkpoints", type=Path, help="folder to keep the trained checkpoints in, or to find them")
+    parser.add_argument("--root", type=Path, help="folder or .zip of images to train on, instead of the embedded ones")
+    parser.add_argument("--quick", action="store_true", help="one round, few steps: whether it works, no measurement")
+    parser.add_argument("--memory", metavar="WAY", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory:
+        print(json.dumps({"bytes": memory_of(args.memory)}))
+        return 0
+    steps = (0, 2) if args.quick else STEPS
+    with tempfile.TemporaryDirectory() as spare:
+        folder = args.checkpoints or Path(spare)
+        found = load_images("folder" if args.root else "embedded", args.root, subset=5000)
+        problem = Problem(found.images, found.name)
+        problem.train(folder, steps)
+        print(f"{'':78}{'measured':>12}{'target':>10}  holds")
+        claims = report(measure_ways(problem, folder / f"step{steps[-1]}.pt", 1 if args.quick else args.rounds))
+        claims += report(measure_error_bars(problem, folder, steps))
+        claims += report(measure_exactness(problem, folder, steps))
+    setting = {
+        "batch": BATCH,
+        "probes": PROBES,
+        "steps": steps,
+        "data": problem.name,
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(setting | {"claims": [asdict(c) | {"holds": c.holds} for c in claims]}))
+    return 0 if all(c.holds is not False for c in claims) else 1
+
+
+def report(claims: list[Claim]) -> list[Claim]:
+    """The claims, printed: what takes long is not lost with what comes after it."""
+    for c in claims:
+        target, holds = ("", "") if c.target is None else (f"{c.target:.4g}", "yes" if c.holds else "NO")
+        print(f"{c.claim:78}{f'{c.measured:.4g} {c.unit}':>12}{target:>10}  {holds}", flush=True)
+    return claims
+
+
+class Problem:
+    """The study's: eps-prediction with linear betas; the trained loss is Min-SNR's, the common one unweighted."""
+
+    def __init__(self, images: Tensor, name: str):
+        self.images, self.name = images, name
+        schedule = make_schedule("linear")
+        self.alpha_bar = schedule.alpha_bar
+        self.weights = torch.stack([weights(w, schedule).float() for w in (make_weighting("minsnr"), constant)])
+
+    def draw(self, rng: Generator) -> LeastSquares:
+        """A batch with fresh images, t and eps."""
+        x_0 = to_model(self.images[torch.randint(0, len(self.images), (BATCH,), generator=rng)])
+        t = torch.randint(0, len(self.alpha_bar), (BATCH,), generator=rng)
+        eps = torch.randn(x_0.shape, generator=rng)
+        return LeastSquares((add_noise(x_0, eps, self.alpha_bar[t]), t), eps, self.weights[:, t])
+
+    def train(self, folder: Path, steps: tuple[int, ...]) -> None:
+        """step{N}.pt of a network trained with the study's settings, for each N; those there are kept."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if all((folder / f"step{n}.pt").exists() for n in steps):
+            return
+        print(f"Training {steps[-1]} steps on {self.name}", flush=True)
+        torch.manual_seed(0)
+        model, batches = UNetCifar32(), Batches(self.images, BATCH, seed=1)
+        optimizer, rng = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True), torch.Generator().manual_seed(2)
+        for step in range(steps[-1] + 1):
+            if step in steps:
+                torch.save(model.state_dict(), folder / f"step{step}.pt")
+            x_0, t = next(batches), torch.randint(0, len(self.alpha_bar), (BATCH,), generator=rng)
+            eps = torch.randn(x_0.shape, generator=rng)
+            loss = (model(add_noise(x_0, eps, self.alpha_bar[t]), t) - eps).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+
+def load(path: Path) -> UNetCifar32:
+    model = UNetCifar32().eval()
+    model.load_state_dict(torch.load(path))
+    return model
+
+
+# --- time and memory ---
+
+
+class OnPairs(nn.Module):
+    """The network as a function of one input (x, t), as the peers call it."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return self.net(*pair)
+
+
+def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[Generator], LeastSquares]) -> dict[str, Callable]:
+    """Each way to 16 probes of the unweighted loss, as a function without arguments. The differences give two losses,
+    and both estimates, in the same time."""
+    params = list(model.parameters())
+    rng = torch.Generator().manual_seed(0)
+
+    def loss_of(batch: LeastSquares) -> Tensor:
+        return (model(*batch.inputs) - batch.target).square().mean()
+
+    def differences(per_draw: int) -> Callable[[], Any]:
+        batch = (lambda _: data) if per_draw == PROBES else draw
+        return lambda: least_squares_trace(model, batch, PROBES, rng, head=model.conv_out, per_draw=per_draw)
+
+    def kept(chunk: int) -> Callable[[], Any]:
+        return lambda: hutchinson_trace(lambda: loss_of(data), params, PROBES, rng, per_draw=PROBES, chunk=chunk)
+
+    found: dict[str, Callable[[], Any]] = {
+        "exact, a fresh graph for each probe (the study's)": lambda: hutchinson_trace(
+            lambda: loss_of(draw(rng)), params, PROBES, rng
+        ),
+        "exact, one kept graph": kept(1),
+        "exact, vmapped in one chunk": kept(PROBES),
+        "differences, 16 draws": differences(1),
+        "differences, 8 draws of 2 vectors": differences(2),
+        "differences, one fixed batch": differences(PROBES),
+    }
+    return found | peers(model, data)
+
+
+def peers(model: UNetCifar32, data: LeastSquares) -> dict[str, Callable[[], Any]]:
+    found: dict[str, Callable[[], Any]] = {}
+    pairs, batch = OnPairs(model), (data.inputs, data.target)
+    try:
+        import curvlinops
+
+        operator = curvlinops.HessianLinearOperator(
+            pairs,
+            nn.MSELoss(),
+            list(pairs.parameters()),
+            [batch],
+            check_deterministic=False,
+            batch_size_fn=lambda _: BATCH,
+        )
+
+        def with_curvlinops() -> None:
+            # Under torch.no_grad, its forward-over-reverse product cannot pass torch's SiLU and GroupNorm.
+            with mock.patch("curvlinops.hessian.no_grad", lambda: lambda function: function):
+                curvlinops.hutchinson_trace(operator, num_matvecs=PROBES)
+
+        found["curvlinops"] = with_curvlinops
+    except ImportError:
+        pass
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pyhessian
+
+        def with_pyhessian() -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                taken = pyhessian.hessian(pairs, nn.MSELoss(), data=batch, cuda=False)
+                taken.trace(PROBES, tol=float("-inf"))
+            for p in pairs.parameters():
+                p.grad = None  # it leaves a graph there, which holds itself
+
+        found["PyHessian"] = with_pyhessian
+    except ImportError:
+        pass
+    return found
+
+
+def gradient(model: UNetCifar32, data: LeastSquares) -> None:
+    """The unit of time."""
+    loss = (model(*data.inputs) - data.target).square().mean()
+    torch.autograd.grad(loss, list(model.parameters()))
+
+
+def timed(work: Callable[[], Any], repeats: int = 1) -> float:
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - begin) / repeats
+
+
+def measure_ways(problem: Problem, path: Path, rounds: int) -> list[Claim]:
+    model = load(path)
+    data = problem.draw(torch.Generator().manual_seed(0))
+    taken: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for name, way in ways(model, data, problem.draw).items():
+            before = timed(lambda: gradient(model, data), 5)
+            spent = timed(way)
+            after = timed(lambda: gradient(model, data), 5)
+            taken.setdefault(name, []).append(spent / ((before + after) / 2) / PROBES)
+    units = {name: statistics.median(ratios) for name, ratios in taken.items()}
+    step = memory_in_process("training step", 3)
+    claims = []
+    for name, per_probe in units.items():
+        ours = name.startswith("differences")
+        claims.append(Claim(f"{name}: gradients a probe", per_probe, target=UNITS if ours else None))
+        memory = memory_in_process(name, 3 if ours else 1) / step
+        claims.append(Claim("   memory, of a training step's", memory, target=MEMORY if ours else None))
+    found = [units[name] for name in ("curvlinops", "PyHessian") if name in units]
+    if found:
+        quotient = units["differences, 16 draws"] / min(found)
+        claims.append(Claim("differences, 16 draws: of the better peer's time", quotient, target=OF_PEER))
+    return claims
+
+
+def memory_in_process(way: str, times: int) -> float:
+    """The middle of several processes: how an allocator lays out what it is asked for differs between them."""
+    command = [sys.executable, "-m", "benchmarks.curvature", "--memory", way]
+    found = []
+    for _ in range(times):
+        done = subprocess.run(command, cwd=REPOSITORY, env=os.environ, stdout=subprocess.PIPE, text=True, check=True)
+        found.append(json.loads(done.stdout.splitlines()[-1])["bytes"])
+    return statistics.median(found)
+
+
+def memory_of(way: str) -> int:
+    """Bytes by which this process grew beyond what it held with everything loaded."""
+    problem, model = Problem(torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8), "zeros"), UNetCifar32().eval()
+    data = problem.draw(torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+
+    def training_step() -> None:
+        (model(*data.inputs) - data.target).square().mean().backward()
+        optimizer.step()
+
+    work = training_step if way == "training step" else ways(model, data, problem.draw)[way]
+    with torch.no_grad():
+        model(*data.inputs)  # what the first pass loads, every way has in common
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, and
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held
+    before = peak_memory()
+    work()
+    return peak_memory() - before
+
+
+def peak_memory() -> int:
+    """Bytes this process held at most since its peak was reset. Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+# --- exactness and error bars ---
+
+
+def measure_exactness(problem: Problem, folder: Path, steps: tuple[int, ...]) -> list[Claim]:
+    """Differences in float32 against products in float64: |difference of the means| in standard errors."""
+
+    def double(rng: Generator) -> LeastSquares:
+        data = problem.draw(rng)
+        x_t, t = data.inputs
+        return LeastSquares((x_t.double(), t), data.target.double(), data.weights)
+
+    claims, worst = [], 0.0
+    for step in steps:
+        model = load(folder / f"step{step}.pt")
+        for design, per_draw in (("16 draws", 1), ("a fixed batch", PROBES)):
+            rng = torch.Generator().manual_seed(step)
+            rough = least_squares_trace(model, problem.draw, PROBES, rng, head=model.conv_out, per_draw=per_draw)
+            rng = torch.Generator().manual_seed(step)
+            exact_model = load(folder / f"step{step}.pt").double()
+            exact = least_squares_trace(
+                exact_model, double, PROBES, rng, head=exact_model.conv_out, per_draw=per_draw, exact=True
+            )
+            errors = {
+                (loss, form): abs(getattr(a, form).mean - getattr(b, form).mean) / getattr(b, form).sem
+                for loss, a, b in zip(("Min-SNR", "common"), rough, exact, strict=True)
+                for form in ("plain", "improved")
+            }
+            for form in ("plain", "improved"):
+                largest = max(errors["Min-SNR", form], errors["common", form])
+                claims.append(Claim(f"numerical error, {form}, {design}, step {step}", largest, "sem"))
+                worst = max(worst, largest)
+    return [*claims, Claim("numerical error, the largest of these", worst, "sem", ERROR)]
+
+
+def measure_error_bars(problem: Problem, folder: Path, steps: tuple[int, ...], batches: int = 4) -> list[Claim]:
+    """Improved over plain standard error: on fixed batches (root mean square over them) and with 16 draws."""
+    claims, late, ever = [], 0.0, 0.0
+    for step in steps:
+        model = load(folder / f"step{step}.pt")
+        rng = torch.Generator().manual_seed(step)
+
+        def measured(per_draw: int, model: UNetCifar32 = model, rng: Generator = rng) -> list[Any]:
+            return least_squares_trace(model, problem.draw, PROBES, rng, head=model.conv_out, per_draw=per_draw)
+
+        fixed = [measured(PROBES) for _ in range(batches)]
+        fresh = measured(1)
+        for loss, name in enumerate(("Min-SNR", "common")):
+            squares = [(f[loss].plain.sem ** 2, f[loss].improved.sem ** 2) for f in fixed]
+            quotient = (sum(b for _, b in squares) / sum(a for a, _ in squares)) ** 0.5
+            claims.append(Claim(f"improved error bar, {name}, fixed batches, step {step}", quotient, "plain"))
+            claims.append(Claim("   the same, 16 draws", fresh[loss].improved.sem / fresh[loss].plain.sem, "plain"))
+            late = max(late, quotient if step > LATE else 0.0)
+            ever = max(ever, *((b / a) ** 0.5 for a, b in squares))
+    late_claim = Claim(f"improved error bar, fixed batches, after {LATE} steps, the largest", late, "plain", BAR_LATE)
+    return [*claims, late_claim, Claim("   on any one batch at any step, the largest", ever, "plain", BAR)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

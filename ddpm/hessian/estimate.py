@@ -1,0 +1,118 @@
+"""What was estimated, with the error bar that its own values give it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TraceEstimate:
+    """A trace from D draws of data with m vectors on each.
+
+    table: (D, m) float64, one v' H v each; NaN where it was not finite. groups: the same by group of parameters.
+
+    Independent are the draws; where there is one alone, its vectors are, and the estimate is of that draw's Hessian. A
+    draw (or vector) that misses a value is left out of everything below; with fewer than two left, errors are NaN.
+    """
+
+    table: Tensor
+    groups: Mapping[str, "TraceEstimate"] = field(default_factory=dict)
+
+    @property
+    def values(self) -> Tensor:
+        """(D m,) all values, draw by draw, missing ones as NaN."""
+        return self.table.flatten()
+
+    @property
+    def missing(self) -> int:
+        """How many values were not finite."""
+        return int(self.table.isnan().sum())
+
+    @property
+    def independent(self) -> Tensor:
+        """(units, values of one): the table by what is independent, missing values included."""
+        return self.table if len(self.table) > 1 else self.table.T
+
+    @property
+    def complete(self) -> Tensor:
+        """The rows of `independent` that miss nothing."""
+        rows = self.independent
+        return rows[rows.isfinite().all(1)]
+
+    @property
+    def mean(self) -> float:
+        """The estimate of the trace."""
+        return self.complete.flatten().mean().item()
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation over all values (the study's `hutch_trace_std`)."""
+        values = self.complete.flatten()
+        return values.std(correction=0).item() if len(values) else float("nan")
+
+    @property
+    def sem(self) -> float:
+        """Standard error of `mean`: sample standard deviation of the independent units' means / sqrt(units)."""
+        means = self.complete.mean(1)
+        return means.std(correction=1).item() / len(means) ** 0.5 if len(means) > 1 else float("nan")
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """The interval that holds the trace with this probability, by Student's t."""
+        from scipy.stats import t
+
+        half = float(t.ppf((1 + level) / 2, max(len(self.complete) - 1, 1))) * self.sem
+        return self.mean - half, self.mean + half
+
+    def split(self) -> tuple[float, float]:
+        """(std between draws' traces, std of one v' H v around its draw's trace), from the analysis of variance.
+
+        Raises ValueError where fewer than two draws have two vectors each: then nothing tells the two parts apart.
+        """
+        rows = self.complete if len(self.table) > 1 else self.complete[:0]
+        if len(rows) < 2 or rows.shape[1] < 2:
+            raise ValueError(f"the parts of the std need at least 2 draws of 2 vectors, got {tuple(self.table.shape)}")
+        within = rows.var(1, correction=1).mean()
+        between = (rows.mean(1).var(correction=1) - within / rows.shape[1]).clamp(min=0)
+        return between.sqrt().item(), within.sqrt().item()
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """value: a quotient of two traces; sem: its standard error."""
+
+    value: float
+    sem: float
+
+
+def ratio(numerator: TraceEstimate, denominator: TraceEstimate) -> Ratio:
+    """Quotient of two traces that were measured on the same draws and vectors.
+
+    To first order the error of A / B is that of (A - R B) / B with R = A / B held fixed (delta method): what the two
+    have in common falls out. Raises ValueError where the two tables differ in shape.
+    """
+    if numerator.table.shape != denominator.table.shape:
+        raise ValueError(f"not the same draws: {tuple(numerator.table.shape)}, {tuple(denominator.table.shape)}")
+    a, b = numerator.independent, denominator.independent
+    both = a.isfinite().all(1) & b.isfinite().all(1)
+    a, b = a[both].mean(1), b[both].mean(1)
+    if len(a) < 2:
+        return Ratio(float("nan"), float("nan"))
+    value = a.mean() / b.mean()
+    sem = (a - value * b).std(correction=1) / len(a) ** 0.5 / b.mean().abs()
+    return Ratio(value.item(), sem.item())
+
+
+def check_design(probes: int, per_draw: int) -> int:
+    """The number of draws of a design. Raises ValueError where it allows no error bar or does not divide."""
+    if probes < 2:
+        raise ValueError(f"probes must be at least 2 for an error bar, got {probes}")
+    if per_draw < 1 or probes % per_draw:
+        raise ValueError(f"per_draw must divide probes = {probes} into whole draws, got {per_draw}")
+    return probes // per_draw
+
+
+def finite_or_missing(values: Tensor) -> Tensor:
+    """`values` with NaN for whatever is not finite."""
+    return torch.where(values.isfinite(), values, torch.nan)
