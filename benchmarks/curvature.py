@@ -247,7 +247,7 @@ def measure_ways(problem: Problem, path: Path, rounds: int) -> list[Claim]:
     model = load(path)
     data = problem.draw(torch.Generator().manual_seed(0))
     taken: dict[str, list[float]] = {}
-    for number in range(rounds):
+    for _number in range(rounds):
         for name, way in ways(model, data, problem.draw).items():
             before = timed(lambda: gradient(model, data), 5)
             spent = timed(way)
