@@ -9,15 +9,16 @@ from ddpm import __version__
 from ddpm.errors import UserError
 from ddpm.signals import Interrupted
 
-# Named here too, since the table of samplers imports torch; a test holds the two equal.
+# Named here too, since the tables of samplers and methods import torch; tests hold them equal.
 SAMPLERS = ("ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior")
+METHODS = ("hutchinson", "hutchpp", "xtrace", "lanczos", "slq", "noise_scale")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Bad input prints one paragraph to stderr and gives 2."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.run not in (_train, _schedule, _sweep):
+    if rest and args.run not in (_train, _schedule, _sweep, _probe):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     try:
@@ -157,6 +158,23 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--each", action="store_true", help="also write every image to DIR/images/")
     draw.set_defaults(run=_sample)
 
+    probe = verbs.add_parser(
+        "probe",
+        help="measure the curvature at the checkpoints of a run that is over",
+        description="Measure the Hessian at a checkpoint, or at every one of a run folder, and add the numbers to the "
+        "run's history, in its folder and on W&B, or write them to a file. docs/curvature.md says what they are.",
+        usage="ddpm probe [-h] [options] RUN|CHECKPOINT [--curvature.key=value ...]",
+        allow_abbrev=False,
+    )
+    probe.add_argument("source", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
+    probe.add_argument("--data", metavar="PATH", help="where the images are, or `embedded`; default: as trained")
+    probe.add_argument("--method", metavar="A,B,...", help=f"of {', '.join(METHODS)}; default: as the config says")
+    probe.add_argument("--probes", type=_positive, metavar="N", help="default: as the config says")
+    probe.add_argument("--weights", choices=("live", "ema"), help="default: as the config says")
+    probe.add_argument("--device", default="auto", help="default: %(default)s")
+    probe.add_argument("--out", type=Path, metavar="FILE", help="JSON lines there instead of the run's history")
+    probe.set_defaults(run=_probe)
+
     schedule = verbs.add_parser(
         "schedule",
         help="draw alpha_bar, SNR and the weighting curves of a config",
@@ -278,6 +296,14 @@ def _sample(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
     )
     print(f"{args.n} images of {checkpoint} (step {trained.step}) by {args.sampler}, nfe {args.nfe}: {grid}")
+
+
+def _probe(args: argparse.Namespace) -> None:
+    from ddpm.probe import probe
+
+    given = {"probes": args.probes, "weights": args.weights, "method": args.method and f"[{args.method}]"}
+    overrides = [f"--curvature.{key}={value}" for key, value in given.items() if value is not None]
+    print(probe(args.source, [*overrides, *args.overrides], args.data, args.device, args.out))
 
 
 def _schedule(args: argparse.Namespace) -> None:

@@ -1,70 +1,275 @@
-"""Hutchinson's estimate of the trace of a loss Hessian, in plain tensors.
+"""The curvature probe of a run: `ddpm.hessian` applied to its loss, on draws that make two measurements comparable.
 
-For v with independent entries of +-1 (Rademacher), E[v' H v] = sum_ij H_ij E[v_i v_j] = tr H, with variance
-2 (|H|_F^2 - sum_i H_ii^2) (Hutchinson 1990; Avron & Toledo 2011). H v is the gradient of (grad L . v): two backward
-passes, exact, and H is never formed.
+docs/curvature.md says what is estimated; `ddpm.metrics` names the keys.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
+
+from ddpm import distributed
+from ddpm.config import Config
+from ddpm.data import to_model
+from ddpm.hessian import (
+    Hessian,
+    LeastSquares,
+    TraceEstimate,
+    gradient_noise_scale,
+    hutchpp_trace,
+    least_squares_trace,
+    ratio,
+    spectral_density,
+    top_eigenvalue,
+    xtrace,
+)
+from ddpm.hessian.chunks import out_of_memory
+from ddpm.hessian.untouched import untouched
+from ddpm.loss import Objective, squared_error
+from ddpm.streams import stream_seed
+
+# One measurement in so many has one probe taken by exact products too, the first among them.
+CHECK_EVERY = 10
+
+Details = dict[str, list[float]]
 
 
-@dataclass(frozen=True)
-class TraceEstimate:
-    """values: (probes,) float64, one v' H v each."""
+@dataclass
+class Measurement:
+    """row: a number under each key of `ddpm.metrics`; details: what the numbers were made of, lists."""
 
-    values: Tensor
-
-    @property
-    def mean(self) -> float:
-        """The estimate of the trace."""
-        return self.values.mean().item()
-
-    @property
-    def std(self) -> float:
-        """Population standard deviation over the probes (the study's `hutch_trace_std`)."""
-        return self.values.std(correction=0).item()
-
-    @property
-    def sem(self) -> float:
-        """Standard error of `mean`: sample standard deviation / sqrt(probes)."""
-        return self.values.std(correction=1).item() / len(self.values) ** 0.5
+    row: dict[str, float] = field(default_factory=dict)
+    details: Details = field(default_factory=dict)
 
 
-def hutchinson_trace(
-    losses: Callable[[], Tensor], params: Sequence[Tensor], probes: int, rng: torch.Generator
-) -> list[TraceEstimate]:
-    """Trace of the Hessian with respect to `params` of each of the L scalar losses in `losses()`, (L,).
+class CurvatureProbe:
+    """Measures any weights of the network of one run. images: (n, 3, H, W) uint8, where the run trains."""
 
-    `losses` is called once a probe and may draw its data afresh each time; the same v then serves all L losses, so that
-    their traces differ by the losses alone. Only `rng` (a CPU generator) is drawn from here, and no `.grad` is touched.
-    Raises ValueError where probes < 2: one probe has no error bar.
-    """
-    if probes < 2:
-        raise ValueError(f"probes must be at least 2 for an error bar, got {probes}")
-    values = []
-    for _ in range(probes):
-        v = [_rademacher(p, rng) for p in params]
-        with torch.enable_grad():
-            values.append([_quadratic_form(loss, params, v) for loss in losses().unbind(0)])
-    table = torch.tensor(values, dtype=torch.float64)
-    return [TraceEstimate(column) for column in table.unbind(1)]
+    def __init__(self, cfg: Config, objective: Objective, images: Tensor):
+        self.cfg = cfg.curvature
+        self._run = cfg
+        self._objective = objective
+        self._images = images
+        # What each loss's numbers are logged under: the trained one's and the common one's, which may be the same.
+        self._prefixes = [("", "ref_")] if objective.is_common else [("",), ("ref_",)]
+
+    def measure(
+        self,
+        model: nn.Module,
+        step: int,
+        batch: Tensor,
+        check_stop: Callable[[], None],
+        *,
+        check: bool | None = None,
+        exact: bool = False,
+    ) -> Measurement:
+        """What `curvature.method` names, at the weights of `model`, which is left untouched.
+
+        batch: (B,) positions of the images of `step`, for `curvature.draws: batch`. check_stop: called between two
+        draws, and may raise. check: whether to take one probe by exact products too; None is one measurement in ten.
+        exact: whether the measurement before fell back to exact products: then all do, up to the next check.
+        Of several processes each takes its part of the draws of `hutchinson`; rank 0 does the rest.
+        """
+        if check is None:
+            cadence = self.cfg.every or self._run.logging.log_every_n_steps
+            check = math.ceil(step / cadence) % CHECK_EVERY == 1
+
+        def draw(rng: Generator) -> LeastSquares:
+            check_stop()
+            return self._problem(rng, batch)
+
+        found = Measurement()
+        for method in self.cfg.method:
+            if method == "hutchinson":
+                part = self._hutchinson(model, draw, step, int(check), self.cfg.exact or (exact and not check))
+            else:
+                part = distributed.from_main(lambda method=method: _METHODS[method](self, model, draw, step))  # type: ignore[misc]
+            missing = found.row.get("curvature/missing", 0.0) + part.row.get("curvature/missing", 0.0)
+            found.row |= part.row | {"curvature/missing": missing}
+            found.details |= part.details
+        return found
+
+    # --- draws ---
+
+    def _rng(self, step: int) -> Generator:
+        """Equal at every step and in every run of one `curvature.seed`; for `draws: batch`, of the run's step alone."""
+        if self.cfg.draws == "fixed":
+            return Generator().manual_seed(stream_seed(self.cfg.seed, "fixed probes"))
+        return Generator().manual_seed(stream_seed(self._run.seed, f"probe at {step}"))
+
+    def _problem(self, rng: Generator, batch: Tensor) -> LeastSquares:
+        """One draw: noised images, what the network is to say of them, and the weights of the losses."""
+        low, high = self._objective.t_range
+        if self.cfg.draws == "fixed":
+            B = self.cfg.batch_size or self._run.data.batch_size
+            batch = torch.randint(len(self._images), (B,), generator=rng)
+            # One t from each B-th part of the range: the mean over t has less noise, and stays unbiased.
+            u = torch.rand(B, generator=rng, dtype=torch.float64)
+            t = (low + (torch.arange(B) + u) * (high - low) / B).long().clamp(max=high - 1)
+        else:
+            t = torch.randint(low, high, (len(batch),), generator=rng)
+        x_0 = to_model(self._images[batch.to(self._images.device)])
+        eps = torch.randn(x_0.shape, generator=rng).to(x_0.device)
+        t = t.to(x_0.device)
+        x_t, wanted = self._objective.task(x_0, t, eps)
+        weights = torch.stack(self._objective.weights_at(t))
+        return LeastSquares((x_t, t), wanted, weights[-len(self._prefixes) :])
+
+    # --- methods ---
+
+    def _hutchinson(
+        self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int, checks: int, exact: bool
+    ) -> Measurement:
+        traces = least_squares_trace(
+            model,
+            draw,
+            self.cfg.probes,
+            self._rng(step),
+            head=getattr(model, "head", None),
+            per_draw=self.cfg.per_draw,
+            exact=exact,
+            checks=checks,
+            chunk=self.cfg.chunk,
+            share=_shared,
+        )
+        found = Measurement({"curvature/missing": float(max(trace.plain.missing for trace in traces))})
+        for prefix, trace in zip(("hutch", "ref"), (traces[0], traces[-1]), strict=True):
+            found.row |= _plain_row(f"curvature/{prefix}_trace", trace.plain)
+            found.details[f"curvature/{prefix}_values"] = trace.plain.values.tolist()
+            if trace.improved:
+                found.row[f"curvature/{prefix}_trace_improved"] = trace.improved.mean
+                found.row[f"curvature/{prefix}_trace_improved_sem"] = trace.improved.sem
+                found.details[f"curvature/{prefix}_values_improved"] = trace.improved.values.tolist()
+        if len(traces) == 2:
+            quotient = ratio(*(trace.improved or trace.plain for trace in traces))
+            found.row |= {"curvature/trace_ratio": quotient.value, "curvature/trace_ratio_sem": quotient.sem}
+        errors = [
+            error / estimate.sem
+            for trace in traces
+            for error, estimate in zip(trace.numerical_error, (trace.plain, trace.improved), strict=True)
+            if estimate
+        ]
+        if checks:
+            found.row["curvature/numerical_error"] = max(errors)
+        found.row["curvature/exact"] = float(any(trace.exact for trace in traces))
+        return _finite(found)
+
+    def _on_operator(
+        self,
+        model: nn.Module,
+        draw: Callable[[Generator], LeastSquares],
+        step: int,
+        measure: Callable[[Hessian, Generator], Measurement],
+    ) -> Measurement:
+        """`measure(H, rng)` of the Hessians of both losses on the first draw, with equal random vectors."""
+        rng = self._rng(step)
+        data, state = draw(rng), rng.get_state()
+        params = [p for p in model.parameters() if p.requires_grad]
+        found = Measurement({"curvature/missing": 0.0})
+        with untouched(params, model):
+            for loss, prefixes in enumerate(self._prefixes):
+                try:
+                    H = Hessian(lambda loss=loss: _loss(model, data, loss), params, self.cfg.chunk)  # type: ignore[misc]
+                    part = measure(H, Generator().set_state(state))
+                except FloatingPointError:
+                    part = Measurement()
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    warnings.warn(f"out of memory: curvature at step {step} is missing", stacklevel=2)
+                    part = Measurement()
+                found.row["curvature/missing"] += not part.row
+                for prefix in prefixes:
+                    found.row |= {f"curvature/{prefix}{key}": value for key, value in part.row.items()}
+                    found.details |= {f"curvature/{prefix}{key}": value for key, value in part.details.items()}
+        return _finite(found)
+
+    def _hutchpp(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+        def measure(H: Hessian, rng: Generator) -> Measurement:
+            estimate = hutchpp_trace(H, self.cfg.probes, rng)
+            return Measurement({"hutchpp_trace": estimate.mean, "hutchpp_trace_sem": estimate.sem})
+
+        return self._on_operator(model, draw, step, measure)
+
+    def _xtrace(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+        def measure(H: Hessian, rng: Generator) -> Measurement:
+            estimate = xtrace(H, self.cfg.probes, rng)
+            return Measurement({"xtrace": estimate.mean, "xtrace_sem": estimate.sem})
+
+        return self._on_operator(model, draw, step, measure)
+
+    def _lanczos(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+        def measure(H: Hessian, rng: Generator) -> Measurement:
+            top = top_eigenvalue(H, self.cfg.lanczos_steps, rng)
+            return Measurement({"top_eigenvalue": top.value, "top_eigenvalue_residual": top.residual})
+
+        return self._on_operator(model, draw, step, measure)
+
+    def _slq(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+        def measure(H: Hessian, rng: Generator) -> Measurement:
+            density = spectral_density(H, self.cfg.lanczos_steps, self.cfg.slq_starts, rng)
+            trace, trace_sem = density.moment(1)
+            squares, squares_sem = density.moment(2)
+            seen = density.nodes[density.weights > 0]
+            return Measurement(
+                {
+                    "slq_trace": trace,
+                    "slq_trace_sem": trace_sem,
+                    "slq_square_sum": squares,
+                    "slq_square_sum_sem": squares_sem,
+                    "slq_lowest": seen.min().item(),
+                    "slq_highest": seen.max().item(),
+                },
+                {
+                    "slq_nodes": density.nodes.flatten().tolist(),
+                    "slq_weights": (density.weights / len(density.weights)).flatten().tolist(),
+                },
+            )
+
+        return self._on_operator(model, draw, step, measure)
+
+    def _noise_scale(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+        """Of the trained loss, from as many batches as there are probes."""
+        rng = self._rng(step)
+        params = [p for p in model.parameters() if p.requires_grad]
+        size = len(draw(self._rng(step)).target)
+        with untouched(params, model):
+            noise = gradient_noise_scale(lambda: _loss(model, draw(rng), 0), params, self.cfg.probes, size)
+        row = {"curvature/noise_scale": noise.scale, "curvature/noise_scale_sem": noise.sem}
+        return _finite(Measurement(row | {"curvature/missing": float(noise.missing)}))
 
 
-def _quadratic_form(loss: Tensor, params: Sequence[Tensor], v: Sequence[Tensor]) -> float:
-    """v' H v of one loss, summed in float64. A parameter that the loss does not depend on contributes 0."""
-    gradient = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-    slope = torch.stack([(g * u).sum() for g, u in zip(gradient, v, strict=True) if g is not None]).sum()
-    if not slope.requires_grad:  # linear in the parameters
-        return 0.0
-    product = torch.autograd.grad(slope, params, retain_graph=True, allow_unused=True)
-    return sum((h * u).sum(dtype=torch.float64).item() for h, u in zip(product, v, strict=True) if h is not None)
+_METHODS: dict[str, Callable[..., Measurement]] = {
+    "hutchpp": CurvatureProbe._hutchpp,
+    "xtrace": CurvatureProbe._xtrace,
+    "lanczos": CurvatureProbe._lanczos,
+    "slq": CurvatureProbe._slq,
+    "noise_scale": CurvatureProbe._noise_scale,
+}
 
 
-def _rademacher(like: Tensor, rng: torch.Generator) -> Tensor:
-    """Entries of +-1 with the shape, dtype and device of `like`."""
-    signs = torch.randint(0, 2, like.shape, generator=rng, dtype=torch.int8)
-    return signs.to(like.device, like.dtype) * 2 - 1
+def _loss(model: nn.Module, data: LeastSquares, loss: int) -> Tensor:
+    return (data.weights[loss] * squared_error(model(*data.inputs), data.target)).mean()
+
+
+def _plain_row(key: str, trace: TraceEstimate) -> dict[str, float]:
+    row = {f"{key}_mean": trace.mean, f"{key}_std": trace.std, f"{key}_sem": trace.sem}
+    draws, per_draw = trace.table.shape
+    if per_draw > 1 and draws > 1 and len(trace.complete) > 1:
+        row |= dict(zip((f"{key}_std_data", f"{key}_std_estimator"), trace.split(), strict=True))
+    return row
+
+
+def _finite(found: Measurement) -> Measurement:
+    """Without the numbers that are none: a chart has a gap there, and `curvature/missing` says why."""
+    found.row = {key: value for key, value in found.row.items() if math.isfinite(value)}
+    return found
+
+
+def _shared(draws: int, measure: Callable[[range], Tensor]) -> Tensor:
+    with distributed.together():
+        mine = measure(range(draws)[distributed.part(draws)])
+    return distributed.total(mine)

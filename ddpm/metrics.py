@@ -5,32 +5,17 @@ one for each timestep, has one row, with XXXX for the t.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from ddpm.metric import Metric
+from ddpm.metrics_of_curvature import CURVATURE
 
 STEP = "step"
 # Lists, logged once; all other values are numbers or names.
 CURVES = ("mins_snr_curve/t", "mins_snr_curve/weight")
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One logged quantity. `label` and `unit` are what a figure's axis shows."""
-
-    key: str
-    label: str
-    unit: str
-    when: str
-    cost: str
-    meaning: str
-
-    @property
-    def axis(self) -> str:
-        """The axis label, e.g. `time in probes (s)`."""
-        return f"{self.label} ({self.unit})" if self.unit else self.label
-
-
 _LOG = "every `logging.log_every_n_steps`"
-_PROBE = "every `logging.log_every_n_steps` when `curvature.enabled`"
 _MILESTONE = "every `eval.fid_milestone.every` steps"
 _FINAL = "once, after the last step"
 _RECON = "every `eval.recon.every` steps and after the last, when `eval.recon.enabled`"
@@ -149,56 +134,7 @@ _TABLE = [
         "one synchronisation a step",
         "How many steps so far had a loss or gradient that was not finite and were left out (`train.skip_nonfinite`).",
     ),
-    Metric(
-        "curvature/hutch_trace_mean",
-        "Hessian trace, trained loss",
-        "Hutchinson mean",
-        _PROBE,
-        "about 2 to 3 gradients per probe",
-        "Mean over probes of v'Hv, v Rademacher, H the Hessian of train/loss (with its weighting) at the "
-        "live weights, in eval mode and float32.",
-    ),
-    Metric(
-        "curvature/hutch_trace_std",
-        "std over probes, trained loss",
-        "population std",
-        _PROBE,
-        "none",
-        "Population standard deviation of v'Hv over the probes. Each probe has fresh t, eps and v, so "
-        "this holds data noise and estimator noise together.",
-    ),
-    Metric(
-        "curvature/hutch_trace_sem",
-        "standard error of the trace, trained loss",
-        "",
-        _PROBE,
-        "none",
-        "Sample standard deviation over the probes / sqrt(probes): the error bar of hutch_trace_mean.",
-    ),
-    Metric(
-        "curvature/ref_trace_mean",
-        "Hessian trace, unweighted loss",
-        "Hutchinson mean",
-        _PROBE,
-        "none with constant weighting; else as the trained loss's",
-        "The same trace of the unweighted eps-MSE on the same draws: comparable between weightings.",
-    ),
-    Metric(
-        "curvature/ref_trace_std",
-        "std over probes, unweighted loss",
-        "population std",
-        _PROBE,
-        "none",
-        "As hutch_trace_std, of the unweighted loss.",
-    ),
-    Metric(
-        "curvature/ref_trace_sem",
-        "standard error of the trace, unweighted loss",
-        "",
-        _PROBE,
-        "none",
-        "As hutch_trace_sem, of the unweighted loss.",
-    ),
+    *CURVATURE,
     Metric(
         "val/fid",
         "FID",
@@ -331,6 +267,14 @@ _TABLE = [
         _LOG,
         "none",
         "Cumulative seconds in the errors at single timesteps.",
+    ),
+    Metric(
+        "time/probe_share",
+        "time in probes",
+        "of that in training steps",
+        _LOG,
+        "none",
+        "time/probe_s over time/train_s, when `curvature.enabled`.",
     ),
     Metric(
         "time/total_s",

@@ -1,7 +1,6 @@
 """Training, readable as the algorithm: Ho et al. 2020, algorithm 1, with what is measured along the way."""
 
 import copy
-import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,14 @@ from tqdm import tqdm
 from ddpm import distributed
 from ddpm.checkpoint import FORMAT
 from ddpm.config import Config
-from ddpm.curvature import TraceEstimate, hutchinson_trace
+from ddpm.curvature import CurvatureProbe
 from ddpm.data import Batches, load_images
 from ddpm.ema import Ema
 from ddpm.environment import choose_device, choose_precision, environment
 from ddpm.errors import UserError
 from ddpm.evaluation.evaluate import Timers
 from ddpm.evaluation.milestones import Milestones
-from ddpm.loss import constant, make_weighting, squared_error, weights
-from ddpm.prediction import add_noise, target
+from ddpm.loss import Objective, squared_error
 from ddpm.samplers import Denoiser, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.signals import Interrupted, StopSignals
@@ -103,20 +101,8 @@ class Trainer:
         self.batches = Batches(
             images.images.to(self.device), d.batch_size, stream_seed(cfg.seed, "data"), shuffle=d.shuffle
         )
-        self.alpha_bar = self.schedule.alpha_bar.to(self.device)
-        weighting = make_weighting(cfg.loss.weighting, cfg.loss.minsnr_gamma, cfg.loss.p2_k, cfg.loss.p2_gamma)
-        drawn = cfg.trained_timesteps
-        self.t_range = (drawn.start, drawn.stop)
-        part = self.schedule.respace(torch.tensor(drawn))
-        self.weights = weights(weighting, part, cfg.diffusion.prediction).float().to(self.device)
-        # The weights that make the error of any prediction an eps-MSE: the loss that all arms have in common.
-        self.common_weights = weights(constant, part, cfg.diffusion.prediction).float().to(self.device)
-        w_eps = weights(weighting, part)
-        self.weighting_row = {
-            "loss/mean_weight": w_eps.mean().item(),
-            "mins_snr_curve/t": list(drawn),
-            "mins_snr_curve/weight": w_eps.tolist(),
-        }
+        self.objective = Objective(cfg, self.schedule, self.device)
+        self.curvature = CurvatureProbe(cfg, self.objective, self.batches.images)
 
         # Where the loop stands: steps done, the last one's batch and row, and what has gathered since the last row.
         self.done = 0
@@ -143,7 +129,7 @@ class Trainer:
         self.replica = distributed.replicated(self.model)
         total = self.cfg.train.total_steps
         if not tracker.has(0):
-            tracker.log(0, {**self.milestones.checks, **self.weighting_row})
+            tracker.log(0, {**self.milestones.checks, **self.objective.row})
         # disable=None: a bar on a terminal, silence elsewhere
         with tqdm(total=total, initial=self.done, desc=tracker.run_id, unit="step", disable=None) as bar:
             if self.done:
@@ -190,13 +176,15 @@ class Trainer:
             tracker.save(step, self.state_dict())
         if not tracker.has(step):
             row: dict[str, Any] = dict(self.row)
-            if self.row and self.cfg.curvature.enabled:
+            if self.cfg.is_probed(step):
                 with self.timers.measure("probe"):
-                    row |= self.probe(self.batches.take(self.indices), step)
+                    row |= self.probe(step, exact=tracker.last("curvature/exact") == 1)
             row |= self.milestones.score(step, self.denoiser)
             grid = self.milestones.draw_grid(step, self.denoiser)
             if self.row:
                 row |= {f"time/{part}_s": self.timers.seconds[part] for part in _PARTS}
+                if self.cfg.curvature.enabled:
+                    row["time/probe_share"] = self.timers.seconds["probe"] / self.timers.seconds["train"]
                 row["time/total_s"] = self.elapsed_s
             if row or grid:
                 tracker.log(step, row, grid)
@@ -209,15 +197,10 @@ class Trainer:
     def losses(self, x_0: Tensor, t: Tensor, eps: Tensor, t_batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(trained loss, eps-MSE), scalars: the error of what the network predicts under the arm's own weights, and
         under those that make it the unweighted eps-MSE. t_batch: the t of the whole batch, where this is a part."""
-        alpha_bar = self.alpha_bar[t]
-        network = self.replica if self.model.training else self.model  # a probe's gradient is its process's own
-        output = network(add_noise(x_0, eps, alpha_bar), t)
-        error = squared_error(output, target(self.cfg.diffusion.prediction, x_0, eps, alpha_bar))
-        at = t - self.t_range[0]
-        weights = self.weights[at]
-        if self.cfg.loss.weighting == "minsnr_norm" and self.cfg.loss.minsnr_norm_over == "batch":
-            weights = weights / (weights if t_batch is None else self.weights[t_batch - self.t_range[0]]).mean()
-        return (weights * error).mean(), (self.common_weights[at] * error).mean()
+        x_t, wanted = self.objective.task(x_0, t, eps)
+        error = squared_error(self.replica(x_t, t), wanted)
+        trained, common = self.objective.weights_at(t, t_batch)
+        return (trained * error).mean(), (common * error).mean()
 
     def step(self, x_0: Tensor, *, with_gradient_stats: bool = False) -> StepStats:
         """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W), or for this
@@ -227,7 +210,7 @@ class Trainer:
         """
         batch = len(x_0) * distributed.world_size()
         mine = distributed.part(batch)
-        t = torch.randint(*self.t_range, (batch,), generator=self.noise_rng, device=self.device)
+        t = torch.randint(*self.objective.t_range, (batch,), generator=self.noise_rng, device=self.device)
         eps = torch.randn((batch, *x_0.shape[1:]), generator=self.noise_rng, device=self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             loss, mse = self.losses(x_0, t[mine], eps[mine], t)
@@ -262,36 +245,12 @@ class Trainer:
             f"({self.cfg.optim.lr:g}) or train.grad_clip ({self.cfg.train.grad_clip}), or set train.amp=false."
         )
 
-    def probe(self, x_0: Tensor, step: int) -> dict[str, float]:
-        """Hessian traces of the trained and of the unweighted loss at the live weights; training is left untouched.
-
-        The study's scheme: the current batch, fresh t, eps and v for each probe, eval mode, float32. What is drawn
-        depends on the seed and the step alone, so that a probe can be taken again. Several processes take turns.
-        """
-        rng = torch.Generator().manual_seed(stream_seed(self.cfg.seed, f"probe at {step}"))
-        same = torch.equal(self.weights, self.common_weights)
-        turns = itertools.cycle(range(distributed.world_size()))
-
-        def losses() -> Tensor:
-            self.stop.check()
-            t = torch.randint(*self.t_range, (len(x_0),), generator=rng).to(self.device)
-            eps = torch.randn(x_0.shape, generator=rng).to(self.device)
-            if next(turns) != distributed.rank():  # another's: nothing but the draws, and a value of 0
-                return (0 * self.params[0].sum()).expand(1 if same else 2)
-            trained, common = self.losses(x_0, t, eps)
-            return common[None] if same else torch.stack([trained, common])
-
-        self.model.eval()
-        try:
-            # cuDNN convolutions take TF32 by default, which is no float32.
-            with distributed.together(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                estimates = hutchinson_trace(losses, self.params, self.cfg.curvature.probes, rng)
-        finally:
-            self.model.train()
-        estimates = [TraceEstimate(distributed.total(e.values)) for e in estimates]
-        prefixes = (self.cfg.curvature.log_prefix, "curvature/ref")
-        pairs = zip(prefixes, (estimates[0], estimates[-1]), strict=True)
-        return {f"{p}_trace_{name}": getattr(e, name) for p, e in pairs for name in ("mean", "std", "sem")}
+    def probe(self, step: int, *, exact: bool = False) -> dict[str, float]:
+        """The curvature at the weights after `step`; training is left untouched. exact: as `CurvatureProbe` has it."""
+        model = self.model
+        if self.ema and self.cfg.curvature.weights == "ema":
+            model = copy.deepcopy(self.ema.model).requires_grad_(True)
+        return self.curvature.measure(model, step, self.indices, self.stop.check, exact=exact).row
 
     def denoiser(self) -> Denoiser:
         """The denoiser that is evaluated: a copy of the EMA (or live) weights in eval mode, laid out for sampling."""

@@ -86,6 +86,11 @@ class UNetCifar32(nn.Module):
         self.norm_out = nn.GroupNorm(gn_groups, c)
         self.conv_out = nn.Conv2d(c, 3, 3, padding=1)
 
+    @property
+    def head(self) -> nn.Module:
+        """The last layer: its output is the network's, which is linear in its parameters."""
+        return self.conv_out
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         time = self.time_mlp(timestep_embedding(t, self.frequencies).to(x.dtype))
         h = self.stem(x)

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpm.config import Config, Sampling
+from ddpm.config import Config
+from ddpm.config_sections import Sampling
 from ddpm.data import ImageSet, to_model
 from ddpm.distributed import from_main, in_turn
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, held_out, make_reference

@@ -9,6 +9,11 @@ from torch import Tensor
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether this is how a lack of memory shows."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
+
+
 class Chunks:
     """`size` vectors at a time, from the first failure on fewer: halved until they fit."""
 
@@ -33,8 +38,7 @@ class Chunks:
         try:
             return work(part)
         except (RuntimeError, MemoryError) as error:
-            said = isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
-            if not said or self.size == 1:
+            if not out_of_memory(error) or self.size == 1:
                 raise
         smaller = max(1, min(self.size, part.stop - part.start) // 2)
         warnings.warn(f"out of memory with {self.size} vectors at a time: going on with {smaller}", stacklevel=2)

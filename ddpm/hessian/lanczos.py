@@ -73,7 +73,7 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> tuple[Ten
 
     At most `steps` of each, and at most n; fewer where the start's Krylov space is exhausted. Every vector is
     orthogonalised against all before it, twice, so all are kept: steps * n numbers. Raises ValueError where steps < 1
-    or a product is not finite.
+    and FloatingPointError where a product is not finite.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -88,7 +88,7 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> tuple[Ten
                 w = w - (w.double() @ u.double()).to(w.dtype) * u
         beta.append(w.double().norm().item())
         if not (abs(alpha[-1]) < float("inf") and beta[-1] < float("inf")):
-            raise ValueError("a product of the operator is not finite")
+            raise FloatingPointError("a product of the operator is not finite")
         if beta[-1] <= 10 * torch.finfo(w.dtype).eps * max(map(abs, alpha + beta)):
             break
         basis.append(w / beta[-1])

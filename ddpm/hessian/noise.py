@@ -37,11 +37,11 @@ def gradient_noise_scale(
     with untouched(params), torch.enable_grad():
         gradients = [_flat_gradient(loss(), params) for _ in range(batches)]
     finite = [g for g in gradients if bool(g.isfinite().all())]
-    gram = torch.stack([torch.stack([(g * h).sum(dtype=torch.float64) for h in finite]) for g in finite]).cpu()
     K, missing = len(finite), batches - len(finite)
     if K < 3:
         nan = float("nan")
         return GradientNoise(nan, nan, nan, nan, missing)
+    gram = torch.stack([torch.stack([(g * h).sum(dtype=torch.float64) for h in finite]) for g in finite]).cpu()
     trace, squared_norm = _moments(gram, batch_size)
     scale = trace / squared_norm if squared_norm > 0 else float("nan")
     left_out = []

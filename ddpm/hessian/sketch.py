@@ -2,7 +2,8 @@
 
 They pay where a few eigenvalues hold the variance (late in training) and cost precision where none do. `operator`: what
 has `.shape`, `.dtype`, `.device` and `@`: a `Hessian`, or a symmetric matrix. Each returns a `TraceEstimate` whose
-values are the estimator's own terms. Memory: a few (n, products) blocks.
+values are the estimator's own terms. Memory: a few (n, products) blocks. FloatingPointError is raised where a product
+that spans the sketch is not finite.
 """
 
 from typing import Protocol
@@ -73,6 +74,8 @@ def _without(R: Tensor, i: int) -> Tensor:
 
 
 def _orthonormal(Y: Tensor) -> Tensor:
+    if not Y.isfinite().all():
+        raise FloatingPointError("a product of the operator is not finite")
     return torch.linalg.qr(Y).Q
 
 

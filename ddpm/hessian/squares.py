@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from ddpm.hessian.chunks import Chunks
+from ddpm.hessian.chunks import Chunks, out_of_memory
 from ddpm.hessian.estimate import TraceEstimate, check_design, finite_or_missing
 from ddpm.hessian.head import LinearHead
 from ddpm.hessian.operator import gradient_graph, quadratic_terms
@@ -33,6 +33,15 @@ from ddpm.hessian.vectors import Vectors, rademacher
 STEP = 0.25
 # Largest numerical error that passes for none: in standard errors, or of the trace, which exact products round as well.
 TOLERANCE, ROUNDING = 0.02, 1e-5
+
+
+# (number of draws, what measures some of them and leaves 0 for the others) -> the measurements of all.
+Share = Callable[[int, Callable[[range], Tensor]], Tensor]
+
+
+def alone(draws: int, measure: Callable[[range], Tensor]) -> Tensor:
+    """One process measures all draws."""
+    return measure(range(draws))
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ class LeastSquares:
 class LeastSquaresTrace:
     """One loss's trace. plain: by the values v' H v; improved: with the head's part in closed form (None without head).
 
-    numerical_error: |mean of value - exact value| over the checked vectors, plain and improved; NaN where none was.
+    numerical_error: |mean of value - exact value| over the checked vectors, plain and improved; NaN where none was. It
+        is the differences' also where they were found too coarse and `exact` products took their place.
     exact: whether the values are exact products rather than differences.
     """
 
@@ -73,44 +83,65 @@ def least_squares_trace(
     exact: bool = False,
     checks: int = 0,
     chunk: int = 1,
+    share: Share = alone,
 ) -> list[LeastSquaresTrace]:
     """Trace of the Hessian of each of L weighted squared errors, with respect to all that `model` trains.
 
-    draw: a batch, drawn from `rng` alone, before its vectors; per_draw: vectors a batch (see `hutchinson_trace`).
+    draw: a batch, from the generator given alone; per_draw: vectors a batch (see `hutchinson_trace`). Each draw has
+        generators of its own, for its batch and its vectors, seeded from `rng`.
     head: the submodule whose output the model returns as it is: an `nn.Linear` or `nn.Conv2d`.
     exact: by exact products instead of differences, about 4 times slower, `chunk` vectors at a time.
     checks: how many of the last draws have their first vector measured both ways. Where the two differ by more than 2 %
-        of a standard error all is measured again by exact products, from the generator's first state, with a warning.
+        of a standard error all is measured again by exact products, of the same draws, with a warning.
+    share: how several processes share the draws out.
 
     The model is measured in eval mode, without autocast or TF32; it, its gradients and all random streams but `rng` are
-    left bitwise as they were. Values that are not finite are recorded as missing. Raises ValueError where probes < 2,
-    where per_draw does not divide probes, where the head is not what the model ends with, or on shapes that differ.
+    left bitwise as they were. Values that are not finite, and draws for which memory does not suffice (with a warning),
+    are recorded as missing. Raises ValueError where probes < 2, where per_draw does not divide probes, where the head
+    is not what the model ends with, or on shapes that differ.
     """
     draws = check_design(probes, per_draw)
-    state = rng.get_state()
     net = _Network(model, head)
     chunks = Chunks(chunk)
-    tables, errors = [], []
-    with untouched(net.params, model):
-        for k in range(draws):
-            data = draw(rng)
-            before = rng.get_state()
-            drawn = (vectors(net.params, rng) for _ in range(per_draw))  # one at a time: each is as large as the model
-            values = _by_products(net, data, list(drawn), chunks) if exact else _by_differences(net, data, drawn)
-            if not exact and k >= draws - checks:
-                first = vectors(net.params, torch.Generator().set_state(before))
-                errors.append(values[:, :, 0] - _by_products(net, data, [first], chunks)[:, :, 0])
-            tables.append(values)
-    table = torch.stack(tables, dim=2)  # (2 forms, L, draws, per_draw)
-    error = torch.stack(errors).mean(0).abs() if errors else table.new_full(table.shape[:2], torch.nan)
+    seeds = torch.randint(2**32, (draws, 2), generator=rng).tolist()
+
+    def of_draw(k: int, count: int, exactly: bool) -> Tensor:
+        """(2 forms, L, count) values of the first vectors of draw k."""
+        of_data, of_vectors = (torch.Generator().manual_seed(seed) for seed in seeds[k])
+        data = draw(of_data)
+        drawn = (vectors(net.params, of_vectors) for _ in range(count))  # one at a time: each is as large as the model
+        try:
+            return _by_products(net, data, list(drawn), chunks) if exactly else _by_differences(net, data, drawn)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            warnings.warn(f"out of memory: {count} values of one draw are missing", stacklevel=2)
+            return torch.full((2, len(data.weights), count), torch.nan, dtype=torch.float64)
+
+    def measured(exactly: bool, checks: int) -> tuple[Tensor, Tensor]:
+        """(2, L, draws, per_draw) values, and (2, L) their mean error over the checked draws, NaN for no checks."""
+
+        def of(mine: range) -> Tensor:
+            losses = len(draw(torch.Generator().manual_seed(seeds[0][0])).weights)
+            found = torch.zeros(draws, 2, losses, per_draw + 1, dtype=torch.float64)
+            with untouched(net.params, model):
+                for k in mine:
+                    found[k, :, :, :-1] = of_draw(k, per_draw, exactly)
+                    if k >= draws - checks:
+                        found[k, :, :, -1] = found[k, :, :, 0] - of_draw(k, 1, exactly=True)[:, :, 0]
+            return found
+
+        found = share(draws, of)
+        error = found[draws - checks :, :, :, -1].mean(0).abs()  # the mean of nothing is NaN
+        return found[..., :-1].permute(1, 2, 0, 3), error
+
+    table, error = measured(exact, 0 if exact else min(checks, draws))
     found = [_trace(table[:, loss], error[:, loss], head is not None, exact) for loss in range(table.shape[1])]
-    if not all(_harmless(trace) for trace in found):
-        warnings.warn("differences of float32 outputs are too coarse here: measuring by exact products", stacklevel=2)
-        rng.set_state(state)
-        return least_squares_trace(
-            model, draw, probes, rng, head=head, per_draw=per_draw, vectors=vectors, exact=True, chunk=chunk
-        )
-    return found
+    if all(_harmless(trace) for trace in found):
+        return found
+    warnings.warn("differences of float32 outputs are too coarse here: measuring by exact products", stacklevel=2)
+    table, _ = measured(True, 0)
+    return [_trace(table[:, loss], error[:, loss], head is not None, True) for loss in range(table.shape[1])]
 
 
 def _trace(table: Tensor, error: Tensor, with_head: bool, exact: bool) -> LeastSquaresTrace:

@@ -176,6 +176,22 @@ class RunFolder:
         self.record = {**self.record, "sessions": [*sessions[:-1], {**sessions[-1], **facts}]}
         self._save_record()
 
+    def amend_record(self, amendment: dict[str, Any]) -> None:
+        """Note in `run.json` what was measured after the training: which steps, how, and whether it was sent."""
+        self.record = {**self.record, "amendments": [*self.record.get("amendments", []), amendment]}
+        self._save_record()
+
+    @property
+    def unsent_steps(self) -> set[int]:
+        """The steps to which numbers were added that W&B's server does not have yet."""
+        return {step for a in self.record.get("amendments", []) if not a["sent"] for step in a["steps"]}
+
+    def note_sent(self) -> None:
+        """Note in `run.json` that everything added was sent."""
+        if self.unsent_steps:
+            self.record["amendments"] = [{**a, "sent": True} for a in self.record["amendments"]]
+            self._save_record()
+
     def _save_record(self) -> None:
         with self._writing("run.json"):
             self._replace("run.json", json.dumps(self.record, indent=2) + "\n")
@@ -198,11 +214,12 @@ class RunFolder:
     def _read_rows(self) -> dict[int, Row]:
         path = self.path / "loss.jsonl"
         lines = path.read_bytes().splitlines() if path.exists() else []
-        rows, bad = {}, []
+        rows: dict[int, Row] = {}
+        bad = []
         for number, line in enumerate(lines, start=1):
             try:
                 parsed = json.loads(line)
-                rows[int(parsed["_i"])] = dict(parsed["out"])
+                rows.setdefault(int(parsed["_i"]), {}).update(parsed["out"])
             except (ValueError, KeyError, TypeError):
                 bad.append(number)
         if bad and bad != [len(lines)]:  # a torn last line is what a kill leaves

@@ -53,19 +53,24 @@ class SharedTracker:
         self._path = folder.path
         self._tracker: Tracker | None = None
 
-        def begin() -> list[int]:
+        def begin() -> tuple[set[int], dict[str, Any]]:
             self._tracker = Tracker(cfg, folder.held, facts, step)
-            return list(folder.held.rows)
+            return set(folder.held.rows), folder.held.last_values()
 
-        self._logged = set(from_main(begin))
+        self._logged, self._last = from_main(begin)
 
     def has(self, step: int) -> bool:
         """Whether the row of `step` is logged already."""
         return step in self._logged
 
+    def last(self, key: str) -> Any:
+        """See `Tracker.last`."""
+        return self._last.get(key)
+
     def log(self, step: int, row: dict[str, Any], grid: Any = None) -> None:
         """See `Tracker.log`."""
         self._logged.add(step)
+        self._last |= row
         self._do(lambda tracker: tracker.log(step, row, grid))
 
     def save(self, step: int, state: dict[str, Any]) -> Path:

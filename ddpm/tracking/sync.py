@@ -64,7 +64,7 @@ def _sync(folder: RunFolder) -> str:
         _sync_log(log)
         sent.append("W&B's files")
         known = _ask_server(folder)
-    steps = [step for step in folder.rows if step not in known.steps]
+    steps = [step for step in folder.rows if step not in known.steps or step in folder.unsent_steps]
     grids = [s for s in folder.rows if folder.grid_path(s).is_file() and not known.has("samples", s)]
     checkpoints = [step for step in _milestones(folder) if not known.has("model", step)]
     config = not known.aliases.get("config")
@@ -80,7 +80,7 @@ def _sync(folder: RunFolder) -> str:
 
 def _send(folder: RunFolder, steps: list[int], checkpoints: list[int]) -> None:
     """Rows and grids, checkpoints, config and summary, from the run folder. Raises UserError if not all arrives."""
-    run = WandbRun(_at_home(folder), mode="online")
+    run = WandbRun(at_home(folder), mode="online")
     if run.mode == "online":
         for step in steps:
             send_row(run, folder, step)
@@ -91,6 +91,7 @@ def _send(folder: RunFolder, steps: list[int], checkpoints: list[int]) -> None:
         run.summarise(folder.summary())
     if not run.finish(0 if folder.finished else 1) or run.mode != "online":
         raise UserError(f"The server did not take everything of {folder.path}. The same command goes on from here.")
+    folder.note_sent()
 
 
 def _whole_offline_log(folder: RunFolder) -> Path | None:
@@ -118,7 +119,7 @@ def _path(folder: RunFolder) -> str:
     return settled[-1] if settled else wanted
 
 
-def _at_home(folder: RunFolder) -> dict[str, Any]:
+def at_home(folder: RunFolder) -> dict[str, Any]:
     """The run's record with the entity, project and id that it has on the server."""
     *entity, project, id = _path(folder).split("/")
     record = copy.deepcopy(folder.record)

@@ -100,6 +100,10 @@ class Tracker:
         """Whether the row of `step` is logged already."""
         return step in self.folder.rows
 
+    def last(self, key: str) -> Any:
+        """The value of `key` in the last row that has it; None where none has."""
+        return next((row[key] for row in reversed(self.folder.rows.values()) if key in row), None)
+
     def log(self, step: int, row: dict[str, Any], grid: Any = None) -> None:
         """Write one row of metrics (and the sample grid drawn at this step, a PIL image) to the folder and to W&B."""
         if grid:

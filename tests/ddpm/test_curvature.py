@@ -1,78 +1,271 @@
-"""Hutchinson's estimate against exact Hessians."""
+"""The probe of a run: which draws it takes, what it logs, and what happens when a value is missing."""
 
-import itertools
+import math
+import warnings
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
 
-from ddpm.curvature import TraceEstimate, _quadratic_form, hutchinson_trace
+from ddpm.config_files import load_config
+from ddpm.curvature import Measurement
+from ddpm.errors import UserError
+from ddpm.hessian import least_squares_trace
+from ddpm.metrics import METRICS
+from ddpm.tracking.tracker import Tracker
+from ddpm.train import Trainer, train
+from tests.ddpm.test_train import ROOT, _rows, tiny
 
-
-def _net() -> tuple[list[torch.Tensor], torch.Tensor]:
-    """A tiny two-layer net in float64 (11 parameters) and its dense Hessian."""
-    torch.manual_seed(0)
-    x, y = torch.randn(6, 2).double(), torch.randn(6, 1).double()
-
-    def loss(flat: torch.Tensor) -> torch.Tensor:
-        hidden = torch.tanh(x @ flat[:6].reshape(2, 3) + flat[6:9][None, :1])
-        return ((hidden @ flat[6:9].reshape(3, 1) + flat[9] - y) ** 2).mean() * (1 + flat[10] ** 2)
-
-    flat = torch.randn(11).double()
-    return [flat.clone().requires_grad_()], torch.autograd.functional.hessian(loss, flat), loss  # type: ignore[return-value]
+ALL = "[hutchinson,hutchpp,xtrace,lanczos,slq,noise_scale]"
 
 
-def test_all_sign_vectors_give_the_trace_exactly() -> None:
-    """The mean over all 2^n vectors is tr H, and their variance 2 (|H|_F^2 - sum H_ii^2).
-
-    Catches a transposed product, a dropped factor and a gradient in place of a Hessian.
-    """
-    params, hessian, loss = _net()  # type: ignore[misc]
-    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=11))).double()
-    values = torch.tensor([_quadratic_form(loss(params[0]), params, [v]) for v in signs], dtype=torch.float64)
-    assert values.mean().item() == pytest.approx(hessian.trace().item(), rel=1e-10)
-    variance = 2 * (hessian.square().sum() - hessian.diagonal().square().sum()).item()
-    assert values.var(correction=0).item() == pytest.approx(variance, rel=1e-10)
+def _trainer(tmp_path: Path, *overrides: str, arm: str = "e6") -> Trainer:
+    trainer = Trainer(tiny(tmp_path, *overrides, arm=arm))
+    trainer.advance(mock.Mock())
+    return trainer
 
 
-def test_estimates_of_scaled_losses_share_their_draws() -> None:
-    """Each loss gets its own trace from the same v. Catches mixing the columns, or fresh v for each loss."""
-    params, hessian, loss = _net()  # type: ignore[misc]
-    rng = torch.Generator().manual_seed(0)
-    one, three = hutchinson_trace(lambda: torch.stack([loss(params[0]), 3 * loss(params[0])]), params, 400, rng)
-    torch.testing.assert_close(three.values, 3 * one.values, rtol=1e-10, atol=0)
-    assert abs(one.mean - hessian.trace().item()) < 4 * one.sem
-    assert one.std > 0
+def _draws(trainer: Trainer, step: int) -> list[tuple[Tensor, Tensor]]:
+    """The (x_t, t) that the network sees of a probe at `step`, one of each draw."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = trainer.model.register_forward_pre_hook(lambda _, given: seen.append((given[0].clone(), given[1].clone())))
+    trainer.probe(step)
+    hook.remove()
+    return [seen[i] for i in range(len(seen)) if i == 0 or not torch.equal(seen[i][0], seen[i - 1][0])]
 
 
-def test_statistics_of_the_estimate() -> None:
-    """Population std, and a standard error with n - 1."""
-    estimate = TraceEstimate(torch.tensor([1.0, 2.0, 3.0, 6.0]).double())
-    assert estimate.mean == 3
-    assert estimate.std == pytest.approx((14 / 4) ** 0.5)
-    assert estimate.sem == pytest.approx((14 / 3) ** 0.5 / 2)
-
-
-def test_nothing_but_its_generator_moves() -> None:
-    """Gradients, parameters and the global stream stay bitwise. The study's probe cleared the gradients."""
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    x = torch.randn(5, 3)
-    model(x).square().mean().backward()
-    params = list(model.parameters())
-    grads, values, stream = (
-        [p.grad.clone() for p in params],
-        [p.clone() for p in params],
-        torch.get_rng_state(),
+def _equal(a: list[tuple[Tensor, Tensor]], b: list[tuple[Tensor, Tensor]]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) and torch.equal(t, s) for (x, t), (y, s) in zip(a, b, strict=True)
     )
-    hutchinson_trace(lambda: model(x).square().mean()[None], params, 3, torch.Generator().manual_seed(0))
-    assert all(torch.equal(p.grad, g) for p, g in zip(params, grads, strict=True))
-    assert all(torch.equal(p, v) for p, v in zip(params, values, strict=True))
-    assert torch.equal(stream, torch.get_rng_state())
 
 
-def test_a_linear_loss_has_no_curvature_and_one_probe_no_error_bar() -> None:
-    p = torch.ones(3, requires_grad=True)
-    rng = torch.Generator().manual_seed(0)
-    assert hutchinson_trace(lambda: p.sum()[None], [p], 2, rng)[0].mean == 0
-    with pytest.raises(ValueError, match="at least 2"):
-        hutchinson_trace(lambda: p.sum()[None], [p], 1, rng)
+def _measured(trainer: Trainer, **keys: bool) -> Measurement:
+    return trainer.curvature.measure(trainer.model, 90, trainer.indices, lambda: None, **keys)
+
+
+def test_fixed_draws_are_the_same_at_every_step_and_in_every_run(tmp_path: Path) -> None:
+    """Of another arm and seed too; another `curvature.seed` takes others. Catches draws that depend on the step, on the
+    run's seed or on the training batch, and two probes on one draw."""
+    one = _draws(_trainer(tmp_path, "--curvature.probes=6"), 180)
+    assert len({float(x.sum()) for x, _ in one}) == 6
+    assert _equal(one, _draws(_trainer(tmp_path, "--curvature.probes=6"), 270))
+    assert _equal(one, _draws(_trainer(tmp_path, "--curvature.probes=6", "--seed=3", arm="e5"), 180))
+    assert not _equal(one, _draws(_trainer(tmp_path, "--curvature.probes=6", "--curvature.seed=1"), 180))
+
+
+def test_fixed_draws_cover_all_timesteps(tmp_path: Path) -> None:
+    """One t from each B-th part of the range in every draw, the whole range reached. Catches strata of the wrong width,
+    and one u for all draws."""
+    found = torch.stack([t for _, t in _draws(_trainer(tmp_path, "--curvature.probes=64"), 180)])
+    assert found.shape == (64, 4)
+    for i, stratum in enumerate(found.T):
+        assert 250 * i <= stratum.min() < 250 * i + 25
+        assert 250 * i + 225 <= stratum.max() < 250 * (i + 1)
+
+
+def test_the_studys_scheme_takes_the_current_batch_and_all_else_anew(tmp_path: Path) -> None:
+    """The images are the training batch's (x_t at t = 0 is nearly x_0); t and eps differ from draw to draw and step to
+    step, and a step's are the same again. Catches the fixed images under the other name."""
+    trainer = _trainer(tmp_path, "--curvature.draws=batch", "--loss.t_max=0")
+    x_0 = trainer.batches.take(trainer.indices)
+    seen = _draws(trainer, 180)
+    assert len(seen) == 2
+    assert all((x_t - x_0).abs().mean() < 0.02 for x_t, _ in seen)
+    trainer = _trainer(tmp_path, "--curvature.draws=batch")
+    once = _draws(trainer, 180)
+    assert _equal(once, _draws(trainer, 180))
+    assert not _equal(once, _draws(trainer, 270))
+
+
+def test_probe_of_constant_weighting_measures_one_loss(tmp_path: Path) -> None:
+    """Its two traces are the same function; Min-SNR's are not, and its weights (<= 1) make the smaller one, by the
+    ratio that is logged. The common loss's trace is the same number in both arms: weights and draws are equal."""
+    e5, e6 = Trainer(tiny(tmp_path, arm="e5")), Trainer(tiny(tmp_path, "--loss.minsnr_gamma=0.01"))
+    a, b = e5.probe(90), e6.probe(90)
+    assert (
+        a["curvature/hutch_trace_mean"] == a["curvature/ref_trace_mean"] == pytest.approx(b["curvature/ref_trace_mean"])
+    )
+    assert abs(b["curvature/hutch_trace_mean"]) < abs(b["curvature/ref_trace_mean"])
+    quotient = b["curvature/hutch_trace_improved"] / b["curvature/ref_trace_improved"]
+    assert b["curvature/trace_ratio"] == pytest.approx(quotient)
+    assert "curvature/trace_ratio" not in a
+    assert e5.model.training
+
+
+def test_differences_are_as_good_as_products(tmp_path: Path) -> None:
+    """The same draws by `curvature.exact`, in a network of the study's width: within 2 % of the standard error, as the
+    run's own check says. Catches a check of another loss or vector, and draws that depend on the form."""
+    options = ("--curvature.probes=8", "--curvature.per_draw=2", "--model.base_channels=32")
+    rough = _measured(_trainer(tmp_path, *options), check=True).row
+    exact = _measured(_trainer(tmp_path, *options, "--curvature.exact=true")).row
+    assert (rough["curvature/exact"], exact["curvature/exact"]) == (0, 1)
+    assert rough["curvature/numerical_error"] < 0.02
+    assert "curvature/numerical_error" not in exact
+    for loss in ("hutch", "ref"):
+        for form in ("mean", "improved"):
+            key = f"curvature/{loss}_trace_{form}"
+            sem = exact[key.replace("_mean", "") + "_sem"]
+            assert abs(rough[key] - exact[key]) < 0.02 * sem
+        assert rough[f"curvature/{loss}_trace_std_estimator"] > 0
+        assert rough[f"curvature/{loss}_trace_std_data"] >= 0
+
+
+@pytest.mark.parametrize("arm", ["e5", "e6"])
+def test_every_method_logs_documented_finite_numbers(tmp_path: Path, arm: str) -> None:
+    """All methods at once, of both losses; eigenvalues and traces fit together. Catches a key without a row in the
+    table, a Hessian of the wrong loss, and a method that measures another batch than the others."""
+    weak = ["--loss.minsnr_gamma=0.000001"] if arm == "e6" else []
+    trainer = _trainer(tmp_path, f"--curvature.method={ALL}", "--curvature.probes=12", *weak, arm=arm)
+    row = _measured(trainer).row
+    assert set(row) <= set(METRICS)
+    assert all(math.isfinite(value) for value in row.values())
+    assert row["curvature/missing"] == 0
+    assert row["curvature/slq_highest"] == pytest.approx(row["curvature/top_eigenvalue"], rel=0.01)
+    trained, common = (
+        {key: row[f"curvature/{prefix}{key}"] for key in ("xtrace", "slq_trace", "top_eigenvalue")}
+        for prefix in ("", "ref_")
+    )
+    spread = row["curvature/xtrace_sem"] + row["curvature/hutchpp_trace_sem"]
+    assert abs(row["curvature/xtrace"] - row["curvature/hutchpp_trace"]) < 5 * spread
+    if arm == "e5":
+        assert trained == common
+    else:
+        assert all(trained[key] < 0.5 * common[key] for key in trained)
+
+
+def test_averaged_weights_are_measured_where_asked(tmp_path: Path) -> None:
+    """`curvature.weights: ema` measures the averaged weights, and both are left as they were. Catches live weights
+    under the other name, and averaged ones that come out trainable."""
+    live, averaged = (_trainer(tmp_path, f"--curvature.weights={w}", "--optim.lr=0.05") for w in ("live", "ema"))
+    a, b = live.probe(90), averaged.probe(90)
+    assert a["curvature/ref_trace_mean"] != b["curvature/ref_trace_mean"]
+    assert averaged.ema is not None
+    averaged.model.load_state_dict(averaged.ema.model.state_dict())
+    assert _measured(averaged).row["curvature/ref_trace_mean"] == b["curvature/ref_trace_mean"]
+    assert not any(p.requires_grad for p in averaged.ema.model.parameters())
+
+
+def test_a_probe_that_is_not_finite_is_counted_and_training_goes_on(tmp_path: Path) -> None:
+    """Every value missing: counted, and no number is logged for them. Catches a NaN in a chart, and a run that ends."""
+    folder = train(tiny(tmp_path, "--eval.fid_milestone.enabled=false", "--eval.final.enabled=false"))
+    assert _rows(folder)[-1]["out"]["curvature/missing"] == 0
+    broken = torch.full((2, 2), math.inf, dtype=torch.float64)
+    with mock.patch("ddpm.hessian.squares._values", return_value=broken):
+        folder = train(tiny(tmp_path / "b", "--eval.fid_milestone.enabled=false", "--eval.final.enabled=false"))
+    last = _rows(folder)[-1]
+    assert last["_i"] == 4
+    assert last["out"]["curvature/missing"] == 2
+    assert [key for key in last["out"] if "_trace" in key] == []
+    trainer = _trainer(tmp_path, "--curvature.method=[xtrace,lanczos,slq,hutchpp,noise_scale]", "--curvature.probes=6")
+    with torch.no_grad():
+        trainer.params[0].fill_(math.inf)
+    row = _measured(trainer).row
+    assert row == {"curvature/missing": 4 * 2 + 6}
+
+
+def test_a_draw_that_memory_does_not_suffice_for_is_missing(tmp_path: Path) -> None:
+    """One draw in four fails: the other three are the estimate, and that is said. Catches a run that memory ends."""
+    calls = iter(range(100))
+
+    def failing(*args: object) -> Tensor:
+        if next(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return values(*args)  # type: ignore[arg-type]
+
+    from ddpm.hessian.squares import _values as values
+
+    trainer = _trainer(tmp_path, "--curvature.probes=4")
+    whole = _measured(trainer, check=False)
+    with (
+        mock.patch("ddpm.hessian.squares._values", side_effect=failing),
+        pytest.warns(UserWarning, match="out of memory: 1 values"),
+    ):
+        part = _measured(trainer, check=False)
+    kept = [v for i, v in enumerate(whole.details["curvature/ref_values"]) if i != 1]
+    assert part.row["curvature/missing"] == 1
+    assert part.row["curvature/ref_trace_mean"] == pytest.approx(sum(kept) / 3)
+
+
+def test_two_that_share_the_draws_measure_what_one_does(tmp_path: Path) -> None:
+    """Each half of the draws, added up: bitwise the whole, the check too. Catches draws that depend on who takes
+    them."""
+    trainer = _trainer(tmp_path)
+
+    def measured(share: object) -> list[Tensor]:
+        rng = torch.Generator().manual_seed(5)
+        draw = lambda rng: trainer.curvature._problem(rng, trainer.indices)  # noqa: E731
+        found = least_squares_trace(
+            trainer.model, draw, 5, rng, head=trainer.model.head, checks=1, **({"share": share} if share else {})
+        )
+        return [t for f in found for t in (f.plain.table, f.improved.table, torch.tensor(f.numerical_error))]
+
+    halves = measured(lambda n, measure: measure(range(2)) + measure(range(2, n)))
+    assert all(torch.equal(a, b) for a, b in zip(measured(None), halves, strict=True))
+
+
+def test_one_measurement_in_ten_is_checked(tmp_path: Path) -> None:
+    """The first, the eleventh, whatever the cadence. Catches a check at every probe, which costs a third more."""
+    trainer = _trainer(tmp_path, "--curvature.every=50")
+    checked = [step for step in range(50, 1101, 50) if "curvature/numerical_error" in trainer.probe(step)]
+    assert checked == [50, 550, 1050]
+
+
+def test_the_probe_has_a_cadence_of_its_own(tmp_path: Path) -> None:
+    """Every 3 steps and after the last, beside rows every 2. Catches a probe at logged steps alone."""
+    cfg = tiny(tmp_path, "--curvature.every=3", "--train.total_steps=4", "--eval.fid_milestone.enabled=false")
+    probed = [row["_i"] for row in _rows(train(cfg)) if "curvature/ref_trace_mean" in row["out"]]
+    assert probed == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--curvature.method=hutch", "hutchinson.*noise_scale"),
+        ("--curvature.method=[]", "one or more methods"),
+        ("--curvature.method=[slq,slq]", "each once"),
+        ("--curvature.method=xtrace --curvature.probes=3", "at least 4"),
+        ("--curvature.per_draw=3 --curvature.probes=16", "must divide"),
+        ("--curvature.probes=1", "probes = 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(override: str, said: str) -> None:
+    """By a message that says what is allowed."""
+    with pytest.raises(UserError, match=said):
+        load_config(ROOT / "configs/smoke/e6.yaml", override.split())
+
+
+def test_a_single_method_keeps_its_plain_name(tmp_path: Path) -> None:
+    """`hutchinson`, not a list of one: saved configs, sweeps and W&B's filters know it so. Lists stay lists."""
+    assert tiny(tmp_path).nested()["curvature"]["method"] == "hutchinson"
+    several = tiny(tmp_path, "--curvature.method=[slq,hutchinson]")
+    assert several.nested()["curvature"]["method"] == ["slq", "hutchinson"]
+    assert several.curvature.method == ("slq", "hutchinson")
+
+
+def test_what_is_too_coarse_stays_exact_up_to_the_next_check(tmp_path: Path) -> None:
+    """A check that fails makes that measurement exact, says so, and so are those that follow. Catches nine coarse
+    measurements after a failed check."""
+    trainer = _trainer(tmp_path)  # its first measurement due is that of step 2
+    with mock.patch("ddpm.hessian.squares.STEP", 50.0):
+        with pytest.warns(UserWarning, match="too coarse"):
+            first = trainer.probe(2)
+        assert first["curvature/exact"] == 1
+        assert first["curvature/numerical_error"] > 0.02
+        coarse = trainer.probe(4)["curvature/ref_trace_mean"]
+        exact = trainer.probe(4, exact=True)
+    assert exact["curvature/exact"] == 1
+    assert exact["curvature/ref_trace_mean"] == first["curvature/ref_trace_mean"] != coarse
+    rows = [{"train/loss": 1.0}, {"curvature/exact": 1.0}, {"train/loss": 2.0}]
+    tracker = mock.Mock(spec=Tracker, folder=mock.Mock(rows=dict(enumerate(rows))))
+    assert Tracker.last(tracker, "curvature/exact") == 1
+    assert Tracker.last(tracker, "val/fid") is None
+
+
+def test_no_warning_in_a_healthy_probe(tmp_path: Path) -> None:
+    """Catches a fall to exact products that costs four times as much on ordinary weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _measured(_trainer(tmp_path), check=True).row["curvature/exact"] == 0

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from ddpm.hessian import LeastSquares, LeastSquaresTrace, hutchinson_trace, least_squares_trace
+from ddpm.hessian import LeastSquares, LeastSquaresTrace, hutchinson_trace, least_squares_trace, rademacher
 from ddpm.unet import UNetCifar32
 from tests.ddpm.test_hessian_exact import all_signs
 
@@ -237,14 +237,18 @@ def test_common_random_numbers_and_shared_passes() -> None:
 
 
 def test_the_general_form_and_this_one_measure_the_same() -> None:
-    """The loss as a closure, by `hutchinson_trace`, with the same generator. Catches a mean for a sum."""
+    """The loss as a closure, by `hutchinson_trace`, along the same vectors. Catches a mean for a sum."""
     model, _, data = _linear()
 
     def loss() -> Tensor:
         return (data.weights * (model(*data.inputs) - data.target).square().mean(1)).mean(1)
 
     params: Sequence[Tensor] = list(model.parameters())
-    general = hutchinson_trace(loss, params, 4, _rng(), per_draw=4)
-    special = least_squares_trace(model, lambda _: data, 4, _rng(), per_draw=4, exact=True)
+    drawn = [rademacher(params, _rng()) for _ in range(4)]
+    first, second = iter(drawn), iter(drawn)
+    general = hutchinson_trace(loss, params, 4, _rng(), per_draw=4, vectors=lambda *_: next(first))
+    special = least_squares_trace(
+        model, lambda _: data, 4, _rng(), per_draw=4, exact=True, vectors=lambda *_: next(second)
+    )
     for a, b in zip(general, special, strict=True):
         torch.testing.assert_close(a.table, b.plain.table)

@@ -74,7 +74,7 @@ def assert_same(cfg: Config, undisturbed: Config) -> None:
         ),  # in the second milestone's evaluation (each first, the floor)
         ("ddpm.evaluation.evaluate.draw", 1),  # before the first sample
         ("os.fsync", 5),  # in a checkpoint write
-        ("ddpm.curvature._quadratic_form", 7),  # in a probe
+        ("ddpm.hessian.squares._values", 7),  # in a probe
         ("ddpm.evaluation.reconstruction.eps_from_x0", 2),  # between two timesteps of a reconstruction
         ("ddpm.tracking.tracker.Tracker.log_checkpoint", 2),  # between a milestone's row and its artifact
         ("ddpm.tracking.run_folder.RunFolder.append", 3),  # before a row is written

@@ -31,7 +31,7 @@ def test_names_are_the_samplers() -> None:
     """The command line names them without importing torch, and the config in its own type."""
     from typing import get_args
 
-    from ddpm.config import SamplerName
+    from ddpm.config_sections import SamplerName
 
     assert cli.SAMPLERS == tuple(SAMPLERS) == get_args(SamplerName)
 

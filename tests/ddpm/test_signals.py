@@ -25,7 +25,7 @@ def _send_at_call(target: str, number: int, *signals: int) -> None:
     [
         (signal.SIGTERM, "ddpm.train.Trainer.step", 5),  # in a step, which is finished first
         (signal.SIGINT, "ddpm.evaluation.evaluate.to_uint8", 7),  # in an evaluation, which is taken again
-        (signal.SIGTERM, "ddpm.curvature._quadratic_form", 7),  # in a probe, which is taken again
+        (signal.SIGTERM, "ddpm.hessian.squares._values", 7),  # in a probe, which is taken again
     ],
 )
 def test_a_signal_costs_nothing(tmp_path: Path, undisturbed, signum: int, target: str, number: int) -> None:  # noqa: F811
