@@ -63,19 +63,19 @@ class CurvatureProbe:
         batch: Tensor,
         check_stop: Callable[[], None],
         *,
-        check: bool | None = None,
+        checks: int | None = None,
         exact: bool = False,
     ) -> Measurement:
         """What `curvature.method` names, at the weights of `model`, which is left untouched.
 
         batch: (B,) positions of the images of `step`, for `curvature.draws: batch`. check_stop: called between two
-        draws, and may raise. check: whether to take one probe by exact products too; None is one measurement in ten.
-        exact: whether the measurement before fell back to exact products: then all do, up to the next check.
+        draws, and may raise. checks: how many draws to take by exact products too; None is one, at one measurement in
+        ten. exact: whether the one before fell back to exact products: then all do, up to the next check.
         Of several processes each takes its part of the draws of `hutchinson`; rank 0 does the rest.
         """
-        if check is None:
+        if checks is None:
             cadence = self.cfg.every or self._run.logging.log_every_n_steps
-            check = math.ceil(step / cadence) % CHECK_EVERY == 1
+            checks = int(math.ceil(step / cadence) % CHECK_EVERY == 1)
 
         def draw(rng: Generator) -> LeastSquares:
             check_stop()
@@ -84,7 +84,7 @@ class CurvatureProbe:
         found = Measurement()
         for method in self.cfg.method:
             if method == "hutchinson":
-                part = self._hutchinson(model, draw, step, int(check), self.cfg.exact or (exact and not check))
+                part = self._hutchinson(model, draw, step, checks, self.cfg.exact or (exact and not checks))
             else:
                 part = distributed.from_main(lambda method=method: _METHODS[method](self, model, draw, step))  # type: ignore[misc]
             missing = found.row.get("curvature/missing", 0.0) + part.row.get("curvature/missing", 0.0)
@@ -146,14 +146,8 @@ class CurvatureProbe:
         if len(traces) == 2:
             quotient = ratio(*(trace.improved or trace.plain for trace in traces))
             found.row |= {"curvature/trace_ratio": quotient.value, "curvature/trace_ratio_sem": quotient.sem}
-        errors = [
-            error / estimate.sem
-            for trace in traces
-            for error, estimate in zip(trace.numerical_error, (trace.plain, trace.improved), strict=True)
-            if estimate
-        ]
-        if checks:
-            found.row["curvature/numerical_error"] = max(errors)
+        if checks and not exact:
+            found.row["curvature/numerical_error"] = max(trace.error_in_sems(checks) for trace in traces)
         found.row["curvature/exact"] = float(any(trace.exact for trace in traces))
         return _finite(found)
 

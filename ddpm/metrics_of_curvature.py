@@ -102,11 +102,11 @@ CURVATURE = [
     Metric(
         "curvature/numerical_error",
         "numerical error of the trace",
-        "standard errors",
+        "standard deviations of a probe",
         f"{_by('hutchinson')}, at one measurement in ten",
         "about 5 gradients",
-        "|difference to exact products| of one probe, the largest over losses and forms. Beyond 0.02 all probes are "
-        "taken by exact products.",
+        "|difference to exact products| of one probe, the largest over losses and forms. Beyond 0.02 this measurement "
+        "and those up to the next check are taken by exact products.",
     ),
     Metric(
         "curvature/exact",

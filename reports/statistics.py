@@ -83,9 +83,11 @@ def standard_error(arm: Arm, metric: str) -> pd.Series:
 
 
 def _run_error(run: Run, metric: str) -> pd.Series:
-    logged = run.series(metric.replace("_mean", "_sem"))
+    logged = run.series(f"{metric.removesuffix('_mean')}_sem")
     if len(logged):
         return logged
+    if not metric.endswith("_mean"):
+        return pd.Series(dtype=float)
     probes = flatten(run.config).get("curvature.probes")
     if not isinstance(probes, int) or probes < 2:
         return pd.Series(dtype=float)
@@ -203,8 +205,9 @@ class Comparison:
     change_i = 100 (variant_i - baseline_i) / |baseline_i|, negative where the variant is lower; `mean_change_pct` is
     the mean of those that are defined (NaN for none), `change_of_means_pct` that of the two means. `late_difference`:
     mean of variant - baseline in the late window of the shorter run. `mean_difference` and its standard error `sem`
-    (None where the probes' errors are not known): sem = sqrt(sum_i (se_variant_i^2 + se_baseline_i^2)) / n, the
-    estimator's error alone.
+    (None where the probes' errors are not known), the estimator's error alone: sqrt(sum_i (se_variant_i^2 +
+    se_baseline_i^2)) / n. Of runs whose draws are the same at every step (`same_draws`), steps do not average it out:
+    the root of the squared mean standard errors, which is too large, for the arms have the draws in common too.
     `seeds`: the same difference over seeds with its interval; None with one seed in an arm.
     """
 
@@ -223,6 +226,7 @@ class Comparison:
     late_difference: float | None
     late_change_pct: float | None
     seeds: SeedContrast | None = None
+    same_draws: bool = False
 
     def rows(self) -> dict[str, float]:
         """statistic -> value, as in `numbers.csv`."""
@@ -300,6 +304,7 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
         late_difference=float(late.mean()) if len(late) else None,
         late_change_pct=100 * float(late.mean() / abs(late_baseline.mean())) if late_baseline.any() else None,
         seeds=seed_contrast(baseline, variant, metric, table.index),
+        same_draws=_same_draws((baseline, variant)),
     )
 
 
@@ -334,7 +339,14 @@ def _paired_sem(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> fl
     errors = [standard_error(arm, metric).reindex(steps) for arm in (baseline, variant)]
     if any(error.isna().any() for error in errors):
         return None
+    if _same_draws((baseline, variant)):
+        return math.sqrt(sum(float(error.mean()) ** 2 for error in errors))
     return float(math.sqrt(sum((error**2).sum() for error in errors)) / len(steps))
+
+
+def _same_draws(arms: Sequence[Arm]) -> bool:
+    """Whether some run measured its curvature on the same draws at every step."""
+    return any(flatten(run.config).get("curvature.draws") == "fixed" for arm in arms for run in arm.runs)
 
 
 # ---- what arms optimise ---------------------------------------------------------------------------------

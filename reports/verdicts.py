@@ -179,8 +179,9 @@ def _interval_sentence(found: Comparison) -> str:
         return f"{what}; its standard error is not known."
     low, high = found.probe_interval
     excludes = "excludes" if low > 0 or high < 0 else "includes"
+    over = "over the probes, at most: both arms share their draws" if found.same_draws else "over the probes"
     return (
-        f"{what} ± {number(found.sem, 2)} (standard error over the probes); the 95 % interval "
+        f"{what} ± {number(found.sem, 2)} (standard error {over}); the 95 % interval "
         f"{number(low)} to {number(high)} {excludes} 0. It covers the estimator's error at these steps, not "
         "the variation between seeds."
     )

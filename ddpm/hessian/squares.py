@@ -31,7 +31,8 @@ from ddpm.hessian.vectors import Vectors, rademacher
 # Step of the differences over the root mean square parameter, in units of the fourth root of the machine epsilon, where
 # rounding (eps / h^2) and truncation (h^2) of a second difference balance.
 STEP = 0.25
-# Largest numerical error that passes for none: in standard errors, or of the trace, which exact products round as well.
+# Largest numerical error that passes for none: in standard errors of as many values as were checked (a single value's
+# rounding is large beside the error of their mean), or of the trace, which exact products round as well.
 TOLERANCE, ROUNDING = 0.02, 1e-5
 
 
@@ -70,6 +71,15 @@ class LeastSquaresTrace:
     numerical_error: tuple[float, float]
     exact: bool
 
+    def error_in_sems(self, checks: int) -> float:
+        """The larger numerical error in standard errors of `checks` values; 0 where none was checked, where there is no
+        error bar, and where exact products would have rounded as much."""
+        found = [0.0]
+        for estimate, error in zip((self.plain, self.improved), self.numerical_error, strict=True):
+            if estimate and error > ROUNDING * abs(estimate.mean) and estimate.sem > 0:
+                found.append(error / (estimate.sem * (len(estimate.complete) / checks) ** 0.5))
+        return max(found)
+
 
 def least_squares_trace(
     model: nn.Module,
@@ -91,8 +101,9 @@ def least_squares_trace(
         generators of its own, for its batch and its vectors, seeded from `rng`.
     head: the submodule whose output the model returns as it is: an `nn.Linear` or `nn.Conv2d`.
     exact: by exact products instead of differences, about 4 times slower, `chunk` vectors at a time.
-    checks: how many of the last draws have their first vector measured both ways. Where the two differ by more than 2 %
-        of a standard error all is measured again by exact products, of the same draws, with a warning.
+    checks: how many of the last draws have their first vector measured both ways. Where the mean difference is above
+        2 % of the standard error that so many values have, all is measured again by exact products, of the same draws,
+        with a warning.
     share: how several processes share the draws out.
 
     The model is measured in eval mode, without autocast or TF32; it, its gradients and all random streams but `rng` are
@@ -135,9 +146,10 @@ def least_squares_trace(
         error = found[draws - checks :, :, :, -1].mean(0).abs()  # the mean of nothing is NaN
         return found[..., :-1].permute(1, 2, 0, 3), error
 
-    table, error = measured(exact, 0 if exact else min(checks, draws))
+    checks = 0 if exact else min(checks, draws)
+    table, error = measured(exact, checks)
     found = [_trace(table[:, loss], error[:, loss], head is not None, exact) for loss in range(table.shape[1])]
-    if all(_harmless(trace) for trace in found):
+    if all(trace.error_in_sems(checks) <= TOLERANCE for trace in found):
         return found
     warnings.warn("differences of float32 outputs are too coarse here: measuring by exact products", stacklevel=2)
     table, _ = measured(True, 0)
@@ -147,12 +159,6 @@ def least_squares_trace(
 def _trace(table: Tensor, error: Tensor, with_head: bool, exact: bool) -> LeastSquaresTrace:
     plain, improved = (TraceEstimate(finite_or_missing(form)) for form in table.unbind(0))
     return LeastSquaresTrace(plain, improved if with_head else None, (error[0].item(), error[1].item()), exact)
-
-
-def _harmless(trace: LeastSquaresTrace) -> bool:
-    """Whether no check found an error that counts. What was not checked, or has no error bar, cannot tell."""
-    pairs = zip((trace.plain, trace.improved), trace.numerical_error, strict=True)
-    return not any(e is not None and error > TOLERANCE * e.sem + ROUNDING * abs(e.mean) for e, error in pairs)
 
 
 class _Network:

@@ -42,7 +42,7 @@ def _equal(a: list[tuple[Tensor, Tensor]], b: list[tuple[Tensor, Tensor]]) -> bo
     )
 
 
-def _measured(trainer: Trainer, **keys: bool) -> Measurement:
+def _measured(trainer: Trainer, **keys: int) -> Measurement:
     return trainer.curvature.measure(trainer.model, 90, trainer.indices, lambda: None, **keys)
 
 
@@ -99,7 +99,7 @@ def test_differences_are_as_good_as_products(tmp_path: Path) -> None:
     """The same draws by `curvature.exact`, in a network of the study's width: within 2 % of the standard error, as the
     run's own check says. Catches a check of another loss or vector, and draws that depend on the form."""
     options = ("--curvature.probes=8", "--curvature.per_draw=2", "--model.base_channels=32")
-    rough = _measured(_trainer(tmp_path, *options), check=True).row
+    rough = _measured(_trainer(tmp_path, *options), checks=1).row
     exact = _measured(_trainer(tmp_path, *options, "--curvature.exact=true")).row
     assert (rough["curvature/exact"], exact["curvature/exact"]) == (0, 1)
     assert rough["curvature/numerical_error"] < 0.02
@@ -178,12 +178,12 @@ def test_a_draw_that_memory_does_not_suffice_for_is_missing(tmp_path: Path) -> N
     from ddpm.hessian.squares import _values as values
 
     trainer = _trainer(tmp_path, "--curvature.probes=4")
-    whole = _measured(trainer, check=False)
+    whole = _measured(trainer, checks=0)
     with (
         mock.patch("ddpm.hessian.squares._values", side_effect=failing),
         pytest.warns(UserWarning, match="out of memory: 1 values"),
     ):
-        part = _measured(trainer, check=False)
+        part = _measured(trainer, checks=0)
     kept = [v for i, v in enumerate(whole.details["curvature/ref_values"]) if i != 1]
     assert part.row["curvature/missing"] == 1
     assert part.row["curvature/ref_trace_mean"] == pytest.approx(sum(kept) / 3)
@@ -268,4 +268,4 @@ def test_no_warning_in_a_healthy_probe(tmp_path: Path) -> None:
     """Catches a fall to exact products that costs four times as much on ordinary weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _measured(_trainer(tmp_path), check=True).row["curvature/exact"] == 0
+        assert _measured(_trainer(tmp_path), checks=1).row["curvature/exact"] == 0

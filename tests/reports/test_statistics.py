@@ -21,6 +21,7 @@ from reports.statistics import (
     standard_error,
     weightings_differ,
 )
+from reports.verdicts import trace_verdicts
 from tests.reports.conftest import chosen, write_run
 
 PUBLISHED = {
@@ -118,6 +119,31 @@ def test_comparison_closed_form(tmp_path: Path) -> None:
     assert found.late_difference == -20.0 and found.late_change_pct == -20.0
     assert found.sem == pytest.approx(math.sqrt(6 * 9) / 3)
     assert compare(e5, e6, "train/mse", Windows()) is None
+
+
+def test_steps_do_not_average_out_the_error_of_equal_draws(tmp_path: Path) -> None:
+    """`curvature.draws: fixed`: three steps with errors 3 and 4 leave sqrt(3^2 + 4^2), and the page says `at most`.
+
+    Catches an error bar that shrinks with every step that measures the same draws again.
+    """
+    for arm, sem in (("e5", 3.0), ("e6", 4.0)):
+        rows = [(s, {COMMON: 100.0, "curvature/ref_trace_sem": sem, "train/loss": 1.0}) for s in (10, 20, 30)]
+        write_run(tmp_path / arm, arm, rows=rows, curvature={"enabled": True, "draws": "fixed"})
+    selection = chosen(tmp_path, "e6")
+    found = compare(*selection.arms[:2], COMMON, Windows())
+    assert found is not None
+    assert found.sem == pytest.approx(5)
+    assert any("at most: both arms share their draws" in sentence for sentence in trace_verdicts(selection))
+
+
+def test_errors_are_looked_up_by_the_name_of_their_quantity(tmp_path: Path) -> None:
+    """The improved trace's error is its own `_sem`; a quantity without one has none. Catches a trace taken for its own
+    error."""
+    row = {"curvature/ref_trace_improved": 50.0, "curvature/ref_trace_improved_sem": 2.0, "curvature/missing": 0.0}
+    write_run(tmp_path / "e5", "e5", rows=[(10, row)])
+    (arm,) = chosen(tmp_path, "e5").arms
+    assert standard_error(arm, "curvature/ref_trace_improved").to_dict() == {10: 2.0}
+    assert standard_error(arm, "curvature/missing").empty
 
 
 def test_zero_and_negative_baselines(tmp_path: Path) -> None:

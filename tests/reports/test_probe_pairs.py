@@ -1,0 +1,93 @@
+"""Two runs' curvature, draw by draw."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ddpm.errors import UserError
+from reports.probe_pairs import main, over_seeds, pair, read
+
+
+def _write(path: Path, trained: list[list[float]], common: list[list[float]], **design: Any) -> Path:
+    curvature = {"draws": "fixed", "per_draw": 1, "probes": 4, "seed": 0} | design
+    lines = [
+        {
+            **{"_i": 100 * (i + 1), "experiment": path.stem, "seed": 7, "images": "abc", "curvature": curvature},
+            "details": {"curvature/hutch_values": trained[i], "curvature/ref_values": common[i]},
+        }
+        for i in range(len(trained))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_common_part_of_the_draws_falls_out(tmp_path: Path) -> None:
+    """The variant is 10 % of the mean above the baseline in each draw, give or take 1: draws that scatter by 100 do not
+    widen the interval. Catches means that are compared instead of differences, and an interval that steps narrow."""
+    base = [[100.0, 300.0, 200.0, 400.0]] * 2
+    variant = [[b + 25 + d for b, d in zip(row, (1, -1, 1, -1), strict=True)] for row in base]
+    a = read(_write(tmp_path / "e5.jsonl", base, base))
+    table = pair(a, read(_write(tmp_path / "e6.jsonl", base, variant)))
+    common = table[table["loss"] == "ref"]
+    reach = stats.t.ppf(0.975, 3) * np.std([0.4, -0.4, 0.4, -0.4], ddof=1) / 2
+    assert common["change_pct"].tolist() == pytest.approx([10] * 3)
+    assert common["high_pct"].tolist() == pytest.approx([10 + reach] * 3)
+    assert common["low_pct"].tolist() == pytest.approx([10 - reach] * 3)
+    assert common["step"].tolist() == [100, 200, 0]
+    assert set(table[table["loss"] == "hutch"]["change_pct"]) == {0.0}
+
+
+def test_vectors_of_one_draw_are_no_further_draws(tmp_path: Path) -> None:
+    """Two vectors on each of two draws: an interval of two values. Catches four that are taken for independent."""
+    a = read(_write(tmp_path / "e5.jsonl", [[10.0, 10, 10, 10]], [[10.0, 10, 10, 10]], per_draw=2))
+    b = read(_write(tmp_path / "e6.jsonl", [[11.0, 13, 12, 16]], [[11.0, 13, 12, 16]], per_draw=2))
+    row = pair(a, b).iloc[0]
+    assert row["interval_over"] == "2 draws"
+    assert row["high_pct"] - row["change_pct"] == pytest.approx(stats.t.ppf(0.975, 1) * 10)
+
+
+def test_seeds_are_what_the_last_interval_is_over(tmp_path: Path) -> None:
+    """10 % and 30 %: 20, with the two seeds' own interval. One seed has none."""
+    a = read(_write(tmp_path / "e5.jsonl", [[10.0] * 4], [[10.0] * 4]))
+    tables = [pair(a, read(_write(tmp_path / "e6.jsonl", [[x] * 4], [[x] * 4]))) for x in (11.0, 13.0)]
+    both = over_seeds(tables)
+    assert both["change_pct"].tolist() == pytest.approx([20] * 4)
+    assert (both["high_pct"] - 20).tolist() == pytest.approx([stats.t.ppf(0.975, 1) * 10] * 4)
+    assert over_seeds(tables[:1]).empty
+
+
+def test_probes_that_have_no_draws_in_common_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another seed of the draws, the study's scheme, other steps, another file: exit code 2, nothing written."""
+    values = [[1.0, 2, 3, 4]]
+    a = _write(tmp_path / "e5.jsonl", values, values)
+    other = read(_write(tmp_path / "e6.jsonl", values, values, seed=1))
+    with pytest.raises(UserError, match="other draws"):
+        pair(read(a), other)
+    longer = read(_write(tmp_path / "e7.jsonl", values * 2, values * 2))
+    with pytest.raises(UserError, match="other steps"):
+        pair(read(a), longer)
+    batch = read(_write(tmp_path / "e8.jsonl", values, values, draws="batch"))
+    with pytest.raises(UserError, match="draws in common"):
+        pair(batch, batch)
+    (tmp_path / "no.jsonl").write_text("{}\n")
+    argv = ["probe_pairs", "--baseline", str(a), "--variant", str(tmp_path / "no.jsonl"), "--out", str(tmp_path / "x")]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr("sys.argv", argv)
+        main()
+    assert end.value.code == 2
+    assert "is no file of `ddpm probe" in capsys.readouterr().err
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_files_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table and figure, from two seeds."""
+    values = [[10.0, 20, 30, 40], [5.0, 10, 15, 20]]
+    a, b = (str(_write(tmp_path / f"{arm}.jsonl", values, values)) for arm in ("e5", "e6"))
+    monkeypatch.setattr("sys.argv", ["x", "--baseline", a, a, "--variant", b, b, "--out", str(tmp_path / "o/pairs")])
+    main()
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["pairs.csv", "pairs.png", "pairs.svg"]
+    assert len((tmp_path / "o/pairs.csv").read_text().splitlines()) == 1 + 3 * 2 * 3
