@@ -28,7 +28,8 @@ from ddpm.hessian import (
 )
 from ddpm.hessian.chunks import out_of_memory
 from ddpm.hessian.untouched import untouched
-from ddpm.loss import Objective, squared_error
+from ddpm.loss import squared_error
+from ddpm.objective import Objective
 from ddpm.streams import stream_seed
 
 # One measurement in so many has one probe taken by exact products too, the first among them.

@@ -14,7 +14,7 @@ from ddpm.curvature import CurvatureProbe, Measurement
 from ddpm.data import ImageSet, load_images
 from ddpm.environment import choose_device
 from ddpm.errors import UserError
-from ddpm.loss import Objective
+from ddpm.objective import Objective
 from ddpm.tracking.amend import send_amended
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.train import make_model, schedule_of

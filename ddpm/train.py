@@ -19,7 +19,8 @@ from ddpm.environment import choose_device, choose_precision, environment
 from ddpm.errors import UserError
 from ddpm.evaluation.evaluate import Timers
 from ddpm.evaluation.milestones import Milestones
-from ddpm.loss import Objective, squared_error
+from ddpm.loss import squared_error
+from ddpm.objective import Objective
 from ddpm.samplers import Denoiser, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.signals import Interrupted, StopSignals

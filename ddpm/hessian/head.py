@@ -24,10 +24,10 @@ class LinearHead:
             raise ValueError(f"the head must be an nn.Linear or an ungrouped, zero-padded nn.Conv2d, got {module}")
         self.module = module
 
-    def weights(self) -> tuple[Tensor, Tensor | None]:
-        """The head's own weight and bias, in float64."""
+    def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The head's own weight and bias."""
         bias = self.module.bias
-        return self.module.weight.detach().double(), None if bias is None else bias.detach().double()
+        return self.module.weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
 
     def __call__(self, features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """(B, ...) output for these features, with this weight and bias in place of the head's own."""

@@ -177,9 +177,10 @@ class _Network:
         self.body_at = [i for i in range(len(named)) if i not in self.head_at]
         self.body_names = [named[i][0] for i in self.body_at]
         self.body = [self.params[i].detach() for i in self.body_at]
+        self.dtype = self.params[0].dtype
         count = sum(p.numel() for p in self.body)
         rms = (sum(p.double().square().sum().item() for p in self.body) / max(count, 1)) ** 0.5
-        self.step = STEP * torch.finfo(self.params[0].dtype).eps ** 0.25 * (rms or 1.0)
+        self.step = STEP * torch.finfo(self.dtype).eps ** 0.25 * (rms or 1.0)
 
     def displaced(self, v: Sequence[Tensor], by: float) -> Sequence[Tensor]:
         """The parameters of the body + by v."""
@@ -209,7 +210,7 @@ def _by_differences(net: _Network, data: LeastSquares, drawn: Iterable[Sequence[
     values = []
     for v in drawn:
         ahead, behind = (net.at(data.inputs, net.displaced(v, by)) for by in (net.step, -net.step))
-        v_head = [v[i].double() for i in net.head_at]
+        v_head = [v[i] for i in net.head_at]
         del v  # as large as the model, like the next one
         first, second = (ahead - behind) / (2 * net.step), (ahead + behind - 2 * here) / net.step**2
         values.append(_values(net, data, v_head, here, first, second))
@@ -223,10 +224,13 @@ def _values(
     if net.head is None:
         plain = _mean(data, first.square() + _residual(data, here) * second)
         return torch.stack([plain, plain])
-    weight, bias = net.head.weights()
+    # A derivative in the model's precision is as good as its product with the head is: only the differences needed more.
+    dtype = net.dtype
+    here, first, second = here.to(dtype), first.to(dtype), second.to(dtype)
+    weight, bias = net.head.weights(dtype)
     r = _residual(data, net.head(here, weight, bias))
-    along_a, along_b = net.head(first, weight), net.head(here, *v_head)
-    bent_aa, bent_ab = net.head(second, weight), 2 * net.head(first, v_head[0])
+    along_a, along_b = net.head(first, weight).double(), net.head(here, *v_head).double()
+    bent_aa, bent_ab = net.head(second, weight).double(), 2 * net.head(first, v_head[0]).double()
     plain = _mean(data, (along_a + along_b).square() + r * (bent_aa + bent_ab))
     return torch.stack([plain, _mean(data, along_a.square() + r * bent_aa) + _head_trace(net.head, data, here)])
 
@@ -257,12 +261,12 @@ def _by_products(net: _Network, data: LeastSquares, drawn: Sequence[Sequence[Ten
 def _residual(data: LeastSquares, output: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     if output.shape != data.target.shape:
         raise ValueError(f"output {tuple(output.shape)} and target {tuple(data.target.shape)} differ in shape")
-    return output - data.target.to(dtype)
+    return output.to(dtype) - data.target.to(dtype)
 
 
 def _mean(data: LeastSquares, per_value: Tensor) -> Tensor:
     """(L,) on the CPU: 2 / (B d) sum_i w_li sum_j of (B, d) values."""
-    return 2 * (data.weights.double() @ per_value.flatten(1).mean(1) / len(per_value)).cpu()
+    return 2 * (data.weights.double() @ per_value.double().flatten(1).mean(1) / len(per_value)).cpu()
 
 
 def _head_trace(head: LinearHead, data: LeastSquares, features: Tensor) -> Tensor:
