@@ -141,7 +141,7 @@ class Problem:
 
 def load(path: Path) -> UNetCifar32:
     model = UNetCifar32().eval()
-    model.load_state_dict(torch.load(path))
+    model.load_state_dict(torch.load(path, weights_only=True))
     return model
 
 

@@ -5,11 +5,13 @@ docs/curvature.md says what is estimated; `ddpm.metrics` names the keys.
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor, nn
+from tqdm import tqdm
 
 from ddpm import distributed
 from ddpm.config import Config
@@ -36,6 +38,7 @@ from ddpm.streams import stream_seed
 CHECK_EVERY = 10
 
 Details = dict[str, list[float]]
+Draw = Callable[[Generator], LeastSquares]
 
 
 @dataclass
@@ -82,10 +85,14 @@ class CurvatureProbe:
             check_stop()
             return self._problem(rng, batch)
 
+        with _told(step):
+            return self._all(model, draw, step, checks, self.cfg.exact or (exact and not checks))
+
+    def _all(self, model: nn.Module, draw: Draw, step: int, checks: int, exact: bool) -> Measurement:
         found = Measurement()
         for method in self.cfg.method:
             if method == "hutchinson":
-                part = self._hutchinson(model, draw, step, checks, self.cfg.exact or (exact and not checks))
+                part = self._hutchinson(model, draw, step, checks, exact)
             else:
                 part = distributed.from_main(lambda method=method: _METHODS[method](self, model, draw, step))  # type: ignore[misc]
             missing = found.row.get("curvature/missing", 0.0) + part.row.get("curvature/missing", 0.0)
@@ -121,9 +128,7 @@ class CurvatureProbe:
 
     # --- methods ---
 
-    def _hutchinson(
-        self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int, checks: int, exact: bool
-    ) -> Measurement:
+    def _hutchinson(self, model: nn.Module, draw: Draw, step: int, checks: int, exact: bool) -> Measurement:
         traces = least_squares_trace(
             model,
             draw,
@@ -155,7 +160,7 @@ class CurvatureProbe:
     def _on_operator(
         self,
         model: nn.Module,
-        draw: Callable[[Generator], LeastSquares],
+        draw: Draw,
         step: int,
         measure: Callable[[Hessian, Generator], Measurement],
     ) -> Measurement:
@@ -174,7 +179,7 @@ class CurvatureProbe:
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
-                    warnings.warn(f"out of memory: curvature at step {step} is missing", stacklevel=2)
+                    warnings.warn("out of memory: values are missing", stacklevel=2)
                     part = Measurement()
                 found.row["curvature/missing"] += not part.row
                 for prefix in prefixes:
@@ -182,28 +187,28 @@ class CurvatureProbe:
                     found.details |= {f"curvature/{prefix}{key}": value for key, value in part.details.items()}
         return _finite(found)
 
-    def _hutchpp(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+    def _hutchpp(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
         def measure(H: Hessian, rng: Generator) -> Measurement:
             estimate = hutchpp_trace(H, self.cfg.probes, rng)
             return Measurement({"hutchpp_trace": estimate.mean, "hutchpp_trace_sem": estimate.sem})
 
         return self._on_operator(model, draw, step, measure)
 
-    def _xtrace(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+    def _xtrace(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
         def measure(H: Hessian, rng: Generator) -> Measurement:
             estimate = xtrace(H, self.cfg.probes, rng)
             return Measurement({"xtrace": estimate.mean, "xtrace_sem": estimate.sem})
 
         return self._on_operator(model, draw, step, measure)
 
-    def _lanczos(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+    def _lanczos(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
         def measure(H: Hessian, rng: Generator) -> Measurement:
             top = top_eigenvalue(H, self.cfg.lanczos_steps, rng)
             return Measurement({"top_eigenvalue": top.value, "top_eigenvalue_residual": top.residual})
 
         return self._on_operator(model, draw, step, measure)
 
-    def _slq(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+    def _slq(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
         def measure(H: Hessian, rng: Generator) -> Measurement:
             density = spectral_density(H, self.cfg.lanczos_steps, self.cfg.slq_starts, rng)
             trace, trace_sem = density.moment(1)
@@ -226,7 +231,7 @@ class CurvatureProbe:
 
         return self._on_operator(model, draw, step, measure)
 
-    def _noise_scale(self, model: nn.Module, draw: Callable[[Generator], LeastSquares], step: int) -> Measurement:
+    def _noise_scale(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
         """Of the trained loss, from as many batches as there are probes."""
         rng = self._rng(step)
         params = [p for p in model.parameters() if p.requires_grad]
@@ -244,6 +249,16 @@ _METHODS: dict[str, Callable[..., Measurement]] = {
     "slq": CurvatureProbe._slq,
     "noise_scale": CurvatureProbe._noise_scale,
 }
+
+
+@contextmanager
+def _told(step: int) -> Iterator[None]:
+    """What the library warns of, as lines for the person who watches the run."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for said in dict.fromkeys(str(warning.message) for warning in caught):
+        tqdm.write(f"warning: curvature at step {step}: {said}")
 
 
 def _loss(model: nn.Module, data: LeastSquares, loss: int) -> Tensor:

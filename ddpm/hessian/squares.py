@@ -73,11 +73,13 @@ class LeastSquaresTrace:
 
     def error_in_sems(self, checks: int) -> float:
         """The larger numerical error in standard errors of `checks` values; 0 where none was checked, where there is no
-        error bar, and where exact products would have rounded as much."""
+        error bar, and where exact products would have rounded as much. A standard error is half a 95 % interval / 1.96:
+        that of a few values alone may be small by chance."""
         found = [0.0]
         for estimate, error in zip((self.plain, self.improved), self.numerical_error, strict=True):
             if estimate and error > ROUNDING * abs(estimate.mean) and estimate.sem > 0:
-                found.append(error / (estimate.sem * (len(estimate.complete) / checks) ** 0.5))
+                sem = (estimate.interval()[1] - estimate.mean) / 1.96
+                found.append(error / (sem * (len(estimate.complete) / checks) ** 0.5))
         return max(found)
 
 
@@ -224,7 +226,7 @@ def _values(
     if net.head is None:
         plain = _mean(data, first.square() + _residual(data, here) * second)
         return torch.stack([plain, plain])
-    # A derivative in the model's precision is as good as its product with the head is: only the differences needed more.
+    # Only the differences needed more than the model's precision.
     dtype = net.dtype
     here, first, second = here.to(dtype), first.to(dtype), second.to(dtype)
     weight, bias = net.head.weights(dtype)

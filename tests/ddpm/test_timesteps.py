@@ -81,7 +81,7 @@ def test_the_curve_is_logged_once_and_survives(tmp_path: Path) -> None:
 def test_normalised_weights_have_mean_1_over_the_range(tmp_path: Path) -> None:
     """minsnr_norm over t = 0 ... 50, where Min-SNR's own mean is far below. Catches a scale of the whole schedule."""
     flags = ("--loss.weighting=minsnr_norm", "--loss.t_max=50")
-    row = Trainer(tiny(tmp_path, *flags)).weighting_row
+    row = Trainer(tiny(tmp_path, *flags)).objective.row
     part = make_schedule("linear").respace(torch.arange(51))
     w = weights(make_weighting("minsnr"), part)
     assert w.mean() < 0.1

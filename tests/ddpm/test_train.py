@@ -178,7 +178,7 @@ def test_per_batch_normalisation_is_the_studys(tmp_path: Path) -> None:
     eps = torch.randn(x_0.shape)
     trainer.model.eval()
     before = trainer.losses(x_0, t, eps)[0]
-    trainer.weights *= 7
+    trainer.objective.weights *= 7
     torch.testing.assert_close(trainer.losses(x_0, t, eps)[0], before)
 
 
