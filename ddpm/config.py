@@ -159,7 +159,14 @@ def _defaults() -> dict[str, Any]:
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of a nested config that a run's rows and weights depend on, dotted."""
-    return {key: value for key, value in _dotted(config) if not is_bookkeeping(key)}
+    unread = () if config.get("curvature", {}).get("enabled") else ("curvature.draws",)
+    return {key: value for key, value in _dotted(config) if not is_bookkeeping(key) and key not in unread}
+
+
+def as_meant(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored nested config, with a key younger than it as it was before there was the key, where that is not its
+    default: probes took the training batch."""
+    return {**config, "curvature": {"draws": "batch", **config["curvature"]}} if "curvature" in config else config
 
 
 def is_bookkeeping(key: str) -> bool:
@@ -177,7 +184,7 @@ def _dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two nested configs of one run, in words: `loss.weighting was constant, is minsnr`."""
-    old, new = _decisive(before), _decisive(now)
+    old, new = _decisive(as_meant(before)), _decisive(now)
     default = _defaults() if old.keys() != new.keys() else {}
     return [
         f"{key} was {was}, is {new.get(key)}"

@@ -28,17 +28,18 @@ from ddpm.hessian import (
     top_eigenvalue,
     xtrace,
 )
-from ddpm.hessian.chunks import out_of_memory
+from ddpm.hessian.chunks import MeasurementWarning, out_of_memory
 from ddpm.hessian.untouched import untouched
 from ddpm.loss import squared_error
 from ddpm.objective import Objective
 from ddpm.streams import stream_seed
 
-# One measurement in so many has one probe taken by exact products too, the first among them.
-CHECK_EVERY = 10
+# One measurement in so many, the first among them, has so many draws taken by exact products too: of several the
+# rounding averages out, and what is left counts.
+CHECK_EVERY, CHECKS = 20, 4
 
 Details = dict[str, list[float]]
-Draw = Callable[[Generator], LeastSquares]
+Draw = Callable[..., LeastSquares]
 
 
 @dataclass
@@ -47,6 +48,10 @@ class Measurement:
 
     row: dict[str, float] = field(default_factory=dict)
     details: Details = field(default_factory=dict)
+
+
+# A measurement, and how many of its values are missing.
+Result = tuple[Measurement, int]
 
 
 class CurvatureProbe:
@@ -73,17 +78,17 @@ class CurvatureProbe:
         """What `curvature.method` names, at the weights of `model`, which is left untouched.
 
         batch: (B,) positions of the images of `step`, for `curvature.draws: batch`. check_stop: called between two
-        draws, and may raise. checks: how many draws to take by exact products too; None is one, at one measurement in
-        ten. exact: whether the one before fell back to exact products: then all do, up to the next check.
+        draws, and may raise. checks: how many draws to take by exact products too; None is `CHECKS`, at one measurement
+        in `CHECK_EVERY`. exact: whether the one before fell back to exact products: then all do, up to the next check.
         Of several processes each takes its part of the draws of `hutchinson`; rank 0 does the rest.
         """
         if checks is None:
             cadence = self.cfg.every or self._run.logging.log_every_n_steps
-            checks = int(math.ceil(step / cadence) % CHECK_EVERY == 1)
+            checks = CHECKS if math.ceil(step / cadence) % CHECK_EVERY == 1 else 0
 
-        def draw(rng: Generator) -> LeastSquares:
+        def draw(rng: Generator, independent: bool = False) -> LeastSquares:
             check_stop()
-            return self._problem(rng, batch)
+            return self._problem(rng, batch, independent)
 
         with _told(step):
             return self._all(model, draw, step, checks, self.cfg.exact or (exact and not checks))
@@ -92,11 +97,13 @@ class CurvatureProbe:
         found = Measurement()
         for method in self.cfg.method:
             if method == "hutchinson":
-                part = self._hutchinson(model, draw, step, checks, exact)
+                part, missing = self._hutchinson(model, draw, step, checks, exact)
             else:
-                part = distributed.from_main(lambda method=method: _METHODS[method](self, model, draw, step))  # type: ignore[misc]
-            missing = found.row.get("curvature/missing", 0.0) + part.row.get("curvature/missing", 0.0)
-            found.row |= part.row | {"curvature/missing": missing}
+                measure = _METHODS[method]
+                part, missing = distributed.from_main(lambda measure=measure: measure(self, model, draw, step))  # type: ignore[misc]
+            # A number that is none is left out: a chart has a gap there, and the count says why.
+            found.row |= {key: value for key, value in part.row.items() if math.isfinite(value)}
+            found.row[f"curvature/missing_{method}"] = float(missing)
             found.details |= part.details
         return found
 
@@ -108,12 +115,17 @@ class CurvatureProbe:
             return Generator().manual_seed(stream_seed(self.cfg.seed, "fixed probes"))
         return Generator().manual_seed(stream_seed(self._run.seed, f"probe at {step}"))
 
-    def _problem(self, rng: Generator, batch: Tensor) -> LeastSquares:
-        """One draw: noised images, what the network is to say of them, and the weights of the losses."""
+    def _problem(self, rng: Generator, batch: Tensor, independent: bool = False) -> LeastSquares:
+        """One draw: noised images, what the network is to say of them, and the weights of the losses.
+
+        independent: images and t that have nothing to do with each other, whatever `draws` says.
+        """
         low, high = self._objective.t_range
-        if self.cfg.draws == "fixed":
+        fixed = self.cfg.draws == "fixed"
+        if fixed or independent:
             B = self.cfg.batch_size or self._run.data.batch_size
             batch = torch.randint(len(self._images), (B,), generator=rng)
+        if fixed and not independent:
             # One t from each B-th part of the range: the mean over t has less noise, and stays unbiased.
             u = torch.rand(B, generator=rng, dtype=torch.float64)
             t = (low + (torch.arange(B) + u) * (high - low) / B).long().clamp(max=high - 1)
@@ -128,7 +140,7 @@ class CurvatureProbe:
 
     # --- methods ---
 
-    def _hutchinson(self, model: nn.Module, draw: Draw, step: int, checks: int, exact: bool) -> Measurement:
+    def _hutchinson(self, model: nn.Module, draw: Draw, step: int, checks: int, exact: bool) -> Result:
         traces = least_squares_trace(
             model,
             draw,
@@ -141,7 +153,7 @@ class CurvatureProbe:
             chunk=self.cfg.chunk,
             share=_shared,
         )
-        found = Measurement({"curvature/missing": float(max(trace.plain.missing for trace in traces))})
+        found = Measurement()
         for prefix, trace in zip(("hutch", "ref"), (traces[0], traces[-1]), strict=True):
             found.row |= _plain_row(f"curvature/{prefix}_trace", trace.plain)
             found.details[f"curvature/{prefix}_values"] = trace.plain.values.tolist()
@@ -153,62 +165,55 @@ class CurvatureProbe:
             quotient = ratio(*(trace.improved or trace.plain for trace in traces))
             found.row |= {"curvature/trace_ratio": quotient.value, "curvature/trace_ratio_sem": quotient.sem}
         if checks and not exact:
-            found.row["curvature/numerical_error"] = max(trace.error_in_sems(checks) for trace in traces)
+            errors = [trace.error_in_sems for trace in traces]
+            found.row["curvature/numerical_error"] = math.nan if any(map(math.isnan, errors)) else max(errors)
         found.row["curvature/exact"] = float(any(trace.exact for trace in traces))
-        return _finite(found)
+        return found, max(trace.plain.missing for trace in traces)
 
     def _on_operator(
-        self,
-        model: nn.Module,
-        draw: Draw,
-        step: int,
-        measure: Callable[[Hessian, Generator], Measurement],
-    ) -> Measurement:
-        """`measure(H, rng)` of the Hessians of both losses on the first draw, with equal random vectors."""
+        self, model: nn.Module, draw: Draw, step: int, measure: Callable[[Hessian, Generator], Measurement]
+    ) -> Result:
+        """`measure(H, rng)` of the Hessians of both losses on a draw of their own, with equal random vectors."""
         rng = self._rng(step)
         data, state = draw(rng), rng.get_state()
         params = [p for p in model.parameters() if p.requires_grad]
-        found = Measurement({"curvature/missing": 0.0})
+        found, missing = Measurement(), 0
         with untouched(params, model):
             for loss, prefixes in enumerate(self._prefixes):
-                try:
-                    H = Hessian(lambda loss=loss: _loss(model, data, loss), params, self.cfg.chunk)  # type: ignore[misc]
-                    part = measure(H, Generator().set_state(state))
-                except FloatingPointError:
-                    part = Measurement()
-                except (RuntimeError, MemoryError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    warnings.warn("out of memory: values are missing", stacklevel=2)
-                    part = Measurement()
-                found.row["curvature/missing"] += not part.row
+
+                def of_loss(loss: int = loss) -> Measurement:
+                    H = Hessian(lambda: _loss(model, data, loss), params, self.cfg.chunk)
+                    return measure(H, Generator().set_state(state))
+
+                part = _if_possible(of_loss)
+                missing += not part.row
                 for prefix in prefixes:
                     found.row |= {f"curvature/{prefix}{key}": value for key, value in part.row.items()}
                     found.details |= {f"curvature/{prefix}{key}": value for key, value in part.details.items()}
-        return _finite(found)
+        return found, missing
 
-    def _hutchpp(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
+    def _hutchpp(self, model: nn.Module, draw: Draw, step: int) -> Result:
         def measure(H: Hessian, rng: Generator) -> Measurement:
             estimate = hutchpp_trace(H, self.cfg.probes, rng)
             return Measurement({"hutchpp_trace": estimate.mean, "hutchpp_trace_sem": estimate.sem})
 
         return self._on_operator(model, draw, step, measure)
 
-    def _xtrace(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
+    def _xtrace(self, model: nn.Module, draw: Draw, step: int) -> Result:
         def measure(H: Hessian, rng: Generator) -> Measurement:
             estimate = xtrace(H, self.cfg.probes, rng)
             return Measurement({"xtrace": estimate.mean, "xtrace_sem": estimate.sem})
 
         return self._on_operator(model, draw, step, measure)
 
-    def _lanczos(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
+    def _lanczos(self, model: nn.Module, draw: Draw, step: int) -> Result:
         def measure(H: Hessian, rng: Generator) -> Measurement:
             top = top_eigenvalue(H, self.cfg.lanczos_steps, rng)
             return Measurement({"top_eigenvalue": top.value, "top_eigenvalue_residual": top.residual})
 
         return self._on_operator(model, draw, step, measure)
 
-    def _slq(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
+    def _slq(self, model: nn.Module, draw: Draw, step: int) -> Result:
         def measure(H: Hessian, rng: Generator) -> Measurement:
             density = spectral_density(H, self.cfg.lanczos_steps, self.cfg.slq_starts, rng)
             trace, trace_sem = density.moment(1)
@@ -231,18 +236,24 @@ class CurvatureProbe:
 
         return self._on_operator(model, draw, step, measure)
 
-    def _noise_scale(self, model: nn.Module, draw: Draw, step: int) -> Measurement:
-        """Of the trained loss, from as many batches as there are probes."""
-        rng = self._rng(step)
+    def _noise_scale(self, model: nn.Module, draw: Draw, step: int) -> Result:
+        """Of the trained loss, from as many batches as there are probes. Their images and t are independent, whatever
+        `draws` says: strata, or the same images each time, would take their part out of the noise."""
+        rng, probes = self._rng(step), self.cfg.probes
         params = [p for p in model.parameters() if p.requires_grad]
-        size = len(draw(self._rng(step)).target)
-        with untouched(params, model):
-            noise = gradient_noise_scale(lambda: _loss(model, draw(rng), 0), params, self.cfg.probes, size)
-        row = {"curvature/noise_scale": noise.scale, "curvature/noise_scale_sem": noise.sem}
-        return _finite(Measurement(row | {"curvature/missing": float(noise.missing)}))
+        B = len(draw(self._rng(step), independent=True).target)
+
+        def measure() -> Measurement:
+            with untouched(params, model):
+                noise = gradient_noise_scale(lambda: _loss(model, draw(rng, independent=True), 0), params, probes, B)
+            row = {"scale": noise.scale, "scale_sem": noise.sem, "missing": float(noise.missing)}
+            return Measurement({f"curvature/noise_{key}": value for key, value in row.items()})
+
+        found = _if_possible(measure)
+        return found, int(found.row.pop("curvature/noise_missing", probes))
 
 
-_METHODS: dict[str, Callable[..., Measurement]] = {
+_METHODS: dict[str, Callable[..., Result]] = {
     "hutchpp": CurvatureProbe._hutchpp,
     "xtrace": CurvatureProbe._xtrace,
     "lanczos": CurvatureProbe._lanczos,
@@ -255,9 +266,9 @@ _METHODS: dict[str, Callable[..., Measurement]] = {
 def _told(step: int) -> Iterator[None]:
     """What the library warns of, as lines for the person who watches the run."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", MeasurementWarning)
         yield
-    for said in dict.fromkeys(str(warning.message) for warning in caught):
+    for said in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, MeasurementWarning)):
         tqdm.write(f"warning: curvature at step {step}: {said}")
 
 
@@ -273,10 +284,17 @@ def _plain_row(key: str, trace: TraceEstimate) -> dict[str, float]:
     return row
 
 
-def _finite(found: Measurement) -> Measurement:
-    """Without the numbers that are none: a chart has a gap there, and `curvature/missing` says why."""
-    found.row = {key: value for key, value in found.row.items() if math.isfinite(value)}
-    return found
+def _if_possible(measure: Callable[[], Measurement]) -> Measurement:
+    """What `measure` finds; nothing where a product is not finite or memory runs out."""
+    try:
+        return measure()
+    except FloatingPointError:
+        return Measurement()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        warnings.warn("out of memory: values are missing", MeasurementWarning, stacklevel=2)
+        return Measurement()
 
 
 def _shared(draws: int, measure: Callable[[range], Tensor]) -> Tensor:

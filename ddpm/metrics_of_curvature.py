@@ -48,7 +48,8 @@ CURVATURE = [
         "standard error of the trace",
         "",
         "none",
-        "Standard error of trace_mean: sample standard deviation of the draws' means / sqrt(draws).",
+        "Standard error of trace_mean: sample standard deviation of the draws' means / sqrt(draws). With one draw "
+        "alone (`curvature.per_draw` = `probes`), of its vectors: the error of that one batch's trace.",
     ),
     *_traces(
         "improved",
@@ -90,23 +91,27 @@ CURVATURE = [
         "none",
         "Of trace_ratio, whose two traces share their draws and vectors (delta method).",
     ),
-    Metric(
-        "curvature/missing",
-        "curvature values missing",
-        "values",
-        _PROBE,
-        "none",
-        "How many values were not finite, or did not fit into memory, and were left out. What rests on none is not "
-        "logged.",
+    *(
+        Metric(
+            f"curvature/missing_{method}",
+            f"values missing, {method}",
+            "values",
+            _by(method),
+            "none",
+            "How many values were not finite, or did not fit into memory, and were left out. What rests on none is not "
+            "logged.",
+        )
+        for method in ("hutchinson", "hutchpp", "xtrace", "lanczos", "slq", "noise_scale")
     ),
     Metric(
         "curvature/numerical_error",
         "numerical error of the trace",
-        "standard deviations of a probe",
-        f"{_by('hutchinson')}, at one measurement in ten",
-        "about 5 gradients",
-        "|difference to exact products| of one probe, the largest over losses and forms. Beyond 0.02 this measurement "
-        "and those up to the next check are taken by exact products.",
+        "standard errors",
+        f"{_by('hutchinson')}, at one measurement in 20",
+        "about 14 gradients a loss",
+        "|mean difference to exact products| of four probes, the largest over losses and forms. Beyond 0.02 this "
+        "measurement and those up to the next check are taken by exact products. The standard error is half the 95 % "
+        "interval / 1.96.",
     ),
     Metric(
         "curvature/exact",
@@ -123,7 +128,7 @@ CURVATURE = [
         "Hutch++",
         "hutchpp",
         "2 to 3 gradients a product",
-        "Trace on the first fixed draw, from `curvature.probes` products.",
+        "Trace on one draw, from `curvature.probes` products.",
     ),
     *_of_both(
         "curvature/hutchpp_trace_sem",
@@ -141,7 +146,7 @@ CURVATURE = [
         "XTrace",
         "xtrace",
         "2 to 3 gradients a product",
-        "Trace on the first fixed draw, from `curvature.probes` products.",
+        "Trace on one draw, from `curvature.probes` products.",
     ),
     *_of_both(
         "curvature/xtrace_sem",
@@ -159,7 +164,7 @@ CURVATURE = [
         "Lanczos",
         "lanczos",
         "2 to 3 gradients for each of `curvature.lanczos_steps`",
-        "Largest eigenvalue on the first fixed draw, from below.",
+        "Largest eigenvalue on one draw, from below.",
     ),
     *_of_both(
         "curvature/top_eigenvalue_residual",
@@ -184,7 +189,7 @@ CURVATURE = [
                 "SLQ",
                 "slq",
                 "2 to 3 gradients for each of `curvature.slq_starts` x `curvature.lanczos_steps`",
-                f"{meaning} on the first fixed draw, by stochastic Lanczos quadrature.",
+                f"{meaning} on one draw, by stochastic Lanczos quadrature.",
             ),
             *_of_both(
                 f"curvature/slq_{name}_sem",

@@ -1,126 +1,204 @@
 """`ddpm probe`: the curvature at the checkpoints of a run that is over, measured as a training measures it."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ddpm.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint
-from ddpm.config import Config
+from ddpm.checkpoint import list_checkpoints, load_checkpoint
+from ddpm.config import Config, as_meant, differences
 from ddpm.config_files import resolve
-from ddpm.curvature import CurvatureProbe, Measurement
+from ddpm.curvature import CHECKS, CurvatureProbe, Measurement
 from ddpm.data import ImageSet, load_images
 from ddpm.environment import choose_device
-from ddpm.errors import UserError
+from ddpm.errors import Held, UserError
 from ddpm.objective import Objective
+from ddpm.signals import StopSignals
 from ddpm.tracking.amend import send_amended
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.train import make_model, schedule_of
 
-# Draws of each checkpoint that are taken by exact products too.
-CHECKS = 2
-# Keys of `curvature` that do not change what a value means.
-_NO_DESIGN = ("enabled", "every", "method", "chunk", "log_prefix")
-_MARKS = {
-    "hutchinson": "curvature/ref_trace_mean",
-    "hutchpp": "curvature/ref_hutchpp_trace",
-    "xtrace": "curvature/ref_xtrace",
-    "lanczos": "curvature/ref_top_eigenvalue",
-    "slq": "curvature/ref_slq_trace",
-    "noise_scale": "curvature/noise_scale",
+# What a value of a method depends on, of the keys of `curvature`, with their defaults.
+_DRAWS = {"draws": "fixed", "seed": 0, "batch_size": None, "weights": "live"}
+_DESIGN: dict[str, dict[str, Any]] = {
+    "hutchinson": {**_DRAWS, "probes": 16, "per_draw": 1},
+    "hutchpp": {**_DRAWS, "probes": 16},
+    "xtrace": {**_DRAWS, "probes": 16},
+    "lanczos": {**_DRAWS, "lanczos_steps": 16},
+    "slq": {**_DRAWS, "lanczos_steps": 16, "slq_starts": 2},
+    "noise_scale": {**_DRAWS, "probes": 16},
 }
+_EXAMPLE = "runs/e5/RUN_ID/checkpoints/step-002000.pt, or the folder runs/e5/RUN_ID"
 
 
 def probe(source: Path, overrides: Sequence[str], data: str | None, device: str, out: Path | None) -> str:
     """Measure the checkpoint `source`, or all of the run folder `source`; a table of what was found.
 
     overrides: `--curvature.key=value`, over what the run's config says. The numbers become a part of the run's record,
-    its folder's and W&B's, or lines of the file `out`. A step of the record that has them already is not taken again.
-    Raises UserError on anything that would give one key of one run two meanings.
+    its folder's and W&B's, or lines of the file `out`. What is there already is not taken again.
+
+    Raises UserError on bad input, and on what would give one key of one run two meanings: images, weights or draws that
+    are not the run's own, a run that is still to be continued. Raises Interrupted after SIGTERM or SIGINT, once what
+    was measured is written.
     """
-    foreign = [word for word in overrides if not word.startswith("--curvature.")]
+    foreign = [word for word in overrides if not (word.startswith("--curvature.") and "=" in word)]
     if foreign:
-        raise UserError(f"A probe can set keys of --curvature alone, not {', '.join(foreign)}.")
-    checkpoints, run = _find(source)
-    stored = load_checkpoint(checkpoints[0])["config"]
-    cfg = resolve(
-        [(str(checkpoints[0]), stored)], ["--curvature.enabled=true", *overrides, *_data_overrides(stored, data)]
-    )
-    d = cfg.data
-    images = load_images(d.dataset, d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, workers=d.num_workers)
-    if out:
-        found = list(_measure(cfg, images, checkpoints, device))
-        about = {
-            **{key: getattr(cfg, key) for key in ("run_id", "experiment", "seed")},
-            "images": images.digest,
-            "curvature": cfg.curvature.model_dump(mode="json"),
-        }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("w") as file:
-            for step, measurement in found:
-                details = {key: [float(f"{v:.7g}") for v in values] for key, values in measurement.details.items()}
-                file.write(json.dumps({"_i": step, **about, "out": measurement.row, "details": details}) + "\n")
-        return f"{_table(found)}\nwritten to {out}"
-    if run is None:
+        raise UserError(f"{' '.join(foreign)}: besides its options a probe takes --curvature.key=value alone.")
+    found, path = _find(source)
+    if out is None and path is None:
         raise UserError(f"{source} is not a part of a run folder, which could take the numbers. Give --out FILE.")
-    return _into_run(cfg, images, checkpoints, device, run)
+    checkpoints = [_described(checkpoint) for checkpoint in found]
+    stored = checkpoints[0].config
+    cfg = resolve([(str(found[0]), stored)], ["--curvature.enabled=true", *overrides, *_data_overrides(stored, data)])
+    if out is not None:
+        return _into_file(_Measuring(cfg, device), checkpoints, out)
+    assert path is not None
+    folder = RunFolder.at(path)
+    try:
+        with folder:
+            _require_over(folder, checkpoints, cfg)
+            return _into_run(_Measuring(cfg, device), checkpoints, folder)
+    except Held:
+        raise Held(f"Another process is writing to the run {path}. Wait for it, or write to a file by --out.") from None
 
 
-def _into_run(cfg: Config, images: ImageSet, checkpoints: list[Path], device: str, path: Path) -> str:
-    with RunFolder.at(path) as folder:
-        _require_comparable(folder, cfg, images)
-        marks = [_MARKS[method] for method in cfg.curvature.method]
-        missing = [c for c in checkpoints if not all(m in folder.rows.get(checkpoint_step(c), {}) for m in marks)]
-        found = []
-        rows: dict[int, dict[str, float]] = {}
+@dataclass(frozen=True)
+class _Checkpoint:
+    """Where it is and what it is of, without its weights: a run may have many."""
+
+    path: Path
+    step: int
+    config: dict[str, Any]
+
+
+class _Measuring:
+    """The images and the network of a run, ready for any of its checkpoints."""
+
+    def __init__(self, cfg: Config, device: str):
+        self.cfg = cfg
+        self._device = choose_device(device)
+        d = cfg.data
+        self.images: ImageSet = load_images(
+            d.dataset, d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, workers=d.num_workers
+        )
+        self._images = self.images.images.to(self._device)
+        self._objective = Objective(cfg, schedule_of(cfg), self._device)
+        self._model = make_model(cfg).to(self._device)
+
+    def over(self, work: Sequence[tuple[_Checkpoint, Sequence[str]]]) -> Iterator[tuple[int, Measurement]]:
+        """Step and measurement for each (checkpoint, methods). Raises UserError, and Interrupted in between."""
+        bar = tqdm(total=len(work), desc="probe", unit="checkpoint", disable=None)
+        with bar, StopSignals(first="what was measured is kept") as stop:
+            for checkpoint, methods in work:
+                state = load_checkpoint(checkpoint.path)
+                averaged = self.cfg.curvature.weights == "ema"
+                weights = state["ema" if averaged else "model"]
+                if weights is None:
+                    raise UserError("The run has no averaged weights (ema.enabled was false). Use --weights live.")
+                self._model.load_state_dict(weights)
+                part = self.cfg.curvature.model_copy(update={"method": tuple(methods)})
+                cfg = self.cfg.model_copy(update={"curvature": part})
+                measuring = CurvatureProbe(cfg, self._objective, self._images)
+                step = checkpoint.step
+                yield step, measuring.measure(self._model, step, state["indices"], stop.check, checks=CHECKS)
+                bar.update()
+
+
+def _into_run(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], folder: RunFolder) -> str:
+    trained_on = folder.record.get("data", {}).get("digest")
+    if trained_on not in (None, measuring.images.digest):
+        raise UserError(
+            f"The run in {folder.path} was trained on other images (digest {trained_on}, these: "
+            f"{measuring.images.digest}). Give its own by --data, or write to a file by --out FILE."
+        )
+    curvature = measuring.cfg.curvature
+    work = []
+    for checkpoint in checkpoints:
+        row = folder.rows.get(checkpoint.step, {})
+        lacking = [m for m in curvature.method if f"curvature/missing_{m}" not in row]
+        if lacking:
+            work.append((checkpoint, lacking))
+    found, said = [], ""
+    try:
+        for step, measurement in measuring.over(work):
+            folder.amend(step, measurement.row, {"curvature": curvature.model_dump(mode="json")})
+            found.append((step, measurement))
+    finally:
+        said = send_amended(folder)  # after an interruption too
+        if found:
+            tqdm.write(_table(found))
+        if said:
+            tqdm.write(said)
+    done = len(checkpoints) - len(work)
+    return f"{done} of {len(checkpoints)} checkpoints had these numbers already" if done else f"in {folder.path}"
+
+
+def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: Path) -> str:
+    """Line by line into OUT.part, which the same command takes up where it was interrupted, and which becomes OUT."""
+    cfg = measuring.cfg
+    about = {
+        **{key: getattr(cfg, key) for key in ("run_id", "experiment", "seed")},
+        "images": measuring.images.digest,
+        "curvature": cfg.curvature.model_dump(mode="json"),
+    }
+    part = out.with_name(f"{out.name}.part")
+    try:
+        if out.is_dir():
+            raise IsADirectoryError("it is a folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        known = _lines(part, about)
+        part.write_text("".join(json.dumps(line) + "\n" for line in known))
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror or error}.") from error
+    steps = {line["_i"] for line in known}
+    work = [(checkpoint, cfg.curvature.method) for checkpoint in checkpoints if checkpoint.step not in steps]
+    found = [(line["_i"], Measurement(line["out"])) for line in known]
+    with part.open("a") as file:
+        for step, measurement in measuring.over(work):
+            details = {key: [_plain(v) for v in values] for key, values in measurement.details.items()}
+            file.write(json.dumps({"_i": step, **about, "out": measurement.row, "details": details}) + "\n")
+            file.flush()
+            found.append((step, measurement))
+    part.replace(out)
+    return f"{_table(sorted(found, key=lambda pair: pair[0]))}\nwritten to {out}"
+
+
+def _lines(part: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The whole lines of an interrupted command that measured the same."""
+    found = []
+    for text in part.read_text().splitlines() if part.exists() else []:
         try:
-            for step, measurement in _measure(cfg, images, missing, device):
-                folder.append(step, measurement.row)
-                rows[step] = measurement.row
-                found.append((step, measurement))
-        finally:
-            # Also of a measurement that was stopped: what is in the folder is to reach W&B.
-            said = send_amended(folder, rows, {"curvature": cfg.curvature.model_dump(mode="json")}) if rows else ""
-    known = f"{len(checkpoints) - len(missing)} of {len(checkpoints)} checkpoints had these numbers already"
-    return "\n".join(line for line in (_table(found), known if len(missing) < len(checkpoints) else "", said) if line)
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if {key: line.get(key) for key in about} == about:
+            found.append(line)
+    return found
 
 
-def _measure(cfg: Config, images: ImageSet, checkpoints: list[Path], device: str) -> Iterator[tuple[int, Measurement]]:
-    where = choose_device(device)
-    objective = Objective(cfg, schedule_of(cfg), where)
-    curvature = CurvatureProbe(cfg, objective, images.images.to(where))
-    model = make_model(cfg).to(where)
-    draws = cfg.curvature.probes // cfg.curvature.per_draw
-    total = len(checkpoints) * draws
-    with tqdm(total=total, desc="probe", unit="draw", disable=None) as bar:
-
-        def tick() -> None:
-            bar.update(bar.n < total)
-
-        for number, path in enumerate(checkpoints, start=1):
-            state = load_checkpoint(path)
-            weights = state["ema" if cfg.curvature.weights == "ema" else "model"]
-            if weights is None:
-                raise UserError(f"{path} holds no averaged weights (ema.enabled was false). Use --weights live.")
-            model.load_state_dict(weights)
-            bar.set_postfix_str(f"step {state['step']}")
-            measurement = curvature.measure(model, state["step"], state["indices"], tick, checks=CHECKS)
-            bar.update(number * draws - bar.n)
-            yield state["step"], measurement
+def _plain(value: float) -> float | None:
+    """As precise as it is, and as JSON knows it."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _find(source: Path) -> tuple[list[Path], Path | None]:
     """The checkpoints asked for, by step, and the run folder that they are of."""
     checkpoints = [source] if source.is_file() else list_checkpoints(source)
     if not checkpoints:
-        raise UserError(
-            f"{source} is neither a checkpoint nor a run folder with checkpoints. Give a file such as "
-            "runs/e5/RUN_ID/checkpoints/step-002000.pt, or the folder runs/e5/RUN_ID."
-        )
+        raise UserError(f"{source} is neither a checkpoint nor a run folder with checkpoints. Give {_EXAMPLE}.")
     run = checkpoints[0].resolve().parent.parent if source.is_file() else source
     return checkpoints, run if (run / "run.json").is_file() else None
+
+
+def _described(path: Path) -> _Checkpoint:
+    state = load_checkpoint(path)
+    if not {"config", "step", "model", "indices"} <= state.keys():
+        raise UserError(f"{path} is no checkpoint of a training by this package. Give {_EXAMPLE}.")
+    return _Checkpoint(path, state["step"], state["config"])
 
 
 def _data_overrides(stored: dict[str, Any], data: str | None) -> list[str]:
@@ -132,35 +210,35 @@ def _data_overrides(stored: dict[str, Any], data: str | None) -> list[str]:
     return [f"--data.dataset={'folder' if was == 'embedded' else was}", f"--data.root={data}"]
 
 
-def _require_comparable(folder: RunFolder, cfg: Config, images: ImageSet) -> None:
-    """Raises UserError where the numbers would not mean what the run's others of the same key do."""
-    trained_on = folder.record.get("data", {}).get("digest")
-    if trained_on not in (None, images.digest):
+def _require_over(folder: RunFolder, checkpoints: Sequence[_Checkpoint], cfg: Config) -> None:
+    """Raises UserError where numbers added now would not stand for the run, or could be lost with its continuation."""
+    own = as_meant(folder.record["config"])
+    if not folder.finished:
         raise UserError(
-            f"The run in {folder.path} was trained on other images (digest {trained_on}, these: {images.digest}). Give "
-            "its own by --data, or write to a file by --out FILE."
+            f"The run in {folder.path} is not finished, and would be continued from before what is added now. Finish "
+            "it by its own command first, or write to a file by --out FILE."
         )
-    own = folder.record["config"]["curvature"]
-    designs = [own] if own["enabled"] else []
-    designs += [a["curvature"] for a in folder.record.get("amendments", []) if "curvature" in a]
+    for checkpoint in checkpoints:
+        changed = differences(checkpoint.config, own)
+        if changed:
+            raise UserError(f"{checkpoint.path} is of another run than {folder.path}: {'; '.join(changed)}.")
     now = cfg.curvature.model_dump(mode="json")
-    changed = [
-        f"curvature.{key} was {design[key]}, is {now[key]}"
-        for design in designs[:1]
-        for key in now
-        if key not in _NO_DESIGN and design.get(key, now[key]) != now[key]
-    ]
-    if changed:
+    wrong = {
+        key: own["curvature"].get(key, default)
+        for method in cfg.curvature.method
+        for key, default in _DESIGN[method].items()
+        if own["curvature"].get(key, default) != now[key]
+    }
+    if wrong:
+        said = "; ".join(f"curvature.{key} is {value} there, {now[key]} here" for key, value in wrong.items())
         raise UserError(
-            f"The run in {folder.path} holds curvature that was measured in another way: {'; '.join(changed)}. Measure "
-            "in the same way, or write to a file by --out FILE."
+            f"Reports take the numbers of the run in {folder.path} for what its config says: {said}. Measure in that "
+            "way, or write to a file by --out FILE."
         )
 
 
 def _table(found: Sequence[tuple[int, Measurement]]) -> str:
     """Step by step, what was measured, in columns."""
-    if not found:
-        return ""
     keys = [key for key in dict.fromkeys(k for _, m in found for k in m.row) if not key.endswith(("_sem", "_std"))]
     rows = [["step", *(key.removeprefix("curvature/") for key in keys)]]
     for step, measurement in found:

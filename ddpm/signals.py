@@ -22,11 +22,12 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
 
 class StopSignals:
     """While entered, SIGTERM and SIGINT set a flag, `signum`, that `check` raises on. Outside the main thread it does
-    nothing: Python delivers signals there alone. quiet: of several processes, one says for all that they stop."""
+    nothing: Python delivers signals there alone. quiet: of several processes, one says for all that they stop. first:
+    what is done before that."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, first: str = "a checkpoint is written first") -> None:
         self.signum: int | None = None
-        self._quiet, self._at = quiet, 0.0
+        self._quiet, self._at, self._first = quiet, 0.0, first.encode()
         self._before: dict[int, Any] = {}
 
     def check(self) -> None:
@@ -43,7 +44,7 @@ class StopSignals:
         self.signum, self._at = signum, time.monotonic()
         if not self._quiet:
             # print is not safe here: the signal may have come in the middle of one.
-            os.write(2, b"\nstopping: a checkpoint is written first; a second signal stops at once\n")
+            os.write(2, b"\nstopping: " + self._first + b"; a second signal stops at once\n")
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():

@@ -45,7 +45,7 @@ def read(path: Path) -> Probes:
         for loss in LOSSES:
             name = f"curvature/{loss}_values"
             key = f"{name}_improved" if f"{name}_improved" in first["details"] else name
-            rows = np.array([line["details"][key] for line in lines], dtype=float)
+            rows = np.array([line["details"][key] for line in lines], dtype=float)  # null is NaN
             values[loss] = rows.reshape(len(rows), -1, first["curvature"]["per_draw"]).mean(2)
         design = {**first["curvature"], "images": first["images"]}
         return Probes(first["experiment"], first["seed"], design, tuple(line["_i"] for line in lines), values)
@@ -56,7 +56,8 @@ def read(path: Path) -> Probes:
 def pair(baseline: Probes, variant: Probes) -> pd.DataFrame:
     """`COLUMNS`, a row for each loss and step, and one of all steps together (step 0); 95 % by Student's t over draws.
 
-    change_pct: of the baseline's mean over the draws. Raises UserError where the two were not measured alike.
+    change_pct: 100 (quotient of the two means over the draws - 1); at step 0, of the means over all steps. Raises
+    UserError where the two were not measured alike.
     """
     for name, one, other in (("draws", baseline.design, variant.design), ("steps", baseline.steps, variant.steps)):
         if one != other:
@@ -69,17 +70,25 @@ def pair(baseline: Probes, variant: Probes) -> pd.DataFrame:
         a, b = baseline.values[loss], variant.values[loss]
         whole = np.isfinite(a).all(0) & np.isfinite(b).all(0)
         a, b = a[:, whole], b[:, whole]
-        share = 100 * (b - a) / a.mean(1, keepdims=True)  # (steps, draws)
-        parts = [(step, a[i], b[i], share[i]) for i, step in enumerate(baseline.steps)]
-        parts.append((0, a.mean(0), b.mean(0), share.mean(0)))
-        for step, of_a, of_b, change in parts:
-            level = (of_a.mean(), of_b.mean(), change.mean(), *student(change), f"{len(change)} draws")
+        parts = [(step, a[i], b[i]) for i, step in enumerate(baseline.steps)]
+        for step, of_a, of_b in (*parts, (0, a.mean(0), b.mean(0))):
+            level = (of_a.mean(), of_b.mean(), *_change(of_a, of_b), f"{len(of_a)} draws")
             rows.append(dict(zip(COLUMNS, (loss, str(baseline.seed), step, *level), strict=True)))
     return pd.DataFrame(rows)
 
 
+def _change(a: Array, b: Array) -> tuple[float, float, float]:
+    """100 (mean b / mean a - 1) and its interval: to first order the error is that of (b - R a) / mean a with the
+    quotient R held fixed (delta method), which counts the error of the mean of a too."""
+    quotient = b.mean() / a.mean()
+    low, high = student(100 * (b - quotient * a) / a.mean())
+    change = 100 * (quotient - 1)
+    return change, change + low, change + high
+
+
 def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean over the seeds' tables, with Student's interval over the seeds; empty for fewer than two."""
+    """The mean over the seeds' tables, with Student's interval over the seeds; empty for fewer than two. All were
+    measured on the same draws: what these have in common is not in it."""
     if len(tables) < 2:
         return pd.DataFrame(columns=list(COLUMNS))
     rows = []
@@ -87,7 +96,9 @@ def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         if len(group) == len(tables):
             change = group["change_pct"].to_numpy()
             level = (group["baseline"].mean(), group["variant"].mean(), change.mean(), *student(change))
-            rows.append(dict(zip(COLUMNS, (loss, "all", step, *level, f"{len(change)} seeds"), strict=True)))
+            rows.append(
+                dict(zip(COLUMNS, (loss, "all", step, *level, f"{len(change)} seeds, given these draws"), strict=True))
+            )
     return pd.DataFrame(rows)
 
 

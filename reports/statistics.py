@@ -73,12 +73,15 @@ def standard_error(arm: Arm, metric: str) -> pd.Series:
     """Standard error of a trace mean by step, from its probes; empty where it cannot be known.
 
     The logged `..._sem`, else population std / sqrt(probes - 1), which is the same number, with the
-    probes from the config. Over k seeds: sqrt(sum of squares) / k.
+    probes from the config. Over k seeds: sqrt(sum of squares) / k, or the mean where all share their draws, with
+    which nothing averages out.
     """
     errors = [_run_error(run, metric) for run in arm.runs if len(run.series(metric))]
     if not errors or any(error.empty for error in errors):
         return pd.Series(dtype=float)
     table = pd.concat(errors, axis=1, join="inner")
+    if _same_draws([arm]):
+        return table.mean(axis=1)
     return (table**2).sum(axis=1) ** 0.5 / len(errors)
 
 
@@ -319,12 +322,15 @@ def seed_contrast(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> 
     samples = [_means_of_seeds(arm, metric, steps) for arm in (baseline, variant)]
     pairs = [(samples[0][i], samples[1][j]) for i, j in shared_seeds(baseline, variant)]
     differences = np.array([v - b for b, v in pairs if math.isfinite(v - b)])
+    given = ", given the probes' draws" if metric.startswith("curvature/") and _same_draws((baseline, variant)) else ""
     if len(differences) > 1:
-        basis = f"Student's t over {len(differences)} shared seeds, paired"
+        basis = f"Student's t over {len(differences)} shared seeds, paired{given}"
         return SeedContrast(float(differences.mean()), *student(differences), basis)
     b, v = (np.array([value for value in sample if math.isfinite(value)]) for sample in samples)
     if min(len(b), len(v)) > 1:
-        return SeedContrast(float(v.mean() - b.mean()), *welch(b, v), f"Welch's t over {len(v)} and {len(b)} seeds")
+        return SeedContrast(
+            float(v.mean() - b.mean()), *welch(b, v), f"Welch's t over {len(v)} and {len(b)} seeds{given}"
+        )
     return None
 
 

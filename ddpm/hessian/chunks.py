@@ -9,6 +9,10 @@ from torch import Tensor
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
 
 
+class MeasurementWarning(UserWarning):
+    """What a measurement had to do otherwise than asked."""
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether this is how a lack of memory shows."""
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
@@ -41,6 +45,8 @@ class Chunks:
             if not out_of_memory(error) or self.size == 1:
                 raise
         smaller = max(1, min(self.size, part.stop - part.start) // 2)
-        warnings.warn(f"out of memory with {self.size} vectors at a time: going on with {smaller}", stacklevel=2)
+        warnings.warn(
+            f"out of memory with {self.size} vectors at a time: going on with {smaller}", MeasurementWarning, 2
+        )
         self.size = smaller
         return None

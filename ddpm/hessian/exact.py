@@ -45,7 +45,8 @@ def hutchinson_trace(
     groups: one label for each parameter. Each group's trace comes from the same products, under its label.
     chunk: vectors in one vmapped pass, fewer (with a warning) where memory runs out; memory grows with it.
 
-    Gradients, random streams, modes and buffers are left bitwise as they were. A value that is not finite is recorded
+    Gradients and random streams are left bitwise as they were, and of a model given with its batch modes and buffers
+    too; what a function given does to its own model is its own. A value that is not finite is recorded
     as missing. Raises ValueError where probes < 2 (one probe has no error bar) or per_draw does not divide probes.
     """
     draws = check_design(probes, per_draw)

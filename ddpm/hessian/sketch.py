@@ -40,7 +40,7 @@ def hutchpp_trace(operator: Operator | Tensor, products: int, rng: Generator) ->
     if k < 2:
         raise ValueError(f"Hutch++ needs at least 6 products (3 sets of 2) for an error bar, got {products}")
     Q = _orthonormal(operator @ signs(operator, k, rng))
-    caught = _dot(Q, operator @ Q).diagonal().sum()
+    caught = _finite(_dot(Q, operator @ Q)).diagonal().sum()
     G = signs(operator, k, rng)
     G = G - Q @ (Q.T @ G)
     left = (G.double() * (operator @ G)).sum(0)
@@ -61,7 +61,7 @@ def xtrace(operator: Operator | Tensor, products: int, rng: Generator) -> TraceE
     W = signs(operator, k, rng)
     Y = operator @ W
     Q = _orthonormal(Y)
-    H, R, C = _dot(Q, operator @ Q), _dot(Q, Y), _dot(Q, W)
+    H, R, C = _finite(_dot(Q, operator @ Q)), _finite(_dot(Q, Y)), _dot(Q, W)
     S = torch.stack([torch.linalg.svd(_without(R, i)).U[:, -1] for i in range(k)], dim=1)
     caught = H.diagonal().sum() - (S * (H @ S)).sum(0)
     C = C - S * (S * C).sum(0)  # coefficients of P_i w_i in Q
@@ -74,9 +74,14 @@ def _without(R: Tensor, i: int) -> Tensor:
 
 
 def _orthonormal(Y: Tensor) -> Tensor:
-    if not Y.isfinite().all():
+    Q = torch.linalg.qr(_finite(Y)).Q
+    return _finite(Q)  # of very large products it is not
+
+
+def _finite(product: Tensor) -> Tensor:
+    if not product.isfinite().all():
         raise FloatingPointError("a product of the operator is not finite")
-    return torch.linalg.qr(Y).Q
+    return product
 
 
 def _dot(A: Tensor, B: Tensor) -> Tensor:

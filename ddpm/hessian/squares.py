@@ -13,6 +13,7 @@ apart. The expectation of the second is 0 and that of the third, tr H_bb, is kno
 for the same trace, and without the variance of the two. docs/curvature.md derives it.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from ddpm.hessian.chunks import Chunks, out_of_memory
+from ddpm.hessian.chunks import Chunks, MeasurementWarning, out_of_memory
 from ddpm.hessian.estimate import TraceEstimate, check_design, finite_or_missing
 from ddpm.hessian.head import LinearHead
 from ddpm.hessian.operator import gradient_graph, quadratic_terms
@@ -31,8 +32,7 @@ from ddpm.hessian.vectors import Vectors, rademacher
 # Step of the differences over the root mean square parameter, in units of the fourth root of the machine epsilon, where
 # rounding (eps / h^2) and truncation (h^2) of a second difference balance.
 STEP = 0.25
-# Largest numerical error that passes for none: in standard errors of as many values as were checked (a single value's
-# rounding is large beside the error of their mean), or of the trace, which exact products round as well.
+# Largest numerical error that passes for none: in standard errors, or of the trace, which exact products round as well.
 TOLERANCE, ROUNDING = 0.02, 1e-5
 
 
@@ -71,16 +71,20 @@ class LeastSquaresTrace:
     numerical_error: tuple[float, float]
     exact: bool
 
-    def error_in_sems(self, checks: int) -> float:
-        """The larger numerical error in standard errors of `checks` values; 0 where none was checked, where there is no
-        error bar, and where exact products would have rounded as much. A standard error is half a 95 % interval / 1.96:
-        that of a few values alone may be small by chance."""
-        found = [0.0]
+    @property
+    def error_in_sems(self) -> float:
+        """The larger numerical error in standard errors, 0 where exact products would have rounded as much; infinite
+        where only exact products were finite, NaN where nothing could be checked.
+
+        A standard error is here half a 95 % interval / 1.96: that of a few values alone may be small by chance.
+        """
+        found = []
         for estimate, error in zip((self.plain, self.improved), self.numerical_error, strict=True):
-            if estimate and error > ROUNDING * abs(estimate.mean) and estimate.sem > 0:
+            if estimate is not None:
                 sem = (estimate.interval()[1] - estimate.mean) / 1.96
-                found.append(error / (sem * (len(estimate.complete) / checks) ** 0.5))
-        return max(found)
+                small = error <= ROUNDING * abs(estimate.mean)
+                found.append(0.0 if small else error / sem if sem > 0 else error if math.isinf(error) else math.nan)
+        return math.nan if any(map(math.isnan, found)) else max(found)
 
 
 def least_squares_trace(
@@ -104,8 +108,8 @@ def least_squares_trace(
     head: the submodule whose output the model returns as it is: an `nn.Linear` or `nn.Conv2d`.
     exact: by exact products instead of differences, about 4 times slower, `chunk` vectors at a time.
     checks: how many of the last draws have their first vector measured both ways. Where the mean difference is above
-        2 % of the standard error that so many values have, all is measured again by exact products, of the same draws,
-        with a warning.
+        2 % of the standard error, or the differences alone are not finite, all is measured again by exact products, of
+        the same draws, with a warning.
     share: how several processes share the draws out.
 
     The model is measured in eval mode, without autocast or TF32; it, its gradients and all random streams but `rng` are
@@ -118,7 +122,7 @@ def least_squares_trace(
     chunks = Chunks(chunk)
     seeds = torch.randint(2**32, (draws, 2), generator=rng).tolist()
 
-    def of_draw(k: int, count: int, exactly: bool) -> Tensor:
+    def of_draw(k: int, count: int, exactly: bool, what: str) -> Tensor:
         """(2 forms, L, count) values of the first vectors of draw k."""
         of_data, of_vectors = (torch.Generator().manual_seed(seed) for seed in seeds[k])
         data = draw(of_data)
@@ -128,7 +132,7 @@ def least_squares_trace(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            warnings.warn(f"out of memory: {count} values of one draw are missing", stacklevel=2)
+            warnings.warn(f"out of memory: {what} could not be made", MeasurementWarning, 2)
             return torch.full((2, len(data.weights), count), torch.nan, dtype=torch.float64)
 
     def measured(exactly: bool, checks: int) -> tuple[Tensor, Tensor]:
@@ -139,21 +143,23 @@ def least_squares_trace(
             found = torch.zeros(draws, 2, losses, per_draw + 1, dtype=torch.float64)
             with untouched(net.params, model):
                 for k in mine:
-                    found[k, :, :, :-1] = of_draw(k, per_draw, exactly)
+                    found[k, :, :, :-1] = of_draw(k, per_draw, exactly, f"{per_draw} values of one draw")
                     if k >= draws - checks:
-                        found[k, :, :, -1] = found[k, :, :, 0] - of_draw(k, 1, exactly=True)[:, :, 0]
+                        known = of_draw(k, 1, True, "a check")[:, :, 0]
+                        error = found[k, :, :, 0] - known
+                        found[k, :, :, -1] = torch.where(known.isfinite() & ~error.isfinite(), torch.inf, error)
             return found
 
         found = share(draws, of)
         error = found[draws - checks :, :, :, -1].mean(0).abs()  # the mean of nothing is NaN
         return found[..., :-1].permute(1, 2, 0, 3), error
 
-    checks = 0 if exact else min(checks, draws)
-    table, error = measured(exact, checks)
+    table, error = measured(exact, 0 if exact else min(checks, draws))
     found = [_trace(table[:, loss], error[:, loss], head is not None, exact) for loss in range(table.shape[1])]
-    if all(trace.error_in_sems(checks) <= TOLERANCE for trace in found):
+    if all(trace.error_in_sems <= TOLERANCE or math.isnan(trace.error_in_sems) for trace in found):
         return found
-    warnings.warn("differences of float32 outputs are too coarse here: measuring by exact products", stacklevel=2)
+    coarse = "differences of float32 outputs are too coarse here: measuring by exact products"
+    warnings.warn(coarse, MeasurementWarning, stacklevel=2)
     table, _ = measured(True, 0)
     return [_trace(table[:, loss], error[:, loss], head is not None, True) for loss in range(table.shape[1])]
 

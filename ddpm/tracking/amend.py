@@ -1,26 +1,27 @@
-"""Numbers measured after a training, added to the record of the run: its folder, then W&B."""
+"""Numbers measured after a training, from the run's folder to W&B."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from ddpm.tracking.run_folder import Row, RunFolder
-from ddpm.tracking.sync import at_home
-from ddpm.tracking.wandb_run import WandbRun
+from ddpm.errors import UserError
+from ddpm.tracking.run_folder import RunFolder
+from ddpm.tracking.sync import at_home, sync_folder
+from ddpm.tracking.wandb_run import WandbRun, wandb_mode
 
 
-def send_amended(folder: RunFolder, rows: Mapping[int, Row], facts: dict[str, Any]) -> str:
-    """Rows that `RunFolder.append` has added to an entered folder, to W&B, under the run's own id; what became of them.
+def send_amended(folder: RunFolder) -> str:
+    """What `RunFolder.amend` has added to an entered folder, under the run's own id; a line that says where it is.
 
-    facts: how they were measured, for `run.json`. Offline they are kept in W&B's files, and `ddpm sync` sends them.
+    Offline it goes into W&B's files, and `ddpm sync` sends it. A server that does not answer costs nothing.
     """
-    run = WandbRun(at_home(folder))
-    for step, row in rows.items():
-        run.log(step, row)
-    run.summarise(folder.summary())
-    arrived = run.finish(0 if folder.finished else 1)
-    sent = run.mode == "online" and arrived
-    amendment = {"steps": list(rows), "sent": sent or run.mode == "disabled", "wandb_files": run.files, **facts}
-    folder.amend_record(amendment)
-    if sent:
-        return f"on W&B too: {run.where}"
-    return "W&B is disabled" if run.mode == "disabled" else f"to send them to W&B: ddpm sync {folder.path}"
+    if not folder.unsent_steps:
+        return ""
+    mode, _ = wandb_mode(folder.record["config"]["logging"]["wandb"]["mode"])
+    later = f"to send them to W&B: ddpm sync {folder.path}"
+    if mode == "online":
+        try:
+            return f"W&B: {sync_folder(folder)}"
+        except UserError as error:
+            return f"warning: {error}\n{later}"
+    run = WandbRun(at_home(folder), mode=mode)
+    for step in sorted(folder.unsent_steps):
+        run.log(step, folder.rows[step])
+    run.finish(0)
+    return later if mode == "offline" else "W&B is disabled"

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ddpm.checkpoint import checkpoint_path, checkpoint_step, intact, list_checkpoints, save_checkpoint
-from ddpm.config import Config, differences
+from ddpm.config import Config, as_meant, differences
 from ddpm.errors import Held, UserError
 from ddpm.metrics import CURVES
 
@@ -46,7 +46,7 @@ class RunFolder:
         """The run folder at `path`, wherever it was trained. Raises UserError where its `run.json` is damaged."""
         try:
             config = json.loads((path / "run.json").read_text())["config"]
-            return cls(Config.model_validate(config), path)
+            return cls(Config.model_validate(as_meant(config)), path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path / 'run.json'} cannot be read: {' '.join(str(error).split())}.") from None
 
@@ -176,10 +176,16 @@ class RunFolder:
         self.record = {**self.record, "sessions": [*sessions[:-1], {**sessions[-1], **facts}]}
         self._save_record()
 
-    def amend_record(self, amendment: dict[str, Any]) -> None:
-        """Note in `run.json` what was measured after the training: which steps, how, and whether it was sent."""
-        self.record = {**self.record, "amendments": [*self.record.get("amendments", []), amendment]}
+    def amend(self, step: int, row: Row, how: dict[str, Any]) -> None:
+        """Add numbers that were measured after the training to the row of `step`. `run.json` says how, and that W&B
+        does not have them yet, before they are there."""
+        amendments = self.record.get("amendments", [])
+        last = amendments[-1] if amendments else {}
+        steps = [*last["steps"], step] if last.get("how") == how and not last["sent"] else [step]
+        kept = amendments[:-1] if len(steps) > 1 else amendments
+        self.record = {**self.record, "amendments": [*kept, {"steps": steps, "sent": False, "how": how}]}
         self._save_record()
+        self.append(step, row)
 
     @property
     def unsent_steps(self) -> set[int]:
@@ -237,8 +243,9 @@ class RunFolder:
     def append(self, step: int, row: Row) -> None:
         """Add one row to `loss.jsonl`. Raises UserError where it cannot be written."""
         self.rows[step] = {**self.rows.get(step, {}), **row}
-        with self._writing("loss.jsonl"), (self.path / "loss.jsonl").open("a") as file:
-            file.write(_line(step, row))
+        with self._writing("loss.jsonl"), (self.path / "loss.jsonl").open("ab+") as file:
+            torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # what a kill leaves
+            file.write(("\n" * bool(torn) + _line(step, row)).encode())
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> Path:
         """Write the checkpoint of `step`, then drop the older ones beyond `checkpoint.keep`; milestones stay."""

@@ -17,6 +17,7 @@ from typing import Any
 from ddpm.checkpoint import checkpoint_path
 from ddpm.config import Config
 from ddpm.errors import UserError
+from ddpm.metrics import STEP
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.tracker import send_checkpoint, send_row
 from ddpm.tracking.wandb_run import WandbRun, drop_old_versions
@@ -38,7 +39,7 @@ def sync(root: Path) -> Iterator[str]:
             yield f"{path}: left out: {error}"
             continue
         try:
-            yield f"{path}: {_sync(folder)}"
+            yield f"{path}: {sync_folder(folder)}"
         finally:
             folder.__exit__(None, None, None)
 
@@ -56,7 +57,8 @@ class _Known:
         return f"step-{step}" in self.aliases.get(kind, ())
 
 
-def _sync(folder: RunFolder) -> str:
+def sync_folder(folder: RunFolder) -> str:
+    """Upload what the server lacks of the run whose folder is entered; what that was. Raises UserError as `sync`."""
     known = _ask_server(folder)
     sent = []
     log = _whole_offline_log(folder)
@@ -64,7 +66,7 @@ def _sync(folder: RunFolder) -> str:
         _sync_log(log)
         sent.append("W&B's files")
         known = _ask_server(folder)
-    steps = [step for step in folder.rows if step not in known.steps or step in folder.unsent_steps]
+    steps = [step for step in folder.rows if step not in known.steps - folder.unsent_steps]
     grids = [s for s in folder.rows if folder.grid_path(s).is_file() and not known.has("samples", s)]
     checkpoints = [step for step in _milestones(folder) if not known.has("model", step)]
     config = not known.aliases.get("config")
@@ -88,7 +90,7 @@ def _send(folder: RunFolder, steps: list[int], checkpoints: list[int]) -> None:
         for step in checkpoints:
             send_checkpoint(run, folder, step, last=newest)
         run.log_artifact("config", folder.path / "config.yaml", ["latest"])  # the same again makes no new version
-        run.summarise(folder.summary())
+        run.summarise({STEP: max(folder.rows, default=0), **folder.summary()})  # not the step of the last row sent
     if not run.finish(0 if folder.finished else 1) or run.mode != "online":
         raise UserError(f"The server did not take everything of {folder.path}. The same command goes on from here.")
     folder.note_sent()

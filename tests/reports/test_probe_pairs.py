@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from ddpm.errors import UserError
-from reports.probe_pairs import main, over_seeds, pair, read
+from reports.probe_pairs import _change, main, over_seeds, pair, read
 
 
 def _write(path: Path, trained: list[list[float]], common: list[list[float]], **design: Any) -> Path:
@@ -26,19 +26,37 @@ def _write(path: Path, trained: list[list[float]], common: list[list[float]], **
 
 
 def test_a_common_part_of_the_draws_falls_out(tmp_path: Path) -> None:
-    """The variant is 10 % of the mean above the baseline in each draw, give or take 1: draws that scatter by 100 do not
-    widen the interval. Catches means that are compared instead of differences, and an interval that steps narrow."""
+    """Ten times what draws scatter, in proportion: the quotient has no error. A part that only the variant has does
+    have one. Catches means that are compared instead of pairs, and an interval that steps narrow."""
     base = [[100.0, 300.0, 200.0, 400.0]] * 2
-    variant = [[b + 25 + d for b, d in zip(row, (1, -1, 1, -1), strict=True)] for row in base]
+    trained = [[1.1 * b for b in row] for row in base]
+    common = [[1.1 * b + d for b, d in zip(row, (10, -10, 10, -10), strict=True)] for row in base]
     a = read(_write(tmp_path / "e5.jsonl", base, base))
-    table = pair(a, read(_write(tmp_path / "e6.jsonl", base, variant)))
-    common = table[table["loss"] == "ref"]
-    reach = stats.t.ppf(0.975, 3) * np.std([0.4, -0.4, 0.4, -0.4], ddof=1) / 2
-    assert common["change_pct"].tolist() == pytest.approx([10] * 3)
-    assert common["high_pct"].tolist() == pytest.approx([10 + reach] * 3)
-    assert common["low_pct"].tolist() == pytest.approx([10 - reach] * 3)
-    assert common["step"].tolist() == [100, 200, 0]
-    assert set(table[table["loss"] == "hutch"]["change_pct"]) == {0.0}
+    table = pair(a, read(_write(tmp_path / "e6.jsonl", trained, common)))
+    assert table["change_pct"].tolist() == pytest.approx([10] * 6)
+    own = table[table["loss"] == "hutch"]
+    assert (own["high_pct"] - own["low_pct"]).tolist() == pytest.approx([0] * 3, abs=1e-9)
+    reach = stats.t.ppf(0.975, 3) * np.std([4, -4, 4, -4], ddof=1) / 2
+    other = table[table["loss"] == "ref"]
+    assert other["high_pct"].tolist() == pytest.approx([10 + reach] * 3)
+    assert other["low_pct"].tolist() == pytest.approx([10 - reach] * 3)
+    assert other["step"].tolist() == [100, 200, 0]
+
+
+def test_intervals_hold_the_quotient_as_often_as_they_say() -> None:
+    """Of 400 pairs of 16 draws, the variant the baseline + a constant, or half of it: 92 to 98 of 100. Catches an
+    interval that takes the baseline's mean for exact, which held 42 times."""
+    rng = np.random.default_rng(0)
+    for scale, shift in ((1.0, 10.0), (0.5, 0.0)):
+        held = 0
+        truth = 100 * ((scale * 100 + shift) / 100 - 1)
+        for _ in range(400):
+            a = rng.normal(100, 20, 16)
+            b = scale * a + shift + rng.normal(0, 1, 16)
+            change, low, high = _change(a, b)
+            assert low < change < high
+            held += low < truth < high
+        assert 0.92 <= held / 400 <= 0.98, (scale, shift, held)
 
 
 def test_vectors_of_one_draw_are_no_further_draws(tmp_path: Path) -> None:
