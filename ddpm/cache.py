@@ -10,12 +10,21 @@ if TYPE_CHECKING:  # the reports keep their files here too, and need no torch
     from torch import Tensor
 
 Tensors = dict[str, "Tensor"]
+_configured: Path | None = None
+
+
+def use_folder(folder: Path | None) -> None:
+    """Take `folder`, a config's `cache_dir`, for this process's cache; None is the user's own."""
+    global _configured
+    _configured = folder
 
 
 def cache_dir() -> Path:
-    """The project's cache folder: $DDPM_CACHE, else the user's cache folder."""
+    """The project's cache folder: $DDPM_CACHE, else the configured one, else the user's."""
     chosen = os.environ.get("DDPM_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ddpm"
+    if chosen:
+        return Path(chosen)
+    return _configured or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ddpm"
 
 
 def cached(kind: str, key: str, make: Callable[[], Tensors]) -> Tensors:

@@ -18,8 +18,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from tqdm import tqdm
 
 from ddpm.data import ImageSet, load_images, to_uint8
-from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, make_reference
+from ddpm.evaluation.evaluate import Evaluator, SamplingPlan
 from ddpm.evaluation.features import make_features
+from ddpm.evaluation.reference import make_reference
 from ddpm.sample import Trained, find_checkpoint, load_trained
 
 COLUMNS = ("sampler", "nfe", "n_samples", "fid", "protocol")
@@ -51,14 +52,22 @@ def measure(trained: Trained, samplers: list[str], nfes: list[int], n: int, seed
     rows: list[dict[str, object]] = []
     for sampler, nfe in tqdm([(s, k) for k in sorted(nfes) for s in samplers], desc="points", disable=None):
         plan = SamplingPlan(sampler, nfe, n)
-        fid = evaluator.fid(trained.denoiser, plan, seed)
+        fid = evaluator.scores(trained.denoiser, plan, seed)["fid"]
         fingerprint = evaluator.protocol(plan).fingerprint
         rows.append(dict(zip(COLUMNS, (sampler, nfe, n, fid, fingerprint), strict=True)))
         tqdm.write(f"{sampler} nfe {nfe}: {fid:.2f}")
     noise = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
     spread = torch.linspace(0, len(fresh) - 1, n).round().long()  # sets may be sorted by class
     for name, images in (("real images", fresh.images[spread]), ("pure noise", to_uint8(noise))):
-        rows.append(dict(zip(COLUMNS, (name, "", n, evaluator.fid_of(images), ""), strict=True)))
+        rows.append(
+            dict(
+                zip(
+                    COLUMNS,
+                    (name, "", n, evaluator.scores_of(f"{name} {seed}", images.split(250), n)["fid"], ""),
+                    strict=True,
+                )
+            )
+        )
     return rows
 
 

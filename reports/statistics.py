@@ -70,9 +70,9 @@ def shared_seeds(baseline: Arm, variant: Arm) -> list[tuple[int, int]]:
 
 
 def standard_error(arm: Arm, metric: str) -> pd.Series:
-    """Standard error of a trace mean by step, from its probes; empty where it cannot be known.
+    """Standard error by step of a trace mean, from its probes, or of an FID, from its samples; empty where unknown.
 
-    The logged `..._sem`, else population std / sqrt(probes - 1), which is the same number, with the
+    The logged `..._sem`; of a trace else population std / sqrt(probes - 1), which is the same number, with the
     probes from the config. Over k seeds: sqrt(sum of squares) / k.
     """
     errors = [_run_error(run, metric) for run in arm.runs if len(run.series(metric))]

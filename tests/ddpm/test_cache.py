@@ -11,8 +11,8 @@ from ddpm import data
 from ddpm.cache import cache_dir, cached
 from ddpm.data import load_images
 from ddpm.errors import UserError
-from ddpm.evaluation.evaluate import make_reference
 from ddpm.evaluation.features import make_features
+from ddpm.evaluation.reference import make_reference
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def test_reference_statistics_are_bitwise_the_same_from_the_cache() -> None:
     """And others for another count, other images, another net. Catches a key that forgets what they depend on."""
     features, images = make_features("embedded", CPU), load_images("embedded", subset=300)
     first = make_reference(features, images, 200)
-    with mock.patch("ddpm.evaluation.evaluate.GaussianSum", None):  # what would take them anew
+    with mock.patch("ddpm.evaluation.reference.FeatureSums", None):  # what would take them anew
         again = make_reference(features, images, 200)
         for other in ((features, images, 201), (features, load_images("embedded", subset=301), 200)):
             with pytest.raises(TypeError):

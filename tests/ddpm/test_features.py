@@ -10,8 +10,8 @@ from torch import nn
 from ddpm.data import ImageSet, load_images
 from ddpm.errors import UserError
 from ddpm.evaluation.distances import GaussianSum, frechet_distance
-from ddpm.evaluation.evaluate import make_reference
 from ddpm.evaluation.features import INCEPTION_FILE, Features, make_features
+from ddpm.evaluation.reference import make_reference
 
 CPU = torch.device("cpu")
 
