@@ -30,13 +30,19 @@ def cache_dir() -> Path:
 def cached(kind: str, key: str, make: Callable[[], Tensors]) -> Tensors:
     """What `make` returned for the key of this kind, at this call or an earlier one, in any process.
 
-    key: a digest of everything that the tensors depend on. A file that is damaged is made again; a folder that cannot
-    be written is done without.
+    key: a digest of everything that the tensors depend on.
+    """
+    return kept(cache_dir() / kind / f"{key}.safetensors", make)
+
+
+def kept(path: Path, make: Callable[[], Tensors]) -> Tensors:
+    """What `make` returned for the file `path`, at this call or an earlier one.
+
+    The file is whole or not there. One that is damaged is made again; a folder that cannot be written is done without.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    path = cache_dir() / kind / f"{key}.safetensors"
     try:
         return load_file(path)
     except (OSError, SafetensorError):

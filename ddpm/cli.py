@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ddpm import __version__
 from ddpm.errors import UserError
@@ -12,6 +13,7 @@ from ddpm.signals import Interrupted
 # Named here too, since the tables of samplers and methods import torch; tests hold them equal.
 SAMPLERS = ("ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior")
 METHODS = ("hutchinson", "hutchpp", "xtrace", "lanczos", "slq", "noise_scale")
+SCORES = ("fid", "fid_infinity", "kid", "prdc")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,6 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--out", type=Path, metavar="FILE", help="JSON lines there instead of the run's history")
     probe.set_defaults(run=_probe)
 
+    _add_evaluate(verbs)
+
     schedule = verbs.add_parser(
         "schedule",
         help="draw alpha_bar, SNR and the weighting curves of a config",
@@ -188,6 +192,54 @@ def _parser() -> argparse.ArgumentParser:
     metrics = verbs.add_parser("metrics", help="print the table of every logged metric (docs/metrics.md)")
     metrics.set_defaults(run=_metrics)
     return parser
+
+
+def _add_evaluate(verbs: Any) -> None:
+    evaluate = verbs.add_parser(
+        "evaluate",
+        help="score checkpoints by several samplers at several NFE: a tidy table, and FID against NFE",
+        description="Score checkpoints, as their own configs would but for what is said here. Interrupted, the same "
+        "command goes on where it was. docs/evaluation.md says what the numbers are.",
+        allow_abbrev=False,
+    )
+    evaluate.add_argument(
+        "sources", type=Path, nargs="+", metavar="RUN|CHECKPOINT", help="run folders, or files of their checkpoints/"
+    )
+    evaluate.add_argument("--out", type=Path, default=Path("out/evaluate"), metavar="DIR", help="default: %(default)s")
+    evaluate.add_argument(
+        "--sampler", type=_names(SAMPLERS), default=("ddim",), metavar="NAME,...", help="of " + ", ".join(SAMPLERS)
+    )
+    evaluate.add_argument("--nfe", type=_numbers, default=(50,), metavar="N,...", help="default: 50")
+    evaluate.add_argument("--n", type=_positive, default=5000, help="images a point; default: %(default)s")
+    evaluate.add_argument(
+        "--metrics", type=_names(SCORES), default=("fid",), metavar="NAME,...", help="of " + ", ".join(SCORES)
+    )
+    evaluate.add_argument("--features", metavar="NAME|FILE", help="as eval.features; default: the run's own")
+    evaluate.add_argument("--data", type=Path, metavar="PATH", help="the real images; default: the run's data.root")
+    evaluate.add_argument("--weights", choices=("ema", "live"), default="ema", help="default: %(default)s")
+    evaluate.add_argument("--spacing", choices=("linspace", "leading", "trailing"), default="linspace")
+    evaluate.add_argument("--x0-limit", choices=("clip", "dynamic", "none"), help="default: the run's eval.x0_limit")
+    evaluate.add_argument("--seed", type=_not_negative, default=0, help="of the noise; default: %(default)s")
+    evaluate.add_argument("--batch-size", type=_positive, metavar="N", help="default: the run's, or the device's")
+    evaluate.add_argument("--device", default="auto", help="default: %(default)s")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """A list of names, comma-separated, each of which is known."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(text.split(",")))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(part) for part in text.split(",")}))
 
 
 def _positive(text: str) -> int:
@@ -304,6 +356,13 @@ def _probe(args: argparse.Namespace) -> None:
     given = {"probes": args.probes, "weights": args.weights, "method": args.method and f"[{args.method}]"}
     overrides = [f"--curvature.{key}={value}" for key, value in given.items() if value is not None]
     print(probe(args.source, [*overrides, *args.overrides], args.data, args.device, args.out))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from ddpm.evaluations import Request, evaluate
+
+    asked = {key: value for key, value in vars(args).items() if key not in ("run", "overrides", "sampler", "nfe")}
+    print(evaluate(Request(samplers=args.sampler, nfes=args.nfe, **asked)))
 
 
 def _schedule(args: argparse.Namespace) -> None:

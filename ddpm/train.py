@@ -207,10 +207,8 @@ class Trainer:
 
     def weight_stats(self, t: Tensor) -> dict[str, Tensor]:
         """Mean, smallest and largest w_eps of a batch with timesteps t (B,): what its eps-MSEs count in its loss."""
-        at = t - self.t_range[0]
-        w_eps = self.weights[at] / self.common_weights[at]
-        if self.cfg.loss.weighting == "minsnr_norm" and self.cfg.loss.minsnr_norm_over == "batch":
-            w_eps = w_eps / self.weights[at].mean()
+        trained, common = self.objective.weights_at(t)
+        w_eps = trained / common
         found = {"mean": w_eps.mean(), "min": w_eps.min(), "max": w_eps.max()}
         return {f"loss/batch_weight_{name}": value for name, value in found.items()}
 

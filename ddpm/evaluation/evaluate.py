@@ -79,7 +79,7 @@ class Evaluator:
             raise UserError(
                 f"n_samples = {plan.n_samples} is too small for {self.features.name}: an FID needs more samples than "
                 f"the {self.features.dim} dimensions of its features. Raise eval.fid_milestone.n_samples and "
-                f"eval.final.n_samples above {self.features.dim}, or use features with fewer dimensions."
+                f"eval.final.n_samples (`ddpm evaluate`: --n) above {self.features.dim}, or use features with fewer."
             )
         protocol = Protocol(
             features=self.features.name,
@@ -99,9 +99,10 @@ class Evaluator:
         return replace(protocol, settings=self.wanted.settings(score, plan.n_samples, protocol.reference_n))
 
     def samples(
-        self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str, part: slice = slice(None)
+        self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str | None, part: slice = slice(None)
     ) -> Iterator[Tensor]:
-        """plan.n_samples images, or a part of them, in batches, (B, 3, H, W) uint8; equal seeds give equal noise."""
+        """plan.n_samples images, or a part of them, in batches, (B, 3, H, W) uint8; equal seeds give equal noise. Under
+        a progress bar, where it has a label."""
         chain = make_chain(self.schedule, plan.sampler, plan.nfe, plan.spacing)
         batches = draw(
             plan.sampler,
@@ -116,7 +117,8 @@ class Evaluator:
             eta=plan.eta,
             part=part,
         )
-        with tqdm(total=len(range(plan.n_samples)[part]), desc=label, unit="img", disable=None, leave=False) as bar:
+        n, hidden = len(range(plan.n_samples)[part]), None if label else True
+        with tqdm(total=n, desc=label, unit="img", disable=hidden, leave=False) as bar:
             while True:
                 with self.timers.measure("sample"):
                     drawn = next(batches, None)

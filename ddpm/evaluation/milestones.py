@@ -129,7 +129,7 @@ class Milestones:
             features=features,
             reference=reference_of(self.cfg, features, images) if features else None,
             device=device,
-            batch_size=self.cfg.batch_size or (25 if device.type == "cpu" else 250),
+            batch_size=self.cfg.batch_size or default_batch_size(device),
             x0_limit=self.cfg.x0_limit,
             weights=self.cfg.weights,
             shape=(channels, height, width),
@@ -160,6 +160,11 @@ def wanted_by(cfg: Eval) -> Wanted:
     """The scores besides FID that a config asks for."""
     settings = Kid(cfg.kid.subsets, cfg.kid.subset_size)
     return Wanted(settings if cfg.kid.enabled else None, cfg.prdc.k if cfg.prdc.enabled else None)
+
+
+def default_batch_size(device: torch.device) -> int:
+    """How many images are sampled at a time where nothing is said."""
+    return 25 if device.type == "cpu" else 250
 
 
 def reference_of(cfg: Eval, features: Features, images: ImageSet, wanted: Wanted | None = None) -> Reference:
