@@ -189,6 +189,15 @@ def _parser() -> argparse.ArgumentParser:
     schedule.add_argument("--out", type=Path, default=Path("out/schedule.png"), metavar="FILE", help="%(default)s")
     schedule.set_defaults(run=_schedule)
 
+    doctor = verbs.add_parser(
+        "doctor",
+        help="what is there of what runs and evaluations need, what is missing, what to do",
+        description="Look at versions, GPU, W&B login, cache folder, feature weights, statistics, data and disk. "
+        "Nothing is downloaded or written. Exit code 0 if the demo can run.",
+        allow_abbrev=False,
+    )
+    doctor.set_defaults(run=_doctor)
+
     metrics = verbs.add_parser("metrics", help="print the table of every logged metric (docs/metrics.md)")
     metrics.set_defaults(run=_metrics)
     return parser
@@ -372,6 +381,12 @@ def _schedule(args: argparse.Namespace) -> None:
     from ddpm.plots import draw_schedule
 
     print(draw_schedule(cfg, args.out))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from ddpm.doctor import diagnose
+
+    return diagnose()
 
 
 def _metrics(args: argparse.Namespace) -> None:

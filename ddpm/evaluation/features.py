@@ -154,7 +154,7 @@ def _tensorflow(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
 
     @torch.inference_mode()
     def extract(images: Tensor) -> Tensor:
-        return net(images.to(device))
+        return net(images.to(device).float())
 
     return extract
 
