@@ -255,7 +255,7 @@ def test_names_are_those_of_the_config() -> None:
     """Catches a name that the config takes and no net has, and the reverse."""
     from typing import get_args
 
-    from ddpm.config_eval import FEATURES, Eval
+    from ddpm.config_sections import FEATURES, Eval
     from ddpm.evaluation import reference
 
     assert ("embedded", *MODES) == FEATURES
