@@ -1,39 +1,21 @@
 """Feature nets: the shipped one ranks faults, Inception's path reads the file that it names."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.io import decode_jpeg, encode_jpeg
-from torchvision.transforms.functional import gaussian_blur
 
 from ddpm.data import ImageSet, load_images
 from ddpm.errors import UserError
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.features import INCEPTION_FILE, LEGACY_FILE, MODES, Features, make_features
 from ddpm.evaluation.reference import make_reference, published_reference, uniform_noise
+from tests.distortions import DISTORTIONS, KEPT_CLASSES, STRENGTHS, Distort
 
 CPU = torch.device("cpu")
-Distort = Callable[[torch.Tensor, int], torch.Tensor]
-
-
-def _noise(images: torch.Tensor, strength: int) -> torch.Tensor:
-    added = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    return (images + (0, 5, 15, 40, 100)[strength] * added).clamp(0, 255).to(torch.uint8)
-
-
-def _blur(images: torch.Tensor, strength: int) -> torch.Tensor:
-    sigma = (0.0, 0.5, 0.8, 1.2, 2.0)[strength]
-    return gaussian_blur(images, [9, 9], [sigma, sigma]) if sigma else images
-
-
-def _jpeg(images: torch.Tensor, strength: int) -> torch.Tensor:
-    quality = (100, 70, 40, 20, 8)[strength]
-    return torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in images]) if strength else images
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +31,7 @@ def _gaussian(features: torch.Tensor) -> Gaussian:
     return total.result()
 
 
-@pytest.mark.parametrize("distort", [_noise, _blur, _jpeg])
+@pytest.mark.parametrize("distort", DISTORTIONS.values(), ids=DISTORTIONS)
 def test_embedded_features_rank_distortions_by_their_strength(
     shapes: tuple[ImageSet, ImageSet, Features], distort: Distort
 ) -> None:
@@ -58,7 +40,7 @@ def test_embedded_features_rank_distortions_by_their_strength(
     """
     train, test, features = shapes
     real = _gaussian(features.extract(train.images[:300]))
-    distorted = [_gaussian(features.extract(distort(test.images[:300], strength))) for strength in range(5)]
+    distorted = [_gaussian(features.extract(distort(test.images[:300], strength))) for strength in STRENGTHS]
     distances = [frechet_distance(real, gaussian) for gaussian in distorted]
     assert distances == sorted(distances) and len(set(distances)) == 5, distances
 
@@ -67,7 +49,7 @@ def test_embedded_features_rank_missing_classes(shapes: tuple[ImageSet, ImageSet
     """The more of the ten shapes are missing, the worse; all there is the floor, below 5 % of uniform noise."""
     train, test, features = shapes
     real, found = _gaussian(features.extract(train.images)), features.extract(test.images)
-    distances = [frechet_distance(real, _gaussian(found[test.labels < kept])) for kept in (10, 9, 7, 4, 2)]
+    distances = [frechet_distance(real, _gaussian(found[test.labels < kept])) for kept in KEPT_CLASSES]
     assert distances == sorted(distances)
     noise = _gaussian(features.extract(torch.cat(list(uniform_noise(300, (3, 32, 32))))))
     assert distances[0] < 0.05 * frechet_distance(real, noise)
