@@ -16,6 +16,7 @@ It prints a table, and the same as one line of JSON.
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import statistics
@@ -149,12 +150,10 @@ def measure_sampling(rounds: int) -> list[Claim]:
     _, draw = make_evaluator(model)
     n = 3 * default_batch_size(CPU)
     taken: dict[str, list[float]] = {"plain": [], "ours": []}
-    for number in range(rounds + 1):  # the first warms up
-        for name, seconds in (
-            ("plain", timed(lambda: plain_loop(plain)) / PLAIN_BATCH),
-            ("ours", timed(lambda: draw(n)) / n),
-        ):
-            if number:
+    for number in range(rounds + 1):
+        found = {"plain": timed(lambda: plain_loop(plain)) / PLAIN_BATCH, "ours": timed(lambda: draw(n)) / n}
+        if number:  # the first warms up
+            for name, seconds in found.items():
                 taken[name].append(seconds)
     ratio = statistics.median(p / o for p, o in zip(taken["plain"], taken["ours"], strict=True))
     claims = [
@@ -166,7 +165,7 @@ def measure_sampling(rounds: int) -> list[Claim]:
 
 
 def limit_of(model: nn.Module, plain: float) -> list[Claim]:
-    """What convolutions take of sampling, beside a matrix product's rate; `plain`: seconds an image of the plain loop."""
+    """What convolutions take of sampling, beside a matrix product's rate; plain: the plain loop's seconds an image."""
     batch = default_batch_size(CPU)
     x = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
     t = torch.full((batch,), 500)
@@ -187,7 +186,7 @@ def limit_of(model: nn.Module, plain: float) -> list[Claim]:
         Claim("   convolutions' rate", flops / convolutions / 1e9, "GFLOP/s"),
         Claim("   a float32 matrix product's rate here", 2 * 2048**3 / product / 1e9, "GFLOP/s"),
         Claim(
-            "   plain loop over convolutions alone: what free everything else would give",
+            "   plain loop over convolutions alone, all else for nothing",
             plain * batch / NFE / convolutions,
             "x",
         ),
@@ -249,7 +248,7 @@ def measure_ranking(images: ImageSet, n: int) -> list[Claim]:
     scores["missing classes"] = [frechet_distance(gaussian_of(plain[labels < k]), reference) for k in KEPT_CLASSES]
     claims = []
     for name, found in scores.items():
-        steps = [b - a for a, b in zip(found, found[1:], strict=False)]
+        steps = [b - a for a, b in itertools.pairwise(found)]
         shown = ", ".join(f"{value:.3g}" for value in found)
         claims.append(Claim(f"{name}, n = {n}: {shown}; smallest step", min(steps), "", 0.0, least=True))
     return claims
