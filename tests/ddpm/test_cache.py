@@ -13,6 +13,8 @@ from ddpm.data import load_images
 from ddpm.errors import UserError
 from ddpm.evaluation.features import make_features
 from ddpm.evaluation.reference import make_reference
+from ddpm.train import Trainer
+from tests.ddpm.test_train import tiny
 
 CPU = torch.device("cpu")
 
@@ -38,6 +40,18 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, monkeyp
     (tmp_path / "file").touch()
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "file"))
     assert cached("kind", "a", lambda: {"x": torch.ones(1)})["x"] == 1
+
+
+def test_the_environment_then_the_config_then_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a configured folder that is forgotten, and one that outlives its run in the process."""
+    configured = Trainer(tiny(tmp_path, f"--cache_dir={tmp_path / 'configured'}"))
+    assert cache_dir() == tmp_path / "ddpm-cache"  # DDPM_CACHE, as these tests have it
+    monkeypatch.delenv("DDPM_CACHE")
+    assert cache_dir() == tmp_path / "configured"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    other = Trainer(tiny(tmp_path))
+    assert cache_dir() == tmp_path / "own/ddpm" and list(cache_dir().rglob("*.safetensors"))
+    assert other.cfg.run_id == configured.cfg.run_id
 
 
 def test_reference_statistics_are_bitwise_the_same_from_the_cache() -> None:
