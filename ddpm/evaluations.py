@@ -90,8 +90,8 @@ def evaluate(request: Request) -> Path:
     Raises UserError on bad input before anything is sampled, and Held where another process writes to the same folder.
     """
     checkpoints = [find_checkpoint(source) for source in request.sources]
-    request.out.mkdir(parents=True, exist_ok=True)
     try:
+        request.out.mkdir(parents=True, exist_ok=True)
         with FileLock(request.out / ".lock", timeout=0):
             for checkpoint in checkpoints:
                 evaluate_checkpoint(checkpoint, request)

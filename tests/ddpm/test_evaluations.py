@@ -205,6 +205,13 @@ def test_a_folder_is_one_processs_at_a_time(folder: Path, tmp_path: Path, capsys
     assert "Another process is evaluating" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One paragraph, no traceback."""
+    (tmp_path / "file").touch()
+    assert cli.main(_command(folder, tmp_path / "file")) == 2
+    assert "file cannot be written" in capsys.readouterr().err
+
+
 def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, undrawn: None) -> None:
     """What is noted after it stands on a line of its own."""
     run = _copy(folder, tmp_path / "run")
