@@ -54,11 +54,12 @@ agent: $(VENV)/.installed ## work on a sweep of W&B's server: ID=ENTITY/PROJECT/
 docs: $(VENV)/.installed ## write docs/metrics.md again from its table
 	$(BIN)/ddpm metrics > docs/metrics.md
 
-bench: $(VENV)/.installed-dev ## measure reports on many long runs, sweeps and curvature against their targets (an hour)
+bench: $(VENV)/.installed-dev ## measure reports on many long runs, sweeps, curvature and evaluation against their targets (an hour)
 	$(BIN)/python -m benchmarks.report_reading --api
 	$(BIN)/python -m benchmarks.report_reading
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.curvature
+	$(BIN)/python -m benchmarks.evaluation
 
 clean: ## remove .venv and caches; runs, wandb and out stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info

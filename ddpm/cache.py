@@ -10,24 +10,39 @@ if TYPE_CHECKING:  # the reports keep their files here too, and need no torch
     from torch import Tensor
 
 Tensors = dict[str, "Tensor"]
+_configured: Path | None = None
+
+
+def use_folder(folder: Path | None) -> None:
+    """Take `folder`, a config's `cache_dir`, for this process's cache; None is the user's own."""
+    global _configured
+    _configured = folder
 
 
 def cache_dir() -> Path:
-    """The project's cache folder: $DDPM_CACHE, else the user's cache folder."""
+    """The project's cache folder: $DDPM_CACHE, else the configured one, else the user's."""
     chosen = os.environ.get("DDPM_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ddpm"
+    if chosen:
+        return Path(chosen)
+    return _configured or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ddpm"
 
 
 def cached(kind: str, key: str, make: Callable[[], Tensors]) -> Tensors:
     """What `make` returned for the key of this kind, at this call or an earlier one, in any process.
 
-    key: a digest of everything that the tensors depend on. A file that is damaged is made again; a folder that cannot
-    be written is done without.
+    key: a digest of everything that the tensors depend on.
+    """
+    return kept(cache_dir() / kind / f"{key}.safetensors", make)
+
+
+def kept(path: Path, make: Callable[[], Tensors]) -> Tensors:
+    """What `make` returned for the file `path`, at this call or an earlier one.
+
+    The file is whole or not there. One that is damaged is made again; a folder that cannot be written is done without.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    path = cache_dir() / kind / f"{key}.safetensors"
     try:
         return load_file(path)
     except (OSError, SafetensorError):

@@ -4,14 +4,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ddpm import __version__
+from ddpm.arguments import fraction, names, not_negative, positive, positives
 from ddpm.errors import UserError
 from ddpm.signals import Interrupted
 
 # Named here too, since the tables of samplers and methods import torch; tests hold them equal.
 SAMPLERS = ("ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior")
 METHODS = ("hutchinson", "hutchpp", "xtrace", "lanczos", "slq", "noise_scale")
+SCORES = ("fid", "fid_infinity", "kid", "prdc")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a sweep file, such as sweeps/smoke.yaml")
     sweep.add_argument("--requeue", metavar="ENTITY/PROJECT/ID", help="a sweep on the server instead of a file")
-    sweep.add_argument("--workers", type=_positive, metavar="N", help="runs at a time; default: 1, or one a GPU")
+    sweep.add_argument("--workers", type=positive, metavar="N", help="runs at a time; default: 1, or one a GPU")
     sweep.add_argument("--gpus", default="", metavar="0,1,...", help="GPUs that take turns, one run on each at a time")
-    sweep.add_argument("--count", type=_positive, metavar="N", help="no more points than this; random needs it")
+    sweep.add_argument("--count", type=positive, metavar="N", help="no more points than this; random needs it")
     sweep.add_argument("--yes", action="store_true", help="also run more than 10,000 points")
     sweep.set_defaults(run=_sweep)
 
@@ -143,17 +146,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     draw.add_argument("source", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
     draw.add_argument("--out", type=Path, default=Path("out/samples"), metavar="DIR", help="default: %(default)s")
-    draw.add_argument("--n", type=_positive, default=36, help="how many images; default: %(default)s")
+    draw.add_argument("--n", type=positive, default=36, help="how many images; default: %(default)s")
     draw.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="default: %(default)s")
-    draw.add_argument("--nfe", type=_positive, default=50, help="network calls for each image; default: %(default)s")
+    draw.add_argument("--nfe", type=positive, default=50, help="network calls for each image; default: %(default)s")
     draw.add_argument("--spacing", choices=("linspace", "leading", "trailing"), default="linspace")
-    draw.add_argument("--eta", type=_fraction, default=0.0, help="fresh noise of ddim, 0 to 1; default: %(default)s")
+    draw.add_argument("--eta", type=fraction, default=0.0, help="fresh noise of ddim, 0 to 1; default: %(default)s")
     draw.add_argument("--x0-limit", choices=("clip", "dynamic", "none"), default="clip", help="default: %(default)s")
     draw.add_argument("--weights", choices=("ema", "live"), default="ema", help="default: %(default)s")
     draw.add_argument(
-        "--seed", type=_not_negative, default=0, help="equal seeds give equal images; default: %(default)s"
+        "--seed", type=not_negative, default=0, help="equal seeds give equal images; default: %(default)s"
     )
-    draw.add_argument("--batch-size", type=_positive, default=25, help="default: %(default)s")
+    draw.add_argument("--batch-size", type=positive, default=25, help="default: %(default)s")
     draw.add_argument("--device", default="auto", help="default: %(default)s")
     draw.add_argument("--each", action="store_true", help="also write every image to DIR/images/")
     draw.set_defaults(run=_sample)
@@ -169,11 +172,13 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("source", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
     probe.add_argument("--data", metavar="PATH", help="where the images are, or `embedded`; default: as trained")
     probe.add_argument("--method", metavar="A,B,...", help=f"of {', '.join(METHODS)}; default: as the config says")
-    probe.add_argument("--probes", type=_positive, metavar="N", help="default: as the config says")
+    probe.add_argument("--probes", type=positive, metavar="N", help="default: as the config says")
     probe.add_argument("--weights", choices=("live", "ema"), help="default: as the config says")
     probe.add_argument("--device", default="auto", help="default: %(default)s")
     probe.add_argument("--out", type=Path, metavar="FILE", help="JSON lines there instead of the run's history")
     probe.set_defaults(run=_probe)
+
+    _add_evaluate(verbs)
 
     schedule = verbs.add_parser(
         "schedule",
@@ -185,30 +190,49 @@ def _parser() -> argparse.ArgumentParser:
     schedule.add_argument("--out", type=Path, default=Path("out/schedule.png"), metavar="FILE", help="%(default)s")
     schedule.set_defaults(run=_schedule)
 
+    doctor = verbs.add_parser(
+        "doctor",
+        help="what is there of what runs and evaluations need, what is missing, what to do",
+        description="Look at versions, GPU, W&B login, cache folder, feature weights, statistics, data and disk. "
+        "Nothing is downloaded or written. Exit code 0 if the demo can run.",
+        allow_abbrev=False,
+    )
+    doctor.set_defaults(run=_doctor)
+
     metrics = verbs.add_parser("metrics", help="print the table of every logged metric (docs/metrics.md)")
     metrics.set_defaults(run=_metrics)
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie within 0 ... 1, got {value:g}")
-    return value
+def _add_evaluate(verbs: Any) -> None:
+    evaluate = verbs.add_parser(
+        "evaluate",
+        help="score checkpoints by several samplers at several NFE: a tidy table, and FID against NFE",
+        description="Score checkpoints, as their own configs would but for what is said here. Interrupted, the same "
+        "command goes on where it was. docs/evaluation.md says what the numbers are.",
+        allow_abbrev=False,
+    )
+    evaluate.add_argument(
+        "sources", type=Path, nargs="+", metavar="RUN|CHECKPOINT", help="run folders, or files of their checkpoints/"
+    )
+    evaluate.add_argument("--out", type=Path, default=Path("out/evaluate"), metavar="DIR", help="default: %(default)s")
+    evaluate.add_argument(
+        "--sampler", type=names(SAMPLERS), default=("ddim",), metavar="NAME,...", help="of " + ", ".join(SAMPLERS)
+    )
+    evaluate.add_argument("--nfe", type=positives, default=(50,), metavar="N,...", help="default: 50")
+    evaluate.add_argument("--n", type=positive, default=5000, help="images a point; default: %(default)s")
+    evaluate.add_argument(
+        "--metrics", type=names(SCORES), default=("fid",), metavar="NAME,...", help="of " + ", ".join(SCORES)
+    )
+    evaluate.add_argument("--features", metavar="NAME|FILE", help="as eval.features; default: the run's own")
+    evaluate.add_argument("--data", type=Path, metavar="PATH", help="the real images; default: the run's data.root")
+    evaluate.add_argument("--weights", choices=("ema", "live"), default="ema", help="default: %(default)s")
+    evaluate.add_argument("--spacing", choices=("linspace", "leading", "trailing"), default="linspace")
+    evaluate.add_argument("--x0-limit", choices=("clip", "dynamic", "none"), help="default: the run's eval.x0_limit")
+    evaluate.add_argument("--seed", type=not_negative, default=0, help="of the noise; default: %(default)s")
+    evaluate.add_argument("--batch-size", type=positive, metavar="N", help="default: the run's, or the device's")
+    evaluate.add_argument("--device", default="auto", help="default: %(default)s")
+    evaluate.set_defaults(run=_evaluate)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -306,6 +330,13 @@ def _probe(args: argparse.Namespace) -> None:
     print(probe(args.source, [*overrides, *args.overrides], args.data, args.device, args.out))
 
 
+def _evaluate(args: argparse.Namespace) -> None:
+    from ddpm.evaluations import Request, evaluate
+
+    asked = {key: value for key, value in vars(args).items() if key not in ("run", "overrides", "sampler", "nfe")}
+    print(evaluate(Request(samplers=args.sampler, nfes=args.nfe, **asked)))
+
+
 def _schedule(args: argparse.Namespace) -> None:
     from ddpm.config_files import load_config
 
@@ -313,6 +344,12 @@ def _schedule(args: argparse.Namespace) -> None:
     from ddpm.plots import draw_schedule
 
     print(draw_schedule(cfg, args.out))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from ddpm.doctor import diagnose
+
+    return diagnose()
 
 
 def _metrics(args: argparse.Namespace) -> None:

@@ -36,6 +36,8 @@ class Config(Section):
     # The run's id. Null derives it from experiment, seed and a digest of the config.
     id: Annotated[str, Field(pattern=NAME)] | None = None
     out_dir: Path = Path("runs")
+    # For weights of feature nets, reference statistics, decoded images. Null: the user's own; DDPM_CACHE overrides it.
+    cache_dir: Path | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     clean_run: bool = False  # start over: replace what an earlier run left in this run's folder
     data: Data = Data()
@@ -141,12 +143,12 @@ class Config(Section):
 
 
 _BOOKKEEPING = (
-    *("out_dir", "clean_run", "device", "id", "data.num_workers", "train.skip_nonfinite"),
+    *("out_dir", "cache_dir", "clean_run", "device", "id", "data.num_workers", "train.skip_nonfinite"),
     *("checkpoint.", "logging.wandb."),
 )
 # Keys younger than the first runs: in a run's id they count where they are set, so that older runs keep theirs.
 _YOUNGER = (
-    *("loss.t_min", "loss.t_max", "eval.recon."),
+    *("loss.t_min", "loss.t_max", "eval.recon.", "eval.kid.", "eval.prdc.", "eval.reference_stats"),
     *(f"curvature.{key}" for key in ("every", "per_draw", "seed", "batch_size", "weights", "exact", "chunk")),
     *("curvature.lanczos_steps", "curvature.slq_starts"),
 )

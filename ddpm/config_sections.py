@@ -1,5 +1,6 @@
 """The sections of a run's configuration and their keys, each with its type, its default and what it may be."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_valid
 Positive = Annotated[int, Field(ge=1)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SamplerName = Literal["ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior"]
+FEATURES = ("embedded", "inception", "inception_legacy_pytorch", "inception_legacy_tensorflow")
 
 
 class Section(BaseModel):
@@ -223,13 +225,33 @@ class Recon(Section):
     every: Positive = 2000
     n_samples: Positive = 64
     t_values: tuple[int, ...] = (10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 990)
+    bins: Annotated[int, Field(ge=1, le=100)] = 10  # of equally many timesteps, whose mean errors are logged too
+
+
+class KidMilestone(Section):
+    """KID of the samples of each FID: the mean over random subsets."""
+
+    enabled: bool = False
+    subsets: Positive = 100
+    subset_size: Annotated[int, Field(ge=2)] = 1000
+
+
+class Prdc(Section):
+    """Precision, recall, density and coverage of the samples of each FID, by `k` nearest neighbours."""
+
+    enabled: bool = False
+    k: Positive = 5
 
 
 class Eval(Section):
-    """Evaluation. `reference_n`: how many training images the reference statistics are taken from (all if null)."""
+    """Evaluation. `features`: `embedded`, clean-fid's `inception` (or `inception_legacy_pytorch`,
+    `inception_legacy_tensorflow`), or the path of a TorchScript file. `reference_n`: how many training images the
+    reference statistics are taken from (all if null); or clean-fid's published ones, by name: `reference_stats`.
+    """
 
-    features: Literal["embedded", "inception"] = "inception"
+    features: str = "inception"
     reference_n: Positive | None = None
+    reference_stats: Literal["cifar10-train", "cifar10-test"] | None = None
     weights: Literal["ema", "live"] = "ema"
     sample_seed: int = 0
     batch_size: Positive | None = None  # null: 25 on a CPU, 250 on a GPU
@@ -240,6 +262,20 @@ class Eval(Section):
     fid_milestone: FidMilestone = FidMilestone()
     final: Final = Final()
     recon: Recon = Recon()
+    kid: KidMilestone = KidMilestone()
+    prdc: Prdc = Prdc()
+
+    @field_validator("features")
+    @classmethod
+    def _known_features(cls, name: str) -> str:
+        if name not in FEATURES and not name.endswith((".pt", ".pth", ".ts")):
+            near = difflib.get_close_matches(name, FEATURES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(
+                f"eval.features = {name} is none of {', '.join(FEATURES)}, nor the path of a TorchScript file (.pt)"
+                + hint
+            )
+        return name
 
 
 class Wandb(Section):

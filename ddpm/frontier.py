@@ -1,113 +1,70 @@
-"""FID against NFE, several samplers, one checkpoint: `python -m ddpm.frontier RUN|CHECKPOINT --out STEM`.
+"""The figure of `ddpm evaluate`: FID against NFE, between what real images and uniform noise score."""
 
-Every point is one `Evaluator.fid` under its own protocol. Drawn with them are the two ends of the scale at the same n:
-real images against the reference (the floor), and pure Gaussian noise against it (the ceiling).
-"""
-
-import argparse
-import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
-import torch
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
-from tqdm import tqdm
 
-from ddpm.data import ImageSet, load_images, to_uint8
-from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, make_reference
-from ddpm.evaluation.features import make_features
-from ddpm.sample import Trained, find_checkpoint, load_trained
-
-COLUMNS = ("sampler", "nfe", "n_samples", "fid", "protocol")
+_COMPARABLE = ("features", "reference", "n")  # what differs in these is on no common axis
+_LINE = ("run", "step", "weights", "sampler", "spacing", "x0_limit", "seed")
 
 
-def make_evaluator(trained: Trained) -> tuple[Evaluator, ImageSet]:
-    """An evaluator of a checkpoint against the embedded features of its own training images; and fresh real images."""
-    data = trained.cfg.data
-    sets = [
-        load_images(data.dataset, data.root, subset=data.subset or 10_000, split=split, skip_bad=data.skip_bad)
-        for split in ("train", "test")
-    ]
-    features = make_features("embedded", trained.device)
-    evaluator = Evaluator(
-        schedule=trained.schedule,
-        features=features,
-        reference=make_reference(features, sets[0], None),
-        device=trained.device,
-        batch_size=25,
-        x0_limit="clip",
-        weights="ema",
-    )
-    return evaluator, sets[1]
-
-
-def measure(trained: Trained, samplers: list[str], nfes: list[int], n: int, seed: int = 0) -> list[dict[str, object]]:
-    """One row per point, with the rows `real images` and `pure noise` last."""
-    evaluator, fresh = make_evaluator(trained)
-    rows: list[dict[str, object]] = []
-    for sampler, nfe in tqdm([(s, k) for k in sorted(nfes) for s in samplers], desc="points", disable=None):
-        plan = SamplingPlan(sampler, nfe, n)
-        fid = evaluator.fid(trained.denoiser, plan, seed)
-        fingerprint = evaluator.protocol(plan).fingerprint
-        rows.append(dict(zip(COLUMNS, (sampler, nfe, n, fid, fingerprint), strict=True)))
-        tqdm.write(f"{sampler} nfe {nfe}: {fid:.2f}")
-    noise = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-    spread = torch.linspace(0, len(fresh) - 1, n).round().long()  # sets may be sorted by class
-    for name, images in (("real images", fresh.images[spread]), ("pure noise", to_uint8(noise))):
-        rows.append(dict(zip(COLUMNS, (name, "", n, evaluator.fid_of(images), ""), strict=True)))
-    return rows
-
-
-def draw(rows: list[dict[str, object]], title: str, out: Path) -> None:
-    """FID against NFE (both on log scales), a line per sampler between the floor and the ceiling."""
-    ends = {str(r["sampler"]): float(str(r["fid"])) for r in rows if r["nfe"] == ""}
-    points = [r for r in rows if r["nfe"] != ""]
-    samplers = list(dict.fromkeys(str(r["sampler"]) for r in points))
+def draw_frontier(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """FID with its 95 % interval against NFE, both on log scales, a line for each sampler on each checkpoint, from rows
+    of the table (of the metric fid). FIDs of other features, references or counts have a panel of their own."""
+    panels: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        panels.setdefault(tuple(row[key] for key in _COMPARABLE), []).append(row)
+    named = [key for key in _LINE if len({row[key] for row in rows}) > 1 or key == "sampler"]
     with sns.axes_style("whitegrid"):
-        figure, axes = plt.subplots(figsize=(9, 4.8), layout="constrained")
-        for colour, marker, name in zip(sns.color_palette("colorblind"), "osD^vP", samplers, strict=False):
-            mine = [(int(str(r["nfe"])), float(str(r["fid"]))) for r in points if r["sampler"] == name]
-            axes.plot(*zip(*mine, strict=True), marker=marker, color=colour, label=f"sampler = {name}")
-        axes.axhline(ends["pure noise"], color="black", ls="--", label=f"pure noise: {ends['pure noise']:.1f}")
-        axes.axhline(ends["real images"], color="grey", ls=":", label=f"real images: {ends['real images']:.1f}")
-        axes.set(xscale="log", yscale="log", xlabel="NFE (network calls per image)", ylabel="FID (lower is better)")
-        axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        figure.suptitle(title, fontsize=10)
-        figure.legend(fontsize=8, loc="outside right center")
-        figure.savefig(out, dpi=150)
+        figure, found = plt.subplots(
+            len(panels), 1, figsize=(9, 0.6 + 4.4 * len(panels)), layout="constrained", squeeze=False
+        )
+        for axes, (what, mine) in zip(found[:, 0], panels.items(), strict=True):
+            _draw_panel(axes, mine, named)
+            axes.set_title("features {}, reference {}, n = {}".format(*what), fontsize=10)
+            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        aside = out.with_name(f".{out.name}")
+        figure.savefig(aside, dpi=150, format="png")
+        aside.replace(out)
         plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="FID against NFE for several samplers on one checkpoint.")
-    parser.add_argument("source", type=Path, help="run folder or checkpoint")
-    parser.add_argument("--out", type=Path, required=True, metavar="STEM", help="writes STEM.png and STEM.csv")
-    parser.add_argument("--n", type=int, default=100, help="images a point, above 64; default: %(default)s")
-    parser.add_argument("--nfe", type=int, nargs="+", default=[5, 10, 20, 50, 100, 250])
-    parser.add_argument("--samplers", nargs="+", default=["ddpm", "ddim", "dpmpp_2m", "ddpm_adjacent_posterior"])
-    args = parser.parse_args()
-    trained = load_trained(find_checkpoint(args.source))
-    rows = measure(trained, args.samplers, args.nfe, args.n)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    cfg = trained.cfg
-    title = (
-        f"{cfg.experiment}, {cfg.diffusion.prediction}-prediction, on {cfg.data.dataset} images, step {trained.step}: "
-        f"n = {args.n}, embedded features, x0 clipped, linspace"
-    )
-    draw(rows, title, args.out.with_suffix(".png"))
-    print(args.out.with_suffix(".png"))
-
-
-if __name__ == "__main__":
-    main()
+def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], named: Sequence[str]) -> None:
+    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(tuple(row[key] for key in _LINE), []).append(row)
+    shades = sns.color_palette("colorblind", len(lines))
+    for i, (key, points) in enumerate(lines.items()):
+        points = sorted(points, key=lambda row: row["nfe"])
+        values = [row["value"] for row in points]
+        reach = [[row[end] for row in points] for end in ("low", "high")]
+        bars = [[v - low for v, low in zip(values, reach[0], strict=True)]]
+        bars.append([high - v for v, high in zip(values, reach[1], strict=True)])
+        text = ", ".join(f"{name} = {value}" for name, value in zip(_LINE, key, strict=True) if name in named)
+        axes.errorbar(
+            [row["nfe"] for row in points],
+            values,
+            bars,
+            marker="osD^vP*X"[i % 8],
+            color=shades[i],
+            capsize=2,
+            label=text,
+        )
+    for name, end, style in (("uniform noise", "ceiling", "--"), ("real images", "floor", ":")):
+        for level in sorted({row[end] for row in rows}):
+            axes.axhline(level, color="black", ls=style, lw=1, label=f"{name}: {level:.3g}")
+    axes.set(xscale="log", yscale="log", xlabel="NFE (network calls per image)", ylabel="FID (lower is better)")
+    axes.set_xticks(sorted({row["nfe"] for row in rows}))
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())

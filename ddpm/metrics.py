@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ddpm.metric import Metric
 from ddpm.metrics_of_curvature import CURVATURE
+from ddpm.metrics_of_scores import score_metrics
 
 STEP = "step"
 # Lists, logged once; all other values are numbers or names.
@@ -23,6 +24,7 @@ _FIXED_BATCH = (
     "On `eval.recon.n_samples` training images that the FID reference does not hold (where it leaves enough), each "
     "with one noise, the same at every step and in every run of one `eval.sample_seed` on the same data."
 )
+
 
 _TABLE = [
     Metric(
@@ -51,6 +53,17 @@ _TABLE = [
         "none",
         "Mean of w_eps over the timesteps that are trained on: 1 for constant weighting, 0.913 for Min-SNR (gamma 5, "
         "linear, all t).",
+    ),
+    *(
+        Metric(
+            f"loss/batch_weight_{name}",
+            f"{name} weight of the batch",
+            "w_eps",
+            _LOG,
+            "none",
+            f"{what} w_eps of the t that the step drew: what its eps-MSEs counted in train/loss.",
+        )
+        for name, what in (("mean", "Mean"), ("min", "Smallest"), ("max", "Largest"))
     ),
     Metric(
         "mins_snr_curve/t",
@@ -135,48 +148,10 @@ _TABLE = [
         "How many steps so far had a loss or gradient that was not finite and were left out (`train.skip_nonfinite`).",
     ),
     *CURVATURE,
-    Metric(
-        "val/fid",
-        "FID",
-        "lower is better",
-        _MILESTONE,
-        "n_samples * nfe forwards",
-        "Frechet distance between features of n_samples generated images and of the reference set, "
-        "under the protocol named in val/fid_protocol. W&B's summary holds its min and its last.",
+    *score_metrics(
+        "val", _MILESTONE, "under the protocol named in val/fid_protocol. W&B's summary holds its min and its last"
     ),
-    Metric(
-        "val/fid_protocol",
-        "protocol",
-        "fingerprint",
-        _MILESTONE,
-        "none",
-        "Fingerprint of all that makes val/fid comparable; spelled out in the run's `protocols`.",
-    ),
-    Metric(
-        "val/fid_floor",
-        "FID of real images",
-        "lower is better",
-        _MILESTONE,
-        "n_samples images through the features, once a session",
-        "What n_samples real images score by the same protocol: images that the reference does not hold, where it "
-        "leaves enough (`eval.reference_n`), else images of the reference, which makes it a little too low.",
-    ),
-    Metric(
-        "final/fid",
-        "final FID",
-        "lower is better",
-        _FINAL,
-        "n_samples * nfe forwards",
-        "FID of the finished run under the `eval.final` protocol.",
-    ),
-    Metric(
-        "final/fid_protocol",
-        "final protocol",
-        "fingerprint",
-        _FINAL,
-        "none",
-        "As val/fid_protocol, for final/fid.",
-    ),
+    *score_metrics("final", _FINAL, "of the finished run under the `eval.final` protocol", "final "),
     Metric(
         "mse_per_t/mse_tXXXX",
         "eps-MSE at t = XXXX",
@@ -185,6 +160,15 @@ _TABLE = [
         "n_samples forwards for each t of `eval.recon.t_values`",
         "Mean over images and pixels of |eps - eps_hat|^2 at timestep XXXX, by the evaluated weights, whatever they "
         f"predict. {_FIXED_BATCH}",
+    ),
+    Metric(
+        "mse_bins/mse_tXXXX",
+        "eps-MSE from t = XXXX",
+        "unweighted",
+        _RECON,
+        "n_samples forwards for each of `eval.recon.bins`",
+        "The same, averaged over the bin of timesteps that begins at XXXX and ends before the next one: a profile over "
+        "all t. Every image is in every bin once; in a bin, quarters of the images have one t each.",
     ),
     Metric(
         "val/recon_mse_tXXXX",
@@ -258,7 +242,15 @@ _TABLE = [
         "s",
         _LOG,
         "none",
-        "Cumulative seconds in feature extraction and Frechet distances.",
+        "Cumulative seconds in feature extraction.",
+    ),
+    Metric(
+        "time/distance_s",
+        "time in distances",
+        "s",
+        _LOG,
+        "none",
+        "Cumulative seconds between features and scores: Frechet distances, their errors, KID, nearest neighbours.",
     ),
     Metric(
         "time/recon_s",

@@ -215,10 +215,16 @@ def make_chain(schedule: Schedule, sampler: str, nfe: int, spacing: str = "linsp
 
 
 def model_denoiser(model: nn.Module, schedule: Schedule, prediction: str = "eps") -> Denoiser:
-    """The denoiser of a network that predicts `prediction`; `schedule` is the full chain it was trained on."""
+    """The denoiser of a network that predicts `prediction`; `schedule` is the full chain it was trained on. A network
+    that has a quicker form for a whole batch at one t, `at_one_t(x_t, t)`, is called by that one, without gradients."""
+
+    def at_each_t(x_t: Tensor, t: int) -> Tensor:
+        return model(x_t, torch.full((len(x_t),), t, device=x_t.device))
+
+    network = getattr(model, "at_one_t", at_each_t)
 
     def denoise(x_t: Tensor, t: int) -> Tensor:
-        output = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        output = network(x_t, t)
         return to_x0(prediction, output, x_t, schedule.alpha_bar[t])
 
     return denoise

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm import distributed
+from ddpm.cache import use_folder
 from ddpm.checkpoint import FORMAT
 from ddpm.config import Config
 from ddpm.curvature import CurvatureProbe
@@ -30,7 +31,7 @@ from ddpm.tracking.shared import SharedTracker, open_folder, open_tracker
 from ddpm.tracking.tracker import Tracker
 from ddpm.unet import MODELS, count_parameters
 
-_PARTS = ("train", "probe", "sample", "features", "recon")
+_PARTS = ("train", "probe", "sample", "features", "distance", "recon")
 
 
 def train(cfg: Config) -> Path:
@@ -75,6 +76,7 @@ class Trainer:
 
     def __init__(self, cfg: Config):
         self.cfg = cfg
+        use_folder(cfg.cache_dir)
         self.device = choose_device(cfg.device)
         self.precision = choose_precision(cfg.train.amp, self.device)
 
@@ -203,6 +205,13 @@ class Trainer:
         trained, common = self.objective.weights_at(t, t_batch)
         return (trained * error).mean(), (common * error).mean()
 
+    def weight_stats(self, t: Tensor) -> dict[str, Tensor]:
+        """Mean, smallest and largest w_eps of a batch with timesteps t (B,): what its eps-MSEs count in its loss."""
+        trained, common = self.objective.weights_at(t)
+        w_eps = trained / common
+        found = {"mean": w_eps.mean(), "min": w_eps.min(), "max": w_eps.max()}
+        return {f"loss/batch_weight_{name}": value for name, value in found.items()}
+
     def step(self, x_0: Tensor, *, with_gradient_stats: bool = False) -> StepStats:
         """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W), or for this
         process's part of it: t and eps are drawn for the whole batch, however many share it.
@@ -219,7 +228,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        stats = gradient_stats(self.params) if with_gradient_stats else {}
+        stats = {**gradient_stats(self.params), **self.weight_stats(t)} if with_gradient_stats else {}
         loss, mse = distributed.means(loss.detach(), mse.detach())  # every step: what is not finite, all have to see
         norm = nn.utils.clip_grad_norm_(self.params, self.cfg.train.grad_clip or float("inf"))
         # An fp16 gradient that overflows is the scaler's to handle: it skips the step and scales less.

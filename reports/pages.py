@@ -24,8 +24,10 @@ from reports.statistics import (
     COMMON,
     STEP_METRICS,
     TRAINED,
+    Z95,
     at_end,
     curve,
+    standard_error,
     weightings_differ,
 )
 from reports.verdicts import all_verdicts, number
@@ -230,15 +232,28 @@ def _milestones(selection: Selection) -> tuple[list[dict[str, Any]], list[str]]:
         return [], []
     curves = [curve(arm, "val/fid") for arm in arms]
     steps = sorted(set().union(*(values.index for values in curves)))
+    errors = [standard_error(arm, "val/fid") if len(arm.runs) == 1 else pd.Series(dtype=float) for arm in arms]
     rows: list[dict[str, Any]] = [
-        {"label": str(step), "cells": [f"{c[step]:.2f}" if step in c.index else "–" for c in curves]} for step in steps
+        {"label": str(step), "cells": [_measured(c, e, step) for c, e in zip(curves, errors, strict=True)]}
+        for step in steps
     ]
     best = [f"{c.min():.2f} (step {c.idxmin()})" if len(c) else "–" for c in curves]
     last = [f"{c.iloc[-1]:.2f} (step {c.index[-1]})" if len(c) else "–" for c in curves]
     finals = [at_end(arm, "final/fid") for arm in arms]
     rows += [{"label": "*best*", "cells": best}, {"label": "*last*", "cells": last}]
     rows.append({"label": "*final*", "cells": [f"{sum(f) / len(f):.2f}" if f else "not logged" for f in finals]})
+    for name, metric in (("real images", "val/fid_floor"), ("uniform noise", "val/fid_ceiling")):
+        ends = [curve(arm, metric) for arm in arms]
+        if any(map(len, ends)):
+            rows.append({"label": f"*{name}*", "cells": [f"{c.iloc[-1]:.2f}" if len(c) else "–" for c in ends]})
     return rows, [arm.experiment + (" (context)" if arm in context else "") for arm in arms]
+
+
+def _measured(values: pd.Series, errors: pd.Series, step: int) -> str:
+    """An FID, with half its 95 % interval where its error was logged."""
+    if step not in values.index:
+        return "–"
+    return f"{values[step]:.2f}" + (f" ± {Z95 * errors[step]:.2f}" if step in errors.index else "")
 
 
 def _comparisons(selection: Selection, numbers: pd.DataFrame) -> list[dict[str, str]]:

@@ -70,17 +70,17 @@ def shared_seeds(baseline: Arm, variant: Arm) -> list[tuple[int, int]]:
 
 
 def standard_error(arm: Arm, metric: str) -> pd.Series:
-    """Standard error of a trace mean by step, from its probes; empty where it cannot be known.
+    """Standard error by step of a trace mean, from its probes, or of an FID, from its samples; empty where unknown.
 
-    The logged `..._sem`, else population std / sqrt(probes - 1), which is the same number, with the
-    probes from the config. Over k seeds: sqrt(sum of squares) / k, or the mean where all share their draws, with
+    The logged `..._sem`; of a trace else population std / sqrt(probes - 1), which is the same number, with the probes
+    from the config. Over k seeds: sqrt(sum of squares) / k, or of traces the mean where all share their draws, with
     which nothing averages out.
     """
     errors = [_run_error(run, metric) for run in arm.runs if len(run.series(metric))]
     if not errors or any(error.empty for error in errors):
         return pd.Series(dtype=float)
     table = pd.concat(errors, axis=1, join="inner")
-    if _same_draws([arm]):
+    if metric.startswith("curvature/") and _same_draws([arm]):
         return table.mean(axis=1)
     return (table**2).sum(axis=1) ** 0.5 / len(errors)
 

@@ -67,11 +67,12 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     tr (S_a S_b)^(1/2) is the sum of the singular values of S_a^(1/2) S_b^(1/2): symmetric roots alone, so a singular
     covariance (fewer features than dimensions) needs no jitter and nothing turns complex.
     """
-    cross = torch.linalg.svdvals(_symmetric_root(a.covariance) @ _symmetric_root(b.covariance)).sum()
+    cross = torch.linalg.svdvals(symmetric_root(a.covariance) @ symmetric_root(b.covariance)).sum()
     shift = (a.mean - b.mean).square().sum()
     return (shift + a.covariance.trace() + b.covariance.trace() - 2 * cross).item()
 
 
-def _symmetric_root(covariance: Tensor) -> Tensor:
+def symmetric_root(covariance: Tensor) -> Tensor:
+    """The symmetric square root (d, d) of a covariance; eigenvalues that rounding made negative count as 0."""
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

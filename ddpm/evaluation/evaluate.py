@@ -3,9 +3,9 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,15 +15,16 @@ from tqdm import tqdm
 from ddpm import distributed
 from ddpm.cache import cached
 from ddpm.checkpoint import digest
-from ddpm.data import ImageSet, to_uint8
+from ddpm.data import to_uint8
 from ddpm.errors import UserError
-from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.protocol import Protocol
+from ddpm.evaluation.reference import Reference
+from ddpm.evaluation.scores import FeatureSums, Wanted, scores
 from ddpm.samplers import LIMITS, SAMPLERS, Denoiser, draw, make_chain
 from ddpm.schedule import Schedule
 
-_STATISTICS = 1  # another number where they are taken in another way: what is cached is then taken anew
+_SCORES = 1  # another number where scores are taken in another way: what is cached of real images is then taken anew
 
 
 class Timers:
@@ -53,60 +54,11 @@ class SamplingPlan:
     eta: float = 0.0
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Feature statistics of the real images, and what they were taken from."""
-
-    name: str
-    digest: str
-    gaussian: Gaussian
-
-
-def make_reference(features: Features, images: ImageSet, n: int | None) -> Reference:
-    """Statistics of n images of the set (all if None), evenly spaced over it, from the cache where an earlier run took
-    the same ones. Raises UserError where n is too small."""
-    chosen = images.images[_reference_positions(images, n)]
-    if len(chosen) <= features.dim:
-        raise UserError(
-            f"The reference statistics would rest on {len(chosen)} images, no more than the {features.dim} dimensions "
-            f"of {features.name}. Raise eval.reference_n or data.subset above {features.dim}, or use "
-            "--eval.features=embedded."
-        )
-
-    def take() -> dict[str, Tensor]:
-        total = GaussianSum()
-        for batch in tqdm(chosen.split(250), desc="reference features", disable=None, leave=False):
-            total.add(features.extract(batch))
-        gaussian = total.result()
-        return {"mean": gaussian.mean, "covariance": gaussian.covariance}
-
-    # The bits depend on device, version and threads too: the features of a few images tell the first two.
-    few = digest([features.extract(chosen[:8]), torch.get_num_threads(), torch.__version__])
-    key = digest([_STATISTICS, features.name, features.resize, images.digest, len(chosen), few])
-    found = cached("reference", key, take)
-    return Reference(images.name, images.digest, Gaussian(found["mean"], found["covariance"], len(chosen)))
-
-
-def held_out(images: ImageSet, reference_n: int | None, n: int) -> Tensor:
-    """n real images (n, 3, H, W) that the reference does not hold, evenly spaced over the set.
-
-    Where too few are left, over the whole set: what is scored on them is then a little too good.
-    """
-    left = torch.ones(len(images), dtype=torch.bool)
-    left[_reference_positions(images, reference_n)] = False
-    positions = left.nonzero().flatten() if left.sum() >= n else torch.arange(len(images))
-    return images.images[positions[torch.linspace(0, len(positions) - 1, n).round().long()]]
-
-
-def _reference_positions(images: ImageSet, n: int | None) -> Tensor:
-    return torch.linspace(0, len(images) - 1, min(n or len(images), len(images))).round().long()
-
-
 @dataclass
 class Evaluator:
-    """FID and sample grids of a denoiser on one schedule, against one reference.
+    """Scores and sample grids of a denoiser on one schedule, against one reference.
 
-    features and reference are None where nothing but grids is drawn.
+    features and reference are None where nothing but grids is drawn. wanted: the scores besides FID.
     """
 
     schedule: Schedule
@@ -118,17 +70,18 @@ class Evaluator:
     weights: str
     shape: tuple[int, int, int] = (3, 32, 32)
     timers: Timers = field(default_factory=Timers)
+    wanted: Wanted = field(default_factory=Wanted)
 
-    def protocol(self, plan: SamplingPlan) -> Protocol:
-        """The protocol of an FID by `plan`. Raises UserError where n_samples is too small for the features."""
+    def protocol(self, plan: SamplingPlan, score: str = "fid") -> Protocol:
+        """The protocol of a score by `plan`. Raises UserError where n_samples is too small for the features."""
         assert self.features and self.reference, "an FID needs features and a reference"
         if plan.n_samples <= self.features.dim:
             raise UserError(
                 f"n_samples = {plan.n_samples} is too small for {self.features.name}: an FID needs more samples than "
                 f"the {self.features.dim} dimensions of its features. Raise eval.fid_milestone.n_samples and "
-                f"eval.final.n_samples above {self.features.dim}, or use features with fewer dimensions."
+                f"eval.final.n_samples (`ddpm evaluate`: --n) above {self.features.dim}, or use features with fewer."
             )
-        return Protocol(
+        protocol = Protocol(
             features=self.features.name,
             resize=self.features.resize,
             reference=self.reference.name,
@@ -143,11 +96,13 @@ class Evaluator:
             adjacent_posterior=SAMPLERS[plan.sampler].adjacent,
             weights=self.weights,
         )
+        return replace(protocol, settings=self.wanted.settings(score, plan.n_samples, protocol.reference_n))
 
     def samples(
-        self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str, part: slice = slice(None)
+        self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str | None, part: slice = slice(None)
     ) -> Iterator[Tensor]:
-        """plan.n_samples images, or a part of them, in batches, (B, 3, H, W) uint8; equal seeds give equal noise."""
+        """plan.n_samples images, or a part of them, in batches, (B, 3, H, W) uint8; equal seeds give equal noise. Under
+        a progress bar, where it has a label."""
         chain = make_chain(self.schedule, plan.sampler, plan.nfe, plan.spacing)
         batches = draw(
             plan.sampler,
@@ -162,41 +117,61 @@ class Evaluator:
             eta=plan.eta,
             part=part,
         )
-        with tqdm(total=len(range(plan.n_samples)[part]), desc=label, unit="img", disable=None, leave=False) as bar:
+        n, hidden = len(range(plan.n_samples)[part]), None if label else True
+        with tqdm(total=n, desc=label, unit="img", disable=hidden, leave=False) as bar:
             while True:
                 with self.timers.measure("sample"):
-                    batch = next(batches, None)
-                if batch is None:
-                    return
+                    drawn = next(batches, None)
+                    if drawn is None:
+                        return
+                    batch = to_uint8(drawn).cpu()  # waits for the device, so that the time is sampling's
                 bar.update(len(batch))
-                yield to_uint8(batch)
+                yield batch
 
-    def fid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> float:
-        """Frechet distance of plan.n_samples samples to the reference. Of several processes, each draws its part."""
-        assert self.features and self.reference, "an FID needs features and a reference"
-        real = self.reference.gaussian
+    def scores(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> dict[str, float]:
+        """The scores of plan.n_samples samples by name, see `scores`. Of several processes, each draws its part."""
+        assert self.features and self.reference, "a score needs features and a reference"
+        part = distributed.part(plan.n_samples)
         several = distributed.world_size() > 1
-        total = GaussianSum(real.mean if several else None)
+        found = FeatureSums(
+            plan.n_samples, self.features.dim, self.reference.gaussian.mean if several else None, part.start
+        )
         with distributed.together():
-            for batch in self.samples(denoiser, plan, seed, "FID samples", distributed.part(plan.n_samples)):
+            for batch in self.samples(denoiser, plan, seed, "FID samples", part):
                 with self.timers.measure("features"):
-                    total.add(self.features.extract(batch))
-        with self.timers.measure("features"):
-            if several:
-                total.add_up(distributed.total)
-            return distributed.from_main(lambda: frechet_distance(total.result(), real))
+                    found.add(self.features.extract(batch))
+        if several:
+            with self.timers.measure("features"):
+                found.add_up(distributed.total)
+        return distributed.from_main(lambda: self.score(found))
 
-    def fid_of(self, images: Tensor) -> float:
-        """Frechet distance of given images, (n, 3, H, W) uint8, to the reference."""
-        assert self.features and self.reference, "an FID needs features and a reference"
-        with self.timers.measure("features"):
-            total = GaussianSum()
-            for batch in images.split(250):
-                total.add(self.features.extract(batch))
-            return frechet_distance(total.result(), self.reference.gaussian)
+    def score(self, found: FeatureSums) -> dict[str, float]:
+        """The scores of gathered features, by name."""
+        assert self.reference, "a score needs a reference"
+        with self.timers.measure("distance"):
+            return scores(found, self.reference.gaussian, self.reference.rows, self.wanted)
+
+    def scores_of(self, what: str, images: Iterable[Tensor], n: int) -> dict[str, float]:
+        """The scores of given images, n in batches (B, 3, H, W) uint8; from the cache where they were taken before.
+
+        what: all that tells these images from others.
+        """
+        assert self.features and self.reference, "a score needs features and a reference"
+        features = self.features
+
+        def take() -> dict[str, Tensor]:
+            found = FeatureSums(n, features.dim)
+            for batch in tqdm(images, desc=what, disable=None, leave=False):
+                with self.timers.measure("features"):
+                    found.add(features.extract(batch))
+            return {name: torch.tensor(value, dtype=torch.float64) for name, value in self.score(found).items()}
+
+        where = [str(self.device), torch.get_num_threads(), torch.__version__]
+        key = digest([_SCORES, self.reference.key, features.name, what, n, repr(self.wanted), where])
+        return {name: value.item() for name, value in cached("scores", key, take).items()}
 
     def grid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> Tensor:
         """One (3, H', W') uint8 picture of plan.n_samples samples, as near to a square as they fill."""
-        images = torch.cat([batch.cpu() for batch in self.samples(denoiser, plan, seed, "sample grid")])
+        images = torch.cat(list(self.samples(denoiser, plan, seed, "sample grid")))
         rows = math.isqrt(len(images))
         return make_grid(images, nrow=math.ceil(len(images) / rows), padding=2)

@@ -1,13 +1,21 @@
-"""Feature nets behind one small interface: uint8 images in, feature vectors out."""
+"""Feature nets behind one small interface: uint8 images in, feature vectors out.
+
+Those that do not ship with the package are files in the cache folder, put there by a download or by hand. A file is
+known by its content: the first digits of its SHA-256 are in the features' name, and so in every number's protocol.
+"""
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddpm.cache import cache_dir
@@ -16,21 +24,39 @@ from ddpm.errors import UserError
 from ddpm.evaluation import embedded_features
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
+LEGACY_FILE = "pt_inception-2015-12-05-6726825d.pth"
+# What the files that clean-fid downloads begin with, in SHA-256.
+PUBLISHED = {INCEPTION_FILE: "f58cb9b6ec323ed6", LEGACY_FILE: "6726825d"}
+INCEPTION_DIM = 2048
+MODES = {
+    "inception": "clean",
+    "inception_legacy_pytorch": "legacy_pytorch",
+    "inception_legacy_tensorflow": "legacy_tensorflow",
+}
 
 
 @dataclass(frozen=True)
 class Features:
-    """extract: (B, 3, H, W) uint8 on any device to (B, dim) float32. `name` and `resize` go into the protocol."""
+    """extract: (B, 3, H, W) uint8 on any device to (B, dim) float32. `name` and `resize` go into the protocol.
+
+    mode: which of clean-fid's Inceptions these are; None of other features.
+    """
 
     name: str
     resize: str
     dim: int
     extract: Callable[[Tensor], Tensor]
+    mode: str | None = None
 
 
 def make_features(name: str, device: torch.device) -> Features:
-    """The feature net `embedded` or `inception`. Raises UserError where its weights are not to be had."""
-    return {"embedded": _embedded, "inception": _inception}[name](device)
+    """The features `embedded`, `inception`, `inception_legacy_pytorch`, `inception_legacy_tensorflow`, or those of the
+    TorchScript file that `name` is the path of. Raises UserError where the weights are not to be had."""
+    if name == "embedded":
+        return _embedded(device)
+    if name in MODES:
+        return _inception(MODES[name], device)
+    return _torchscript(Path(name).expanduser(), device)
 
 
 def _embedded(device: torch.device) -> Features:
@@ -44,42 +70,136 @@ def _embedded(device: torch.device) -> Features:
     return Features(name, "none", embedded_features.DIM, extract)
 
 
-def _inception(device: torch.device) -> Features:
-    """clean-fid's `clean` mode: Pillow bicubic resize to 299 without quantisation, then its TorchScript Inception."""
+def _torchscript(path: Path, device: torch.device) -> Features:
+    """A file of `torch.jit.save`: a net that takes (B, 3, H, W) float32 in 0 ... 255 and gives (B, dim), and resizes
+    inside if it has to. Raises UserError where it is not there or does something else."""
+    try:
+        net = torch.jit.load(str(path), map_location=device).eval()
+        with torch.inference_mode():
+            out = net(torch.zeros(2, 3, 32, 32, device=device))
+    except Exception as error:  # torch raises whatever the file leads it to
+        reason = (str(error) or type(error).__name__).strip().splitlines()[-1]
+        raise UserError(
+            f"eval.features = {path} cannot be used: {'it cannot be read as' if path.exists() else 'there is no'} "
+            f"TorchScript file that takes (B, 3, 32, 32) images ({reason}). Give the path of a net that torch.jit.save "
+            "wrote, or use embedded or inception."
+        ) from error
+    if not (isinstance(out, Tensor) and out.ndim == 2 and len(out) == 2 and out.is_floating_point()):
+        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise UserError(
+            f"eval.features = {path} gives {shape} for two images, not (2, dim) floating-point features. Wrap the net "
+            "so that it returns one vector an image."
+        )
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> Tensor:
+        return net(images.to(device).float()).float()
+
+    return Features(f"{path.stem}-{file_digest(path)[:6]}", "inside", out.shape[1], extract)
+
+
+def _inception(mode: str, device: torch.device) -> Features:
+    """clean-fid's Inception in one of its modes.
+
+    `clean`: Pillow's bicubic resize to 299 without quantisation, then its TorchScript Inception. `legacy_tensorflow`:
+    the same net, which resizes inside as TensorFlow 1 did. `legacy_pytorch`: torch's bilinear resize, then the weights
+    of pytorch-fid. Raises UserError where their file is not to be had.
+    """
+    path = inception_path(mode)
+    try:
+        if not path.exists():
+            _download(path)
+        net = {"clean": _clean, "legacy_tensorflow": _tensorflow, "legacy_pytorch": _pytorch}[mode](path, device)
+    except Exception as error:  # a damaged file, a refused download
+        state = "is damaged" if path.exists() else "is not there and could not be downloaded"
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise UserError(
+            f"eval.features = inception needs clean-fid's Inception weights, and {path} {state} ({reason}). On a "
+            "machine with internet clean-fid downloads the file; copy it into that folder, or set DDPM_CACHE to the "
+            "folder that holds it; `ddpm doctor` says what is there. Without it, use --eval.features=embedded: its "
+            "FIDs carry their own protocol name and cannot be compared with Inception's."
+        ) from error
+    digest = file_digest(path)
+    if not digest.startswith(PUBLISHED[path.name]):
+        print(f"warning: {path} is not the file that clean-fid downloads: its FIDs compare only with each other")
+    resize = {"clean": "pil-bicubic-299", "legacy_pytorch": "torch-bilinear-299", "legacy_tensorflow": "inside"}[mode]
+    return Features(f"inception-{mode}-{digest[:6]}", resize, INCEPTION_DIM, net, mode)
+
+
+def inception_path(mode: str) -> Path:
+    """Where the cache folder has the weights of a mode of clean-fid's Inception."""
+    return cache_dir() / (LEGACY_FILE if mode == "legacy_pytorch" else INCEPTION_FILE)
+
+
+def _clean(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     # clean-fid's own builder takes no folder; its parts do.
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
 
-    folder = cache_dir()
-    try:
-        if not (folder / INCEPTION_FILE).exists():
-            _download_inception(folder)
-        net = InceptionV3W(str(folder), download=False).to(device).eval()
-    except (OSError, RuntimeError, ValueError) as error:
-        state = "is damaged" if (folder / INCEPTION_FILE).exists() else "is not there and could not be downloaded"
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"eval.features = inception needs clean-fid's Inception weights, and {folder / INCEPTION_FILE} {state} "
-            f"({reason}). On a machine with internet clean-fid downloads the file; copy it into that folder, or set "
-            "DDPM_CACHE to the folder that holds it. Without it, use --eval.features=embedded: its FIDs carry their "
-            "own protocol name and cannot be compared with Inception's."
-        ) from error
-    resize = build_resizer("clean")
+    net, resize = InceptionV3W(str(path.parent), download=False).to(device).eval(), build_resizer("clean")
+    pool = ThreadPoolExecutor()  # Pillow's resize takes longer than a GPU's forward pass, and threads share it
 
     @torch.inference_mode()
     def extract(images: Tensor) -> Tensor:
-        pixels = images.permute(0, 2, 3, 1).cpu().numpy()
-        resized = np.stack([resize(p) for p in pixels])
+        resized = np.stack(list(pool.map(resize, images.permute(0, 2, 3, 1).cpu().numpy())))
         return net(torch.from_numpy(resized).permute(0, 3, 1, 2).to(device))
 
-    digest = hashlib.sha256((folder / INCEPTION_FILE).read_bytes()).hexdigest()[:6]
-    return Features(f"inception-clean-{digest}", "pil-bicubic-299", 2048, extract)
+    return extract
 
 
-def _download_inception(folder: Path) -> None:
-    """Fetch the weights aside and rename them into place: clean-fid would leave half a file under the final name."""
+def _tensorflow(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    net = InceptionV3W(str(path.parent), download=False, resize_inside=True).to(device).eval()
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> Tensor:
+        return net(images.to(device).float())
+
+    return extract
+
+
+def _pytorch(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    from cleanfid import inception_pytorch
+
+    with _loading(inception_pytorch, path):
+        net = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False).to(device).eval()
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> Tensor:
+        resized = F.interpolate(images.to(device).float(), size=(299, 299), mode="bilinear", align_corners=False)
+        return net(resized.clip(0, 255) / 255)[0].flatten(1)
+
+    return extract
+
+
+@contextmanager
+def _loading(module: Any, path: Path) -> Iterator[None]:
+    """clean-fid's net asks torch's hub for its weights, which would download and unpickle them: it is given `path`."""
+    original = module.load_state_dict_from_url
+    module.load_state_dict_from_url = lambda *_, **__: torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        yield
+    finally:
+        module.load_state_dict_from_url = original
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(path: Path) -> None:
+    """Fetch weights aside and rename them into place: clean-fid would leave half a file under the final name."""
     from cleanfid.downloads_helper import check_download_inception
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as aside:
-        Path(check_download_inception(fpath=aside)).replace(folder / INCEPTION_FILE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+        if path.name == LEGACY_FILE:
+            from cleanfid.inception_pytorch import FID_WEIGHTS_URL
+
+            torch.hub.download_url_to_file(FID_WEIGHTS_URL, f"{aside}/{path.name}", PUBLISHED[path.name])
+        else:
+            check_download_inception(fpath=aside)
+        (Path(aside) / path.name).replace(path)

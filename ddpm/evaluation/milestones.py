@@ -1,4 +1,4 @@
-"""What a training run is scored by, and when: FID, errors at single timesteps, and sample grids."""
+"""What a training run is scored by, and when: FID and its company, errors at single timesteps, and sample grids."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +7,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpm.checkpoint import digest
 from ddpm.config import Config
-from ddpm.config_sections import Sampling
+from ddpm.config_sections import Eval, Sampling
 from ddpm.data import ImageSet, to_model
 from ddpm.distributed import from_main, in_turn
-from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers, held_out, make_reference
-from ddpm.evaluation.features import make_features
+from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers
+from ddpm.evaluation.features import Features, make_features
+from ddpm.evaluation.kernel import Kid
 from ddpm.evaluation.known_answer import require, try_sampler
-from ddpm.evaluation.reconstruction import reconstruction
+from ddpm.evaluation.reconstruction import profile, reconstruction
+from ddpm.evaluation.reference import (
+    BATCH,
+    Reference,
+    held_out,
+    make_reference,
+    published_reference,
+    uniform_noise,
+)
+from ddpm.evaluation.scores import NEIGHBOURS, Wanted
 from ddpm.samplers import LIMITS, Denoiser, ImageNoise
 from ddpm.schedule import Schedule
 from ddpm.streams import stream_seed
@@ -35,47 +46,48 @@ class Milestones:
         self.evaluator = self._make_evaluator(schedule, images, device, timers)
         self.checks = self._check_samplers(schedule)
         self._images = images
-        self._floor: float | None = None
+        self._ends: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
         self.fixed_batch = self._make_fixed_batch() if cfg.eval.recon.enabled else None
 
     @property
     def protocols(self) -> dict[str, dict[str, Any]]:
         """Fingerprint to description, of every protocol this run scores by."""
-        found = [self.evaluator.protocol(p) for p in (self.fid_plan, self.final_plan) if p]
+        wanted = ("fid", *(["kid"] if self.cfg.kid.enabled else []), *(NEIGHBOURS if self.cfg.prdc.enabled else ()))
+        plans = [p for p in (self.fid_plan, self.final_plan) if p]
+        found = [self.evaluator.protocol(p, name) for p in plans for name in wanted]
         return {p.fingerprint: p.describe() for p in found}
 
     def score(self, step: int, denoiser: Callable[[], Denoiser]) -> dict[str, Any]:
-        """What is due after `step`, by metric key: FIDs with their protocols, and errors at single timesteps."""
+        """What is due after `step`, by metric key: scores with their protocols, and errors at single timesteps."""
         row: dict[str, Any] = {}
         milestone = self.fid_plan if _due(self.cfg.fid_milestone.every, step) else None
         final = self.final_plan if step == self.total else None
         if milestone:
-            row["val/fid"] = self.evaluator.fid(denoiser(), milestone, self.cfg.sample_seed)
-            row["val/fid_protocol"] = self.evaluator.protocol(milestone).fingerprint
-            row["val/fid_floor"] = self.floor(milestone)
+            row |= self._scores("val", denoiser(), milestone)
         if final:
-            # The same protocol and noise on the same weights: the milestone's number is the final one.
+            # The same protocol and noise on the same weights: the milestone's numbers are the final ones.
             same = final == milestone
-            row["final/fid"] = row["val/fid"] if same else self.evaluator.fid(denoiser(), final, self.cfg.sample_seed)
-            row["final/fid_protocol"] = self.evaluator.protocol(final).fingerprint
+            row |= _renamed(row, "val", "final") if same else self._scores("final", denoiser(), final)
         if self.fixed_batch and (_due(self.cfg.recon.every, step) or step == self.total):
             fixed = self.fixed_batch
             row |= from_main(lambda: self.reconstruct(denoiser(), *fixed))
         return row
 
     def reconstruct(self, denoiser: Denoiser, images: Tensor, noise: Tensor) -> dict[str, float]:
-        """The errors of `denoiser` at `eval.recon.t_values`; images and noise (n, 3, H, W)."""
+        """The errors of `denoiser` at `eval.recon.t_values` and in bins of t; images and noise (n, 3, H, W)."""
         e = self.evaluator
         with e.timers.measure("recon"):
-            return reconstruction(
+            x_0, eps = images.to(e.device), noise.to(e.device)
+            row = reconstruction(
                 denoiser,
-                images.to(e.device),
-                noise.to(e.device),
+                x_0,
+                eps,
                 e.schedule,
                 self.cfg.recon.t_values,
                 batch_size=e.batch_size,
                 limit=LIMITS[e.x0_limit],
             )
+            return row | profile(denoiser, x_0, eps, e.schedule, self.cfg.recon.bins, batch_size=e.batch_size)
 
     def _make_fixed_batch(self) -> tuple[Tensor, Tensor]:
         """Real images in [-1, 1] and their noise, which depends on `eval.sample_seed` and the image's place alone."""
@@ -84,12 +96,21 @@ class Milestones:
         noise = ImageNoise(seed, range(len(images)), tuple(images.shape[1:]), images.device)
         return images, noise()
 
-    def floor(self, plan: SamplingPlan) -> float:
-        """What as many real images score as `plan` draws: an FID near it cannot be told from the data's."""
-        if self._floor is None:
-            real = held_out(self._images, self.cfg.reference_n, plan.n_samples)
-            self._floor = from_main(lambda: self.evaluator.fid_of(real))
-        return self._floor
+    def _scores(self, prefix: str, denoiser: Denoiser, plan: SamplingPlan) -> dict[str, Any]:
+        """Each score of `plan` with its protocol, and what FID's scale is: the floor and the ceiling at the same n."""
+        found = self.evaluator.scores(denoiser, plan, self.cfg.sample_seed)
+        row: dict[str, Any] = {f"{prefix}/{name}": value for name, value in found.items()}
+        for name in [name for name in found if name in ("fid", "kid", *NEIGHBOURS)]:
+            row[f"{prefix}/{name}_protocol"] = self.evaluator.protocol(plan, name).fingerprint
+        floor, ceiling = self.ends(plan.n_samples)
+        return row | {f"{prefix}/fid_floor": floor["fid"], f"{prefix}/fid_ceiling": ceiling["fid"]}
+
+    def ends(self, n: int) -> tuple[dict[str, float], dict[str, float]]:
+        """What n real images score, and n images of uniform noise: an FID near the one cannot be told from the data's,
+        one near the other is of noise. Taken once."""
+        if n not in self._ends:
+            self._ends[n] = from_main(lambda: ends(self.evaluator, self._images, self.cfg.reference_n, n))
+        return self._ends[n]
 
     def draw_grid(self, step: int, denoiser: Callable[[], Denoiser]) -> Image.Image | None:
         """The sample grid of a step that has one."""
@@ -106,13 +127,14 @@ class Milestones:
         evaluator = Evaluator(
             schedule=schedule,
             features=features,
-            reference=make_reference(features, images, self.cfg.reference_n) if features else None,
+            reference=reference_of(self.cfg, features, images) if features else None,
             device=device,
-            batch_size=self.cfg.batch_size or (25 if device.type == "cpu" else 250),
+            batch_size=self.cfg.batch_size or default_batch_size(device),
             x0_limit=self.cfg.x0_limit,
             weights=self.cfg.weights,
             shape=(channels, height, width),
             timers=timers,
+            wanted=wanted_by(self.cfg),
         )
         for plan in plans:
             evaluator.protocol(plan)  # refuses too few samples now, not at the first milestone
@@ -132,6 +154,37 @@ class Milestones:
                     print(f"warning: {plan.sampler} at nfe {plan.nfe} misses a known answer by {answer.error:+.0%}")
                 errors[key] = answer.error
         return errors
+
+
+def wanted_by(cfg: Eval) -> Wanted:
+    """The scores besides FID that a config asks for."""
+    settings = Kid(cfg.kid.subsets, cfg.kid.subset_size)
+    return Wanted(settings if cfg.kid.enabled else None, cfg.prdc.k if cfg.prdc.enabled else None)
+
+
+def default_batch_size(device: torch.device) -> int:
+    """How many images are sampled at a time where nothing is said."""
+    return 25 if device.type == "cpu" else 250
+
+
+def reference_of(cfg: Eval, features: Features, images: ImageSet, wanted: Wanted | None = None) -> Reference:
+    """What a config compares samples with. Raises UserError."""
+    if cfg.reference_stats:
+        return published_reference(cfg.reference_stats, features, (wanted or wanted_by(cfg)).needs_rows)
+    return make_reference(features, images, cfg.reference_n)
+
+
+def ends(
+    evaluator: Evaluator, images: ImageSet, reference_n: int | None, n: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The scores of n real images, which the reference does not hold where that is possible, and of uniform noise."""
+    real = held_out(images, reference_n, n)
+    floor = evaluator.scores_of(f"real images {digest(real)[:12]}", real.split(BATCH), n)
+    return floor, evaluator.scores_of("uniform noise", uniform_noise(n, evaluator.shape), n)
+
+
+def _renamed(row: dict[str, Any], before: str, after: str) -> dict[str, Any]:
+    return {f"{after}/{key.removeprefix(f'{before}/')}": value for key, value in row.items()}
 
 
 def _plan(section: Sampling) -> SamplingPlan | None:

@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that an FID depends on besides the weights and the noise. Numbers compare where their protocols are equal."""
+    """All that a score depends on besides the weights and the noise. Numbers compare where their protocols are equal.
+
+    settings: how a score other than FID is taken.
+    """
 
     features: str
     resize: str
@@ -23,13 +26,14 @@ class Protocol:
     x0_limit: str
     adjacent_posterior: bool
     weights: str
+    settings: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """The features' name and 8 hex digits over every field."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.features}-{digest}"
 
     def describe(self) -> dict[str, Any]:
         """The fields as plain values, as they are logged."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if value is not None}

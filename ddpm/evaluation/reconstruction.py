@@ -1,5 +1,6 @@
 """What a denoiser gets wrong at single timesteps, on images whose noise is known."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from ddpm.prediction import add_noise, eps_from_x0
 from ddpm.samplers import Denoiser, Limit
 from ddpm.schedule import Schedule
+
+_BIN_T = 4  # timesteps of a bin
 
 
 def reconstruction(
@@ -37,6 +40,27 @@ def reconstruction(
         mses.append(mse)
         psnrs.append(psnr)
     return row | {"val/recon_mse": sum(mses) / len(mses), "val/recon_psnr": sum(psnrs) / len(psnrs)}
+
+
+def profile(
+    denoiser: Denoiser, images: Tensor, noise: Tensor, schedule: Schedule, bins: int, *, batch_size: int
+) -> dict[str, float]:
+    """`mse_bins/mse_tXXXX`: the mean |eps - eps_hat|^2 of each of `bins` equally wide ranges of t, XXXX its first t.
+
+    images x_0 in [-1, 1] and noise eps: both (n, 3, H, W). Every image is in every bin once: the images share out up to
+    `_BIN_T` timesteps, evenly spaced in it. Unweighted, and the same at every step and in every run.
+    """
+    row = {}
+    ends = [round(i * len(schedule) / bins) for i in range(bins + 1)]
+    for low, high in itertools.pairwise(ends):
+        parts = min(_BIN_T, high - low, len(images))
+        total = 0.0
+        for i in range(parts):
+            t = low + (2 * i + 1) * (high - low) // (2 * parts)
+            x_0, eps = images[i::parts], noise[i::parts]
+            total += _errors(denoiser, x_0, eps, schedule.alpha_bar[t], t, batch_size, None)[0] * len(x_0)
+        row[f"mse_bins/mse_t{low:04d}"] = total / len(images)
+    return row
 
 
 def _errors(

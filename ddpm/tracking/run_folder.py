@@ -7,6 +7,7 @@ samples/        sample grids
 checkpoints/    see ddpm/checkpoint.py
 diverged.json   where a loss or gradient was not finite
 results.jsonl   the summary, once the run is finished: {"cfg", "out", "_i"}
+evaluations.jsonl   what `ddpm evaluate` scored: {"_i": step, "point": key, "out": [table row, ...]}
 """
 
 import errno
@@ -296,6 +297,22 @@ class RunFolder:
                 + ("Make room, then run" if full else "Make it writable, then run")
                 + " the same command again to continue."
             ) from error
+
+
+def note_evaluation(folder: Path, step: int, point: str, rows: list[Row]) -> None:
+    """Append the rows of an evaluated point to the record of the run in `folder`, once; elsewhere do nothing."""
+    if not (folder / "run.json").exists():
+        return
+    path = folder / "evaluations.jsonl"
+    before = path.read_text() if path.exists() else ""
+    if f'"point": "{point}"' in before:
+        return
+    torn = "\n" if before and not before.endswith("\n") else ""  # a kill in the middle of a line
+    try:
+        with path.open("a") as file:
+            file.write(torn + json.dumps({"_i": step, "point": point, "out": rows}) + "\n")
+    except OSError as error:
+        print(f"warning: the evaluation is not noted in {path}: {error.strerror or error}")
 
 
 def _line(step: int, row: Row) -> str:

@@ -31,7 +31,7 @@ from reports.statistics import curve
 
 _SCORES = ("val/fid", "val/kid")
 _COSTS = ("time/total_s", "train/images_seen")
-_PARTS = ("train", "probe", "sample", "features", "recon")
+_PARTS = ("train", "probe", "sample", "features", "distance", "recon")
 
 
 def fid_vs_cost(selection: Selection, allow_mixed: bool) -> Drawn:
@@ -95,8 +95,8 @@ def time_breakdown(selection: Selection, _allow_mixed: bool) -> Drawn:
     figure = new_figure(WIDTH, 1.5 + max(0.42, 0.18 * lines + 0.1) * len(timed))
     axes = figure.subplots()
     left = np.zeros(len(timed))
-    shades = [colour(name) for name in ("e5", "e6", "e2", "e3", "e4")]
-    for part, shade, hatch in zip(_PARTS, shades, ("", "//", "..", "xx", "\\\\"), strict=True):
+    shades = [colour(name) for name in ("e5", "e6", "e2", "e3", "e7a", "e4")]
+    for part, shade, hatch in zip(_PARTS, shades, ("", "//", "..", "xx", "oo", "\\\\"), strict=True):
         widths = np.array([totals[arm.experiment][part] for arm in timed])
         if widths.any():
             axes.barh(range(len(timed)), widths, left=left, color=shade, hatch=hatch, edgecolor="white", label=part)

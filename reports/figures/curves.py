@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reports.experiments.choice import Arm
 from reports.figures.style import colour, dash, marker
-from reports.statistics import curve, seed_band
+from reports.statistics import Z95, curve, seed_band, standard_error
 
 Array = NDArray[Any]
 _DENSE = 5000  # so many points are drawn as an image inside the SVG,
@@ -32,13 +32,16 @@ def plot_smoothed(axes: Axes, arm: Arm, metric: str, text: str) -> None:
 
 
 def plot_line(axes: Axes, arm: Arm, metric: str, text: str) -> None:
-    """A curve of few points, such as FID at the milestones: marked, with its seeds' band and points."""
+    """A curve of few points, such as FID at the milestones: marked, with its seeds' band and points; of one seed, with
+    the 95 % interval of each value, where its error was logged."""
     values, shade = curve(arm, metric), colour(arm.experiment)
     look: dict[str, Any] = {"marker": marker(arm.experiment), "linestyle": dash(arm.experiment), "color": shade}
     axes.plot(values.index, values, label=text, zorder=3, **look)
     band(axes, arm, metric)
     if len(arm.runs) > 1:
         raw_points(axes, arm, metric)
+    elif len(error := standard_error(arm, metric).reindex(values.index)):
+        axes.errorbar(values.index, values, Z95 * error, fmt="none", ecolor=shade, capsize=2, elinewidth=1, zorder=2)
 
 
 def smoothing_window(points: int) -> int:

@@ -37,6 +37,8 @@ from reports.statistics import (
     weightings_differ,
 )
 
+_CEILING_SHOWN = 2.0  # times the highest FID: a line further up would press the curves together
+
 
 def loss_fid_vs_step(selection: Selection, allow_mixed: bool) -> Drawn:
     """Loss above, FID below: milestones as markers, the final evaluation as stars, for all arms."""
@@ -126,21 +128,29 @@ def fid_vs_step(selection: Selection, allow_mixed: bool) -> Drawn:
     axes = figure.subplots()
     for arm in shown:
         plot_line(axes, arm, "val/fid", labels[arm.experiment])
-    for floor in sorted(_floors(shown)):
+    for floor in sorted(_ends(shown, "val/fid_floor")):
         axes.axhline(floor, color="black", linestyle=":", linewidth=1, label=f"as many real images: {floor:.2f}")
+    ceilings = sorted(_ends(shown, "val/fid_ceiling"))
+    for ceiling in ceilings:
+        if ceiling < _CEILING_SHOWN * max(curve(arm, "val/fid").max() for arm in shown):
+            axes.axhline(ceiling, color="black", linestyle="-.", linewidth=1, label=f"uniform noise: {ceiling:.2f}")
     axes.set_ylabel(label("val/fid"))
     step_axis(axes, shown)
     legend(figure, axes)
     note_on(figure, note)
     out = [f"{arm.experiment} is left out: {context_reason(arm, arms)}." for arm in selection.context]
     out = [text for text, arm in zip(out, selection.context, strict=True) if context_reason(arm, arms)]
-    return Drawn(figure, " ".join([f"FID at the milestones, {seeds_text(shown)}." + _fid_sentence(shown), *out]))
+    said = [f"FID at the milestones, {seeds_text(shown)}." + _fid_sentence(shown)]
+    if any(len(arm.runs) == 1 and len(standard_error(arm, "val/fid")) for arm in shown):
+        said.append("Bars: 95 % interval of one seed's value over the noise of its samples.")
+    said += [f"Uniform noise scores {ceiling:.2f}." for ceiling in ceilings]
+    return Drawn(figure, " ".join([*said, *out]))
 
 
-def _floors(arms: Sequence[Arm]) -> set[float]:
-    """What real images score under the runs' protocols: one number, unless the protocols are several."""
-    floors = [run.series("val/fid_floor") for arm in arms for run in arm.runs]
-    return {round(float(floor.iloc[-1]), 6) for floor in floors if len(floor)}
+def _ends(arms: Sequence[Arm], metric: str) -> set[float]:
+    """What real images, or noise, score under the runs' protocols: one number, unless the protocols are several."""
+    ends = [run.series(metric) for arm in arms for run in arm.runs]
+    return {round(float(end.iloc[-1]), 6) for end in ends if len(end)}
 
 
 def context_reason(context: Arm, arms: Sequence[Arm]) -> str | None:

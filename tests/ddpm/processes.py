@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, which can be killed. A server that has imported torch and wandb forks them."""
+"""Commands in processes of their own, which can be killed. A server that has imported torch and wandb forks them."""
 
 import multiprocessing
 import os
@@ -24,18 +24,27 @@ def start(cfg: Config, sabotage: Sabotage | None = None) -> BaseProcess:
     """Begin `ddpm train` of `cfg` in a new process, after `sabotage` there. What it prints goes to `OUT_DIR/log`."""
     cfg.out_dir.mkdir(parents=True, exist_ok=True)
     (cfg.out_dir / "cfg.yaml").write_text(cfg.to_yaml())
+    return start_command(["train", str(cfg.out_dir / "cfg.yaml")], cfg.out_dir, sabotage)
+
+
+def start_command(argv: list[str], folder: Path, sabotage: Sabotage | None = None) -> BaseProcess:
+    """Begin `ddpm ARGV` in a new process, after `sabotage` there. What it prints goes to `folder/log`."""
     # W&B's service process is each training's own: it is to die with it.
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-    process = _CONTEXT.Process(target=_child, args=(cfg.out_dir, environment, sabotage))
+    process = _CONTEXT.Process(target=_child, args=(argv, folder, environment, sabotage))
     process.start()
     return process
 
 
 def run(cfg: Config, sabotage: Sabotage | None = None) -> int:
     """`start`, to its end; the exit code, negative where a signal ended it."""
-    process = start(cfg, sabotage)
+    return finish(start(cfg, sabotage))
+
+
+def finish(process: BaseProcess) -> int:
+    """Wait for a process; its exit code, negative where a signal ended it."""
     process.join(120)
-    assert process.exitcode is not None, "the training hangs"
+    assert process.exitcode is not None, "the process hangs"
     return process.exitcode
 
 
@@ -44,10 +53,10 @@ def log(cfg: Config) -> str:
     return (cfg.out_dir / "log").read_text()
 
 
-def _child(out_dir: Path, environment: dict[str, str], sabotage: Sabotage | None) -> None:
+def _child(argv: list[str], folder: Path, environment: dict[str, str], sabotage: Sabotage | None) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    file = os.open(out_dir / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    file = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout.reconfigure(line_buffering=True)  # the very object that W&B watches
@@ -57,7 +66,7 @@ def _child(out_dir: Path, environment: dict[str, str], sabotage: Sabotage | None
     try:
         if sabotage:
             sabotage()
-        code = main(["train", str(out_dir / "cfg.yaml")])
+        code = main(argv)
     except BaseException:
         traceback.print_exc()
         code = 99

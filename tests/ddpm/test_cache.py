@@ -11,8 +11,10 @@ from ddpm import data
 from ddpm.cache import cache_dir, cached
 from ddpm.data import load_images
 from ddpm.errors import UserError
-from ddpm.evaluation.evaluate import make_reference
 from ddpm.evaluation.features import make_features
+from ddpm.evaluation.reference import make_reference
+from ddpm.train import Trainer
+from tests.ddpm.test_train import tiny
 
 CPU = torch.device("cpu")
 
@@ -40,11 +42,23 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, monkeyp
     assert cached("kind", "a", lambda: {"x": torch.ones(1)})["x"] == 1
 
 
+def test_the_environment_then_the_config_then_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a configured folder that is forgotten, and one that outlives its run in the process."""
+    configured = Trainer(tiny(tmp_path, f"--cache_dir={tmp_path / 'configured'}"))
+    assert cache_dir() == tmp_path / "ddpm-cache"  # DDPM_CACHE, as these tests have it
+    monkeypatch.delenv("DDPM_CACHE")
+    assert cache_dir() == tmp_path / "configured"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    other = Trainer(tiny(tmp_path))
+    assert cache_dir() == tmp_path / "own/ddpm" and list(cache_dir().rglob("*.safetensors"))
+    assert other.cfg.run_id == configured.cfg.run_id
+
+
 def test_reference_statistics_are_bitwise_the_same_from_the_cache() -> None:
     """And others for another count, other images, another net. Catches a key that forgets what they depend on."""
     features, images = make_features("embedded", CPU), load_images("embedded", subset=300)
     first = make_reference(features, images, 200)
-    with mock.patch("ddpm.evaluation.evaluate.GaussianSum", None):  # what would take them anew
+    with mock.patch("ddpm.evaluation.reference.FeatureSums", None):  # what would take them anew
         again = make_reference(features, images, 200)
         for other in ((features, images, 201), (features, load_images("embedded", subset=301), 200)):
             with pytest.raises(TypeError):

@@ -3,36 +3,56 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ddpm.data import ImageSet, load_images
 from ddpm.errors import UserError
-from ddpm.evaluation.distances import GaussianSum, frechet_distance
-from ddpm.evaluation.evaluate import make_reference
-from ddpm.evaluation.features import INCEPTION_FILE, Features, make_features
+from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
+from ddpm.evaluation.features import INCEPTION_FILE, LEGACY_FILE, MODES, Features, make_features
+from ddpm.evaluation.reference import make_reference, published_reference, uniform_noise
+from tests.distortions import DISTORTIONS, KEPT_CLASSES, STRENGTHS, Distort
 
 CPU = torch.device("cpu")
 
 
-def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    features = make_features("embedded", CPU)
-    sums = GaussianSum(), GaussianSum()
-    for total, images in zip(sums, (a, b), strict=True):
-        total.add(features.extract(images))
-    return frechet_distance(sums[0].result(), sums[1].result())
+@pytest.fixture(scope="module")
+def shapes() -> tuple[ImageSet, ImageSet, Features]:
+    """Two sets of 600 embedded images of one kind, and the net."""
+    train, test = (load_images("embedded", split=split, subset=600) for split in ("train", "test"))
+    return train, test, make_features("embedded", CPU)
 
 
-def test_embedded_features_rank_noise_by_its_strength() -> None:
-    """Real < slightly noisy < noisy < pure noise. Catches weights that are not the trained ones."""
-    real = load_images("embedded", subset=500).images
-    fresh = load_images("embedded", split="test", subset=500).images
-    noise = torch.randn(real.shape)
-    distances = [_distance(real, (fresh + s * noise).clamp(0, 255).to(torch.uint8)) for s in (0, 10, 40, 100)]
+def _gaussian(features: torch.Tensor) -> Gaussian:
+    total = GaussianSum()
+    total.add(features)
+    return total.result()
+
+
+@pytest.mark.parametrize("distort", DISTORTIONS.values(), ids=DISTORTIONS)
+def test_embedded_features_rank_distortions_by_their_strength(
+    shapes: tuple[ImageSet, ImageSet, Features], distort: Distort
+) -> None:
+    """From none to strong, each of five steps scores worse than the one before. Catches weights that are not the
+    trained ones, and features that a fault leaves untouched. (`benchmarks.evaluation --root` does it with photographs.)
+    """
+    train, test, features = shapes
+    real = _gaussian(features.extract(train.images[:300]))
+    distorted = [_gaussian(features.extract(distort(test.images[:300], strength))) for strength in STRENGTHS]
+    distances = [frechet_distance(real, gaussian) for gaussian in distorted]
+    assert distances == sorted(distances) and len(set(distances)) == 5, distances
+
+
+def test_embedded_features_rank_missing_classes(shapes: tuple[ImageSet, ImageSet, Features]) -> None:
+    """The more of the ten shapes are missing, the worse; all there is the floor, below 5 % of uniform noise."""
+    train, test, features = shapes
+    real, found = _gaussian(features.extract(train.images)), features.extract(test.images)
+    distances = [frechet_distance(real, _gaussian(found[test.labels < kept])) for kept in KEPT_CLASSES]
     assert distances == sorted(distances)
-    uniform = _distance(real, torch.randint(0, 256, real.shape, dtype=torch.uint8))
-    assert distances[0] < 0.05 * uniform
+    noise = _gaussian(features.extract(torch.cat(list(uniform_noise(300, (3, 32, 32))))))
+    assert distances[0] < 0.05 * frechet_distance(real, noise)
 
 
 def test_embedded_weights_are_small_and_ship() -> None:
@@ -89,6 +109,143 @@ def test_inception_reads_the_file_from_the_cache(tmp_path: Path) -> None:
     out = features.extract(images)
     assert out.shape == (2, features.dim)
     torch.testing.assert_close(out[0, :3], torch.tensor([-1.0, 0.0, 127 / 128]), atol=1e-4, rtol=0)
+
+
+def test_tensorflows_mode_leaves_the_resize_to_the_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same file, called whole, with pixels in 0 ... 255 at their own size; another name. Catches a second resize,
+    and two modes whose numbers look alike. A file that is not clean-fid's is said to be another."""
+    (tmp_path / "ddpm-cache").mkdir()
+    torch.jit.script(_StandIn()).save(str(tmp_path / "ddpm-cache" / INCEPTION_FILE))
+    features, clean = make_features("inception_legacy_tensorflow", CPU), make_features("inception", CPU)
+    images = torch.tensor([0, 128, 255], dtype=torch.uint8)[None, :, None, None].expand(2, 3, 32, 32)
+    torch.testing.assert_close(features.extract(images)[0, :3], torch.tensor([0.0, 128.0, 255.0]))
+    assert (features.mode, features.resize) == ("legacy_tensorflow", "inside")
+    assert features.name.removeprefix("inception-legacy_tensorflow") == clean.name.removeprefix("inception-clean")
+    assert "is not the file that clean-fid downloads" in capsys.readouterr().out
+
+
+class _Colours(nn.Module):
+    """Stands for pytorch-fid's Inception: one output, (B, 2048, 1, 1), of images in [0, 1]."""
+
+    def __init__(self, output_blocks: list[int], resize_input: bool):
+        super().__init__()
+        from cleanfid import inception_pytorch
+
+        state = inception_pytorch.load_state_dict_from_url("an address", progress=True)
+        self.scale = nn.Parameter(state["scale"])
+        assert output_blocks == [3] and not resize_input
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        assert x.shape[2:] == (299, 299)
+        return [(self.scale * x[:, :, :10, :10].mean((2, 3))).repeat(1, 683)[:, :2048, None, None]]
+
+
+def test_pytorchs_mode_reads_its_weights_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """clean-fid's own resize and scale, weights of the file in the cache folder, and no download. Catches another
+    resize (align_corners, antialiasing), the weights of the other mode's file, and a file of code that is unpickled."""
+    from cleanfid import inception_pytorch
+    from cleanfid.resize import build_resizer
+
+    path = tmp_path / "ddpm-cache" / LEGACY_FILE
+    path.parent.mkdir()
+    torch.save({"scale": torch.tensor(3.0)}, path)
+    original = inception_pytorch.load_state_dict_from_url
+    monkeypatch.setattr(inception_pytorch, "InceptionV3", _Colours)
+    features = make_features("inception_legacy_pytorch", CPU)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    resize = build_resizer("legacy_pytorch")
+    expected = [3 * resize(image.permute(1, 2, 0).numpy())[:10, :10].mean((0, 1)) / 255 for image in images]
+    torch.testing.assert_close(features.extract(images)[:, :3], torch.tensor(np.stack(expected)), rtol=1e-5, atol=1e-5)
+    assert features.resize == "torch-bilinear-299" and inception_pytorch.load_state_dict_from_url is original
+    torch.save({"scale": pytest.approx(1)}, path)  # an object of a class
+    with pytest.raises(UserError, match="is damaged"):
+        make_features("inception_legacy_pytorch", CPU)
+
+
+class _Means(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+class _Map(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_a_torchscript_file_by_its_path(tmp_path: Path) -> None:
+    """It sees pixels in 0 ... 255; its name and content are in the features' name; its width is found out. What gives
+    no vectors, is no such file, or is not there, is refused."""
+    torch.jit.script(_Means()).save(str(tmp_path / "means.pt"))
+    features = make_features(str(tmp_path / "means.pt"), CPU)
+    images = torch.tensor([0, 128, 255], dtype=torch.uint8)[None, :, None, None].expand(2, 3, 32, 32)
+    assert features.extract(images).tolist() == [[0.0, 128.0, 255.0]] * 2
+    assert re.fullmatch("means-[0-9a-f]{6}", features.name) and features.dim == 3
+    torch.jit.script(_Map()).save(str(tmp_path / "map.pt"))
+    (tmp_path / "bytes.pt").write_bytes(b"x")
+    for name, message in (
+        ("map", r"gives \(2, 3, 32, 32\) for two images, not \(2, dim\)"),
+        ("bytes", "cannot be read as TorchScript"),
+        ("none", "there is no TorchScript file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_features(str(tmp_path / f"{name}.pt"), CPU)
+
+
+def test_published_statistics_by_name(tmp_path: Path) -> None:
+    """clean-fid's file for the mode of the features, put there by hand; of KID its features too. Catches the statistics
+    of another mode, and numbers of own and of published statistics under one protocol."""
+    folder = tmp_path / "ddpm-cache" / "clean-fid"
+    folder.mkdir(parents=True)
+    torch.jit.script(_StandIn()).save(str(folder.parent / INCEPTION_FILE))
+    features = make_features("inception", CPU)
+    mean, covariance = np.linspace(0, 1, 2048), np.eye(2048)
+    np.savez(folder / "cifar10_clean_train_32.npz", mu=mean, sigma=covariance)
+    found = published_reference("cifar10-train", features, with_rows=False)
+    assert found.gaussian.mean.tolist() == mean.tolist() and found.gaussian.count == 50_000
+    assert found.gaussian.covariance.dtype == torch.float64 and found.rows is None
+    assert (found.name, len(found.digest)) == ("clean-fid-cifar10-train", 12)
+    np.savez(folder / "cifar10_clean_train_32_kid.npz", feats=np.ones((3, 2048), np.float32))
+    rows = published_reference("cifar10-train", features, with_rows=True).rows
+    assert rows is not None and rows.shape == (3, 2048)
+    other = make_features("inception_legacy_tensorflow", CPU)
+    with pytest.raises(UserError, match=r"eval\.reference_stats = cifar10-train are statistics of clean-fid"):
+        published_reference("cifar10-train", make_features("embedded", CPU), with_rows=False)
+    (folder / "cifar10_legacy_tensorflow_train_32.npz").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"legacy_tensorflow_train_32.npz is damaged.*On a machine with internet"):
+        published_reference("cifar10-train", other, with_rows=False)
+    np.savez(folder / "cifar10_clean_test_32.npz", mu=mean[:5], sigma=covariance[:5, :5])
+    with pytest.raises(UserError, match=r"a mean of shape \(5,\)"):
+        published_reference("cifar10-test", features, with_rows=False)
+
+
+def test_missing_statistics_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the file's name, its folder and the way around; nothing half is left. Catches an empty file that clean-fid
+    would take for the statistics next time."""
+    import urllib.request
+
+    def refuse(*args: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    features = Features("inception-clean-abc", "none", 2048, lambda x: x, "clean")
+    with pytest.raises(UserError, match=r"cifar10_clean_test_32.npz is not there.*no route.*reference_stats=null"):
+        published_reference("cifar10-test", features, with_rows=False)
+    assert not [path for path in (tmp_path / "ddpm-cache").rglob("*") if path.is_file()]
+
+
+def test_names_are_those_of_the_config() -> None:
+    """Catches a name that the config takes and no net has, and the reverse."""
+    from typing import get_args
+
+    from ddpm.config_sections import FEATURES, Eval
+    from ddpm.evaluation import reference
+
+    assert ("embedded", *MODES) == FEATURES
+    annotation = Eval.model_fields["reference_stats"].annotation
+    assert {name for part in get_args(annotation) for name in get_args(part)} == set(reference.PUBLISHED)
+    assert Eval(features="nets/mine.pt").features == "nets/mine.pt"
+    with pytest.raises(ValueError, match="did you mean inception"):
+        Eval(features="inceptoin")
 
 
 def test_too_few_reference_images_are_refused() -> None:

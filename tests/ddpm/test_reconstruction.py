@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.data import load_images, to_model
-from ddpm.evaluation.reconstruction import reconstruction
+from ddpm.evaluation.reconstruction import profile, reconstruction
 from ddpm.samplers import dynamic_threshold, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.train import Trainer
@@ -101,6 +101,29 @@ def test_nothing_wrong_is_an_infinite_psnr() -> None:
     x_0 = torch.zeros(2, 3, 8, 8)
     row = _measure(lambda x_t, t: torch.zeros_like(x_t), x_0, torch.zeros_like(x_0))
     assert row["val/recon_psnr_t0000"] == row["val/recon_psnr"] == math.inf
+
+
+def test_the_profile_is_the_mean_error_of_each_bin() -> None:
+    """A denoiser whose eps errs by t / 1000 at timestep t: a bin's mean of its square lies between those of the bin's
+    ends, at the mean over its four timesteps, whatever the batches. Every image counts once in every bin.
+
+    Catches a t outside its bin, a key that is not the bin's first t, and images that are left out.
+    """
+    x_0, eps = _normal(10, 1, 0.2), _normal(10, 2)
+
+    def denoise(x_t: Tensor, t: int) -> Tensor:
+        ab = LINEAR.alpha_bar[t]
+        seen = torch.stack([((x_t - ab.sqrt() * x - (1 - ab).sqrt() * e) ** 2).sum((1, 2, 3)) for x, e in pairs]) < 1e-9
+        wrong = torch.stack([pairs[i][1] + t / 1000 for i in seen.int().argmax(0).tolist()])
+        return (x_t - (1 - ab).sqrt() * wrong) / ab.sqrt()
+
+    pairs = list(zip(x_0, eps, strict=True))
+    row = profile(denoise, x_0, eps, LINEAR, 5, batch_size=2)
+    assert list(row) == [f"mse_bins/mse_t{t:04d}" for t in (0, 200, 400, 600, 800)]
+    for i, value in enumerate(row.values()):
+        ts = [200 * i + t for t in (25, 75, 125, 175)]
+        counts = (3, 3, 2, 2)
+        assert value == pytest.approx(sum(n * (t / 1000) ** 2 for n, t in zip(counts, ts, strict=True)) / 10, rel=1e-6)
 
 
 class _Silent(nn.Module):

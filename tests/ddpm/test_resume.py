@@ -69,9 +69,9 @@ def assert_same(cfg: Config, undisturbed: Config) -> None:
     ("target", "number"),
     [
         (
-            "ddpm.evaluation.evaluate.frechet_distance",
-            3,
-        ),  # in the second milestone's evaluation (each first, the floor)
+            "ddpm.evaluation.scores.frechet_distance",
+            4,
+        ),  # in the second milestone's evaluation (before it, the first and both ends of the scale)
         ("ddpm.evaluation.evaluate.draw", 1),  # before the first sample
         ("os.fsync", 5),  # in a checkpoint write
         ("ddpm.hessian.squares._values", 7),  # in a probe

@@ -139,7 +139,7 @@ def test_wandb_that_cannot_start_leaves_the_earlier_run(tmp_path: Path, monkeypa
 def test_the_best_checkpoint_is_the_one_with_the_lowest_fid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FIDs 5, 3, 4: the first two are called best when they come, the last is not."""
     fids = iter([5.0, 3.0, 4.0])
-    monkeypatch.setattr("ddpm.evaluation.evaluate.Evaluator.fid", lambda *_: next(fids))
+    monkeypatch.setattr("ddpm.evaluation.evaluate.Evaluator.scores", lambda *_: {"fid": next(fids)})
     folder = train(tiny(tmp_path, "--train.total_steps=6"))
     (wandb_folder,) = (tmp_path / "wandb").glob("offline-run-*")
     artifacts = [r["artifact"] for r in map(json.loads, _inspect(wandb_folder).splitlines()) if r["type"] == "artifact"]

@@ -202,7 +202,7 @@ def test_the_server_keeps_the_newest_checkpoints_and_the_best(
     """keep_online = 2, FIDs 5, 3, 6, 7, 8: milestones 2 and 6 go, 4 stays as the best; on disk all stay; a later sync
     does not bring them back."""
     fids = iter([5.0, 3.0, 6.0, 7.0, 8.0])
-    monkeypatch.setattr("ddpm.evaluation.evaluate.Evaluator.fid", lambda *_: next(fids))
+    monkeypatch.setattr("ddpm.evaluation.evaluate.Evaluator.scores", lambda *_: {"fid": next(fids)})
     folder = train(tiny(tmp_path, "--train.total_steps=10", "--checkpoint.keep_online=2"))
     kept = [a for a in server.artifacts if a.type == "model"]
     assert sorted(alias for a in kept for alias in a.aliases) == ["best", "latest", "step-10", "step-4", "step-8"]
@@ -301,7 +301,7 @@ def test_the_lowest_fid_is_of_all_sessions(tmp_path: Path, server: StandIn) -> N
 
 def _fids_then(values: list[float], killed_at: int | None) -> None:
     fids = iter(values)
-    mock.patch("ddpm.evaluation.evaluate.Evaluator.fid", lambda *_: next(fids)).start()
+    mock.patch("ddpm.evaluation.evaluate.Evaluator.scores", lambda *_: {"fid": next(fids)}).start()
     mock.patch("ddpm.tracking.tracker.FLUSH_S", -1e9).start()  # as if the first session had been long ago
     if killed_at:
         processes.at_call("ddpm.train.Trainer.step", killed_at, _kill_later)

@@ -22,6 +22,23 @@ def test_shape_and_dependence_on_x_and_t() -> None:
         assert not torch.allclose(out, model(x, torch.tensor([900, 900])), atol=1e-3)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_form_for_one_t_is_the_network(layout: torch.memory_format) -> None:
+    """In float64 to its rounding, at several t and in both layouts; the batch, the weights and the result before are
+    left as they are. Catches a time that enters twice, skips taken for one another, what is overwritten in place."""
+    torch.manual_seed(0)
+    model = UNetCifar32(16, gn_groups=8).double().eval().to(memory_format=layout)
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64).to(memory_format=layout)
+    before = [x.clone(), *(p.detach().clone() for p in model.parameters())]
+    outs = []
+    for t in (0, 500, 999):
+        outs.append(model.at_one_t(x, t))
+        with torch.no_grad():
+            torch.testing.assert_close(outs[-1], model(x, torch.full((3,), t)), rtol=1e-9, atol=1e-12)
+    assert all(torch.equal(a, b) for a, b in zip(before, [x, *model.parameters()], strict=True))
+    assert torch.equal(outs[0], model.at_one_t(x, 0)) and not outs[0].requires_grad
+
+
 @pytest.mark.parametrize(("kind", "low", "high"), [("standard", 0.96, 0.98), ("study", -0.1, 0.1)])
 def test_neighbouring_timesteps(kind: str, low: float, high: float) -> None:
     """Mean cosine similarity of neighbours: near 1 for the usual embedding, near 0 for the study's hash of t."""

@@ -64,6 +64,23 @@ def test_the_floor_is_drawn_where_it_was_logged(tmp_path: Path, originals: Path)
     assert "real images" not in drawn_text(chosen(originals, "e6"), "fid_vs_step")
 
 
+def test_an_fids_interval_and_ceiling_are_drawn(tmp_path: Path) -> None:
+    """Bars of 1.96 logged errors at each milestone of a single seed; the score of noise as a line where it is near, in
+    words where it is far. Catches bars of one error, and an axis that noise has pressed together."""
+    for experiment, ceiling in (("e5", 100.0), ("e6", 900.0)):
+        rows = rows_of(experiment, 1)
+        more = {"val/fid_sem": 2.0, "val/fid_ceiling": ceiling}
+        scored = [(step, row | more if "val/fid" in row else row) for step, row in rows]
+        write_run(tmp_path / experiment, experiment, 1, rows=scored)
+    selection = chosen(tmp_path, "e6")
+    drawn = FIGURES["fid_vs_step"][1](selection, False)
+    (axes,) = drawn.figure.axes
+    bars = [segment for lines in axes.collections for segment in lines.get_segments()]
+    assert len(bars) == 4 and all(np.ptp(bar[:, 1]) == pytest.approx(2 * 1.96 * 2) for bar in bars)
+    levels = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "-."]
+    assert levels == [100.0] and "Uniform noise scores 900.00." in drawn.caption and "95 % interval" in drawn.caption
+
+
 def test_legends_name_the_difference(originals: Path) -> None:
     """Catches: legends typed by hand, or the constant default missing where old configs leave it out."""
     selection = chosen(originals, "e6")

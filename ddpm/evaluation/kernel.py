@@ -1,0 +1,94 @@
+"""Distances between two sets of features that keep the features themselves: KID; precision, recall, density, coverage.
+
+Plain tensor maths on rows (n, d).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+BLOCK = 1000  # rows whose distances to all others are in memory at a time
+
+
+@dataclass(frozen=True)
+class Kid:
+    """How KID is taken: so many pairs of random subsets, of so many rows each."""
+
+    subsets: int = 100
+    subset_size: int = 1000
+
+    def size(self, *counts: int) -> int:
+        """Rows in a subset of sets that have so many: at most half, since equal subsets would have no spread."""
+        return min(self.subset_size, *(count // 2 for count in counts))
+
+
+def kid(samples: Tensor, reference: Tensor, settings: Kid = Kid(), seed: int = 0) -> tuple[float, float]:
+    """(mean, standard deviation) over pairs of random subsets of the unbiased squared MMD between two sets of features
+    (n, d) and (m, d) under the cubic kernel (x'y / d + 1)^3 (Binkowski et al. 2018, section 4).
+
+    The mean is unbiased whatever n, and so can be negative. The deviation (population) is that of one subset's value,
+    as other implementations report it; it is no standard error of the mean. Which subsets, the seed decides.
+    """
+    rng = Generator().manual_seed(seed)
+    size = settings.size(len(samples), len(reference))
+    values = []
+    for _ in range(settings.subsets):
+        x, y = (rows[torch.randperm(len(rows), generator=rng)[:size]] for rows in (samples, reference))
+        values.append(squared_mmd(x, y))
+    found = torch.tensor(values, dtype=torch.float64)
+    return found.mean().item(), found.std(correction=0).item()
+
+
+def squared_mmd(x: Tensor, y: Tensor) -> float:
+    """The unbiased estimate of the squared maximum mean discrepancy of x (n, d) and y (m, d), n and m above 1, under
+    the kernel (x'y / d + 1)^3 (Gretton et al. 2012, eq. 3): no sample is compared with itself."""
+    n, m = len(x), len(y)
+    within = _mean_kernel(x, x, n * (n - 1)) + _mean_kernel(y, y, m * (m - 1))
+    return within - 2 * _mean_kernel(x, y, n * m)
+
+
+def _mean_kernel(x: Tensor, y: Tensor, pairs: int) -> float:
+    """Sum of the kernel over `pairs` pairs / pairs; of x with itself, without the diagonal."""
+    values = (x.double() @ y.double().T / x.shape[1] + 1) ** 3
+    total = values.sum() - (values.diagonal().sum() if x is y else 0)
+    return (total / pairs).item()
+
+
+def neighbours(samples: Tensor, reference: Tensor, k: int = 5) -> dict[str, float]:
+    """`precision`, `recall` (Kynkaanniemi et al. 2019, eq. 1-3), `density`, `coverage` (Naeem et al. 2020, eq. 4-6).
+
+    samples (n, d), reference (m, d), each more than k. Around each row of a set lies a ball that reaches to its k-th
+    nearest neighbour in the set. Precision: samples within any ball of the reference; recall: the other way round.
+    Density: balls of the reference around a sample / k, on average. Coverage: balls of the reference that hold a
+    sample. All but density lie in 0 ... 1, where 1 is best; two sets of one distribution have a density of about 1.
+    """
+    origin = reference.double().mean(0)  # distances from products of large numbers would lose digits
+    samples, reference = samples.double() - origin, reference.double() - origin
+    real_reach, fake_reach = _reach(reference, k), _reach(samples, k)
+    in_balls = torch.zeros(len(samples), dtype=torch.int64)
+    recalled, covered = [], []
+    for block, reach in zip(reference.split(BLOCK), real_reach.split(BLOCK), strict=True):
+        distances = _squared_distances(block, samples)
+        inside = distances <= reach[:, None]
+        in_balls += inside.sum(0)
+        covered.append(inside.any(1))
+        recalled.append((distances <= fake_reach).any(1))
+    return {
+        "precision": (in_balls > 0).double().mean().item(),
+        "recall": torch.cat(recalled).double().mean().item(),
+        "density": in_balls.double().mean().item() / k,
+        "coverage": torch.cat(covered).double().mean().item(),
+    }
+
+
+def _reach(rows: Tensor, k: int) -> Tensor:
+    """(n,) squared distance of each row to its k-th nearest other row."""
+    # the nearest is the row itself
+    found = [_squared_distances(block, rows).kthvalue(k + 1, dim=1).values for block in rows.split(BLOCK)]
+    return torch.cat(found)
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """(n, m) of x (n, d) and y (m, d)."""
+    return x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T

@@ -1,0 +1,221 @@
+"""`ddpm evaluate`: the numbers of the training's own milestones, one table, and no bit lost to a kill."""
+
+import csv
+import functools
+import json
+import signal
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from ddpm import cli
+from ddpm.evaluation import evaluate
+from ddpm.evaluations import METRICS
+from ddpm.train import train
+from tests.ddpm import processes
+from tests.ddpm.test_train import tiny
+
+TIMES = ("sample_s", "features_s", "distance_s")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps with two milestones."""
+    with mock.patch.dict("os.environ", {"WANDB_MODE": "disabled"}):
+        return train(tiny(tmp_path_factory.mktemp("run"), "--curvature.enabled=false", "--eval.grid.enabled=false"))
+
+
+def _command(folder: Path, out: Path, *flags: str) -> list[str]:
+    return ["evaluate", str(folder), "--out", str(out), "--n", "70", "--nfe", "2", "--sampler", "ddpm", *flags]
+
+
+def _table(out: Path) -> list[dict[str, str]]:
+    """The rows, without the seconds."""
+    with (out / "evaluations.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def _record(folder: Path) -> list[dict]:
+    lines = (folder / "evaluations.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [row | {"out": [{k: v for k, v in r.items() if k not in TIMES} for r in row["out"]]} for row in rows]
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    """The run's folder without what other tests have evaluated of it."""
+    import shutil
+
+    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("evaluations.jsonl"))
+    return to
+
+
+def test_names_are_the_scores() -> None:
+    """The command line names them without importing torch."""
+    assert tuple(METRICS) == cli.SCORES
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure takes half of a small evaluation's time, and these tests do not look at it."""
+    monkeypatch.setattr("ddpm.evaluations.draw_frontier", lambda *_: None)
+
+
+def test_it_is_the_number_of_the_milestone(folder: Path, tmp_path: Path, undrawn: None) -> None:
+    """Of the same checkpoint by the same protocol, to the last bit, error, ends and fingerprint included. Catches a
+    second way to measure, other noise, and live weights for EMA."""
+    assert cli.main(_command(folder, tmp_path)) == 0
+    (row,) = _table(tmp_path)
+    logged = json.loads((folder / "loss.jsonl").read_text().splitlines()[-1])["out"]
+    assert float(row["value"]) == logged["val/fid"]
+    assert row["protocol"] == logged["val/fid_protocol"]
+    assert (float(row["floor"]), float(row["ceiling"])) == (logged["val/fid_floor"], logged["val/fid_ceiling"])
+    assert float(row["high"]) - float(row["low"]) == pytest.approx(2 * 1.959964 * logged["val/fid_sem"])
+    assert (row["run"], row["step"]) == (folder.name, "4")
+
+
+def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path: Path) -> None:
+    """Of two checkpoints; then more NFE into the same folder: the table holds all of them, and the run's record each
+    point once. Catches a table that forgets, a score without protocol, and points that are drawn again."""
+    run = _copy(folder, tmp_path / "run")
+    checkpoints = [str(run / f"checkpoints/step-00000{step}.pt") for step in (2, 4)]
+    flags = ["--sampler", "ddim,ddpm", "--metrics", "fid,fid_infinity,kid,prdc"]
+    command = [*_command(Path(checkpoints[0]), tmp_path / "out", *flags), "--nfe"]
+    command.insert(2, checkpoints[1])
+    assert cli.main([*command, "2"]) == 0
+    with mock.patch("ddpm.evaluation.evaluate.draw", side_effect=AssertionError):
+        assert cli.main([*command, "2"]) == 0
+    assert cli.main([*command, "1,2"]) == 0
+    rows = _table(tmp_path / "out")
+    names = [name for asked in METRICS.values() for name in asked]
+    expected = {(s, k, n, m) for s in ("2", "4") for k in ("ddim", "ddpm") for n in ("1", "2") for m in names}
+    assert {(r["step"], r["sampler"], r["nfe"], r["metric"]) for r in rows} == expected and len(rows) == len(expected)
+    assert all(r["protocol"] and r["floor"] and r["ceiling"] for r in rows)
+    assert len({r["protocol"] for r in rows if r["metric"] == "kid"}) == 4  # sampler and NFE, not the checkpoint
+    assert len({r["point"] for r in rows}) == 8
+    recorded = _record(run)
+    assert sorted(len(line["out"]) for line in recorded) == [len(names)] * 8
+    assert {(line["_i"], line["out"][0]["sampler"], line["out"][0]["nfe"]) for line in recorded} == {
+        (s, k, n) for s in (2, 4) for k in ("ddim", "ddpm") for n in (1, 2)
+    }
+    assert np.asarray(Image.open(tmp_path / "out/frontier.png").convert("L")).std() > 10
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(run, table's folder) of two points of three chunks each, evaluated in one go."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    run = _copy(folder, root / "run")
+    with mock.patch.dict("os.environ", {"DDPM_CACHE": str(root / "cache")}):
+        assert processes.finish(processes.start_command(_long(run, root / "out"), root)) == 0, (
+            root / "log"
+        ).read_text()
+    return run, root / "out"
+
+
+def _long(run: Path, out: Path) -> list[str]:
+    flags = ["--n", "120", "--batch-size", "25", "--nfe", "1,2"]
+    return _command(run, out, *flags)
+
+
+@pytest.mark.parametrize(
+    ("target", "number", "drawn"),
+    [
+        ("safetensors.torch.save_file", 2, 5),  # in the write of the second chunk
+        ("ddpm.evaluations.note_evaluation", 1, 3),  # between its file and the run's record
+    ],
+)
+def test_a_kill_costs_no_bit(
+    tmp_path: Path,
+    folder: Path,
+    undisturbed: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    number: int,
+    drawn: int,
+) -> None:
+    """Killed there and started again, table and record are those of the undisturbed evaluation, nothing is left aside,
+    and only the chunks are `drawn` (of six) that were not there yet.
+
+    Catches state that is not kept, half a file that is taken for a whole one, and a point noted twice or never.
+    """
+    run, out = _copy(folder, tmp_path / "run"), tmp_path / "out"
+    monkeypatch.setenv("DDPM_CACHE", str(undisturbed[1].parent / "cache"))
+    sabotage = functools.partial(processes.at_call, target, number, processes.kill)
+    process = processes.start_command(_long(run, out), tmp_path, sabotage)
+    assert processes.finish(process) == -signal.SIGKILL
+    with mock.patch.object(evaluate, "draw", wraps=evaluate.draw) as draws:
+        assert cli.main(_long(run, out)) == 0
+    assert draws.call_count == drawn
+    before, expected = undisturbed
+    assert [row | {"checkpoint": ""} for row in _table(out)] == [row | {"checkpoint": ""} for row in _table(expected)]
+    assert [line["point"] for line in _record(run)] == [line["point"] for line in _record(before)]
+    assert not [path for path in out.rglob("*.part/**/*") if path.is_file()]
+
+
+def test_other_settings_do_not_go_on_with_what_was_begun(folder: Path, tmp_path: Path, undrawn: None) -> None:
+    """A point that was killed is not continued under another seed, batch size, checkpoint or count, each of which has
+    other bits. Catches a key that forgets one."""
+    last, first = (str(folder / f"checkpoints/step-00000{step}.pt") for step in (4, 2))
+    for source, flags in (
+        (last, []),
+        (last, ["--seed", "1"]),
+        (last, ["--x0-limit", "none"]),
+        (last, ["--n", "71"]),
+        (last, ["--weights", "live"]),
+        (first, []),
+    ):
+        assert cli.main(_command(Path(source), tmp_path, *flags)) == 0
+    values = {row["value"] for row in _table(tmp_path)}
+    assert len(values) == len({row["point"] for row in _table(tmp_path)}) == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nfe", "1001"], "1 ... T = 1000 steps"),
+        (["--n", "64"], "more samples than the 64 dimensions"),
+        (["--sampler", "ddim,euler"], "'euler' is none of ddpm"),
+        (["--metrics", "is"], "'is' is none of fid"),
+        (["--nfe", "0,5"], "at least 1"),
+        (["--features", "nothing.pt"], "there is no TorchScript file"),
+        (["--data", "/nowhere"], "/nowhere does not exist"),
+    ],
+)
+def test_bad_input(
+    folder: Path, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One paragraph, code 2, and no point is begun."""
+    try:
+        code = cli.main(_command(folder, tmp_path / "out", *flags))
+    except SystemExit as error:  # argparse
+        code = int(error.code or 0)
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/p*"))
+
+
+def test_a_folder_is_one_processs_at_a_time(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two would draw the same chunks."""
+    with FileLock(tmp_path / ".lock"):
+        assert cli.main(_command(folder, tmp_path)) == 75
+    assert "Another process is evaluating" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One paragraph, no traceback."""
+    (tmp_path / "file").touch()
+    assert cli.main(_command(folder, tmp_path / "file")) == 2
+    assert "file cannot be written" in capsys.readouterr().err
+
+
+def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, undrawn: None) -> None:
+    """What is noted after it stands on a line of its own."""
+    run = _copy(folder, tmp_path / "run")
+    (run / "evaluations.jsonl").write_text('{"_i": 4, "po')
+    assert cli.main(_command(run, tmp_path / "out")) == 0
+    lines = (run / "evaluations.jsonl").read_text().splitlines()
+    assert len(lines) == 2 and json.loads(lines[1])["_i"] == 4
