@@ -104,6 +104,40 @@ def test_differences_agree_with_products_vector_by_vector(with_head: bool) -> No
             assert differences.improved is None
 
 
+def test_a_parameter_at_two_places_is_moved_at_both_and_put_back() -> None:
+    """Tied weights: differences agree with products, and the model has its own parameters again, after a failure too.
+
+    Catches a second place that keeps the old weights, and weights that stay displaced.
+    """
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+            self.fails = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.fails:
+                raise KeyError("no")
+            out: Tensor = self.b(torch.tanh(self.a(x)))
+            return out
+
+    model = Tied().double()
+    data = LeastSquares((torch.randn(4, 3).double(),), torch.randn(4, 3).double(), torch.ones(1, 4))
+    own = [id(p) for p in model.parameters()]
+    rough, exact = (
+        least_squares_trace(model, lambda _: data, 4, _rng(), per_draw=4, exact=e)[0].plain.values
+        for e in (False, True)
+    )
+    torch.testing.assert_close(rough, exact, rtol=1e-5, atol=1e-6)
+    model.fails = True
+    with pytest.raises(KeyError):
+        least_squares_trace(model, lambda _: data, 4, _rng(), per_draw=4)
+    assert [id(p) for p in model.parameters()] == own
+    assert model.b.weight is model.a.weight
+
+
 def test_a_model_that_is_its_head_alone_is_known_exactly() -> None:
     """Linear regression: the improved estimate is the trace without any error, from float32 too."""
     model = nn.Linear(4, 3)
