@@ -31,7 +31,7 @@ from ddpm.hessian.vectors import Vectors, rademacher
 
 # Step of the differences over the root mean square parameter, in units of the fourth root of the machine epsilon, where
 # rounding (eps / h^2) and truncation (h^2) of a second difference balance.
-STEP = 0.25
+STEP = 0.2
 # Largest numerical error that passes for none: in standard errors, or of the trace, which exact products round as well.
 TOLERANCE, ROUNDING = 0.02, 1e-5
 
