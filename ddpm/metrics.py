@@ -263,10 +263,10 @@ _TABLE = [
     Metric(
         "time/probe_share",
         "time in probes",
-        "of that in training steps",
+        "of that in steps and probes",
         _LOG,
         "none",
-        "time/probe_s over time/train_s, when `curvature.enabled`.",
+        "time/probe_s / (time/train_s + time/probe_s), when `curvature.enabled`.",
     ),
     Metric(
         "time/total_s",

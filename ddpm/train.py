@@ -187,7 +187,8 @@ class Trainer:
             if self.row:
                 row |= {f"time/{part}_s": self.timers.seconds[part] for part in _PARTS}
                 if self.cfg.curvature.enabled:
-                    row["time/probe_share"] = self.timers.seconds["probe"] / self.timers.seconds["train"]
+                    seconds = self.timers.seconds
+                    row["time/probe_share"] = seconds["probe"] / (seconds["train"] + seconds["probe"])
                 row["time/total_s"] = self.elapsed_s
             if row or grid:
                 tracker.log(step, row, grid)
