@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from ddpm.config import Config, as_meant
 
 FID_METRICS = ("val/fid", "final/fid")
 SCORES = (*FID_METRICS, "val/kid")
@@ -134,7 +137,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def flat_config(run: Run) -> dict[str, Any]:
     """The run's config with dotted keys; keys that older configs leave out have the value they mean."""
-    return DEFAULTS | flatten(run.config)
+    return dict(_flat_config(run))
+
+
+@lru_cache(maxsize=4096)
+def _flat_config(run: Run) -> dict[str, Any]:
+    own = {key: value for key, value in run.config.items() if key in Config.model_fields}
+    try:
+        younger = flatten(Config.model_validate(as_meant(own)).nested())
+    except ValueError:  # the original study's, or no whole config: what it does not say is not known
+        younger = {}
+    return DEFAULTS | younger | flatten(run.config)
 
 
 def as_number(value: Any) -> float | None:

@@ -16,7 +16,7 @@ from reports.runs import Run, canonical, flat_config
 # Keys that say who and where, not what was trained.
 BOOKKEEPING = (
     *("experiment", "seed", "out_dir", "study_name", "run_id", "clean_run", "device", "notes", "tags"),
-    *("id", "session", "environment.*", "checkpoint.*", "data.num_workers"),
+    *("id", "session", "environment.*", "checkpoint.*", "data.num_workers", "cache_dir"),
     *("logging.*", "metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
 )
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ddpm.config_files import load_config
 from ddpm.errors import UserError
 from reports.experiments.choice import Arm, Selection
 from tests.reports.conftest import chosen, write_run
@@ -129,3 +130,20 @@ def test_arm_config_knows_old_defaults(originals: Path) -> None:
     """Catches: the original e1, which has no loss section, shown as a run of another weighting."""
     arm: Arm = chosen(originals, "e1").arms[0]
     assert arm.config["loss.weighting"] == "constant"
+
+
+def test_a_run_from_before_a_key_is_of_the_same_setting(tmp_path: Path) -> None:
+    """The older seed has no `eval.kid` yet, the newer one another cache folder: both are the arm. One that was probed
+    on other draws is not. Catches seeds that a report drops because the package was updated between them."""
+    smoke = load_config(Path(__file__).parents[2] / "configs/smoke/e5.yaml").nested()
+    config = {key: value for key, value in smoke.items() if key not in ("experiment", "seed")}
+    older = {**config, "eval": {key: value for key, value in config["eval"].items() if key != "kid"}}
+    write_run(tmp_path / "a", "e5", seed=1, **older)
+    write_run(tmp_path / "b", "e5", seed=2, **{**config, "cache_dir": "/elsewhere"})
+    selection = chosen(tmp_path, "e5")
+    assert [run.seed for run in selection.arms[0].runs] == [1, 2], selection.left_out
+    draws = {key: value for key, value in config["curvature"].items() if key != "draws"}
+    write_run(tmp_path / "c", "e5", seed=3, started="2025-01-01T00:00:00+00:00", **{**config, "curvature": draws})
+    selection = chosen(tmp_path, "e5")
+    assert [run.seed for run in selection.arms[0].runs] == [1, 2]
+    assert any("curvature.draws" in reason for reason in selection.left_out)
