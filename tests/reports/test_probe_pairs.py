@@ -1,10 +1,12 @@
 """Two runs' curvature, draw by draw."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -109,3 +111,20 @@ def test_files_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     main()
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["pairs.csv", "pairs.png", "pairs.svg"]
     assert len((tmp_path / "o/pairs.csv").read_text().splitlines()) == 1 + 3 * 2 * 3
+
+
+def test_the_table_of_the_curvature_page_is_made_from_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/curvature_e5_e6/pairs.csv from the probes beside it, and the page's numbers from that. Catches a number that
+    was typed or has grown old."""
+    docs = Path(__file__).parents[2] / "docs"
+    a, b = ([str(docs / f"curvature_e5_e6/{arm}-s{seed}.jsonl") for seed in (1077, 1078)] for arm in ("e5", "e6"))
+    monkeypatch.setattr("sys.argv", ["x", "--baseline", *a, "--variant", *b, "--out", str(tmp_path / "pairs")])
+    main()
+    assert (tmp_path / "pairs.csv").read_text() == (docs / "curvature_e5_e6/pairs.csv").read_text()
+    table = pd.read_csv(tmp_path / "pairs.csv", dtype={"seed": str}).set_index(["loss", "seed", "step"])
+    page = (docs / "curvature.md").read_text()
+    for loss, seed, step in itertools.product(("hutch", "ref"), ("1077", "1078"), (0, 3000)):
+        row = table.loc[(loss, seed, step)]
+        assert f"{row['change_pct']:+.1f} ({row['low_pct']:+.1f} to {row['high_pct']:+.1f})" in page
