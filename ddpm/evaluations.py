@@ -114,7 +114,7 @@ def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
     for plan in request.plans:
         samples_key = samples_key_of(content, evaluator, plan, request)
         assert evaluator.reference
-        key = digest([samples_key, evaluator.reference.key, repr(request.wanted)])[:12]
+        key = digest([samples_key, evaluator.reference.key, repr(request.wanted), sorted(request.metrics)])[:12]
         path = request.out / "points" / f"{key}.json"
         unfinished = request.out / ".part" / samples_key
         if not path.exists():

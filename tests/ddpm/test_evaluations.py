@@ -219,3 +219,12 @@ def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, u
     assert cli.main(_command(run, tmp_path / "out")) == 0
     lines = (run / "evaluations.jsonl").read_text().splitlines()
     assert len(lines) == 2 and json.loads(lines[1])["_i"] == 4
+
+
+def test_scores_asked_for_later_join_the_table(folder: Path, tmp_path: Path, undrawn: None) -> None:
+    """KID alone, then FID and KID into the same folder: both are in the table, KID once. Catches a point that counts as
+    done whatever scores it was done for."""
+    run = _copy(folder, tmp_path / "run")
+    for asked in ("kid", "fid,kid"):
+        assert cli.main(_command(run, tmp_path / "out", "--metrics", asked)) == 0
+    assert sorted(row["metric"] for row in _table(tmp_path / "out")) == ["fid", "kid"]
