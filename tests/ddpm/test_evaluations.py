@@ -17,6 +17,7 @@ from ddpm.evaluation import evaluate
 from ddpm.evaluations import METRICS
 from ddpm.train import train
 from tests.ddpm import processes
+from tests.ddpm.test_scores import two_colours
 from tests.ddpm.test_train import tiny
 
 TIMES = ("sample_s", "features_s", "distance_s")
@@ -82,7 +83,7 @@ def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path
     point once. Catches a table that forgets, a score without protocol, and points that are drawn again."""
     run = _copy(folder, tmp_path / "run")
     checkpoints = [str(run / f"checkpoints/step-00000{step}.pt") for step in (2, 4)]
-    flags = ["--sampler", "ddim,ddpm", "--metrics", "fid,fid_infinity,kid,prdc"]
+    flags = ["--sampler", "ddim,ddpm", "--metrics", "fid,kid,prdc"]
     command = [*_command(Path(checkpoints[0]), tmp_path / "out", *flags), "--nfe"]
     command.insert(2, checkpoints[1])
     assert cli.main([*command, "2"]) == 0
@@ -90,7 +91,7 @@ def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path
         assert cli.main([*command, "2"]) == 0
     assert cli.main([*command, "1,2"]) == 0
     rows = _table(tmp_path / "out")
-    names = [name for asked in METRICS.values() for name in asked]
+    names = [name for asked in ("fid", "kid", "prdc") for name in METRICS[asked]]
     expected = {(s, k, n, m) for s in ("2", "4") for k in ("ddim", "ddpm") for n in ("1", "2") for m in names}
     assert {(r["step"], r["sampler"], r["nfe"], r["metric"]) for r in rows} == expected and len(rows) == len(expected)
     assert all(r["protocol"] and r["floor"] and r["ceiling"] for r in rows)
@@ -178,6 +179,9 @@ def test_other_settings_do_not_go_on_with_what_was_begun(folder: Path, tmp_path:
     [
         (["--nfe", "1001"], "1 ... T = 1000 steps"),
         (["--n", "64"], "more samples than the 64 dimensions"),
+        (["--n", "256", "--metrics", "fid_infinity"], "above 4 * 64 = 256 samples"),
+        (["--n", "5", "--metrics", "prdc", "--features", "two.pt"], "prdc.k = 5 neighbours need more than 5"),
+        (["--n", "3", "--metrics", "kid", "--features", "two.pt"], "KID needs at least 4"),
         (["--sampler", "ddim,euler"], "'euler' is none of ddpm"),
         (["--metrics", "is"], "'is' is none of fid"),
         (["--nfe", "0,5"], "at least 1"),
@@ -189,6 +193,7 @@ def test_bad_input(
     folder: Path, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One paragraph, code 2, and no point is begun."""
+    flags = [str(two_colours(tmp_path)) if flag == "two.pt" else flag for flag in flags]
     try:
         code = cli.main(_command(folder, tmp_path / "out", *flags))
     except SystemExit as error:  # argparse
@@ -228,3 +233,11 @@ def test_scores_asked_for_later_join_the_table(folder: Path, tmp_path: Path, und
     for asked in ("kid", "fid,kid"):
         assert cli.main(_command(run, tmp_path / "out", "--metrics", asked)) == 0
     assert sorted(row["metric"] for row in _table(tmp_path / "out")) == ["fid", "kid"]
+
+
+def test_fid_at_infinite_n(folder: Path, tmp_path: Path, undrawn: None) -> None:
+    """Of as many samples as it needs, under a protocol of its own. Catches a refusal of what there is enough of."""
+    flags = ["--n", "257", "--nfe", "1", "--metrics", "fid,fid_infinity"]
+    assert cli.main(_command(folder, tmp_path, *flags)) == 0
+    fid, infinity = sorted(_table(tmp_path), key=lambda row: row["metric"])
+    assert float(infinity["value"]) != float(fid["value"]) and infinity["protocol"] != fid["protocol"]
