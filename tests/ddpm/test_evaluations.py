@@ -217,13 +217,31 @@ def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, capsys: py
     assert "file cannot be written" in capsys.readouterr().err
 
 
-def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """What is noted after it stands on a line of its own."""
-    run = _copy(folder, tmp_path / "run")
-    (run / "evaluations.jsonl").write_text('{"_i": 4, "po')
+@pytest.mark.parametrize("end", [9, -40, -1])
+def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, undrawn: None, end: int) -> None:
+    """Cut anywhere, after the point's key too: what is noted after it stands on a line of its own, once. Catches a
+    point that counts as noted by half a line, and one noted twice where only the line's end was lost."""
+    run, path = _copy(folder, tmp_path / "run"), tmp_path / "run/evaluations.jsonl"
     assert cli.main(_command(run, tmp_path / "out")) == 0
-    lines = (run / "evaluations.jsonl").read_text().splitlines()
-    assert len(lines) == 2 and json.loads(lines[1])["_i"] == 4
+    whole = path.read_text()
+    path.write_text(whole[:end])
+    for _ in range(2):
+        assert cli.main(_command(run, tmp_path / "out")) == 0
+    assert path.read_text() == whole[:end] + "\n" + (whole if end != -1 else "")
+
+
+def test_a_record_that_cannot_be_read(
+    folder: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in its place, or bytes that are no text: said in a line, and the table is there. Catches a traceback."""
+    run, path = _copy(folder, tmp_path / "run"), tmp_path / "run/evaluations.jsonl"
+    path.mkdir()
+    assert cli.main(_command(run, tmp_path / "out")) == 0
+    assert "warning: the evaluation is not noted in" in capsys.readouterr().out
+    path.rmdir()
+    path.write_bytes(b"\xff\xfe\n")
+    assert cli.main(_command(run, tmp_path / "out")) == 0
+    assert len(path.read_bytes().splitlines()) == 2 and len(_table(tmp_path / "out")) == 1
 
 
 def test_scores_asked_for_later_join_the_table(folder: Path, tmp_path: Path, undrawn: None) -> None:
