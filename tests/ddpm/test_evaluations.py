@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from ddpm import cli
+from ddpm import cli, frontier
 from ddpm.evaluation import evaluate
 from ddpm.evaluations import METRICS
 from ddpm.train import train
@@ -66,8 +66,9 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_the_number_of_the_milestone(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """Of the same checkpoint by the same protocol, to the last bit, error, ends and fingerprint included. Catches a
-    second way to measure, other noise, and live weights for EMA."""
+    """Of the same checkpoint by the same protocol, to the last bit, error, ends and fingerprint included; and what the
+    fingerprint stands for is written beside it, and in the run's record, which holds no path that ends with a move.
+    Catches a second way to measure, other noise, and live weights for EMA."""
     assert cli.main(_command(folder, tmp_path)) == 0
     (row,) = _table(tmp_path)
     logged = json.loads((folder / "loss.jsonl").read_text().splitlines()[-1])["out"]
@@ -76,6 +77,11 @@ def test_it_is_the_number_of_the_milestone(folder: Path, tmp_path: Path, undrawn
     assert (float(row["floor"]), float(row["ceiling"])) == (logged["val/fid_floor"], logged["val/fid_ceiling"])
     assert float(row["high"]) - float(row["low"]) == pytest.approx(2 * 1.959964 * logged["val/fid_sem"])
     assert (row["run"], row["step"]) == (folder.name, "4")
+    described = json.loads((folder / "run.json").read_text())["protocols"][row["protocol"]]
+    assert json.loads((tmp_path / "protocols.json").read_text()) == {row["protocol"]: described}
+    (noted,) = _record(folder)[-1]["out"]
+    assert noted["described"] == described and noted["checkpoint"] == "checkpoints/step-000004.pt"
+    assert [row["reference_n"], row["reference_digest"]] == [str(noted["reference_n"]), described["reference_digest"]]
 
 
 def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path: Path) -> None:
@@ -259,3 +265,44 @@ def test_fid_at_infinite_n(folder: Path, tmp_path: Path, undrawn: None) -> None:
     assert cli.main(_command(folder, tmp_path, *flags)) == 0
     fid, infinity = sorted(_table(tmp_path), key=lambda row: row["metric"])
     assert float(infinity["value"]) != float(fid["value"]) and infinity["protocol"] != fid["protocol"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[{", b"[]", b"[3]", b'[{"run": "a"}]', b"\xff"])
+def test_a_damaged_point_is_evaluated_again(
+    folder: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    """Named in a line, and as it was after the same command; one that nobody asks for is left out of the table. Catches
+    a traceback from which no command leads."""
+    command = _command(_copy(folder, tmp_path / "run"), tmp_path / "out")
+    assert cli.main(command) == 0
+    (path,) = (tmp_path / "out/points").iterdir()
+    before = _table(tmp_path / "out")
+    for damaged in (path, path.with_name("other.json")):
+        damaged.write_bytes(content)
+    assert cli.main(command) == 0
+    assert _table(tmp_path / "out") == before and json.loads(path.read_text())
+    out = capsys.readouterr().out
+    assert f"{path} is damaged" in out and "other.json is damaged" in out
+
+
+def test_no_checkpoint_is_sampled_before_all_are_looked_at(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second of two is damaged. Catches hours of the first, and then the message."""
+    (tmp_path / "second.pt").write_bytes(b"half")
+    command = _command(folder, tmp_path / "out")
+    command.insert(2, str(tmp_path / "second.pt"))
+    with mock.patch("ddpm.evaluation.evaluate.draw", side_effect=AssertionError):
+        assert cli.main(command) == 2
+    assert "second.pt is damaged" in capsys.readouterr().err
+
+
+def test_other_references_have_panels_of_their_own(tmp_path: Path) -> None:
+    """Of one name, but other counts or other images. Catches FIDs of two scales on one axis."""
+    row = dict.fromkeys(("run", "step", "weights", "sampler", "spacing", "x0_limit", "seed", "features"), "x")
+    row |= {"reference": "own", "reference_n": 9, "reference_digest": "ab", "n": 70, "nfe": 2, "value": 2.0}
+    row |= {"low": 1.0, "high": 3.0, "floor": 1.0, "ceiling": 9.0}
+    rows = [row, row | {"nfe": 5}, row | {"reference_n": 8}, row | {"reference_digest": "cd"}]
+    with mock.patch.object(frontier.plt, "subplots", wraps=frontier.plt.subplots) as made:
+        frontier.draw_frontier(rows, tmp_path / "f.png")
+    assert made.call_args.args[0] == 3
