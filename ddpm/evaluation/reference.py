@@ -151,7 +151,9 @@ def _download(path: Path) -> None:
 def held_out(images: ImageSet, reference_n: int | None, n: int) -> Tensor:
     """n real images (n, 3, H, W) that the reference does not hold, evenly spaced over the set.
 
-    Where too few are left, over the whole set: what is scored on them is then a little too good.
+    Where fewer than n are left (none, where the reference is the whole set): over the whole set, so that some or all of
+    them are the reference's own images, and the same more than once where n exceeds the set. Their score is then no
+    floor of images that the reference has not seen but lies below it, down to 0 where they are the reference itself.
     """
     left = torch.ones(len(images), dtype=torch.bool)
     left[_reference_positions(images, reference_n)] = False
