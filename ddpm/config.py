@@ -89,6 +89,8 @@ class Config(Section):
                 f"eval.recon.t_values = {list(recon.t_values)} must be one or more timesteps, each larger than the one "
                 f"before, within 0 ... {T - 1} (diffusion.T = {T})"
             )
+        if recon.enabled and recon.bins > T:
+            raise ValueError(f"eval.recon.bins = {recon.bins} exceeds diffusion.T = {T}: each bin holds timesteps")
 
     @property
     def trained_timesteps(self) -> range:

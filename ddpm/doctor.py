@@ -1,6 +1,7 @@
 """`ddpm doctor`: what is there of what runs and evaluations need, what is missing, and what to do about it.
 
-It downloads nothing, writes nothing, and shows no key.
+It downloads nothing, writes nothing, and shows no key. What cannot be looked at is a finding too. Published weights
+are known by their digest; of published statistics it says only that they are there.
 """
 
 import importlib
@@ -45,21 +46,37 @@ def examine(data_root: Path = Path("data")) -> Iterator[Finding]:
     yield _guarded("device", _device)
     yield _guarded("W&B login", _login)
     yield _guarded("embedded features", _embedded_features, needed=True)
-    yield _cache_folder()
-    yield from _inception()
-    yield from _published_statistics()
-    yield _own_statistics()
-    yield _cifar(data_root)
-    yield from _room()
+    yield _guarded("cache folder", _cache_folder)
+    yield from _all_guarded("weights of Inception", _inception)
+    yield from _all_guarded("eval.reference_stats", _published_statistics)
+    yield _guarded("reference statistics of own images", _own_statistics)
+    yield _guarded("CIFAR-10", lambda: _cifar(data_root))
+    yield _guarded("room in this folder", lambda: _room("this folder", Path.cwd()), needed=True)
+    yield _guarded("room in the cache folder", lambda: _room("the cache folder", cache_dir()))
 
 
 def _guarded(what: str, look: Callable[[], Finding], needed: bool = False) -> Finding:
-    """What `look` finds; a missing thing where it raises, since any broken installation may."""
+    """What `look` finds; a missing thing where it raises, since any broken installation or forbidden folder may."""
     try:
         return look()
     except Exception as error:
-        said = (str(error) or type(error).__name__).strip().splitlines()[0]
-        return Finding(what, False, said, "Install the project anew: make clean setup", needed)
+        return _fault(what, error, needed)
+
+
+def _all_guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """As `_guarded`, of a look that finds several things."""
+    try:
+        yield from look()
+    except Exception as error:
+        yield _fault(what, error, False)
+
+
+def _fault(what: str, error: Exception, needed: bool) -> Finding:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    advice = "Install the project anew: make clean setup"
+    if isinstance(error, OSError) and error.filename and not isinstance(error, FileNotFoundError):
+        advice = f"Make {error.filename} readable"
+    return Finding(what, False, lines[0], advice, needed)
 
 
 def _if_old_python() -> str:
@@ -117,7 +134,7 @@ def _cache_folder() -> Finding:
 
 
 def _inception() -> Iterator[Finding]:
-    from ddpm.evaluation.features import MODES, PUBLISHED, file_digest, inception_path
+    from ddpm.evaluation.features import MODES, inception_path
 
     for path in dict.fromkeys(inception_path(mode) for mode in MODES.values()):
         users = ", ".join(name for name, mode in MODES.items() if inception_path(mode) == path)
@@ -126,12 +143,17 @@ def _inception() -> Iterator[Finding]:
             advice = f"With internet they are downloaded when used. Without: copy {path.name} into {path.parent}"
             yield Finding(what, False, f"{path} is not there", f"{advice}. Or use eval.features=embedded")
             continue
-        digest = file_digest(path)
-        if digest.startswith(PUBLISHED[path.name]):
-            yield Finding(what, True, f"{path}, as published (SHA-256 {digest[:12]})")
-        else:
-            advice = "Its FIDs compare only with each other. Remove it to have the published file again"
-            yield Finding(what, False, f"{path} is another file (SHA-256 {digest[:12]})", advice)
+        yield _guarded(what, lambda what=what, path=path: _weights(what, path))  # type: ignore[misc]
+
+
+def _weights(what: str, path: Path) -> Finding:
+    from ddpm.evaluation.features import PUBLISHED, file_digest
+
+    digest = file_digest(path)
+    if digest.startswith(PUBLISHED[path.name]):
+        return Finding(what, True, f"{path}, as published (SHA-256 {digest[:12]})")
+    advice = "Its FIDs compare only with each other. Remove it to have the published file again"
+    return Finding(what, False, f"{path} is another file (SHA-256 {digest[:12]})", advice)
 
 
 def _published_statistics() -> Iterator[Finding]:
@@ -144,7 +166,7 @@ def _published_statistics() -> Iterator[Finding]:
         yield Finding(
             f"eval.reference_stats={name}",
             statistics.is_file(),
-            ", ".join(there) or f"{statistics} is not there",
+            f"{', '.join(there)}, content not checked" if there else f"{statistics} is not there",
             "" if statistics.is_file() else advice,
         )
 
@@ -168,14 +190,13 @@ def _cifar(root: Path) -> Finding:
     return Finding("CIFAR-10", False, f"not in {root.resolve()}", advice)
 
 
-def _room() -> Iterator[Finding]:
-    for what, folder in (("this folder", Path.cwd()), ("the cache folder", cache_dir())):
-        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        free = shutil.disk_usage(nearest).free
-        enough = free >= ROOM and os.access(nearest, os.W_OK)
-        state = f"{free / GIB:.1f} GiB free" + ("" if os.access(nearest, os.W_OK) else ", not writable")
-        advice = "" if enough else f"A run needs {ROOM / GIB:.0f} GiB that it can write to"
-        yield Finding(f"room in {what}", enough, f"{nearest}: {state}", advice, needed=what == "this folder")
+def _room(what: str, folder: Path) -> Finding:
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(nearest).free
+    enough = free >= ROOM and os.access(nearest, os.W_OK)
+    state = f"{free / GIB:.1f} GiB free" + ("" if os.access(nearest, os.W_OK) else ", not writable")
+    advice = "" if enough else f"A run needs {ROOM / GIB:.0f} GiB that it can write to"
+    return Finding(f"room in {what}", enough, f"{nearest}: {state}", advice, needed=what == "this folder")
 
 
 def diagnose() -> int:

@@ -4,6 +4,7 @@ Each point (checkpoint, sampler, NFE) is drawn in chunks, whose features are on 
 moment, the same command goes on where it was, and ends in the bits of one that was left alone.
 
 OUT/evaluations.csv     one row a score of each point that was evaluated into OUT
+OUT/protocols.json      what each of the table's fingerprints stands for
 OUT/frontier.png        FID against NFE
 OUT/points/KEY.json     a point's rows; KEY stands for all that its numbers depend on
 OUT/.part/KEY/          the features of a point that is not finished
@@ -12,6 +13,7 @@ OUT/.part/KEY/          the features of a point that is not finished
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -41,7 +43,8 @@ from ddpm.tracking.run_folder import note_evaluation
 
 COLUMNS = (
     *("experiment", "run", "step", "checkpoint", "weights", "sampler", "nfe", "spacing", "x0_limit", "n", "seed"),
-    *("features", "reference", "metric", "value", "low", "high", "std", "floor", "ceiling", "protocol"),
+    *("features", "reference", "reference_n", "reference_digest"),
+    *("metric", "value", "low", "high", "std", "floor", "ceiling", "protocol"),
     *("sample_s", "features_s", "distance_s", "point"),
 )
 METRICS = {"fid": ("fid",), "fid_infinity": ("fid_infinity",), "kid": ("kid",), "prdc": NEIGHBOURS}
@@ -87,12 +90,15 @@ class Request:
 def evaluate(request: Request) -> Path:
     """Evaluate every point of a request that is not in `request.out` yet; the table's path.
 
-    Raises UserError on bad input before anything is sampled, and Held where another process writes to the same folder.
+    Raises UserError on bad input, of any of the checkpoints, before anything is sampled, and Held where another process
+    writes to the same folder.
     """
     checkpoints = [find_checkpoint(source) for source in request.sources]
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         with FileLock(request.out / ".lock", timeout=0):
+            for checkpoint in checkpoints[1:]:
+                prepare(checkpoint, request, quiet=True)  # what is wrong with it is said now; the first comes next
             for checkpoint in checkpoints:
                 evaluate_checkpoint(checkpoint, request)
                 rows = write_table(request.out)
@@ -107,37 +113,45 @@ def evaluate(request: Request) -> Path:
 
 def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
     """Evaluate every point of a checkpoint that is not there yet, note it in the checkpoint's run, and say its FID."""
-    trained = load_trained(checkpoint, request.weights, request.device)
-    check_plans(trained, request.plans)
-    evaluator, images = make_evaluator(trained, request)
+    trained, evaluator, images = prepare(checkpoint, request)
     content = file_digest(checkpoint)
     for plan in request.plans:
         samples_key = samples_key_of(content, evaluator, plan, request)
         assert evaluator.reference
-        key = digest([samples_key, evaluator.reference.key, repr(request.wanted)])[:12]
+        key = digest([samples_key, evaluator.reference.key, repr(request.wanted), sorted(request.metrics)])[:12]
         path = request.out / "points" / f"{key}.json"
         unfinished = request.out / ".part" / samples_key
-        if not path.exists():
+        rows = read_point(path)
+        if rows is None:
             rows = evaluate_point(evaluator, trained, plan, request, unfinished, images)
             about = about_checkpoint(checkpoint, trained)
-            _write(path, json.dumps([about | row | {"point": samples_key} for row in rows]) + "\n")
-        rows = json.loads(path.read_text())
+            rows = [about | row | {"point": samples_key} for row in rows]
+            _write(path, json.dumps(rows) + "\n")
         if checkpoint.parent.name == "checkpoints":
-            note_evaluation(checkpoint.parents[1], trained.step, key, rows)
+            inside = {"checkpoint": f"checkpoints/{checkpoint.name}"}  # the folder may be moved
+            note_evaluation(checkpoint.parents[1], trained.step, key, [row | inside for row in rows])
         shutil.rmtree(unfinished, ignore_errors=True)
         scores = ", ".join(f"{row['metric']} {row['value']:.4g}" for row in rows)
         print(f"{rows[0]['run']} step {trained.step}, {plan.sampler}, nfe {plan.nfe}: {scores}", flush=True)
 
 
-def check_plans(trained: Trained, plans: Sequence[SamplingPlan]) -> None:
-    """Raises UserError where a sampler cannot run at an NFE; warns where it misses a known answer."""
+def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Trained, Evaluator, ImageSet]:
+    """A checkpoint, what scores it, and its real images. Raises UserError where something keeps it from being scored;
+    warns, unless quiet, where a sampler misses a known answer."""
+    trained = load_trained(checkpoint, request.weights, request.device)
+    check_plans(trained, request.plans, quiet)
+    return trained, *make_evaluator(trained, request)
+
+
+def check_plans(trained: Trained, plans: Sequence[SamplingPlan], quiet: bool) -> None:
+    """Raises UserError where a sampler cannot run at an NFE; warns, unless quiet, where it misses a known answer."""
     for plan in plans:
         try:
             make_chain(trained.schedule, plan.sampler, plan.nfe, plan.spacing)
             answer = try_sampler(trained.schedule, plan.sampler, plan.nfe, plan.spacing)
         except ValueError as error:
             raise UserError(f"--sampler {plan.sampler} --nfe {plan.nfe}: {error}.") from None
-        if not answer.passes:
+        if not (answer.passes or quiet):
             print(f"warning: {plan.sampler} at nfe {plan.nfe} misses a known answer by {answer.error:+.0%}")
 
 
@@ -159,7 +173,7 @@ def make_evaluator(trained: Trained, request: Request) -> tuple[Evaluator, Image
         shape=(channels, height, width),
         wanted=request.wanted,
     )
-    evaluator.protocol(request.plans[0])  # refuses too few samples
+    evaluator.protocol(request.plans[0])  # refuses too few samples, which are as many in each
     return evaluator, images
 
 
@@ -202,17 +216,19 @@ def evaluate_point(
         **{"weights": request.weights, "sampler": plan.sampler, "nfe": plan.nfe, "spacing": plan.spacing},
         **{"x0_limit": evaluator.x0_limit, "n": plan.n_samples, "seed": request.seed},
         **{"features": evaluator.features.name, "reference": evaluator.reference.name},
+        **{"reference_n": evaluator.reference.gaussian.count, "reference_digest": evaluator.reference.digest},
         **dict(zip(("sample_s", "features_s", "distance_s"), times, strict=True)),
     }
     rows = []
     for metric in [name for asked in request.metrics for name in METRICS[asked]]:
         value, error = scores[metric], Z95 * scores["fid_sem"]
+        protocol = evaluator.protocol(plan, metric)
         low, high = (value - error, value + error) if metric == "fid" else (None, None)
         rows.append(
             about
             | {"metric": metric, "value": value, "low": low, "high": high, "std": scores.get(f"{metric}_std")}
             | {"floor": floor[metric], "ceiling": ceiling[metric]}
-            | {"protocol": evaluator.protocol(plan, metric).fingerprint}
+            | {"protocol": protocol.fingerprint, "described": protocol.describe()}
         )
     return rows
 
@@ -252,24 +268,46 @@ def about_checkpoint(checkpoint: Path, trained: Trained) -> Row:
 
 # --- the table ---
 
+_NEEDED = {*("run", "step", "weights", "sampler", "nfe", "n", "point"), *("metric", "value", "protocol")}
+
+
+def read_point(path: Path) -> list[Row] | None:
+    """The rows of a point; None where it is not there, or damaged, which is said."""
+    try:
+        rows = json.loads(path.read_bytes())
+        if rows and all(row.keys() >= _NEEDED for row in rows):
+            return list(rows)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError):
+        pass
+    print(f"warning: {path} is damaged and counts as not there: the point is evaluated again when it is asked for")
+    return None
+
 
 def write_table(out: Path) -> list[Row]:
-    """Write the table of all points in `out` anew, in an order that does not depend on when they came; its rows.
+    """Write the table of all points in `out` anew, in an order that does not depend on when they came, and what its
+    fingerprints stand for; its rows.
 
     A score that was taken again, with others of the same samples, has one row."""
-    found = [row for path in sorted((out / "points").glob("*.json")) for row in json.loads(path.read_text())]
+    found = [row for path in sorted((out / "points").glob("*.json")) for row in read_point(path) or ()]
     rows = list({(row["point"], row["protocol"], row["metric"]): row for row in found}.values())
     rows.sort(key=lambda row: [row[key] for key in ("run", "step", "weights", "sampler", "nfe", "n", "point")])
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     _write(out / "evaluations.csv", text.getvalue())
+    described = {row["protocol"]: row["described"] for row in rows if "described" in row}
+    _write(out / "protocols.json", json.dumps(described, indent=2, sort_keys=True) + "\n")
     return rows
 
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.part")
-    aside.write_text(text)
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     aside.replace(path)

@@ -12,16 +12,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-_COMPARABLE = ("features", "reference", "n")  # what differs in these is on no common axis
+# What differs in these is on no common axis.
+_COMPARABLE = ("features", "reference", "reference_n", "reference_digest", "n")
 _LINE = ("run", "step", "weights", "sampler", "spacing", "x0_limit", "seed")
 
 
 def draw_frontier(rows: Sequence[dict[str, Any]], out: Path) -> None:
     """FID with its 95 % interval against NFE, both on log scales, a line for each sampler on each checkpoint, from rows
-    of the table (of the metric fid). FIDs of other features, references or counts have a panel of their own."""
+    of the table (of the metric fid). FIDs of other features, references (other images of one name, too) or counts
+    have a panel of their own."""
     panels: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        panels.setdefault(tuple(row[key] for key in _COMPARABLE), []).append(row)
+        panels.setdefault(tuple(str(row.get(key)) for key in _COMPARABLE), []).append(row)
     named = [key for key in _LINE if len({row[key] for row in rows}) > 1 or key == "sampler"]
     with sns.axes_style("whitegrid"):
         figure, found = plt.subplots(
@@ -29,7 +31,7 @@ def draw_frontier(rows: Sequence[dict[str, Any]], out: Path) -> None:
         )
         for axes, (what, mine) in zip(found[:, 0], panels.items(), strict=True):
             _draw_panel(axes, mine, named)
-            axes.set_title("features {}, reference {}, n = {}".format(*what), fontsize=10)
+            axes.set_title("features {}, reference {} ({} images, {:.12}), n = {}".format(*what), fontsize=10)
             axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         aside = out.with_name(f".{out.name}")
         figure.savefig(aside, dpi=150, format="png")

@@ -39,7 +39,8 @@ def score_metrics(prefix: str, when: str, how: str, final: str = "") -> list[Met
             when,
             "n_samples images through the features, once",
             "What n_samples real images score by the same protocol: images that the reference does not hold, where it "
-            "leaves enough (`eval.reference_n`), else images of the reference, which makes it a little too low.",
+            "leaves enough (`eval.reference_n`). Else they are spread over the whole set, some or all of them the "
+            "reference's own: no floor of unseen images, but lower, and 0 where they are the reference itself.",
         ),
         Metric(
             f"{prefix}/fid_ceiling",

@@ -73,7 +73,8 @@ class Evaluator:
     wanted: Wanted = field(default_factory=Wanted)
 
     def protocol(self, plan: SamplingPlan, score: str = "fid") -> Protocol:
-        """The protocol of a score by `plan`. Raises UserError where n_samples is too small for the features."""
+        """The protocol of a score by `plan`. Raises UserError where n_samples is too small for the features or
+        a wanted score."""
         assert self.features and self.reference, "an FID needs features and a reference"
         if plan.n_samples <= self.features.dim:
             raise UserError(
@@ -81,6 +82,8 @@ class Evaluator:
                 f"the {self.features.dim} dimensions of its features. Raise eval.fid_milestone.n_samples and "
                 f"eval.final.n_samples (`ddpm evaluate`: --n) above {self.features.dim}, or use features with fewer."
             )
+        rows = 0 if self.reference.rows is None else len(self.reference.rows)
+        self.wanted.check(plan.n_samples, rows, self.features.dim)
         protocol = Protocol(
             features=self.features.name,
             resize=self.features.resize,
@@ -96,7 +99,8 @@ class Evaluator:
             adjacent_posterior=SAMPLERS[plan.sampler].adjacent,
             weights=self.weights,
         )
-        return replace(protocol, settings=self.wanted.settings(score, plan.n_samples, protocol.reference_n))
+        settings = self.wanted.settings(score, plan.n_samples, rows, self.reference.rows_digest)
+        return replace(protocol, settings=settings)
 
     def samples(
         self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str | None, part: slice = slice(None)

@@ -177,7 +177,8 @@ def reference_of(cfg: Eval, features: Features, images: ImageSet, wanted: Wanted
 def ends(
     evaluator: Evaluator, images: ImageSet, reference_n: int | None, n: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The scores of n real images, which the reference does not hold where that is possible, and of uniform noise."""
+    """The scores of n real images, and of n of uniform noise. The reference does not hold the real ones where it leaves
+    so many; else see `held_out`."""
     real = held_out(images, reference_n, n)
     floor = evaluator.scores_of(f"real images {digest(real)[:12]}", real.split(BATCH), n)
     return floor, evaluator.scores_of("uniform noise", uniform_noise(n, evaluator.shape), n)

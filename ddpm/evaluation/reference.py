@@ -1,7 +1,6 @@
 """What samples are compared with: statistics of real images, taken here or published by clean-fid; and the two ends of
 the scale, real images and uniform noise."""
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from ddpm.checkpoint import digest
 from ddpm.data import ImageSet
 from ddpm.errors import UserError
 from ddpm.evaluation.distances import Gaussian
-from ddpm.evaluation.features import Features
-from ddpm.evaluation.scores import FeatureSums
+from ddpm.evaluation.features import Features, file_digest
+from ddpm.evaluation.scores import FeatureSums, kept_positions
 
 _STATISTICS = 2  # another number where they are taken in another way: what is cached is then taken anew
 BATCH = 250
@@ -29,13 +28,15 @@ PUBLISHED = {"cifar10-train": 50_000, "cifar10-test": 10_000}  # clean-fid's sta
 @dataclass(frozen=True)
 class Reference:
     """Feature statistics of the real images, and what they were taken from. rows (m, d): some of the features
-    themselves, None where only the statistics are known. key: what the numbers depend on."""
+    themselves, None where only the statistics are known. key: what the numbers depend on. rows_digest: of the file that
+    the rows are from, where that is another than the statistics'."""
 
     name: str
     digest: str
     gaussian: Gaussian
     rows: Tensor | None
     key: str
+    rows_digest: str | None = None
 
 
 def make_reference(features: Features, images: ImageSet, n: int | None) -> Reference:
@@ -84,13 +85,27 @@ def published_reference(name: str, features: Features, with_rows: bool) -> Refer
             f"{features.name}. Use eval.features=inception, or eval.reference_stats=null for statistics of the "
             "training images."
         )
-    path, _ = paths = published_files(name, features.mode)
+    path, rows_path = published_files(name, features.mode)
     mean, covariance = (torch.from_numpy(_read(path, key)).double() for key in ("mu", "sigma"))
-    rows = torch.from_numpy(_read(paths[1], "feats")).float() if with_rows else None
     if mean.shape != (features.dim,) or covariance.shape != (features.dim, features.dim):
         raise UserError(f"{path} holds a mean of shape {tuple(mean.shape)}, not ({features.dim},). {_advice(path)}")
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Reference(f"clean-fid-{name}", content[:12], Gaussian(mean, covariance, PUBLISHED[name]), rows, content)
+    gaussian, content = Gaussian(mean, covariance, PUBLISHED[name]), file_digest(path)
+    if not with_rows:
+        return Reference(f"clean-fid-{name}", content[:12], gaussian, None, content)
+    rows = _published_rows(rows_path, features.dim)
+    of_rows = file_digest(rows_path)
+    return Reference(f"clean-fid-{name}", content[:12], gaussian, rows, digest([content, of_rows]), of_rows[:12])
+
+
+def _published_rows(path: Path, dim: int) -> Tensor:
+    """The features (m, dim) in a file of clean-fid's; of more than ROWS so many, evenly spaced. Raises UserError."""
+    rows = _read(path, "feats")
+    if rows.ndim != 2 or rows.shape[1] != dim or rows.dtype.kind != "f":
+        raise UserError(f"{path} holds features of shape {rows.shape} ({rows.dtype}), not (n, {dim}). {_advice(path)}")
+    chosen = torch.from_numpy(rows[kept_positions(len(rows)).numpy()]).float()
+    if not chosen.isfinite().all():
+        raise UserError(f"{path} holds features that are not finite numbers. {_advice(path)}")
+    return chosen
 
 
 def published_files(name: str, mode: str) -> tuple[Path, Path]:
@@ -136,7 +151,9 @@ def _download(path: Path) -> None:
 def held_out(images: ImageSet, reference_n: int | None, n: int) -> Tensor:
     """n real images (n, 3, H, W) that the reference does not hold, evenly spaced over the set.
 
-    Where too few are left, over the whole set: what is scored on them is then a little too good.
+    Where fewer than n are left (none, where the reference is the whole set): over the whole set, so that some or all of
+    them are the reference's own images, and the same more than once where n exceeds the set. Their score is then no
+    floor of images that the reference has not seen but lies below it, down to 0 where they are the reference itself.
     """
     left = torch.ones(len(images), dtype=torch.bool)
     left[_reference_positions(images, reference_n)] = False

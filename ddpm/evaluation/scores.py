@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm.errors import UserError
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.intervals import extrapolate, frechet_error
 from ddpm.evaluation.kernel import Kid, kid
@@ -13,6 +14,13 @@ from ddpm.evaluation.kernel import neighbours as nearest
 
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
 ROWS = 10_000  # features kept one by one, of each set: 2.5 MB of embedded features, 82 MB of Inception's
+KID_ROWS = 4  # a subset is at most half the rows, and of one row there is no unbiased estimate
+INFINITE_ROWS = 4  # a dimension: of fewer, the smaller subsets' FIDs do not lie on a line in 1 / n
+
+
+def kept_positions(n: int) -> Tensor:
+    """Which of n features are kept one by one: min(n, ROWS), evenly spaced."""
+    return torch.linspace(0, n - 1, min(n, ROWS), dtype=torch.float64).round().long()
 
 
 class FeatureSums:
@@ -24,13 +32,20 @@ class FeatureSums:
 
     def __init__(self, n: int, dim: int, origin: Tensor | None = None, first: int = 0) -> None:
         self.sums = GaussianSum(origin)
-        self.rows = torch.zeros(min(n, ROWS), dim)
-        self._kept = torch.linspace(0, n - 1, len(self.rows), dtype=torch.float64).round().long()
+        self._kept = kept_positions(n)
+        self.rows = torch.zeros(len(self._kept), dim)
         self._at = first
 
     def add(self, features: Tensor) -> None:
-        """Take in the next batch (B, d)."""
+        """Take in the next batch (B, d). Raises UserError where a feature is not a finite number."""
         features = features.float().cpu()
+        finite = features.isfinite().all(1)
+        if not finite.all():
+            raise UserError(
+                f"The features of {int((~finite).sum())} of the images {self._at} ... {self._at + len(features) - 1} "
+                "are not finite numbers, so there is no score of them. Look at the samples (ddpm sample), and at the "
+                "feature net if it is one of your own; eval.features=embedded needs no other."
+            )
         self.sums.add(features)
         ends = torch.tensor([self._at, self._at + len(features)])
         low, high = torch.searchsorted(self._kept, ends).tolist()
@@ -57,14 +72,38 @@ class Wanted:
         """Whether the reference has to have rows."""
         return bool(self.kid or self.neighbours)
 
-    def settings(self, score: str, n: int, reference_n: int) -> str | None:
-        """How `score` is taken of n samples and a reference, for its protocol; None of FID."""
-        rows = min(n, ROWS), min(reference_n, ROWS)
+    def settings(self, score: str, n: int, reference_rows: int, rows_digest: str | None = None) -> str | None:
+        """How `score` is taken of n samples and so many rows of a reference, for its protocol; None of FID.
+
+        rows_digest: of the rows' file, where they are no part of the reference's statistics."""
+        rows = min(n, ROWS), reference_rows
+        among = f"among {rows[0]} and {rows[1]}" + (f" of {rows_digest}" if rows_digest else "")
         if score == "kid" and self.kid:
-            return f"{self.kid.subsets} subsets of {self.kid.size(*rows)} among {rows[0]} and {rows[1]}"
+            return f"{self.kid.subsets} subsets of {self.kid.size(*rows)} {among}"
         if score in NEIGHBOURS and self.neighbours:
-            return f"{self.neighbours} nearest neighbours among {rows[0]} and {rows[1]}"
+            return f"{self.neighbours} nearest neighbours {among}"
         return "extrapolated" if score == "fid_infinity" else None
+
+    def check(self, n: int, reference_rows: int, dim: int) -> None:
+        """Raises UserError where n samples or the reference's rows are too few for a score, with features of `dim`."""
+        kept, least = min(n, ROWS), min(n, ROWS, reference_rows)
+        where = f"there are {kept} of the samples and {reference_rows} of the reference"
+        more = "Raise the numbers of samples and of reference images (eval.reference_n, data.subset)"
+        if self.neighbours and self.neighbours >= least:
+            raise UserError(
+                f"Precision, recall, density and coverage with eval.prdc.k = {self.neighbours} neighbours need more "
+                f"than {self.neighbours} features, and {where}. {more}, or lower k."
+            )
+        if self.kid and least < KID_ROWS:
+            raise UserError(
+                f"KID needs at least {KID_ROWS} features, for subsets of two, and {where}. {more}, or leave KID out."
+            )
+        if self.infinite and kept <= INFINITE_ROWS * dim:
+            raise UserError(
+                f"FID at infinite n is a line through FIDs of {kept // 2} to {kept} samples, which says something only "
+                f"above {INFINITE_ROWS} * {dim} = {INFINITE_ROWS * dim} samples (of which at most {ROWS:,} are kept). "
+                "Raise n, take features of fewer dimensions, or leave fid_infinity out."
+            )
 
 
 def scores(found: FeatureSums, real: Gaussian, real_rows: Tensor | None, wanted: Wanted) -> dict[str, float]:

@@ -300,19 +300,29 @@ class RunFolder:
 
 
 def note_evaluation(folder: Path, step: int, point: str, rows: list[Row]) -> None:
-    """Append the rows of an evaluated point to the record of the run in `folder`, once; elsewhere do nothing."""
+    """Append the rows of an evaluated point to the record of the run in `folder`, once; elsewhere do nothing. Says so
+    where the record cannot be read or written."""
     if not (folder / "run.json").exists():
         return
     path = folder / "evaluations.jsonl"
-    before = path.read_text() if path.exists() else ""
-    if f'"point": "{point}"' in before:
-        return
-    torn = "\n" if before and not before.endswith("\n") else ""  # a kill in the middle of a line
     try:
-        with path.open("a") as file:
-            file.write(torn + json.dumps({"_i": step, "point": point, "out": rows}) + "\n")
+        before = path.read_bytes() if path.exists() else b""
+        noted = any(_is_of(line, point) for line in before.splitlines())
+        torn = "\n" if before and not before.endswith(b"\n") else ""  # a kill in the middle of a line
+        line = "" if noted else json.dumps({"_i": step, "point": point, "out": rows}) + "\n"
+        if torn or line:
+            with path.open("a") as file:
+                file.write(torn + line)
     except OSError as error:
         print(f"warning: the evaluation is not noted in {path}: {error.strerror or error}")
+
+
+def _is_of(line: bytes, point: str) -> bool:
+    """Whether a line of the record is of that point, and whole: cut short, it does not parse."""
+    try:
+        return bool(json.loads(line)["point"] == point)
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def _line(step: int, row: Row) -> str:

@@ -166,6 +166,14 @@ def test_bad_values_are_explained(override: str, message: str) -> None:
         load_config(E5, [override])
 
 
+def test_more_bins_than_timesteps_are_refused() -> None:
+    """Some would hold none, and their mean error be 0 / 0 at the first milestone."""
+    flags = ["--diffusion.T=50", "--eval.recon.enabled=true", "--eval.recon.t_values=[3]"]
+    assert load_config(E5, [*flags, "--eval.recon.bins=50"]).eval.recon.bins == 50
+    with pytest.raises(UserError, match=r"eval\.recon\.bins = 51 exceeds diffusion\.T = 50"):
+        load_config(E5, [*flags, "--eval.recon.bins=51"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,5 +1,8 @@
 """`ddpm doctor`: says what is there and what is not, shows no key, and changes nothing."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,55 @@ def test_what_the_demo_needs_ends_with_1(
     named = "room in this folder" if fault == "disk" else "torch and torchvision together"
     assert any(line.startswith("MISSING") and named in line for line in lines)
     assert lines[-1] == f"The demo cannot run: {named}."
+
+
+@pytest.mark.parametrize("fault", ["raise OSError('libtorch.so is no ELF file')", "import torch_is_not_installed"])
+def test_a_torch_that_cannot_be_imported_is_a_finding(fault: str, tmp_path: Path) -> None:
+    """In a process where nothing has imported it: every line is there, with what to do, and code 1. Catches a traceback
+    in the one command that is to say what is wrong."""
+    (tmp_path / "torch.py").write_text(fault)
+    path = os.pathsep.join([str(tmp_path), str(Path(doctor.__file__).parents[1])])
+    command = [sys.executable, "-m", "ddpm", "doctor"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (at,) = [i for i, line in enumerate(done.stdout.splitlines()) if line.startswith("MISSING  torch:")]
+    assert "make clean setup" in done.stdout.splitlines()[at + 1]
+    for what in (
+        "device",
+        "cache folder",
+        "weights of",
+        "eval.reference_stats",
+        "CIFAR-10",
+        "room in the cache folder",
+    ):
+        assert f"  {what}" in done.stdout, what
+    assert done.stdout.splitlines()[-1].startswith("The demo cannot run: torch, ")
+
+
+def test_what_must_not_be_read_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights, and folders of the cache and the data, that are another user's: named, and the demo can run. Catches a
+    traceback at the first of them."""
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "ddpm-cache" / INCEPTION_FILE
+    weights.parent.mkdir()
+    weights.touch()
+    exists = Path.exists
+
+    def forbid(path: Path, **how: bool) -> bool:
+        if path.name.startswith("cifar-10"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path, **how)
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", forbid)
+    monkeypatch.setattr(features, "file_digest", refuse)
+    assert cli.main(["doctor"]) == 0
+    lines = _lines(capsys)
+    assert sum("Permission denied" in line and line.startswith("missing") for line in lines) == 2
+    assert f"         -> Make {weights} readable" in lines

@@ -12,11 +12,12 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from ddpm import cli
+from ddpm import cli, frontier
 from ddpm.evaluation import evaluate
 from ddpm.evaluations import METRICS
 from ddpm.train import train
 from tests.ddpm import processes
+from tests.ddpm.test_scores import two_colours
 from tests.ddpm.test_train import tiny
 
 TIMES = ("sample_s", "features_s", "distance_s")
@@ -65,8 +66,9 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_the_number_of_the_milestone(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """Of the same checkpoint by the same protocol, to the last bit, error, ends and fingerprint included. Catches a
-    second way to measure, other noise, and live weights for EMA."""
+    """Of the same checkpoint by the same protocol, to the last bit, error, ends and fingerprint included; and what the
+    fingerprint stands for is written beside it, and in the run's record, which holds no path that ends with a move.
+    Catches a second way to measure, other noise, and live weights for EMA."""
     assert cli.main(_command(folder, tmp_path)) == 0
     (row,) = _table(tmp_path)
     logged = json.loads((folder / "loss.jsonl").read_text().splitlines()[-1])["out"]
@@ -75,6 +77,11 @@ def test_it_is_the_number_of_the_milestone(folder: Path, tmp_path: Path, undrawn
     assert (float(row["floor"]), float(row["ceiling"])) == (logged["val/fid_floor"], logged["val/fid_ceiling"])
     assert float(row["high"]) - float(row["low"]) == pytest.approx(2 * 1.959964 * logged["val/fid_sem"])
     assert (row["run"], row["step"]) == (folder.name, "4")
+    described = json.loads((folder / "run.json").read_text())["protocols"][row["protocol"]]
+    assert json.loads((tmp_path / "protocols.json").read_text()) == {row["protocol"]: described}
+    (noted,) = _record(folder)[-1]["out"]
+    assert noted["described"] == described and noted["checkpoint"] == "checkpoints/step-000004.pt"
+    assert [row["reference_n"], row["reference_digest"]] == [str(noted["reference_n"]), described["reference_digest"]]
 
 
 def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path: Path) -> None:
@@ -82,7 +89,7 @@ def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path
     point once. Catches a table that forgets, a score without protocol, and points that are drawn again."""
     run = _copy(folder, tmp_path / "run")
     checkpoints = [str(run / f"checkpoints/step-00000{step}.pt") for step in (2, 4)]
-    flags = ["--sampler", "ddim,ddpm", "--metrics", "fid,fid_infinity,kid,prdc"]
+    flags = ["--sampler", "ddim,ddpm", "--metrics", "fid,kid,prdc"]
     command = [*_command(Path(checkpoints[0]), tmp_path / "out", *flags), "--nfe"]
     command.insert(2, checkpoints[1])
     assert cli.main([*command, "2"]) == 0
@@ -90,7 +97,7 @@ def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path
         assert cli.main([*command, "2"]) == 0
     assert cli.main([*command, "1,2"]) == 0
     rows = _table(tmp_path / "out")
-    names = [name for asked in METRICS.values() for name in asked]
+    names = [name for asked in ("fid", "kid", "prdc") for name in METRICS[asked]]
     expected = {(s, k, n, m) for s in ("2", "4") for k in ("ddim", "ddpm") for n in ("1", "2") for m in names}
     assert {(r["step"], r["sampler"], r["nfe"], r["metric"]) for r in rows} == expected and len(rows) == len(expected)
     assert all(r["protocol"] and r["floor"] and r["ceiling"] for r in rows)
@@ -178,6 +185,9 @@ def test_other_settings_do_not_go_on_with_what_was_begun(folder: Path, tmp_path:
     [
         (["--nfe", "1001"], "1 ... T = 1000 steps"),
         (["--n", "64"], "more samples than the 64 dimensions"),
+        (["--n", "256", "--metrics", "fid_infinity"], "above 4 * 64 = 256 samples"),
+        (["--n", "5", "--metrics", "prdc", "--features", "two.pt"], "prdc.k = 5 neighbours need more than 5"),
+        (["--n", "3", "--metrics", "kid", "--features", "two.pt"], "KID needs at least 4"),
         (["--sampler", "ddim,euler"], "'euler' is none of ddpm"),
         (["--metrics", "is"], "'is' is none of fid"),
         (["--nfe", "0,5"], "at least 1"),
@@ -189,6 +199,7 @@ def test_bad_input(
     folder: Path, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One paragraph, code 2, and no point is begun."""
+    flags = [str(two_colours(tmp_path)) if flag == "two.pt" else flag for flag in flags]
     try:
         code = cli.main(_command(folder, tmp_path / "out", *flags))
     except SystemExit as error:  # argparse
@@ -212,10 +223,86 @@ def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, capsys: py
     assert "file cannot be written" in capsys.readouterr().err
 
 
-def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """What is noted after it stands on a line of its own."""
-    run = _copy(folder, tmp_path / "run")
-    (run / "evaluations.jsonl").write_text('{"_i": 4, "po')
+@pytest.mark.parametrize("end", [9, -40, -1])
+def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, undrawn: None, end: int) -> None:
+    """Cut anywhere, after the point's key too: what is noted after it stands on a line of its own, once. Catches a
+    point that counts as noted by half a line, and one noted twice where only the line's end was lost."""
+    run, path = _copy(folder, tmp_path / "run"), tmp_path / "run/evaluations.jsonl"
     assert cli.main(_command(run, tmp_path / "out")) == 0
-    lines = (run / "evaluations.jsonl").read_text().splitlines()
-    assert len(lines) == 2 and json.loads(lines[1])["_i"] == 4
+    whole = path.read_text()
+    path.write_text(whole[:end])
+    for _ in range(2):
+        assert cli.main(_command(run, tmp_path / "out")) == 0
+    assert path.read_text() == whole[:end] + "\n" + (whole if end != -1 else "")
+
+
+def test_a_record_that_cannot_be_read(
+    folder: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in its place, or bytes that are no text: said in a line, and the table is there. Catches a traceback."""
+    run, path = _copy(folder, tmp_path / "run"), tmp_path / "run/evaluations.jsonl"
+    path.mkdir()
+    assert cli.main(_command(run, tmp_path / "out")) == 0
+    assert "warning: the evaluation is not noted in" in capsys.readouterr().out
+    path.rmdir()
+    path.write_bytes(b"\xff\xfe\n")
+    assert cli.main(_command(run, tmp_path / "out")) == 0
+    assert len(path.read_bytes().splitlines()) == 2 and len(_table(tmp_path / "out")) == 1
+
+
+def test_scores_asked_for_later_join_the_table(folder: Path, tmp_path: Path, undrawn: None) -> None:
+    """KID alone, then FID and KID into the same folder: both are in the table, KID once. Catches a point that counts as
+    done whatever scores it was done for."""
+    run = _copy(folder, tmp_path / "run")
+    for asked in ("kid", "fid,kid"):
+        assert cli.main(_command(run, tmp_path / "out", "--metrics", asked)) == 0
+    assert sorted(row["metric"] for row in _table(tmp_path / "out")) == ["fid", "kid"]
+
+
+def test_fid_at_infinite_n(folder: Path, tmp_path: Path, undrawn: None) -> None:
+    """Of as many samples as it needs, under a protocol of its own. Catches a refusal of what there is enough of."""
+    flags = ["--n", "257", "--nfe", "1", "--metrics", "fid,fid_infinity"]
+    assert cli.main(_command(folder, tmp_path, *flags)) == 0
+    fid, infinity = sorted(_table(tmp_path), key=lambda row: row["metric"])
+    assert float(infinity["value"]) != float(fid["value"]) and infinity["protocol"] != fid["protocol"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[{", b"[]", b"[3]", b'[{"run": "a"}]', b"\xff"])
+def test_a_damaged_point_is_evaluated_again(
+    folder: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    """Named in a line, and as it was after the same command; one that nobody asks for is left out of the table. Catches
+    a traceback from which no command leads."""
+    command = _command(_copy(folder, tmp_path / "run"), tmp_path / "out")
+    assert cli.main(command) == 0
+    (path,) = (tmp_path / "out/points").iterdir()
+    before = _table(tmp_path / "out")
+    for damaged in (path, path.with_name("other.json")):
+        damaged.write_bytes(content)
+    assert cli.main(command) == 0
+    assert _table(tmp_path / "out") == before and json.loads(path.read_text())
+    out = capsys.readouterr().out
+    assert f"{path} is damaged" in out and "other.json is damaged" in out
+
+
+def test_no_checkpoint_is_sampled_before_all_are_looked_at(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second of two is damaged. Catches hours of the first, and then the message."""
+    (tmp_path / "second.pt").write_bytes(b"half")
+    command = _command(folder, tmp_path / "out")
+    command.insert(2, str(tmp_path / "second.pt"))
+    with mock.patch("ddpm.evaluation.evaluate.draw", side_effect=AssertionError):
+        assert cli.main(command) == 2
+    assert "second.pt is damaged" in capsys.readouterr().err
+
+
+def test_other_references_have_panels_of_their_own(tmp_path: Path) -> None:
+    """Of one name, but other counts or other images. Catches FIDs of two scales on one axis."""
+    row = dict.fromkeys(("run", "step", "weights", "sampler", "spacing", "x0_limit", "seed", "features"), "x")
+    row |= {"reference": "own", "reference_n": 9, "reference_digest": "ab", "n": 70, "nfe": 2, "value": 2.0}
+    row |= {"low": 1.0, "high": 3.0, "floor": 1.0, "ceiling": 9.0}
+    rows = [row, row | {"nfe": 5}, row | {"reference_n": 8}, row | {"reference_digest": "cd"}]
+    with mock.patch.object(frontier.plt, "subplots", wraps=frontier.plt.subplots) as made:
+        frontier.draw_frontier(rows, tmp_path / "f.png")
+    assert made.call_args.args[0] == 3

@@ -10,6 +10,7 @@ from torch import nn
 
 from ddpm.data import ImageSet, load_images
 from ddpm.errors import UserError
+from ddpm.evaluation import scores
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.features import INCEPTION_FILE, LEGACY_FILE, MODES, Features, make_features
 from ddpm.evaluation.reference import make_reference, published_reference, uniform_noise
@@ -191,9 +192,10 @@ def test_a_torchscript_file_by_its_path(tmp_path: Path) -> None:
             make_features(str(tmp_path / f"{name}.pt"), CPU)
 
 
-def test_published_statistics_by_name(tmp_path: Path) -> None:
-    """clean-fid's file for the mode of the features, put there by hand; of KID its features too. Catches the statistics
-    of another mode, and numbers of own and of published statistics under one protocol."""
+def test_published_statistics_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """clean-fid's file for the mode of the features, put there by hand; of KID its features too, evenly cut. Catches
+    the statistics of another mode, numbers of own and of published statistics under one protocol, memory that grows
+    with the file, and scores of two files of features under one key."""
     folder = tmp_path / "ddpm-cache" / "clean-fid"
     folder.mkdir(parents=True)
     torch.jit.script(_StandIn()).save(str(folder.parent / INCEPTION_FILE))
@@ -204,9 +206,19 @@ def test_published_statistics_by_name(tmp_path: Path) -> None:
     assert found.gaussian.mean.tolist() == mean.tolist() and found.gaussian.count == 50_000
     assert found.gaussian.covariance.dtype == torch.float64 and found.rows is None
     assert (found.name, len(found.digest)) == ("clean-fid-cifar10-train", 12)
-    np.savez(folder / "cifar10_clean_train_32_kid.npz", feats=np.ones((3, 2048), np.float32))
-    rows = published_reference("cifar10-train", features, with_rows=True).rows
-    assert rows is not None and rows.shape == (3, 2048)
+    kid = folder / "cifar10_clean_train_32_kid.npz"
+    monkeypatch.setattr(scores, "ROWS", 3)
+    keys = {found.key}
+    for last in (6.0, 7.0):
+        np.savez(kid, feats=np.array([0, 1, 2, 3, 4, 5, last], np.float32)[:, None].repeat(2048, 1))
+        known = published_reference("cifar10-train", features, with_rows=True)
+        assert known.rows is not None and known.rows[:, 0].tolist() == [0, 3, last] and known.digest == found.digest
+        keys |= {known.key, known.rows_digest}
+    assert len(keys) == 5 and found.rows_digest is None
+    for shape in ((3, 5), (2048,)):
+        np.savez(kid, feats=np.ones(shape, np.float32))
+        with pytest.raises(UserError, match=r"_kid.npz holds features of shape .* not \(n, 2048\)"):
+            published_reference("cifar10-train", features, with_rows=True)
     other = make_features("inception_legacy_tensorflow", CPU)
     with pytest.raises(UserError, match=r"eval\.reference_stats = cifar10-train are statistics of clean-fid"):
         published_reference("cifar10-train", make_features("embedded", CPU), with_rows=False)

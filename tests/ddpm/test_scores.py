@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddpm.errors import UserError
 from ddpm.evaluation import scores as module
 from ddpm.evaluation.distances import frechet_distance
 from ddpm.evaluation.intervals import frechet_error
@@ -21,6 +22,17 @@ def _gathered(features: torch.Tensor, batch: int, **kwargs: object) -> FeatureSu
     for part in features.split(batch):
         found.add(part)
     return found
+
+
+class _TwoColours(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))[:, :2]
+
+
+def two_colours(folder: Path) -> Path:
+    """A feature net of two dimensions, so that three samples are enough of an FID."""
+    torch.jit.script(_TwoColours()).save(str(folder / "two.pt"))
+    return folder / "two.pt"
 
 
 def _features(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -66,6 +78,49 @@ def test_one_pass_gives_every_score() -> None:
     assert neighbours(samples.rows, real.rows, 3).items() <= found.items()
     assert found["fid_infinity"] < found["fid"]
     assert set(scores(samples, real.sums.result(), None, Wanted())) == {"fid", "fid_sem"}
+
+
+def test_the_rows_file_is_in_the_protocol() -> None:
+    """With the rows that are there, not those of the statistics. Catches KIDs of two files under one fingerprint; own
+    references' settings are as they were."""
+    wanted = Wanted(Kid(), 5)
+    assert wanted.settings("kid", 70, 30, "abc") == "100 subsets of 15 among 70 and 30 of abc"
+    assert wanted.settings("recall", 70, 30, "abc") == "5 nearest neighbours among 70 and 30 of abc"
+    assert wanted.settings("recall", 70, 30) == "5 nearest neighbours among 70 and 30"
+
+
+def test_too_few_rows_for_a_score_are_refused() -> None:
+    """At the edge of each. Catches a traceback of the neighbour search, a KID of nan, and a line through nothing."""
+    for wanted, least, name in ((Wanted(neighbours=5), 6, "prdc.k = 5"), (Wanted(Kid()), 4, "at least 4")):
+        wanted.check(least, least, 2)
+        for counts in ((least - 1, 100), (100, least - 1)):
+            with pytest.raises(UserError, match=name):
+                wanted.check(*counts, 2)
+    Wanted(infinite=True).check(257, 0, 64)
+    with pytest.raises(UserError, match=r"above 4 \* 64 = 256 samples"):
+        Wanted(infinite=True).check(256, 0, 64)
+    with pytest.raises(UserError, match="at most 10,000 are kept"):
+        Wanted(infinite=True).check(50_000, 0, 2500)
+
+
+@pytest.mark.parametrize(
+    ("flags", "n", "message"),
+    [(["--eval.prdc.enabled=true", "--eval.prdc.k=70"], 70, "prdc.k = 70"), (["--eval.kid.enabled=true"], 3, "KID")],
+)
+def test_a_run_with_too_few_rows_does_not_start(tmp_path: Path, flags: list[str], n: int, message: str) -> None:
+    """Neighbours and KID of too few samples, under `ddpm train`. Catches a fault that comes at the first milestone."""
+    counts = [f"--eval.{name}.n_samples={n}" for name in ("fid_milestone", "final")]
+    features = f"--eval.features={two_colours(tmp_path)}" if n < 70 else "--eval.features=embedded"
+    with pytest.raises(UserError, match=message):
+        Trainer(tiny(tmp_path, *flags, *counts, features))
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    """In any one place. Catches a score of nan, under a protocol."""
+    found = FeatureSums(4, 2)
+    found.add(torch.zeros(2, 2))
+    with pytest.raises(UserError, match=r"features of 1 of the images 2 \.\.\. 3 are not finite"):
+        found.add(torch.tensor([[0, 1], [float("nan"), 0]]))
 
 
 def test_a_run_logs_what_its_config_asks_for(tmp_path: Path) -> None:
