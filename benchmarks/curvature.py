@@ -24,7 +24,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,6 +32,7 @@ from unittest import mock
 import torch
 from torch import Generator, Tensor, nn
 
+from benchmarks.claims import Claim, report
 from ddpm.data import Batches, load_images, to_model
 from ddpm.hessian import LeastSquares, hutchinson_trace, least_squares_trace
 from ddpm.loss import constant, make_weighting, weights
@@ -46,20 +47,6 @@ STEPS = (0, 500, 1500, 3000)
 # error in standard errors; the improved error bar over the plain one, late in training and ever.
 UNITS, OF_PEER, MEMORY, ERROR, BAR_LATE, BAR = 1.0, 0.4, 1.5, 0.02, 0.15, 1.0
 LATE = 1000
-
-
-@dataclass(frozen=True)
-class Claim:
-    """`measured` must not exceed `target`, where there is one."""
-
-    claim: str
-    measured: float
-    unit: str = ""
-    target: float | None = None
-
-    @property
-    def holds(self) -> bool | None:
-        return None if self.target is None else self.measured <= self.target
 
 
 def main() -> int:
@@ -79,7 +66,7 @@ def main() -> int:
         found = load_images("folder" if args.root else "embedded", args.root, subset=5000)
         problem = Problem(found.images, found.name)
         problem.train(folder, steps)
-        print(f"{'':78}{'measured':>12}{'target':>10}  holds")
+        print(f"{'':86}{'measured':>14}{'target':>9}  holds")
         claims = report(measure_ways(problem, folder / f"step{steps[-1]}.pt", 1 if args.quick else args.rounds))
         claims += report(measure_error_bars(problem, folder, steps))
         claims += report(measure_exactness(problem, folder, steps))
@@ -92,14 +79,6 @@ def main() -> int:
     }
     print(json.dumps(setting | {"claims": [asdict(c) | {"holds": c.holds} for c in claims]}))
     return 0 if all(c.holds is not False for c in claims) else 1
-
-
-def report(claims: list[Claim]) -> list[Claim]:
-    """The claims, printed: what takes long is not lost with what comes after it."""
-    for c in claims:
-        target, holds = ("", "") if c.target is None else (f"{c.target:.4g}", "yes" if c.holds else "NO")
-        print(f"{c.claim:78}{f'{c.measured:.4g} {c.unit}':>12}{target:>10}  {holds}", flush=True)
-    return claims
 
 
 class Problem:

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.claims import Claim, report
 from ddpm.data import ImageSet, load_images
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan
@@ -52,23 +53,6 @@ PLAIN_BATCH, NFE = 64, 5
 # Times the plain loop's images/s; MiB above the model's own memory; the floor as a share of the ceiling.
 SPEED, MEMORY, FLOOR = 1.5, 2048, 0.05
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """`measured` must not exceed `target`, or with `least` must reach it, where there is one."""
-
-    claim: str
-    measured: float
-    unit: str = ""
-    target: float | None = None
-    least: bool = False
-
-    @property
-    def holds(self) -> bool | None:
-        if self.target is None:
-            return None
-        return self.measured >= self.target if self.least else self.measured <= self.target
 
 
 def main() -> int:
@@ -97,14 +81,6 @@ def main() -> int:
     setting = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}
     print(json.dumps(setting | {"claims": [asdict(c) | {"holds": c.holds} for c in claims]}))
     return 0 if all(c.holds is not False for c in claims) else 1
-
-
-def report(claims: list[Claim]) -> list[Claim]:
-    """The claims, printed: what takes long is not lost with what comes after it."""
-    for c in claims:
-        target, holds = ("", "") if c.target is None else (f"{c.target:.4g}", "yes" if c.holds else "NO")
-        print(f"{c.claim:86}{f'{c.measured:.4g} {c.unit}':>14}{target:>9}  {holds}", flush=True)
-    return claims
 
 
 def timed(work: Callable[[], Any]) -> float:

@@ -270,6 +270,9 @@ def _told(step: int) -> Iterator[None]:
         yield
     for said in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, MeasurementWarning)):
         tqdm.write(f"warning: curvature at step {step}: {said}")
+    for other in caught:
+        if not issubclass(other.category, MeasurementWarning):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
 
 
 def _loss(model: nn.Module, data: LeastSquares, loss: int) -> Tensor:

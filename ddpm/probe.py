@@ -128,7 +128,7 @@ def _into_run(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], folder:
             folder.amend(step, measurement.row, {"curvature": curvature.model_dump(mode="json")})
             found.append((step, measurement))
     finally:
-        said = send_amended(folder)  # after an interruption too
+        said = send_amended(folder, [step for step, _ in found])  # after an interruption too
         if found:
             tqdm.write(_table(found))
         if said:

@@ -1,15 +1,18 @@
 """Numbers measured after a training, from the run's folder to W&B."""
 
+from collections.abc import Collection
+
 from ddpm.errors import UserError
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.sync import at_home, sync_folder
 from ddpm.tracking.wandb_run import WandbRun, wandb_mode
 
 
-def send_amended(folder: RunFolder) -> str:
+def send_amended(folder: RunFolder, new: Collection[int]) -> str:
     """What `RunFolder.amend` has added to an entered folder, under the run's own id; a line that says where it is.
 
-    Offline it goes into W&B's files, and `ddpm sync` sends it. A server that does not answer costs nothing.
+    A server gets all that it does not have yet. Offline the `new` steps go into W&B's files, and `ddpm sync` sends all.
+    A server that does not answer costs nothing.
     """
     if not folder.unsent_steps:
         return ""
@@ -20,8 +23,9 @@ def send_amended(folder: RunFolder) -> str:
             return f"W&B: {sync_folder(folder)}"
         except UserError as error:
             return f"warning: {error}\n{later}"
-    run = WandbRun(at_home(folder), mode=mode)
-    for step in sorted(folder.unsent_steps):
-        run.log(step, folder.rows[step])
-    run.finish(0)
+    if new:
+        run = WandbRun(at_home(folder), mode=mode)
+        for step in new:
+            run.log(step, folder.rows[step])
+        run.finish(0)
     return later if mode == "offline" else "W&B is disabled"

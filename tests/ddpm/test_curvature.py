@@ -1,6 +1,7 @@
 """The probe of a run: which draws it takes, what it logs, and what happens when a value is missing."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -344,3 +345,15 @@ def test_no_warning_in_a_healthy_probe(tmp_path: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     assert _measured(trainer, checks=2).row["curvature/exact"] == 0
     assert capsys.readouterr().out == ""
+
+
+def test_other_peoples_warnings_pass(tmp_path: Path) -> None:
+    """What is no word of the measurement's own is still a warning. Catches one that a probe swallows."""
+    trainer, problem = _trainer(tmp_path), CurvatureProbe._problem
+
+    def warning(*args: object, **more: object) -> LeastSquares:
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=2)
+        return problem(*args, **more)  # type: ignore[arg-type]
+
+    with mock.patch.object(CurvatureProbe, "_problem", warning), pytest.warns(DeprecationWarning, match="deprecated"):
+        _measured(trainer, checks=0)

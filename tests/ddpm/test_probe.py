@@ -55,7 +55,9 @@ def test_a_run_probed_afterwards_has_what_it_would_have_logged(
         runs = [run for run in open_source(str(source), ["e6"]) if after.name in run.id]
         assert [len(run.series("curvature/ref_trace_mean")) for run in runs] == [2]
         assert [len(run.series("train/loss")) for run in runs] == [2]
+    begun = len(list((tmp_path / "wandb").glob("offline-run-*")))
     assert probe(after, [], None, "cpu", None) == "2 of 2 checkpoints had these numbers already"
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == begun
     capsys.readouterr()
     probe(after, ["--curvature.method=[hutchinson,lanczos]"], None, "cpu", None)
     said = capsys.readouterr().out
