@@ -10,21 +10,18 @@ those that are there) and measures
 - the error of the differences against exact products in float64, of the same draws and vectors, in standard errors;
 - the error bar of the improved estimate as a multiple of the plain one's.
 
-It prints a table, and the same as one line of JSON. Peers that are not installed are left out.
+Peers that are not installed are left out.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,7 +29,8 @@ from unittest import mock
 import torch
 from torch import Generator, Tensor, nn
 
-from benchmarks.claims import Claim, report
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.timing import forget_peak_memory, peak_memory, seconds
 from ddpm.data import Batches, load_images, to_model
 from ddpm.hessian import LeastSquares, hutchinson_trace, least_squares_trace
 from ddpm.loss import constant, make_weighting, weights
@@ -40,7 +38,6 @@ from ddpm.prediction import add_noise
 from ddpm.schedule import make_schedule
 from ddpm.unet import UNetCifar32
 
-REPOSITORY = Path(__file__).parents[1]
 BATCH, PROBES = 4, 16
 STEPS = (0, 500, 1500, 3000)
 # What a trace may take: plain gradients a probe, of the better peer's time, of a training step's memory; its numerical
@@ -50,11 +47,9 @@ LATE = 1000
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure Hessian traces: time, memory, exactness, error bars.")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments(str(__doc__).splitlines()[0], rounds=5)
     parser.add_argument("--checkpoints", type=Path, help="folder to keep the trained checkpoints in, or to find them")
     parser.add_argument("--root", type=Path, help="folder or .zip of images to train on, instead of the embedded ones")
-    parser.add_argument("--quick", action="store_true", help="one round, few steps: whether it works, no measurement")
     parser.add_argument("--memory", metavar="WAY", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory:
@@ -66,19 +61,10 @@ def main() -> int:
         found = load_images("folder" if args.root else "embedded", args.root, subset=5000)
         problem = Problem(found.images, found.name)
         problem.train(folder, steps)
-        print(f"{'':86}{'measured':>14}{'target':>9}  holds")
-        claims = report(measure_ways(problem, folder / f"step{steps[-1]}.pt", 1 if args.quick else args.rounds))
-        claims += report(measure_error_bars(problem, folder, steps))
-        claims += report(measure_exactness(problem, folder, steps))
-    setting = {
-        "batch": BATCH,
-        "probes": PROBES,
-        "steps": steps,
-        "data": problem.name,
-        "threads": torch.get_num_threads(),
-    }
-    print(json.dumps(setting | {"claims": [asdict(c) | {"holds": c.holds} for c in claims]}))
-    return 0 if all(c.holds is not False for c in claims) else 1
+        claims = say(measure_ways(problem, folder / f"step{steps[-1]}.pt", 1 if args.quick else args.rounds))
+        claims += say(measure_error_bars(problem, folder, steps))
+        claims += say(measure_exactness(problem, folder, steps))
+    return conclude(args, claims, batch=BATCH, probes=PROBES, steps=steps, data=problem.name, rounds=args.rounds)
 
 
 class Problem:
@@ -215,35 +201,34 @@ def gradient(model: UNetCifar32, data: LeastSquares) -> None:
     torch.autograd.grad(loss, list(model.parameters()))
 
 
-def timed(work: Callable[[], Any], repeats: int = 1) -> float:
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    return (time.perf_counter() - begin) / repeats
-
-
 def measure_ways(problem: Problem, path: Path, rounds: int) -> list[Claim]:
     model = load(path)
     data = problem.draw(torch.Generator().manual_seed(0))
     taken: dict[str, list[float]] = {}
     for _number in range(rounds):
         for name, way in ways(model, data, problem.draw).items():
-            before = timed(lambda: gradient(model, data), 5)
-            spent = timed(way)
-            after = timed(lambda: gradient(model, data), 5)
+            before = seconds(lambda: gradient(model, data), 5)
+            spent = seconds(way)
+            after = seconds(lambda: gradient(model, data), 5)
             taken.setdefault(name, []).append(spent / ((before + after) / 2) / PROBES)
-    units = {name: statistics.median(ratios) for name, ratios in taken.items()}
     step = memory_in_process("training step", 3)
     claims = []
-    for name, per_probe in units.items():
+    for name, units in taken.items():
         ours = name.startswith("differences")
-        claims.append(Claim(f"{name}: gradients a probe", per_probe, target=UNITS if ours else None))
+        claims.append(of_rounds(f"{name}: gradients a probe", units, target=UNITS if ours else None))
         memory = memory_in_process(name, 3 if ours else 1) / step
-        claims.append(Claim("   memory, of a training step's", memory, target=MEMORY if ours else None))
-    found = [units[name] for name in ("curvlinops", "PyHessian") if name in units]
-    if found:
-        quotient = units["differences, 16 draws"] / min(found)
-        claims.append(Claim("differences, 16 draws: of the better peer's time", quotient, target=OF_PEER))
+        claims.append(Claim(f"   memory of {name}, of a training step's", memory, target=MEMORY if ours else None))
+    peers = [taken[name] for name in ("curvlinops", "PyHessian") if name in taken]
+    if peers:
+        better = min(peers, key=statistics.median)
+        claims.append(
+            quotient(
+                "differences, 16 draws: of the better peer's time",
+                taken["differences, 16 draws"],
+                better,
+                target=OF_PEER,
+            )
+        )
     return claims
 
 
@@ -270,17 +255,10 @@ def memory_of(way: str) -> int:
     work = training_step if way == "training step" else ways(model, data, problem.draw)[way]
     with torch.no_grad():
         model(*data.inputs)  # what the first pass loads, every way has in common
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, and
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held
+    forget_peak_memory()
     before = peak_memory()
     work()
     return peak_memory() - before
-
-
-def peak_memory() -> int:
-    """Bytes this process held at most since its peak was reset. Linux only."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 # --- exactness and error bars ---
@@ -333,7 +311,13 @@ def measure_error_bars(problem: Problem, folder: Path, steps: tuple[int, ...], b
             squares = [(f[loss].plain.sem ** 2, f[loss].improved.sem ** 2) for f in fixed]
             quotient = (sum(b for _, b in squares) / sum(a for a, _ in squares)) ** 0.5
             claims.append(Claim(f"improved error bar, {name}, fixed batches, step {step}", quotient, "plain"))
-            claims.append(Claim("   the same, 16 draws", fresh[loss].improved.sem / fresh[loss].plain.sem, "plain"))
+            claims.append(
+                Claim(
+                    f"   the same, {name}, 16 draws, step {step}",
+                    fresh[loss].improved.sem / fresh[loss].plain.sem,
+                    "plain",
+                )
+            )
             late = max(late, quotient if step > LATE else 0.0)
             ever = max(ever, *((b / a) ** 0.5 for a, b in squares))
     late_claim = Claim(f"improved error bar, fixed batches, after {LATE} steps, the largest", late, "plain", BAR_LATE)

@@ -1,13 +1,12 @@
 """How long reading runs takes, and a whole report on them, against what it may take.
 
-`python -m benchmarks.report_reading` makes run folders of e5 and e6 with the same rows in one parquet file each, and
-measures, every measurement in a process of its own: pandas reading the parquet files; `open_source` without and with
-its cache; `ddpm report e6` without and with the cache, and its memory. Reading is measured three times in turn, and the
-middle time counts.
+`python -m benchmarks.report_reading` measures
 
-`--api`: requests of a stand-in W&B server, and seconds, for a first and a second reading of runs from it.
-
-It prints a table, and the same as one line of JSON.
+- requests of a stand-in W&B server, and seconds, for a first and a second reading of runs from it;
+- run folders of e5 and e6 beside the same rows in one parquet file each, every measurement in a process of its own, in
+  turn: pandas reading the parquet files; `open_source` without and with its cache; `ddpm report e6` without and with
+  the cache, and its memory;
+- how time and memory of a report grow from 10 to 100 and to 1,000 runs.
 """
 
 import argparse
@@ -19,13 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[1]
-ROUNDS = 3
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+
 API_RUNS = 4
+# Numbers of runs for which time and memory are compared, and rows of each.
+GROWTH, GROWTH_ROWS = (10, 100, 1000), 1000
 NAMES = (
     *("train/loss", "train/mse", "train/grad_global_L2", "train/grad_abs_mean"),
     *(f"curvature/{kind}_trace_{number}" for kind in ("hutch", "ref") for number in ("mean", "sem")),
@@ -34,66 +34,74 @@ NAMES = (
 TIMES_PANDAS, FIGURES_S, AGAIN_S, MEMORY_MIB = 3, 30.0, 10.0, 2048
 
 
-@dataclass(frozen=True)
-class Claim:
-    """`measured` must stay below `target`, where there is one."""
-
-    claim: str
-    measured: float
-    unit: str
-    target: float | None = None
-
-    @property
-    def holds(self) -> bool | None:
-        return None if self.target is None else self.measured < self.target
+# What a run more may cost among many, of what it costs among few.
+LINEAR = 1.2
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure the reading of runs and a whole report on them.")
+    parser = arguments(str(__doc__).splitlines()[0], rounds=3)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=10_000, help="logged steps a run")
     parser.add_argument("--metrics", type=int, default=8)
-    parser.add_argument("--quick", action="store_true", help="6 runs of 1,000 steps: whether it works, no measurement")
-    parser.add_argument("--api", action="store_true", help="reading from a stand-in server instead")
     parser.add_argument("--step", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
-        args.runs, args.steps = 6, 1000
+        args.runs, args.steps, args.rounds = 6, 1000, 1
     if args.step:
         print(json.dumps(STEPS[args.step[0]](Path(args.step[1]), args)))
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        claims = measure_server(Path(folder), args) if args.api else measure_folders(Path(folder), args)
-    print(f"{'':64}{'measured':>12}{'target':>12}  holds")
-    for c in claims:
-        target, holds = ("", "") if c.target is None else (f"{c.target:.4g} {c.unit}", "yes" if c.holds else "NO")
-        print(f"{c.claim:64}{f'{c.measured:.4g} {c.unit}':>12}{target:>12}  {holds}")
-    setting = {"runs": args.runs, "steps": args.steps, "metrics": args.metrics, "cores": os.cpu_count()}
-    print(json.dumps(setting | {"claims": [asdict(c) | {"holds": c.holds} for c in claims]}))
-    return 0 if all(c.holds is not False for c in claims) else 1
+    claims: list[Claim] = []
+    for measure in (measure_server, measure_folders, measure_growth):
+        with tempfile.TemporaryDirectory() as folder:
+            claims += say(measure(Path(folder), argparse.Namespace(**vars(args))))
+    return conclude(args, claims, runs=args.runs, steps=args.steps, metrics=args.metrics)
 
 
 def measure_folders(folder: Path, args: argparse.Namespace) -> list[Claim]:
     """Reading run folders and reporting on them, with `folder` to put them into."""
-    print(f"Writing {args.runs} runs of {args.steps} steps and {args.metrics} metrics", flush=True)
+    print(f"Writing {args.runs} runs of {args.steps} rows and {args.metrics} metrics", flush=True)
     written = run_step("write", folder, args)
     taken: dict[str, list[float]] = {"parquet": [], "cold": [], "warm": []}
-    for number in range(ROUNDS):
+    for number in range(args.rounds):
         cache = folder / f"cache-{number}"
         taken["parquet"].append(run_step("parquet", folder, args)["seconds"])
         taken["cold"].append(run_step("read", folder, args, cache)["seconds"])
         taken["warm"].append(run_step("read", folder, args, cache)["seconds"])
-    pandas, cold, warm = (statistics.median(times) for times in taken.values())
+    limit = TIMES_PANDAS * statistics.median(taken["parquet"]) + FIGURES_S
     first, again = (report(folder, folder / "cache-report") for _ in range(2))
     return [
-        Claim(f"a. pandas reads {written['values']:,} values from parquet", pandas, "s"),
-        Claim(f"b. the same from run folders ({written['bytes'] / 1e6:.0f} MB)", cold, "s"),
-        Claim("c. the same again, from the cache", warm, "s", AGAIN_S),
-        Claim("d. the whole report", first[0], "s", TIMES_PANDAS * pandas + FIGURES_S),
+        of_rounds(f"pandas reads {written['values']:,} values from parquet", taken["parquet"], "s"),
+        of_rounds(f"the same from run folders ({written['bytes'] / 1e6:.0f} MB)", taken["cold"], "s"),
+        of_rounds("the same again, from the cache", taken["warm"], "s", target=AGAIN_S),
+        quotient("   from run folders over pandas' parquet", taken["cold"], taken["parquet"]),
+        quotient("   from the cache over pandas' parquet", taken["warm"], taken["parquet"]),
+        Claim(f"the whole report on {args.runs} runs", first[0], "s", limit),
         Claim("   its memory", first[1], "MiB", MEMORY_MIB),
-        Claim("e. the whole report again", again[0], "s", TIMES_PANDAS * pandas + FIGURES_S),
-        Claim("   its memory", again[1], "MiB", MEMORY_MIB),
+        Claim("the whole report again", again[0], "s", limit),
+        Claim("   its memory, again", again[1], "MiB", MEMORY_MIB),
     ]
+
+
+def measure_growth(folder: Path, args: argparse.Namespace) -> list[Claim]:
+    """What a report costs for each run more, among many and among few."""
+    few, more, many = (2, 4, 6) if args.quick else GROWTH
+    args.steps = 100 if args.quick else GROWTH_ROWS
+    cost: dict[int, tuple[float, float]] = {}
+    claims = []
+    for runs in (few, more, many):
+        args.runs = runs
+        place = folder / str(runs)
+        place.mkdir()
+        run_step("write", place, args)
+        cost[runs] = seconds, memory = report(place, place / "cache")
+        claims.append(Claim(f"the whole report on {runs} runs of {args.steps} rows", seconds, "s"))
+        claims.append(Claim(f"   its memory, {runs} runs", memory, "MiB"))
+    for name, i in (("seconds", 0), ("memory", 1)):
+        among_few = (cost[more][i] - cost[few][i]) / (more - few)
+        among_many = (cost[many][i] - cost[more][i]) / (many - more)
+        claim = f"   {name} for a run more, {more} to {many} runs over {few} to {more}"
+        claims.append(Claim(claim, among_many / among_few, "x", LINEAR))
+    return claims
 
 
 def run_step(
@@ -246,9 +254,9 @@ def measure_server(folder: Path, args: argparse.Namespace) -> list[Claim]:
             raise SystemExit(f"the stand-in has no answer to {server.unknown}")
     first, second = counted
     return [
-        Claim(f"f. reading {args.runs} runs of {args.steps} rows from a server", first[0], "s"),
-        Claim("   requests a run", first[1] / args.runs, ""),
-        Claim("g. reading them again", second[0], "s"),
+        Claim(f"reading {args.runs} runs of {args.steps} rows from a server", first[0], "s"),
+        Claim("   requests a run", first[1] / args.runs),
+        Claim("reading them again", second[0], "s"),
         Claim("   requests, of all runs together", second[1], "", 4),
         Claim("   of which for rows", second[2], "", 1),
     ]

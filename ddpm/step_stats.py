@@ -28,6 +28,11 @@ class StepStats:
         return {key: value.item() for key, value in tensors.items()}
 
 
+def gradient_norm(params: list[nn.Parameter]) -> Tensor:
+    """L2 norm over all entries, a scalar."""
+    return nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+
+
 def gradient_stats(params: list[nn.Parameter]) -> dict[str, Tensor]:
     """Mean and largest |gradient| over all entries, before clipping."""
     flat = torch.cat([p.grad.flatten() for p in params if p.grad is not None]).abs()

@@ -1,6 +1,7 @@
 """Training, readable as the algorithm: Ho et al. 2020, algorithm 1, with what is measured along the way."""
 
 import copy
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ddpm.objective import Objective
 from ddpm.samplers import Denoiser, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.signals import Interrupted, StopSignals
-from ddpm.step_stats import StepStats, gradient_stats
+from ddpm.step_stats import StepStats, gradient_norm, gradient_stats
 from ddpm.streams import stream_seed
 from ddpm.tracking.shared import SharedTracker, open_folder, open_tracker
 from ddpm.tracking.tracker import Tracker
@@ -231,10 +232,14 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         stats = {**gradient_stats(self.params), **self.weight_stats(t)} if with_gradient_stats else {}
         loss, mse = distributed.means(loss.detach(), mse.detach())  # every step: what is not finite, all have to see
-        norm = nn.utils.clip_grad_norm_(self.params, self.cfg.train.grad_clip or float("inf"))
+        norm = gradient_norm(self.params)
+        loss_is, norm_is = torch.stack([loss, norm]).tolist()  # the one time that a step waits for the device
         # An fp16 gradient that overflows is the scaler's to handle: it skips the step and scales less.
         scaling = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        finite = bool(loss.isfinite() & (norm.isfinite() | scaling))
+        finite = math.isfinite(loss_is) and (math.isfinite(norm_is) or scaling)
+        limit = self.cfg.train.grad_clip
+        if limit and norm_is > limit:  # else a pass over all gradients for nothing
+            nn.utils.clip_grads_with_norm_(self.params, limit, norm)
         if finite:
             self.scaler.step(self.optimizer)
         self.scaler.update()

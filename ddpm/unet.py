@@ -55,6 +55,21 @@ class ResBlock(nn.Module):
         return h.add_(self.skip(x))
 
 
+class Upsample(nn.Conv2d):
+    """Twice the height and width by nearest neighbour, then this 3x3 convolution (padding 1), in one.
+
+    Of a pixel's 2x2 copies a 3x3 kernel meets several at once, so their weights can be added first. That makes it a
+    transposed convolution of stride 2, whose 4x4 kernel is the 3x3 one spread by 2x2 ones: 16 products for each pixel
+    of the input instead of 36, the same sums in another order. It takes half of the two steps' time without gradients
+    (CPU, 64 channels), and 0.5 to 0.8 of it with them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = F.pad(self.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
+        spread = w[..., 1:, 1:] + w[..., 1:, :-1] + w[..., :-1, 1:] + w[..., :-1, :-1]
+        return F.conv_transpose2d(x, spread, self.bias, stride=2, padding=1)
+
+
 def _fused(fuse: nn.Conv2d, h: Tensor, skip: Tensor) -> Tensor:
     """The 1x1 convolution of both together, without putting them together. Without gradients alone."""
     c = h.shape[1]
@@ -98,7 +113,7 @@ class UNetCifar32(nn.Module):
             self.fuse.append(nn.ModuleList([nn.Conv2d(c_in + wide, c_out, 1), nn.Conv2d(c_out + wide, c_out, 1)]))
             self.up_blocks.append(nn.ModuleList([block(c_out, c_out), block(c_out, c_out)]))
             c_in = c_out
-        self.upsample = nn.ModuleList(nn.Conv2d(wide, wide, 3, padding=1) for _ in range(2))
+        self.upsample = nn.ModuleList(Upsample(wide, wide, 3, padding=1) for _ in range(2))
         self.norm_out = nn.GroupNorm(gn_groups, c)
         self.conv_out = nn.Conv2d(c, 3, 3, padding=1)
 
@@ -140,7 +155,7 @@ class UNetCifar32(nn.Module):
             for fuse, block in zip(fuses, blocks, strict=True):  # type: ignore[call-overload]
                 h = apply(block, fused(fuse, h, skips.pop()))
             if i < len(self.upsample):
-                h = self.upsample[i](F.interpolate(h, scale_factor=2, mode="nearest"))
+                h = self.upsample[i](h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
 

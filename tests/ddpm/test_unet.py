@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from ddpm.unet import UNetCifar32, count_parameters, timestep_embedding, timestep_frequencies
+from ddpm.unet import UNetCifar32, Upsample, count_parameters, timestep_embedding, timestep_frequencies
 
 
 @pytest.mark.parametrize(("base", "params"), [(32, 1_982_115), (64, 5_550_403)])
@@ -37,6 +38,24 @@ def test_the_form_for_one_t_is_the_network(layout: torch.memory_format) -> None:
             torch.testing.assert_close(outs[-1], model(x, torch.full((3,), t)), rtol=1e-9, atol=1e-12)
     assert all(torch.equal(a, b) for a, b in zip(before, [x, *model.parameters()], strict=True))
     assert torch.equal(outs[0], model.at_one_t(x, 0)) and not outs[0].requires_grad
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 8)])
+def test_upsampling_is_nearest_neighbour_and_its_convolution(size: tuple[int, int]) -> None:
+    """Output, gradients and second derivatives, to float64's rounding. Catches a kernel spread to the wrong side,
+    swapped or unflipped axes, and borders, where fewer copies of a pixel lie under the kernel."""
+    torch.manual_seed(0)
+    up = Upsample(3, 5, 3, padding=1).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *up.parameters()]
+
+    def derivatives(y: torch.Tensor) -> list[torch.Tensor]:
+        first = torch.autograd.grad(y.pow(3).sum(), inputs, create_graph=True)
+        return [y, *first, *torch.autograd.grad(sum(g.square().sum() for g in first), inputs)]
+
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), up.weight, up.bias, padding=1)
+    for ours, theirs in zip(derivatives(up(x)), derivatives(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("kind", "low", "high"), [("standard", 0.96, 0.98), ("study", -0.1, 0.1)])

@@ -1,0 +1,66 @@
+"""`python -m benchmarks`: every benchmark in turn, each in a process of its own, and one table of what they claim.
+
+Writes all of it to a JSON file (out/bench.json), which `python -m benchmarks.compare OLD NEW` takes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims import REPOSITORY, read_claims
+
+# The quick ones first. `python -m benchmarks.NAME` is each alone.
+NAMES = ("start", "training_step", "sampling", "distributed", "evaluation", "curvature", "sweep", "report_reading")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run all benchmarks, on a machine that does nothing else.")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="a round of little each: whether they work")
+    parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="what else it holds stays there")
+    args = parser.parse_args()
+    found = json.loads(args.out.read_text()) if args.out.exists() else {}
+    failed = []
+    for name in args.only:
+        record = run(name, args.quick)
+        if record is None:
+            failed.append(name)
+            continue
+        found[name] = record
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(found, indent=1) + "\n")  # after each: an hour's work is not lost with the next
+    print("\n" + table(found) + f"\n\nAll of it: {args.out}")
+    if failed:
+        print(f"These could not be measured, see above: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(name: str, quick: bool) -> dict[str, Any] | None:
+    """What a benchmark measured; None where it failed."""
+    print(f"\n--- {name} ---", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "claims.json"
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(path), *["--quick"] * quick]
+        environment = os.environ | {"PYTHONWARNINGS": "ignore"}  # of the peers, which are not ours to mend
+        subprocess.run(command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, check=False)
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(found: dict[str, Any]) -> str:
+    """A row for each claim that has a target, of all benchmarks."""
+    lines = ["| benchmark | claim | measured (quartiles) | target | holds |", "|---|---|---|---|---|"]
+    for name, record in found.items():
+        for c in read_claims(record):
+            if c.target is not None:
+                holds = "yes" if c.holds else "**no**"
+                lines.append(f"| {name} | {c.claim.strip()} | {c.shown} | {c.target_shown} | {holds} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What two processes make of two cores, where one process with two threads has the same batch.
+
+`python -m benchmarks.distributed` trains the study's e5 (embedded images, probe and evaluation off) for some steps in
+two gloo processes of one thread each, under torchrun, and in one process with two threads, in turn. The batch is that
+of all processes together, so both do the same work. Counted are the seconds between the rows of two logged steps
+(`time/train_s`): start-up and the first steps are left out.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.training_step import CONFIG
+
+# Seconds of one process with two threads over those of two processes of one thread.
+EFFICIENCY = 0.9
+
+
+def main() -> int:
+    parser = arguments(str(__doc__).splitlines()[0], rounds=5)
+    parser.add_argument("--batch", type=int, nargs="+", default=[4, 64])
+    args = parser.parse_args()
+    claims: list[Claim] = []
+    for batch in args.batch:
+        claims += say(measure(batch, args.quick, 1 if args.quick else args.rounds))
+    return conclude(args, claims, rounds=args.rounds)
+
+
+def measure(batch: int, quick: bool, rounds: int) -> list[Claim]:
+    steps = 2 if quick else max(4, 160 // batch)
+    taken: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            for processes in (1, 2) if number % 2 else (2, 1):
+                taken[processes].append(train(Path(folder) / f"{processes}-{number}", processes, batch, steps))
+    at = f"batch {batch}"
+    return [
+        of_rounds(f"a step in one process, two threads, {at}", [1e3 * s for s in taken[1]], "ms"),
+        of_rounds(f"a step in two processes, one thread each, {at}", [1e3 * s for s in taken[2]], "ms"),
+        quotient(f"two processes' speed over one's, {at}", taken[1], taken[2], target=EFFICIENCY, better="more"),
+    ]
+
+
+def train(folder: Path, processes: int, batch: int, steps: int) -> float:
+    """Seconds a step, from the second logged row to the last."""
+    off = [f"--eval.{part}.enabled=false" for part in ("fid_milestone", "final", "grid", "recon")]
+    options = [
+        *off,
+        "--curvature.enabled=false",
+        "--data.dataset=embedded",
+        "--data.root=null",
+        "--eval.features=embedded",
+        "--device=cpu",
+        "--train.amp=false",
+        f"--data.batch_size={batch}",
+        f"--train.total_steps={2 * steps}",
+        f"--logging.log_every_n_steps={steps}",
+        "--logging.wandb.mode=disabled",
+        f"--out_dir={folder}",
+    ]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
+    command = [sys.executable, *start, "-m", "ddpm", "train", str(CONFIG), *options]
+    env = os.environ | {"OMP_NUM_THREADS": str(2 // processes)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    (log,) = folder.glob("*/*/loss.jsonl")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    times = {row["_i"]: row["out"]["time/train_s"] for row in rows if "time/train_s" in row["out"]}
+    return (times[2 * steps] - times[steps]) / steps
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""What a step of training costs besides its forward and backward pass: `unet_cifar32`, as `ddpm train` runs it.
+
+`python -m benchmarks.training_step` takes the study's e5 on embedded images (probe and evaluation off), and measures in
+turn, in blocks of a few steps each,
+
+- the bare pass: forward, backward, one fixed batch;
+- the whole step: batch from memory, t, eps, x_t, forward, backward, gradient norm and clipping, Adam, EMA, the row with
+  gradient statistics at every logged step, and its way to the run folder and to W&B;
+- the step as one writes it down at first: images through Pillow, Adam and EMA a tensor at a time, numbers read at once.
+
+The run's rows are written every 100 steps (the default) at small batches, and at large ones every 10th, in shorter
+blocks: more than the default. Without W&B and with its offline files, each in a process of its own. A checkpoint, of
+which a run writes one in 500 steps, is measured beside it.
+
+`--device cuda --batch 4 64 512 --amp` measures a GPU.
+"""
+
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.timing import seconds
+
+CONFIG = REPOSITORY / "configs/study/MS1_min_snr/e5/e5_baseline_linear_hutch_trace_10k_50nfe.yaml"
+# Of the bare pass: the whole step at small and at large batches; W&B's files over none.
+SMALL, LARGE, LARGE_FROM, WANDB = 1.05, 1.03, 32, 1.01
+
+
+def main() -> int:
+    parser = arguments(str(__doc__).splitlines()[0], rounds=5)
+    parser.add_argument("--batch", type=int, nargs="+", default=[4, 64])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--amp", action="store_true", help="bf16, where the GPU has it")
+    parser.add_argument("--one", nargs=2, metavar=("BATCH", "MODE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure_in_process(int(args.one[0]), args.one[1], args)))
+        return 0
+    claims: list[Claim] = []
+    for batch in args.batch:
+        found = {mode: in_process(batch, mode, args) for mode in ("disabled", "offline")}
+        claims += say(claims_of(batch, found))
+    return conclude(args, claims, device=args.device, amp=args.amp, rounds=args.rounds)
+
+
+def claims_of(batch: int, found: dict[str, dict[str, Any]]) -> list[Claim]:
+    target = LARGE if batch >= LARGE_FROM else SMALL
+    alone, offline = found["disabled"], found["offline"]
+    of_bare = {mode: quotient("", t["step"], t["bare"]).measured for mode, t in found.items()}
+    at = f"batch {batch}"
+    return [
+        of_rounds(f"bare forward and backward, {at}", [1e3 * s for s in alone["bare"]], "ms"),
+        quotient(f"whole step over the bare pass, {at}, W&B off", alone["step"], alone["bare"], target=target),
+        quotient(f"whole step over the bare pass, {at}, W&B offline", offline["step"], offline["bare"], target=target),
+        Claim(f"   W&B offline over W&B off, {at}", of_bare["offline"] / of_bare["disabled"], "x", WANDB),
+        quotient(f"first-draft step over the bare pass, {at}", alone["draft"], alone["bare"], better="neither"),
+        *(of_rounds(f"   of the bare pass, {part}, {at}", s, "%") for part, s in alone["parts"].items()),
+        of_rounds(f"   of the bare pass, a checkpoint in 500 steps, {at}", alone["checkpoint"], "%"),
+    ]
+
+
+def in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.training_step", "--one", str(batch), mode]
+    command += ["--rounds", str(args.rounds), "--device", args.device]
+    command += ["--quick"] * args.quick + ["--amp"] * args.amp
+    with tempfile.TemporaryDirectory() as folder:
+        env = os.environ | {"WANDB_MODE": mode, "WANDB_DIR": folder, "WANDB_SILENT": "true", "BENCH_FOLDER": folder}
+        done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# --- in the process that measures ---
+
+
+def measure_in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a step of each way in each round, and what the step's parts take of the bare pass, in percent."""
+    from ddpm.config_files import load_config
+    from ddpm.distributed import check_stop
+    from ddpm.signals import StopSignals
+    from ddpm.tracking.shared import open_folder, open_tracker
+    from ddpm.train import Trainer
+
+    block, every = (2, 2) if args.quick else (10, 100) if batch < LARGE_FROM else (5, 10)
+    rounds = 1 if args.quick else args.rounds
+    cfg = load_config(CONFIG, overrides(batch, every, args))
+    folder = open_folder(cfg)
+    trainer = Trainer(cfg)
+    ways: dict[str, Callable[[], Any]] = {"bare": bare(trainer, batch), "draft": first_draft(trainer, batch)}
+    stop = StopSignals()
+    with folder, open_tracker(cfg, folder, trainer.facts(), step=0) as tracker, stop:
+
+        def step() -> None:
+            check_stop(stop)
+            trainer.advance(tracker)
+            trainer.measure(tracker)
+
+        ways["step"] = step
+        for way in ways.values():
+            seconds(way, 2)
+        while trainer.done % every:
+            step()
+        taken = {name: [0.0] * rounds for name in ways}
+        for number in range(rounds):
+            for _ in range(every // block):  # a round holds one logged row, in blocks that lie between the others'
+                for name, way in ways.items():
+                    taken[name][number] += seconds(way, block) * block / every
+        bare_s = sum(taken["bare"]) / rounds
+        parts = {name: [100 * seconds(work, 3) / bare_s for _ in range(2 + rounds)] for name, work in parts_of(trainer)}
+        saved = [100 * seconds(lambda: tracker.save(1, trainer.state_dict())) / bare_s / 500 for _ in range(rounds)]
+    return {**taken, "parts": parts, "checkpoint": saved}
+
+
+def overrides(batch: int, every: int, args: argparse.Namespace) -> list[str]:
+    off = [f"--eval.{part}.enabled=false" for part in ("fid_milestone", "final", "grid", "recon")]
+    return [
+        *off,
+        "--data.dataset=embedded",
+        "--data.root=null",
+        "--eval.features=embedded",
+        "--curvature.enabled=false",
+        "--train.total_steps=1000000",
+        "--checkpoint.every=1000000",
+        f"--train.amp={str(args.amp).lower()}",
+        f"--data.batch_size={batch}",
+        f"--logging.log_every_n_steps={every}",
+        f"--device={args.device}",
+        f"--out_dir={os.environ['BENCH_FOLDER']}/runs",
+    ]
+
+
+def bare(trainer: Any, batch: int) -> Callable[[], Any]:
+    """Forward and backward on one batch, by the trainer's own network (a copy), at the trainer's precision."""
+    model, device = copy.deepcopy(trainer.model), trainer.device
+    x, eps = (torch.randn(batch, 3, 32, 32, device=device) for _ in range(2))
+    t = torch.randint(0, 1000, (batch,), device=device)
+    reduced = trainer.precision is not torch.float32
+
+    def work() -> None:
+        model.zero_grad()
+        with torch.autocast(device.type, trainer.precision, enabled=reduced):
+            loss = (model(x, t) - eps).square().mean()
+        loss.backward()
+
+    return work
+
+
+def first_draft(trainer: Any, batch: int) -> Callable[[], Any]:
+    """A step as one writes it down at first; the same network and schedule."""
+    from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+    model, ema, device = copy.deepcopy(trainer.model), copy.deepcopy(trainer.model), trainer.device
+    images = [to_pil_image(image.cpu()) for image in trainer.batches.images[:512]]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, foreach=False)
+    alpha_bar = trainer.schedule.alpha_bar.float().to(device)
+
+    def draw() -> Tensor:
+        chosen = torch.randint(0, len(images), (batch,)).tolist()
+        return torch.stack([pil_to_tensor(images[i]).float() / 127.5 - 1 for i in chosen]).to(device)
+
+    def work() -> None:
+        x_0 = draw()
+        t, eps = torch.randint(0, 1000, (batch,), device=device), torch.randn_like(x_0)
+        ab = alpha_bar[t].view(-1, 1, 1, 1)
+        loss = (model(ab.sqrt() * x_0 + (1 - ab).sqrt() * eps, t) - eps).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        squares = sum(p.grad.norm().item() ** 2 for p in model.parameters() if p.grad is not None)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
+        optimizer.step()
+        with torch.no_grad():
+            for mine, theirs in zip(ema.parameters(), model.parameters(), strict=True):
+                mine.mul_(0.999).add_(theirs, alpha=0.001)
+        loss.item(), squares**0.5
+
+    return work
+
+
+def parts_of(trainer: Any) -> list[tuple[str, Callable[[], Any]]]:
+    """What the step does besides forward and backward, each alone. The gradients are the last step's."""
+    from ddpm.step_stats import gradient_norm, gradient_stats
+
+    batch, device = trainer.cfg.data.batch_size, trainer.device
+
+    def noise() -> None:
+        x_0 = trainer.batches.take(trainer.batches.next_indices())
+        t = torch.randint(0, 1000, (batch,), device=device)
+        trainer.objective.task(x_0, t, torch.randn(x_0.shape, device=device))
+
+    return [
+        ("batch, t, eps and x_t", noise),
+        ("gradient norm", lambda: gradient_norm(trainer.params)),
+        ("Adam", trainer.optimizer.step),
+        ("EMA", lambda: trainer.ema.update(trainer.model)),
+        ("random streams' states", trainer.streams),
+        ("gradient statistics (at logged steps alone)", lambda: gradient_stats(trainer.params)),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
