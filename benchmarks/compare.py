@@ -59,7 +59,7 @@ def main() -> int:
     try:
         old, new = (json.loads(path.read_text()) for path in (args.old, args.new))
     except (OSError, json.JSONDecodeError) as error:
-        print(f"Not a file of `python -m benchmarks`: {error}", file=sys.stderr)
+        print(f"{args.old} and {args.new} have to be files of `python -m benchmarks`: {error}", file=sys.stderr)
         return 2
     found = changes(old, new)
     regressions = [c for c in found if c.old.is_ratio and (c.worse_pct or 0) >= args.by]

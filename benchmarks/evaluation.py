@@ -75,7 +75,7 @@ def measure_features(rounds: int) -> list[Claim]:
     features = make_features("embedded", CPU)
     images = torch.randint(0, 256, (500, 3, 32, 32), dtype=torch.uint8)
     batches = images.split(default_batch_size(CPU))
-    taken = in_turn({"features": lambda: [features.extract(batch) for batch in batches]}, rounds)["features"]
+    taken = in_turn({"features": lambda: list(features.of(batches))}, rounds)["features"]
     return [of_rounds("embedded features: images/s", [len(images) / s for s in taken], "/s", better="more")]
 
 
@@ -128,7 +128,7 @@ def measure_clean_fid(rounds: int, n: int) -> list[Claim]:
                 fid.get_model_features(lambda _: next(draws), net, num_gen=len(batches) * len(batches[0]), **common)
 
             ways = {
-                "ours": lambda net=ours, batches=batches: [net.extract(b) for b in batches],
+                "ours": lambda net=ours, batches=batches: list(net.of(batches)),
                 "folder": from_folder,
                 "function": from_function,
             }

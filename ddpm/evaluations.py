@@ -239,7 +239,7 @@ def gather(
     """The features (B, dim) of a point's samples in order, chunk by chunk, and the seconds (2,) that drawing and
     extracting them took: of those in `folder` as they are there, of the others anew."""
     assert evaluator.features
-    extract, timers = evaluator.features.extract, evaluator.timers
+    features, timers = evaluator.features, evaluator.timers
     size = evaluator.batch_size * -(-CHUNK // evaluator.batch_size)
     with tqdm(
         total=plan.n_samples, desc=f"{plan.sampler}, nfe {plan.nfe}", unit="img", disable=None, leave=False
@@ -248,10 +248,8 @@ def gather(
 
             def take(part: slice = slice(start, start + size)) -> dict[str, torch.Tensor]:
                 before = [timers.seconds[name] for name in ("sample", "features")]
-                parts = []
-                for batch in evaluator.samples(trained.denoiser, plan, seed, None, part):
-                    with timers.measure("features"):
-                        parts.append(extract(batch).float().cpu())
+                drawn = evaluator.samples(trained.denoiser, plan, seed, None, part)
+                parts = [rows.float().cpu() for rows in features.of(drawn, evaluator.timing_features)]
                 spent = [timers.seconds[name] - b for name, b in zip(("sample", "features"), before, strict=True)]
                 return {"features": torch.cat(parts), "seconds": torch.tensor(spent, dtype=torch.float64)}
 

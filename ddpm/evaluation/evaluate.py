@@ -4,7 +4,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -141,13 +141,16 @@ class Evaluator:
             plan.n_samples, self.features.dim, self.reference.gaussian.mean if several else None, part.start
         )
         with distributed.together():
-            for batch in self.samples(denoiser, plan, seed, "FID samples", part):
-                with self.timers.measure("features"):
-                    found.add(self.features.extract(batch))
+            drawn = self.samples(denoiser, plan, seed, "FID samples", part)
+            for rows in self.features.of(drawn, self.timing_features):
+                found.add(rows)
         if several:
             with self.timers.measure("features"):
                 found.add_up(distributed.total)
         return distributed.from_main(lambda: self.score(found))
+
+    def timing_features(self) -> AbstractContextManager[None]:
+        return self.timers.measure("features")
 
     def score(self, found: FeatureSums) -> dict[str, float]:
         """The scores of gathered features, by name."""
@@ -165,9 +168,8 @@ class Evaluator:
 
         def take() -> dict[str, Tensor]:
             found = FeatureSums(n, features.dim)
-            for batch in tqdm(images, desc=what, disable=None, leave=False):
-                with self.timers.measure("features"):
-                    found.add(features.extract(batch))
+            for rows in features.of(tqdm(images, desc=what, disable=None, leave=False), self.timing_features):
+                found.add(rows)
             return {name: torch.tensor(value, dtype=torch.float64) for name, value in self.score(found).items()}
 
         where = [str(self.device), torch.get_num_threads(), torch.__version__]

@@ -6,9 +6,9 @@ known by its content: the first digits of its SHA-256 are in the features' name,
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,43 @@ MODES = {
 
 @dataclass(frozen=True)
 class Features:
-    """extract: (B, 3, H, W) uint8 on any device to (B, dim) float32. `name` and `resize` go into the protocol.
+    """What (B, 3, H, W) uint8 images on any device become: (B, dim) float32. `name` and `resize` go into the protocol.
 
+    begin: given images, starts what does not need the net (resizing, in threads), and returns what gives the features.
     mode: which of clean-fid's Inceptions these are; None of other features.
     """
 
     name: str
     resize: str
     dim: int
-    extract: Callable[[Tensor], Tensor]
+    begin: Callable[[Tensor], Callable[[], Tensor]]
     mode: str | None = None
+
+    def extract(self, images: Tensor) -> Tensor:
+        return self.begin(images)()
+
+    def of(
+        self, batches: Iterable[Tensor], timed: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> Iterator[Tensor]:
+        """The features of each batch, in turn: one is resized while the one before is in the net and the next is drawn.
+        `timed` measures what is done here, not the drawing."""
+        begun: Callable[[], Tensor] | None = None
+        for batch in batches:
+            with timed():
+                coming = self.begin(batch)
+                found = begun() if begun else None
+            if found is not None:
+                yield found
+            begun = coming
+        if begun:
+            with timed():
+                found = begun()
+            yield found
+
+
+def at_once(extract: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Callable[[], Tensor]]:
+    """Features whose net does all there is to do."""
+    return lambda images: lambda: extract(images)
 
 
 def make_features(name: str, device: torch.device) -> Features:
@@ -67,7 +94,7 @@ def _embedded(device: torch.device) -> Features:
     def extract(images: Tensor) -> Tensor:
         return net(to_model(images.to(device)))
 
-    return Features(name, "none", embedded_features.DIM, extract)
+    return Features(name, "none", embedded_features.DIM, at_once(extract))
 
 
 def _torchscript(path: Path, device: torch.device) -> Features:
@@ -95,7 +122,7 @@ def _torchscript(path: Path, device: torch.device) -> Features:
     def extract(images: Tensor) -> Tensor:
         return net(images.to(device).float()).float()
 
-    return Features(f"{path.stem}-{file_digest(path)[:6]}", "inside", out.shape[1], extract)
+    return Features(f"{path.stem}-{file_digest(path)[:6]}", "inside", out.shape[1], at_once(extract))
 
 
 def _inception(mode: str, device: torch.device) -> Features:
@@ -131,7 +158,7 @@ def inception_path(mode: str) -> Path:
     return cache_dir() / (LEGACY_FILE if mode == "legacy_pytorch" else INCEPTION_FILE)
 
 
-def _clean(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _clean(path: Path, device: torch.device) -> Callable[[Tensor], Callable[[], Tensor]]:
     # clean-fid's own builder takes no folder; its parts do.
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
@@ -139,15 +166,19 @@ def _clean(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     net, resize = InceptionV3W(str(path.parent), download=False).to(device).eval(), build_resizer("clean")
     pool = ThreadPoolExecutor()  # Pillow's resize takes longer than a GPU's forward pass, and threads share it
 
-    @torch.inference_mode()
-    def extract(images: Tensor) -> Tensor:
-        resized = np.stack(list(pool.map(resize, images.permute(0, 2, 3, 1).cpu().numpy())))
-        return net(torch.from_numpy(resized).permute(0, 3, 1, 2).to(device))
+    def begin(images: Tensor) -> Callable[[], Tensor]:
+        resized = pool.map(resize, images.permute(0, 2, 3, 1).cpu().numpy())
 
-    return extract
+        @torch.inference_mode()
+        def finish() -> Tensor:
+            return net(torch.from_numpy(np.stack(list(resized))).permute(0, 3, 1, 2).to(device))
+
+        return finish
+
+    return begin
 
 
-def _tensorflow(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _tensorflow(path: Path, device: torch.device) -> Callable[[Tensor], Callable[[], Tensor]]:
     from cleanfid.inception_torchscript import InceptionV3W
 
     net = InceptionV3W(str(path.parent), download=False, resize_inside=True).to(device).eval()
@@ -156,10 +187,10 @@ def _tensorflow(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     def extract(images: Tensor) -> Tensor:
         return net(images.to(device).float())
 
-    return extract
+    return at_once(extract)
 
 
-def _pytorch(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _pytorch(path: Path, device: torch.device) -> Callable[[Tensor], Callable[[], Tensor]]:
     from cleanfid import inception_pytorch
 
     with _loading(inception_pytorch, path):
@@ -170,7 +201,7 @@ def _pytorch(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
         resized = F.interpolate(images.to(device).float(), size=(299, 299), mode="bilinear", align_corners=False)
         return net(resized.clip(0, 255) / 255)[0].flatten(1)
 
-    return extract
+    return at_once(extract)
 
 
 @contextmanager

@@ -52,8 +52,8 @@ def make_reference(features: Features, images: ImageSet, n: int | None) -> Refer
 
     def take() -> dict[str, Tensor]:
         found = FeatureSums(len(chosen), features.dim)
-        for batch in tqdm(chosen.split(BATCH), desc="reference features", disable=None, leave=False):
-            found.add(features.extract(batch))
+        for rows in features.of(tqdm(chosen.split(BATCH), desc="reference features", disable=None, leave=False)):
+            found.add(rows)
         gaussian = found.sums.result()
         return {"mean": gaussian.mean, "covariance": gaussian.covariance, "rows": found.rows}
 

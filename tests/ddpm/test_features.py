@@ -1,6 +1,7 @@
 """Feature nets: the shipped one ranks faults, Inception's path reads the file that it names."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from ddpm.data import ImageSet, load_images
 from ddpm.errors import UserError
 from ddpm.evaluation import scores
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
-from ddpm.evaluation.features import INCEPTION_FILE, LEGACY_FILE, MODES, Features, make_features
+from ddpm.evaluation.features import INCEPTION_FILE, LEGACY_FILE, MODES, Features, at_once, make_features
 from ddpm.evaluation.reference import make_reference, published_reference, uniform_noise
 from tests.distortions import DISTORTIONS, KEPT_CLASSES, STRENGTHS, Distort
 
@@ -110,6 +111,29 @@ def test_inception_reads_the_file_from_the_cache(tmp_path: Path) -> None:
     out = features.extract(images)
     assert out.shape == (2, features.dim)
     torch.testing.assert_close(out[0, :3], torch.tensor([-1.0, 0.0, 127 / 128]), atol=1e-4, rtol=0)
+
+
+def test_batches_are_resized_ahead_and_come_out_in_order(tmp_path: Path) -> None:
+    """Catches a batch that is lost, taken twice or out of turn, and resizing that waits for the net: by the time the
+    first features come out, the second batch has been begun and the third not been drawn."""
+    (tmp_path / "ddpm-cache").mkdir()
+    torch.jit.script(_StandIn()).save(str(tmp_path / "ddpm-cache" / INCEPTION_FILE))
+    features = make_features("inception", CPU)
+    images = torch.arange(0, 210, 30, dtype=torch.uint8)[:, None, None, None].expand(7, 3, 8, 8)
+    drawn = []
+
+    def batches() -> Iterator[torch.Tensor]:
+        for batch in images.split(2):
+            drawn.append(len(batch))
+            yield batch
+
+    found = features.of(batches())
+    parts = [next(found)]
+    assert len(drawn) == 2
+    parts += found
+    assert [len(part) for part in parts] == drawn == [2, 2, 2, 1]
+    torch.testing.assert_close(torch.cat(parts), features.extract(images))
+    assert list(features.of([])) == []
 
 
 def test_tensorflows_mode_leaves_the_resize_to_the_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +263,7 @@ def test_missing_statistics_are_explained(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    features = Features("inception-clean-abc", "none", 2048, lambda x: x, "clean")
+    features = Features("inception-clean-abc", "none", 2048, at_once(lambda x: x), "clean")
     with pytest.raises(UserError, match=r"cifar10_clean_test_32.npz is not there.*no route.*reference_stats=null"):
         published_reference("cifar10-test", features, with_rows=False)
     assert not [path for path in (tmp_path / "ddpm-cache").rglob("*") if path.is_file()]
@@ -273,5 +297,5 @@ def test_the_reference_is_spread_over_the_whole_set() -> None:
     """Sets come sorted by class. Catches a reference that is the first n images, of one class alone."""
     pixels = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(200, 3, 2, 2)
     images = ImageSet(pixels, torch.zeros(200, dtype=torch.int64), ("a",), "ramp")
-    features = Features("mean", "none", 1, lambda batch: batch.float().mean((1, 2, 3))[:, None])
+    features = Features("mean", "none", 1, at_once(lambda batch: batch.float().mean((1, 2, 3))[:, None]))
     assert make_reference(features, images, 20).gaussian.mean.item() == pytest.approx(99.5, abs=1)

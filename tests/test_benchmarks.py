@@ -1,0 +1,103 @@
+"""What benchmarks say, and how two of their files are compared. No test measures time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import __main__ as whole
+from benchmarks.claims import REPOSITORY, Claim, of_rounds, quotient, read_claims
+from benchmarks.compare import changes
+from benchmarks.timing import in_turn
+
+
+def test_a_claim_holds_on_its_targets_side() -> None:
+    """Catches targets read the wrong way round for what should be large."""
+    assert Claim("a", 1.05, "x", 1.05).holds and not Claim("a", 1.06, "x", 1.05).holds
+    assert Claim("a", 1.5, "x", 1.5, "more").holds and not Claim("a", 1.4, "x", 1.5, "more").holds
+    assert Claim("a", 1.0).holds is None
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    """A machine that becomes ten times slower in one round changes no ratio. Catches a ratio of medians."""
+    found = quotient("a", [1, 20, 3], [2, 40, 6])
+    assert (found.measured, found.low, found.high) == (0.5, 0.5, 0.5)
+    spread = of_rounds("b", [1.0, 2.0, 3.0, 4.0, 100.0])
+    assert (spread.measured, spread.low, spread.high) == (3.0, 2.0, 4.0)
+
+
+def test_ways_are_measured_in_turn_after_a_warm_up() -> None:
+    """A B, then B A; the first round counts for nothing. Catches blocks of one way, and a warm-up that counts."""
+    called: list[str] = []
+    taken = in_turn({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=2)
+    assert "".join(called[2:]) == "abba"
+    assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 2, "b": 2}
+
+
+def bench(*claims: Claim) -> dict[str, Any]:
+    return {"step": {"setting": {}, "machine": {}, "claims": [vars(c) | {"holds": c.holds} for c in claims]}}
+
+
+OLD = bench(
+    Claim("of bare", 1.04, "x", 1.05, low=1.03, high=1.05),
+    Claim("of loop", 1.5, "x", 1.4, "more"),
+    Claim("seconds", 1.0, "s"),
+    Claim("share", 70.0, "%", better="neither"),
+    Claim("gone", 1.0, "x"),
+)
+
+
+def test_a_ratio_that_is_ten_percent_worse_is_a_regression() -> None:
+    """In either direction of better. Catches a speed-up taken for a regression, and one hidden by its direction."""
+    new = bench(
+        Claim("of bare", 1.15, "x", 1.05, low=1.04, high=1.16),
+        Claim("of loop", 1.35, "x", 1.4, "more"),
+        Claim("seconds", 2.0, "s"),
+        Claim("share", 90.0, "%", better="neither"),
+    )
+    found = {c.old.claim: c for c in changes(OLD, new)}
+    assert "gone" not in found
+    assert found["of bare"].worse_pct == pytest.approx(100 * (1.15 / 1.04 - 1)) and found["of bare"].overlaps
+    assert found["of loop"].worse_pct == pytest.approx(100 * (1.5 / 1.35 - 1)) and not found["of loop"].overlaps
+    assert found["share"].worse_pct is None
+    assert read_claims(OLD["step"])[0] == Claim("of bare", 1.04, "x", 1.05, low=1.03, high=1.05)
+
+
+@pytest.mark.parametrize(("measured", "code"), [(1.13, 0), (1.15, 1), (0.9, 0)])
+def test_the_command_ends_with_1_on_a_regression(tmp_path: Path, measured: float, code: int) -> None:
+    """1.04 to 1.15 is worse by 10.6 %, to 1.13 by 8.7 %; seconds that double are the machine's. Catches a comparison
+    that nobody's script can act on."""
+    files = tmp_path / "old.json", tmp_path / "new.json"
+    new = bench(Claim("of bare", measured, "x", 1.05), Claim("seconds", 2.0, "s"))
+    for path, content in zip(files, (OLD, new), strict=True):
+        path.write_text(json.dumps(content))
+    command = [sys.executable, "-m", "benchmarks.compare", *map(str, files)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert f"{code} worse by 10 % or more" in done.stdout and "3 claims" in done.stdout
+    assert ("REGRESSION" in done.stdout) == bool(code)
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.json"
+    path.write_text("{")
+    command = [sys.executable, "-m", "benchmarks.compare", str(path), str(path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and "empty.json" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_table_has_every_claim_with_a_target() -> None:
+    """Catches missed targets that are left out of the summary."""
+    rows = whole.table(OLD).splitlines()
+    assert len(rows) == 4
+    assert rows[2] == "| step | of bare | 1.04 (1.03 to 1.05) x | at most 1.05 | yes |"
+    assert whole.table(bench(Claim("a", 2, "x", 1))).endswith("| at most 1 | **no** |")
+
+
+def test_every_benchmark_is_run_by_make_bench() -> None:
+    """Catches a script that nobody runs, or a name without a script."""
+    scripts = {path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")}
+    assert scripts - {"__init__", "__main__", "claims", "timing", "compare"} == set(whole.NAMES)
