@@ -8,6 +8,7 @@ EXP ?= e6
 FROM ?= wandb
 OUT ?= out/$(EXP)
 FILE ?= sweeps/smoke.yaml
+BENCH ?= out/bench.json
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format report sweep agent docs bench clean
@@ -55,12 +56,8 @@ agent: $(VENV)/.installed ## work on a sweep of W&B's server: ID=ENTITY/PROJECT/
 docs: $(VENV)/.installed ## write docs/metrics.md again from its table
 	$(BIN)/ddpm metrics > docs/metrics.md
 
-bench: $(VENV)/.installed-dev ## measure reports on many long runs, sweeps, curvature and evaluation against their targets (an hour)
-	$(BIN)/python -m benchmarks.report_reading --api
-	$(BIN)/python -m benchmarks.report_reading
-	$(BIN)/python -m benchmarks.sweep
-	$(BIN)/python -m benchmarks.curvature
-	$(BIN)/python -m benchmarks.evaluation
+bench: $(VENV)/.installed-bench ## measure all that docs/speed.md claims, on a machine that does nothing else (an hour): BENCH=out/bench.json
+	$(BIN)/python -m benchmarks --out $(BENCH)
 
 clean: ## remove .venv and caches; runs, wandb and out stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info
@@ -82,6 +79,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
 	@echo "Adding the development tools (pytest, ruff, mypy)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/.installed-dev
+	@echo "Adding the libraries that are measured beside this one"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
 
 # A torchvision that was built for another torch installs without a word and fails at import.

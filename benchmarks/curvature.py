@@ -205,14 +205,24 @@ def measure_ways(problem: Problem, path: Path, rounds: int) -> list[Claim]:
     model = load(path)
     data = problem.draw(torch.Generator().manual_seed(0))
     taken: dict[str, list[float]] = {}
+    floor: list[float] = []
+
+    @torch.no_grad()
+    def three_passes() -> None:
+        for _ in range(3):
+            model(*data.inputs)
+
     for _number in range(rounds):
+        unit = seconds(lambda: gradient(model, data), 5)
+        floor.append(seconds(three_passes, 5) / unit)
         for name, way in ways(model, data, problem.draw).items():
             before = seconds(lambda: gradient(model, data), 5)
             spent = seconds(way)
             after = seconds(lambda: gradient(model, data), 5)
             taken.setdefault(name, []).append(spent / ((before + after) / 2) / PROBES)
     step = memory_in_process("training step", 3)
-    claims = []
+    what = "three passes without a graph, which a probe with a draw of its own takes: gradients"
+    claims = [of_rounds(what, floor, better="neither")]
     for name, units in taken.items():
         ours = name.startswith("differences")
         claims.append(of_rounds(f"{name}: gradients a probe", units, target=UNITS if ours else None))

@@ -1,0 +1,120 @@
+"""What a study costs on paper: trainings, probes, milestones and final evaluations, on 1, 8 and 64 devices with agents.
+
+`python -m benchmarks.cost` prints the tables of docs/speed.md for 24 arms of 3 seeds and 50,000 steps. Everything is
+counted in passes of the network over one image, so that only a few rates turn it into hours; they are arguments, since
+they differ between machines by orders of magnitude.
+"""
+
+import argparse
+import heapq
+import math
+from dataclasses import dataclass, replace
+
+# In passes: forward and backward of an image; the whole step over that; a probe's image; Inception, by its FLOP.
+TRAINED, STEP, PROBE, INCEPTION = 3.0, 1.05, 3.6, 11.4 / 0.685
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs of one study, all alike."""
+
+    arms: int = 24
+    seeds: int = 3
+    steps: int = 50_000
+    batch: int = 4
+    probe_every: int = 100
+    probes: int = 16
+    milestone_every: int = 2_000
+    n: int = 5_000
+    nfe: int = 50
+    final_n: int = 10_000
+    inception: bool = True
+
+    @property
+    def runs(self) -> int:
+        return self.arms * self.seeds
+
+
+@dataclass(frozen=True)
+class Device:
+    """Passes over an image a second, at batches that fill it; the least milliseconds of a training step and of a pass,
+    however small the batch; and what a run takes before its first step."""
+
+    passes_per_s: float
+    step_ms: float
+    pass_ms: float
+    start_s: float
+
+
+def parts_of_a_run(study: Study, device: Device) -> dict[str, float]:
+    """Seconds of each part of one run."""
+
+    def passes(n: float) -> float:
+        return n / device.passes_per_s
+
+    step = max(passes(study.batch * TRAINED * STEP), device.step_ms / 1e3)
+    probes = study.steps // study.probe_every * study.probes if study.probe_every else 0
+    probe = max(passes(study.batch * PROBE), 3 * device.pass_ms / 1e3)
+    scored = (study.steps // study.milestone_every if study.milestone_every else 0) * study.n + study.final_n
+    return {
+        "start": device.start_s,
+        "steps": study.steps * step,
+        "probes": probes * probe,
+        "samples": passes(scored * study.nfe),
+        "features": passes(scored * INCEPTION) if study.inception else 0.0,
+    }
+
+
+def makespan_h(study: Study, device: Device, devices: int, apart: bool = False) -> float:
+    """Hours until all is done, where agents take the next job when they are free: whole runs, or (`apart`) trainings
+    first, and an evaluation of each checkpoint as a job of its own once its training is over."""
+    parts = parts_of_a_run(study, device)
+    scoring = parts["samples"] + parts["features"]
+    training = sum(parts.values()) - scoring
+    if not apart:
+        return math.ceil(study.runs / devices) * (training + scoring) / 3600
+    checkpoints = study.steps // study.milestone_every + 1
+    free, released = [0.0] * devices, []
+    for _ in range(study.runs):
+        end = heapq.heappop(free) + training
+        heapq.heappush(free, end)
+        released += [end] * checkpoints
+    job = scoring / checkpoints + device.start_s
+    for at in sorted(released):
+        heapq.heappush(free, max(heapq.heappop(free), at) + job)
+    return max(free) / 3600
+
+
+def show(name: str, study: Study, device: Device) -> None:
+    parts = parts_of_a_run(study, device)
+    whole = sum(parts.values())
+    shares = " | ".join(f"{100 * s / whole:.0f} %" for s in parts.values())
+    hours = " | ".join(f"{makespan_h(study, device, n):.3g}" for n in (1, 8, 64))
+    print(f"| {name} | {whole / 3600:.3g} | {shares} | {hours} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--passes-per-s", type=float, default=20_000, help="images a second through the network")
+    parser.add_argument("--step-ms", type=float, default=12.0, help="the least time of a training step")
+    parser.add_argument("--pass-ms", type=float, default=3.0, help="the least time of a pass without gradients")
+    parser.add_argument("--start-s", type=float, default=15.0)
+    args = parser.parse_args()
+    device = Device(args.passes_per_s, args.step_ms, args.pass_ms, args.start_s)
+    print("| study | a run, h | start | steps | probes | samples | features | 1 device, h | 8 | 64 |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    small, large = Study(), Study(batch=64)
+    show("batch 4, FID of 5,000 by DDPM-50 every 2,000 steps", small, device)
+    show("batch 64, the same", large, device)
+    show("batch 64, no probe", replace(large, probe_every=0), device)
+    show("batch 64, FID of 5,000 by DDIM-20", replace(large, nfe=20), device)
+    show("batch 64, FID of 1,000 by DDIM-20, the last of 10,000", replace(large, nfe=20, n=1_000), device)
+    show("batch 64, every 10,000 steps, DDIM-20", replace(large, nfe=20, milestone_every=10_000), device)
+    print()
+    for devices in (1, 8, 64):
+        whole, split = (makespan_h(large, device, devices, apart) for apart in (False, True))
+        print(f"batch 64 on {devices}: {whole:.3g} h of whole runs, {split:.3g} h with evaluations apart")
+
+
+if __name__ == "__main__":
+    main()
