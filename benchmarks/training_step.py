@@ -3,7 +3,8 @@
 `python -m benchmarks.training_step` takes the study's e5 on embedded images (probe and evaluation off), and measures in
 turn, in blocks of a few steps each,
 
-- the bare pass: forward, backward, one fixed batch;
+- the bare pass: forward, backward, one fixed batch, in the same process, whose memory is set up as `ddpm train` has it,
+  and in a process as Python starts it;
 - the whole step: batch from memory, t, eps, x_t, forward, backward, gradient norm and clipping, Adam, EMA, the row with
   gradient statistics at every logged step, and its way to the run folder and to W&B;
 - the step as one writes it down at first: images through Pillow, Adam and EMA a tensor at a time, numbers read at once.
@@ -19,6 +20,7 @@ import argparse
 import copy
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -48,7 +50,7 @@ def main() -> int:
         return 0
     claims: list[Claim] = []
     for batch in args.batch:
-        found = {mode: in_process(batch, mode, args) for mode in ("disabled", "offline")}
+        found = {mode: in_process(batch, mode, args) for mode in ("disabled", "offline", "as it comes")}
         claims += say(claims_of(batch, found))
     return conclude(args, claims, device=args.device, amp=args.amp, rounds=args.rounds)
 
@@ -57,15 +59,23 @@ def claims_of(batch: int, found: dict[str, dict[str, Any]]) -> list[Claim]:
     target = LARGE if batch >= LARGE_FROM else SMALL
     alone, offline = found["disabled"], found["offline"]
     of_bare = {mode: quotient("", t["step"], t["bare"]).measured for mode, t in found.items()}
+    step, as_it_comes = statistics.median(alone["step"]), statistics.median(found["as it comes"]["bare"])
     at = f"batch {batch}"
     return [
         of_rounds(f"bare forward and backward, {at}", [1e3 * s for s in alone["bare"]], "ms"),
         quotient(f"whole step over the bare pass, {at}, W&B off", alone["step"], alone["bare"], target=target),
         quotient(f"whole step over the bare pass, {at}, W&B offline", offline["step"], offline["bare"], target=target),
         Claim(f"   W&B offline over W&B off, {at}", of_bare["offline"] / of_bare["disabled"], "x", WANDB),
+        Claim(f"   over the bare pass in a process as Python starts it, {at}", step / as_it_comes, "x", 1.0),
         quotient(f"first-draft step over the bare pass, {at}", alone["draft"], alone["bare"], better="neither"),
         *(of_rounds(f"   of the bare pass, {part}, {at}", s, "%") for part, s in alone["parts"].items()),
         of_rounds(f"   of the bare pass, a checkpoint in 500 steps, {at}", alone["checkpoint"], "%"),
+        of_rounds(
+            f"   of the bare pass, what Adam, EMA and the norm read and write at the memory's rate, {at}",
+            alone["traffic"],
+            "%",
+            better="neither",
+        ),
     ]
 
 
@@ -74,7 +84,8 @@ def in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any
     command += ["--rounds", str(args.rounds), "--device", args.device]
     command += ["--quick"] * args.quick + ["--amp"] * args.amp
     with tempfile.TemporaryDirectory() as folder:
-        env = os.environ | {"WANDB_MODE": mode, "WANDB_DIR": folder, "WANDB_SILENT": "true", "BENCH_FOLDER": folder}
+        tracked = "offline" if mode == "offline" else "disabled"
+        env = os.environ | {"WANDB_MODE": tracked, "WANDB_DIR": folder, "WANDB_SILENT": "true", "BENCH_FOLDER": folder}
         done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -86,10 +97,13 @@ def measure_in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[
     """Seconds a step of each way in each round, and what the step's parts take of the bare pass, in percent."""
     from ddpm.config_files import load_config
     from ddpm.distributed import check_stop
+    from ddpm.memory import keep_freed_memory
     from ddpm.signals import StopSignals
     from ddpm.tracking.shared import open_folder, open_tracker
     from ddpm.train import Trainer
 
+    if mode != "as it comes":
+        keep_freed_memory()
     block, every = (2, 2) if args.quick else (10, 100) if batch < LARGE_FROM else (5, 10)
     rounds = 1 if args.quick else args.rounds
     cfg = load_config(CONFIG, overrides(batch, every, args))
@@ -117,7 +131,21 @@ def measure_in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[
         bare_s = sum(taken["bare"]) / rounds
         parts = {name: [100 * seconds(work, 3) / bare_s for _ in range(2 + rounds)] for name, work in parts_of(trainer)}
         saved = [100 * seconds(lambda: tracker.save(1, trainer.state_dict())) / bare_s / 500 for _ in range(rounds)]
-    return {**taken, "parts": parts, "checkpoint": saved}
+        traffic = [
+            100 * traffic_s(len(trainer.params), sum(p.numel() for p in trainer.params), trainer.device) / bare_s
+        ]
+    return {**taken, "parts": parts, "checkpoint": saved, "traffic": traffic}
+
+
+def traffic_s(params: list[nn.Parameter]) -> float:
+    """Seconds of moving what an update has to move: Adam reads weights, gradients and two moments and writes three, EMA
+    reads two and writes one, the norm reads one: 11 numbers a weight. The rate is that of a copy of tensors of the
+    weights' mean size, more of them than a cache holds."""
+    count, numel = len(params), sum(p.numel() for p in params)
+    source = torch.ones(8 * count, numel // count, device=params[0].device)
+    target = torch.zeros_like(source)
+    rate = 2 * source.numel() / min(seconds(lambda: target.copy_(source)) for _ in range(5))
+    return 11 * numel / rate
 
 
 def overrides(batch: int, every: int, args: argparse.Namespace) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from ddpm import __version__
 from ddpm.arguments import fraction, names, not_negative, positive, positives
 from ddpm.errors import UserError
+from ddpm.memory import keep_freed_memory
 from ddpm.signals import Interrupted
 
 # Named here too, since the tables of samplers and methods import torch; tests hold them equal.
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and args.run not in (_train, _schedule, _sweep, _probe):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
+    if args.run in (_train, _sample, _probe, _evaluate):
+        keep_freed_memory()
     try:
         return args.run(args) or 0
     except UserError as error:

@@ -20,6 +20,7 @@ SIZES = {
     "minsnr_gamma": 3,
     "seeds": 6,
     "nfe_frontier": 12,
+    "findings": 8,
     "curvature_library": 30,
     "lr_bayes": 24,
 }
