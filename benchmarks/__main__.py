@@ -22,8 +22,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run all benchmarks, on a machine that does nothing else.")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="a round of little each: whether they work")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing, print such a file's table")
     parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="what else it holds stays there")
     args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(args.table.read_text())))
+        return 0
     found = json.loads(args.out.read_text()) if args.out.exists() else {}
     failed = []
     for name in args.only:
@@ -53,12 +57,13 @@ def run(name: str, quick: bool) -> dict[str, Any] | None:
 
 def table(found: dict[str, Any]) -> str:
     """A row for each claim that has a target, of all benchmarks."""
-    lines = ["| benchmark | claim | measured (quartiles) | target | holds |", "|---|---|---|---|---|"]
+    lines = ["| benchmark, threads | claim | measured (quartiles) | target | holds |", "|---|---|---|---|---|"]
     for name, record in found.items():
+        threads = record["machine"].get("threads")
         for c in read_claims(record):
             if c.target is not None:
                 holds = "yes" if c.holds else "**no**"
-                lines.append(f"| {name} | {c.claim.strip()} | {c.shown} | {c.target_shown} | {holds} |")
+                lines.append(f"| {name}, {threads} | {c.claim.strip()} | {c.shown} | {c.target_shown} | {holds} |")
     return "\n".join(lines)
 
 

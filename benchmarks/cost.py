@@ -73,7 +73,7 @@ def makespan_h(study: Study, device: Device, devices: int, apart: bool = False) 
     training = sum(parts.values()) - scoring
     if not apart:
         return math.ceil(study.runs / devices) * (training + scoring) / 3600
-    checkpoints = study.steps // study.milestone_every + 1
+    checkpoints = (study.steps // study.milestone_every if study.milestone_every else 0) + 1
     free, released = [0.0] * devices, []
     for _ in range(study.runs):
         end = heapq.heappop(free) + training
@@ -85,35 +85,53 @@ def makespan_h(study: Study, device: Device, devices: int, apart: bool = False) 
     return max(free) / 3600
 
 
-def show(name: str, study: Study, device: Device) -> None:
+def row(name: str, study: Study, device: Device) -> str:
     parts = parts_of_a_run(study, device)
     whole = sum(parts.values())
     shares = " | ".join(f"{100 * s / whole:.0f} %" for s in parts.values())
     hours = " | ".join(f"{makespan_h(study, device, n):.3g}" for n in (1, 8, 64))
-    print(f"| {name} | {whole / 3600:.3g} | {shares} | {hours} |")
+    return f"| {name} | {whole / 3600:.3g} | {shares} | {hours} |"
+
+
+def table(device: Device) -> str:
+    small, large = Study(), Study(batch=64)
+    rows = {
+        "batch 4, FID of 5,000 by DDPM-50 every 2,000 steps": small,
+        "batch 64, the same": large,
+        "batch 64, no probe": replace(large, probe_every=0),
+        "batch 64, FID of 5,000 by DDIM-20": replace(large, nfe=20),
+        "batch 64, FID of 1,000 by DDIM-20, the last of 10,000": replace(large, nfe=20, n=1_000),
+        "batch 64, every 10,000 steps, DDIM-20": replace(large, nfe=20, milestone_every=10_000),
+    }
+    lines = [
+        "| study | a run, h | start | steps | probes | samples | features | 1 device, h | 8 | 64 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(row(name, study, device) for name, study in rows.items()),
+        "",
+        "| batch 64, hours on | 1 | 8 | 64 |",
+        "|---|---|---|---|",
+    ]
+    for name, apart in (("whole runs", False), ("evaluations as jobs of their own", True)):
+        hours = " | ".join(f"{makespan_h(large, device, devices, apart):.3g}" for devices in (1, 8, 64))
+        lines.append(f"| {name} | {hours} |")
+    return "\n".join(lines)
+
+
+# A data-centre GPU, as assumed in docs/speed.md.
+ASSUMED = Device(passes_per_s=20_000, step_ms=12.0, pass_ms=3.0, start_s=15.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--passes-per-s", type=float, default=20_000, help="images a second through the network")
-    parser.add_argument("--step-ms", type=float, default=12.0, help="the least time of a training step")
-    parser.add_argument("--pass-ms", type=float, default=3.0, help="the least time of a pass without gradients")
-    parser.add_argument("--start-s", type=float, default=15.0)
-    args = parser.parse_args()
-    device = Device(args.passes_per_s, args.step_ms, args.pass_ms, args.start_s)
-    print("| study | a run, h | start | steps | probes | samples | features | 1 device, h | 8 | 64 |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    small, large = Study(), Study(batch=64)
-    show("batch 4, FID of 5,000 by DDPM-50 every 2,000 steps", small, device)
-    show("batch 64, the same", large, device)
-    show("batch 64, no probe", replace(large, probe_every=0), device)
-    show("batch 64, FID of 5,000 by DDIM-20", replace(large, nfe=20), device)
-    show("batch 64, FID of 1,000 by DDIM-20, the last of 10,000", replace(large, nfe=20, n=1_000), device)
-    show("batch 64, every 10,000 steps, DDIM-20", replace(large, nfe=20, milestone_every=10_000), device)
-    print()
-    for devices in (1, 8, 64):
-        whole, split = (makespan_h(large, device, devices, apart) for apart in (False, True))
-        print(f"batch 64 on {devices}: {whole:.3g} h of whole runs, {split:.3g} h with evaluations apart")
+    what = {
+        "passes_per_s": "images a second through the network",
+        "step_ms": "the least time of a training step",
+        "pass_ms": "the least time of a pass without gradients",
+        "start_s": "process start to first step",
+    }
+    for name, meaning in what.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(ASSUMED, name), help=meaning)
+    print(table(Device(**vars(parser.parse_args()))))
 
 
 if __name__ == "__main__":

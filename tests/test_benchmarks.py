@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as whole
+from benchmarks import cost
 from benchmarks.claims import REPOSITORY, Claim, of_rounds, quotient, read_claims
 from benchmarks.compare import changes
 from benchmarks.timing import in_turn
@@ -38,7 +39,9 @@ def test_ways_are_measured_in_turn_after_a_warm_up() -> None:
 
 
 def bench(*claims: Claim) -> dict[str, Any]:
-    return {"step": {"setting": {}, "machine": {}, "claims": [vars(c) | {"holds": c.holds} for c in claims]}}
+    return {
+        "step": {"setting": {}, "machine": {"threads": 2}, "claims": [vars(c) | {"holds": c.holds} for c in claims]}
+    }
 
 
 OLD = bench(
@@ -93,7 +96,7 @@ def test_the_table_has_every_claim_with_a_target() -> None:
     """Catches missed targets that are left out of the summary."""
     rows = whole.table(OLD).splitlines()
     assert len(rows) == 4
-    assert rows[2] == "| step | of bare | 1.04 (1.03 to 1.05) x | at most 1.05 | yes |"
+    assert rows[2] == "| step, 2 | of bare | 1.04 (1.03 to 1.05) x | at most 1.05 | yes |"
     assert whole.table(bench(Claim("a", 2, "x", 1))).endswith("| at most 1 | **no** |")
 
 
@@ -101,3 +104,25 @@ def test_every_benchmark_is_run_by_make_bench() -> None:
     """Catches a script that nobody runs, or a name without a script."""
     scripts = {path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")}
     assert scripts - {"__init__", "__main__", "claims", "timing", "compare", "cost"} == set(whole.NAMES)
+
+
+def test_the_page_has_the_tables_of_its_files() -> None:
+    """Catches a page that was not written again when the measurements, or the model, were."""
+    page = (REPOSITORY / "docs/speed.md").read_text()
+    for path in (REPOSITORY / "docs/speed").glob("*.json"):
+        assert whole.table(json.loads(path.read_text())) in page
+    assert cost.table(cost.ASSUMED) in page
+
+
+def test_a_studys_cost() -> None:
+    """By hand: 2 runs of 100 steps of 10 images, no probe, one score of 50 images at NFE 2, on a device of 100 passes a
+    second. Catches seconds that forget the batch, the NFE or a part, and agents that wait for each other."""
+    study = cost.Study(1, 2, 100, batch=10, probe_every=0, milestone_every=0, nfe=2, final_n=50, inception=False)
+    device = cost.Device(passes_per_s=100, step_ms=0, pass_ms=0, start_s=5)
+    parts = cost.parts_of_a_run(study, device)
+    steps = 100 * 10 * cost.TRAINED * cost.STEP / 100
+    assert parts == {"start": 5, "steps": pytest.approx(steps), "probes": 0, "samples": 1, "features": 0}
+    assert cost.makespan_h(study, device, 1) == pytest.approx(2 * (6 + steps) / 3600)
+    assert cost.makespan_h(study, device, 2) == pytest.approx((6 + steps) / 3600)
+    slow = cost.Device(100, step_ms=1000, pass_ms=0, start_s=5)
+    assert cost.parts_of_a_run(study, slow)["steps"] == pytest.approx(100)
