@@ -3,8 +3,7 @@
 `python -m benchmarks.training_step` takes the study's e5 on embedded images (probe and evaluation off), and measures in
 turn, in blocks of a few steps each,
 
-- the bare pass: forward, backward, one fixed batch, in the same process, whose memory is set up as `ddpm train` has it,
-  and in a process as Python starts it;
+- the bare pass: forward, backward, one fixed batch;
 - the whole step: batch from memory, t, eps, x_t, forward, backward, gradient norm and clipping, Adam, EMA, the row with
   gradient statistics at every logged step, and its way to the run folder and to W&B;
 - the step as one writes it down at first: images through Pillow, Adam and EMA a tensor at a time, numbers read at once.
@@ -20,7 +19,6 @@ import argparse
 import copy
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,14 +41,14 @@ def main() -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 64])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", action="store_true", help="bf16, where the GPU has it")
-    parser.add_argument("--one", nargs=2, metavar=("BATCH", "MODE"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", type=int, metavar="BATCH", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure_in_process(int(args.one[0]), args.one[1], args)))
+        print(json.dumps(measure_in_process(args.one, args)))
         return 0
     claims: list[Claim] = []
     for batch in args.batch:
-        found = {mode: in_process(batch, mode, args) for mode in ("disabled", "offline", "as it comes")}
+        found = {mode: in_process(batch, mode, args) for mode in ("disabled", "offline")}
         claims += say(claims_of(batch, found))
     return conclude(args, claims, device=args.device, amp=args.amp, rounds=args.rounds)
 
@@ -59,14 +57,12 @@ def claims_of(batch: int, found: dict[str, dict[str, Any]]) -> list[Claim]:
     target = LARGE if batch >= LARGE_FROM else SMALL
     alone, offline = found["disabled"], found["offline"]
     off, on = (quotient("", t["step"], t["bare"]).measured for t in (alone, offline))
-    step, as_it_comes = statistics.median(alone["step"]), statistics.median(found["as it comes"]["bare"])
     at = f"batch {batch}"
     return [
         of_rounds(f"bare forward and backward, {at}", [1e3 * s for s in alone["bare"]], "ms"),
         quotient(f"whole step over the bare pass, {at}, W&B off", alone["step"], alone["bare"], target=target),
         quotient(f"whole step over the bare pass, {at}, W&B offline", offline["step"], offline["bare"], target=target),
         Claim(f"   W&B offline over W&B off, {at}", on / off, "x", WANDB),
-        Claim(f"   over the bare pass in a process as Python starts it, {at}", step / as_it_comes, "x", 1.0),
         quotient(f"first-draft step over the bare pass, {at}", alone["draft"], alone["bare"], better="neither"),
         *(of_rounds(f"   of the bare pass, {part}, {at}", s, "%") for part, s in alone["parts"].items()),
         of_rounds(f"   of the bare pass, a checkpoint in 500 steps, {at}", alone["checkpoint"], "%"),
@@ -80,12 +76,11 @@ def claims_of(batch: int, found: dict[str, dict[str, Any]]) -> list[Claim]:
 
 
 def in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.training_step", "--one", str(batch), mode]
+    command = [sys.executable, "-m", "benchmarks.training_step", "--one", str(batch)]
     command += ["--rounds", str(args.rounds), "--device", args.device]
     command += ["--quick"] * args.quick + ["--amp"] * args.amp
     with tempfile.TemporaryDirectory() as folder:
-        tracked = "offline" if mode == "offline" else "disabled"
-        env = os.environ | {"WANDB_MODE": tracked, "WANDB_DIR": folder, "WANDB_SILENT": "true", "BENCH_FOLDER": folder}
+        env = os.environ | {"WANDB_MODE": mode, "WANDB_DIR": folder, "WANDB_SILENT": "true", "BENCH_FOLDER": folder}
         done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -93,7 +88,7 @@ def in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any
 # --- in the process that measures ---
 
 
-def measure_in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure_in_process(batch: int, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds a step of each way in each round, and what the step's parts take of the bare pass, in percent."""
     from ddpm.config_files import load_config
     from ddpm.distributed import check_stop
@@ -102,18 +97,13 @@ def measure_in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[
     from ddpm.tracking.shared import open_folder, open_tracker
     from ddpm.train import Trainer
 
-    if mode != "as it comes":
-        keep_freed_memory()
+    keep_freed_memory()  # as `ddpm train` does
     block, every = (2, 2) if args.quick else (10, 100) if batch < LARGE_FROM else (5, 10)
     rounds = 1 if args.quick else args.rounds
     cfg = load_config(CONFIG, overrides(batch, every, args))
     folder = open_folder(cfg)
     trainer = Trainer(cfg)
-    ways: dict[str, Callable[[], Any]] = {"bare": bare(trainer, batch)}
-    if mode == "as it comes":
-        seconds(ways["bare"], 2)
-        return {"bare": [seconds(ways["bare"], every) for _ in range(rounds)]}
-    ways["draft"] = first_draft(trainer, batch)
+    ways: dict[str, Callable[[], Any]] = {"bare": bare(trainer, batch), "draft": first_draft(trainer, batch)}
     stop = StopSignals()
     with folder, open_tracker(cfg, folder, trainer.facts(), step=0) as tracker, stop:
 
