@@ -11,10 +11,10 @@ _NEVER, _GIB = 2**31 - 1, 2**30
 def keep_freed_memory() -> None:
     """Let what this process frees serve its next allocations, instead of going back to the system.
 
-    glibc maps large blocks (above 32 MiB; at first above 128 KiB) anew each time and unmaps them when they are freed, and
-    trims what it holds, so that a step touches fresh pages, which the kernel has to clear. In a run at batch 64 that were
-    25,000 to 50,000 pages a step and 5 to 10 % of its time on a CPU; at batch 4 few, once images had been loaded. The
-    price is that the process stays as large as it once was. Nothing happens where the allocator is another one, or where
+    glibc maps large blocks (above 32 MiB; at first 128 KiB) anew each time, unmaps them when they are freed, and
+    trims what it holds, so that a step touches fresh pages, which the kernel has to clear. In a run at batch 64 it was
+    25,000 to 50,000 pages a step, 5 to 10 % of its time on a CPU; at batch 4 few, once images had been loaded. The
+    price is that the process stays as large as it once was. Nothing happens where the allocator is another, or where
     the environment has set it up.
     """
     if "MALLOC_MMAP_THRESHOLD_" in os.environ or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
