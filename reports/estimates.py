@@ -114,12 +114,14 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
         number = _reduced(check, kept)[0]
         return np.nan if number is None else number
 
-    interval = block_jackknife(pieces, statistic)
+    fall = check.statistic == "drop_pct"  # the curve falls within the windows too, most of all in the first one
+    interval = block_jackknife(pieces, statistic, interleaved=fall)
     if interval is None:
         steps = min(map(len, pieces))
         return replace(found, basis=f"{seeds}, and {steps} steps are too few for an interval over steps")
     steps = len(pieces[-1])
-    basis = f"{seeds}: jackknife over blocks of {steps} steps, which covers what varies within the runs, not seeds"
+    blocks = f"every sixth of {steps} steps" if fall else f"blocks of {steps} steps"
+    basis = f"{seeds}: jackknife over {blocks}, which covers what varies within the runs, not seeds"
     return Estimate(found.number, found.step, interval, basis)
 
 

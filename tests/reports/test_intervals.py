@@ -96,3 +96,36 @@ def test_what_is_paired_stays_paired() -> None:
 def test_few_steps_have_no_interval() -> None:
     """Catches: five milestones cut into a confident answer."""
     assert block_jackknife([pd.DataFrame(np.arange(17.0))], mean_of) is None
+
+
+def test_a_trend_is_no_noise_to_interleaved_blocks() -> None:
+    """A fall within the first window, and 30 % of noise: both intervals hold the truth, that of neighbouring blocks by
+    three times the width. Catches a fall whose own trend makes it unknowable, and groups that are too alike."""
+    rng = np.random.default_rng(0)
+    early, late = 1 + 4 * np.exp(-np.arange(20) / 4), np.full(21, 0.6)
+    truth = 100 * (1 - 0.6 / early.mean())
+
+    def fall(pieces: Sequence[pd.DataFrame]) -> float:
+        return 100 * (1 - float(pieces[1][0].mean()) / float(pieces[0][0].mean()))
+
+    held, widths = [], []
+    for _ in range(100):
+        pieces = [pd.DataFrame(x * (1 + 0.3 * rng.normal(size=len(x)))) for x in (early, late)]
+        pair = [block_jackknife(pieces, fall, interleaved=way) for way in (True, False)]
+        held.append([interval is not None and interval[0] <= truth <= interval[1] for interval in pair])
+        widths.append([interval[1] - interval[0] for interval in pair if interval])
+    assert np.mean(held, axis=0).min() >= 0.9
+    assert np.mean(widths, axis=0)[1] > 2.5 * np.mean(widths, axis=0)[0]
+
+
+def test_coverage_of_a_rank_correlation() -> None:
+    """20 independent points of a normal pair, whose rank correlation is 6 / pi asin(rho / 2). Catches a jackknife of
+    ranks that were taken once, of all points."""
+    rng = np.random.default_rng(0)
+    truth = 6 / np.pi * np.arcsin(0.3)
+    held = 0
+    for _ in range(200):
+        pair = pd.DataFrame(rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 20))
+        found = block_jackknife([pair], lambda kept: float(kept[0][0].rank().corr(kept[0][1].rank())))
+        held += found is not None and found[0] <= truth <= found[1]
+    assert held / 200 == pytest.approx(0.95, abs=0.04)
