@@ -139,14 +139,20 @@ def _arms_of(check: Check, study: Study) -> list[str]:
 
 def _refusal(check: Check, arms: Sequence[Arm], study: Study) -> str:
     """Why the number decides nothing; empty where it does."""
-    short = [run for arm in arms for run in arm.runs if run.last_step < (run.planned_steps or 0)]
+    short = not_whole(arms)
     if short:
-        listed = ", ".join(f"{run.name} stands at step {run.last_step} of {run.planned_steps}" for run in short)
-        return f"not whole: {listed}"
+        return short
     if len(arms) > 1 and check.metric in SCORES and not study.compares_protocols:
         difference = protocol_difference(arms, check.metric)
         return "measured under different protocols" if difference else ""
     return ""
+
+
+def not_whole(arms: Sequence[Arm]) -> str:
+    """Which runs of the arms have not taken all of their steps; empty where all have."""
+    short = [run for arm in arms for run in arm.runs if run.last_step < (run.planned_steps or 0)]
+    listed = ", ".join(f"{run.name} stands at step {run.last_step} of {run.planned_steps}" for run in short)
+    return f"not whole: {listed}" if short else ""
 
 
 # ---- in words --------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ _EXACT = 6  # with so many seeds or fewer every resample is enumerated: at most 
 _RESAMPLES = 1000
 _CHUNK = 2048
 _BLOCKS = 6
+T5 = float(stdtrit(_BLOCKS - 1, (1 + LEVEL) / 2))  # half an interval of `block_jackknife`, in standard errors
 
 
 def bootstrap_mean(values: Array, level: float = LEVEL) -> tuple[Array, Array]:
