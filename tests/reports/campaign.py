@@ -55,6 +55,10 @@ class Campaign:
             curvature__draws="batch" if experiment == "e5_study" else "fixed",
             curvature__probes=DRAWS,
             eval__sample_seed=0,
+            data__batch_size=4,
+            optim__lr=1e-4,
+            ema__decay=0.999,
+            device="cpu",
         )
         described = protocol(sampler)
         rng = np.random.default_rng(seed + sum(experiment.encode()))
