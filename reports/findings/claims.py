@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from reports.checks import bounds, describe_check, not_whole, unit
 from reports.experiments import Check
 from reports.experiments.choice import Arm, Selection
-from reports.findings import scores, traces
+from reports.findings import fids, scores, traces
 from reports.findings.known import Known, decide, of_check, together
 
 _FID_WORDS = {
@@ -159,9 +159,9 @@ def _of_fid(check: FidCheck, arms: Sequence[Arm]) -> Known:
     if check.fid in ("change", "band") and len(steps) < 2:
         return Known(reason=f"scored at one step by {scores.NAMES[check.sampler]}")
     if check.fid == "change":
-        return scores.change(arms[0], check.sampler, steps[0], steps[-1])
+        return fids.change(arms[0], check.sampler, steps[0], steps[-1])
     if check.fid == "band":
-        return scores.band(arms[0], check.sampler)
+        return fids.band(arms[0], check.sampler)
     if check.fid == "share":
-        return scores.share(arms[0], check.sampler, steps[-1])
-    return scores.difference(arms[0], arms[1], check.sampler, steps[-1])
+        return fids.share(arms[0], check.sampler, steps[-1])
+    return fids.difference(arms[0], arms[1], check.sampler, steps[-1])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from reports.experiments.choice import Arm, Selection
 from reports.figures import steps
@@ -24,7 +24,7 @@ from reports.figures.style import (
     step_axis,
     thousands,
 )
-from reports.findings import against_log, scores, traces
+from reports.findings import against_log, fids, scores, traces
 from reports.statistics import COMMON, TRAINED, curve
 
 _OF_SAMPLER = {scores.OLD: palette(3), scores.RESPACED: palette(2)}
@@ -58,7 +58,7 @@ def the_point(selection: Selection, pairs: pd.DataFrame) -> Drawn:
     return Drawn(figure, "")
 
 
-def fids(selection: Selection) -> Drawn:
+def fid(selection: Selection) -> Drawn:
     """FID over steps of both arms, a panel for each sampler."""
     shown = [s for s in scores.SAMPLERS if any(_fids(arm, s) is not None for arm in selection.arms)]
     if not shown:
@@ -95,8 +95,9 @@ def log(original: Arm, arms: Sequence[Arm]) -> Drawn:
         _steps(axes, [original, *arms])
         if metric != TRAINED:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     legend(figure, row[0], below=True)
     return Drawn(figure, "")
 
@@ -107,7 +108,7 @@ def log(original: Arm, arms: Sequence[Arm]) -> Drawn:
 def _fids(arm: Arm, sampler: str) -> tuple[list[int], list[float], list[float]] | None:
     """(steps, means over seeds, half intervals within the runs) of the FIDs by a sampler; None where there are none."""
     at = scores.steps_of([arm], sampler)
-    found = [scores.level(arm, sampler, step) for step in at]
+    found = [fids.level(arm, sampler, step) for step in at]
     if not found:
         return None
     reaches = [(each.within[1] - each.within[0]) / 2 if each.within else 0.0 for each in found]

@@ -10,7 +10,7 @@ from reports.estimates import of_each_seed, within_runs
 from reports.experiments import Check
 from reports.experiments.choice import Arm
 from reports.intervals import student
-from reports.statistics import Z95, same_draws
+from reports.statistics import same_draws
 from reports.verdicts import number as digits
 
 Interval = tuple[float, float]
@@ -25,7 +25,8 @@ class Known:
     """A number, the mean over seeds of `per_seed`. 95 % intervals: `within` of what varies within the runs (steps, or
     the noise of samples), `seeds` by Student's t over two seeds or more; None where there is none. `counted`: it is a
     count or an order of what was logged. `given`: all is said of one set of the probe's draws, whose error is in no
-    interval. `reason`: why it decides nothing."""
+    interval. `paired`: the interval within runs is of samples in pairs of one noise. `reason`: why it decides
+    nothing."""
 
     number: float | None = None
     per_seed: tuple[float, ...] = ()
@@ -33,6 +34,7 @@ class Known:
     seeds: Interval | None = None
     counted: bool = False
     given: bool = False
+    paired: bool = False
     reason: str = ""
 
 
@@ -51,18 +53,6 @@ def of_check(check: Check, arms: Sequence[Arm], *, single: bool = False) -> Know
 def _cut(interval: Interval | None, low: float, high: float) -> Interval | None:
     """The part of an interval in which the number can lie."""
     return interval and (max(low, min(high, interval[0])), max(low, min(high, interval[1])))
-
-
-def of_measured(values: Sequence[float], errors: Sequence[float]) -> Known:
-    """Of each seed's number and its standard error. Seeds are scored with one noise: their errors do not average out,
-    and the mean has the mean of theirs, which is too wide where they are independent."""
-    if not values:
-        return Known(reason="not measured")
-    centre, within = float(np.mean(values)), None
-    if len(errors) == len(values):
-        reach = Z95 * float(np.mean(errors))
-        within = (centre - reach, centre + reach)
-    return Known(centre, tuple(map(float, values)), within, over_seeds(values))
 
 
 def over_seeds(values: Sequence[float]) -> Interval | None:
@@ -101,6 +91,11 @@ def _by_interval(interval: Interval, low: float, high: float) -> str:
     return FAILS if interval[1] < low or interval[0] > high else UNDECIDED
 
 
+def bare(verdict: str) -> str:
+    """A verdict without what limits it."""
+    return verdict.removesuffix(GIVEN).removesuffix(OF_THESE)
+
+
 def together(verdicts: Sequence[str]) -> str:
     """The verdict of a claim with several checks: it fails with any, and holds where all do."""
     for word in (FAILS, UNSAID, UNDECIDED):
@@ -135,7 +130,7 @@ def spread(known: Known, places: int | None = None) -> str:
         return "a count"
     parts = []
     if known.within:
-        parts.append(f"{interval_text(known.within, places)} within runs")
+        parts.append(f"{interval_text(known.within, places)} within runs{', paired' * known.paired}")
     if known.seeds:
         parts.append(f"{interval_text(known.seeds, places)} over {len(known.per_seed)} seeds")
-    return ", ".join(parts) or "no interval"
+    return "; ".join(parts) or "no interval"

@@ -7,7 +7,7 @@ from typing import Any
 from scipy.special import stdtrit
 
 from reports.experiments.choice import Selection
-from reports.findings import against_log, scores, summary, tables
+from reports.findings import against_log, fids, scores, summary, tables
 from reports.findings.claims import Judged
 from reports.findings.material import FAITHFUL, Material
 from reports.library import sentences
@@ -105,25 +105,41 @@ def _opposite(selection: Selection) -> list[str]:
     for arm in selection.arms:
         steps = scores.steps_of([arm], scores.OLD, scores.RESPACED)
         if len(steps) > 1:
-            changes = [scores.change(arm, s, steps[0], steps[-1]) for s in (scores.OLD, scores.RESPACED)]
+            changes = [fids.change(arm, s, steps[0], steps[-1]) for s in (scores.OLD, scores.RESPACED)]
             lines.append(f"{arm.experiment}, by the study's sampler and by respaced DDPM: {summary.opposite(changes)}.")
     return lines
 
 
 def _commands(m: Material) -> list[str]:
-    """How the runs were made; RUN: a run folder."""
-    lines = [
-        f"ddpm train configs/findings/{run.experiment}.yaml --data.root=CIFAR"
-        + ("" if run.seed == 1077 else f" --seed={run.seed}")
-        for arm in m.arms
-        for run in arm.runs
+    """How the runs were made, scored and probed."""
+    return [*_trainings(m), *_evaluations(m), *_probes(m)]
+
+
+def _trainings(m: Material) -> list[str]:
+    runs = [run for arm in m.arms for run in arm.runs]
+    return [f"ddpm train configs/findings/{run.experiment}.yaml --data.root=CIFAR --seed={run.seed}" for run in runs]
+
+
+def _evaluations(m: Material) -> list[str]:
+    """One for each set of samplers that `ddpm evaluate` drew some steps' samples by."""
+    runs = [run for arm in m.selection.arms for run in arm.runs]
+    own = {run.protocols.get(run.protocol_of("val/fid"), {}).get("sampler") for run in runs}
+    at: dict[int, list[str]] = {}
+    for sampler in scores.SAMPLERS:
+        for step in scores.steps_of(m.selection.arms, sampler):
+            again = any(scores.influence_name(sampler, step) in run.arrays for run in runs)
+            if again or sampler not in own:
+                at.setdefault(step, []).append(sampler)
+    how = f"--nfe {m.frame.get('nfe')} --n {m.frame.get('n_samples')} --seed {m.frame.get('noise')}"
+    how += " --influence" * any("_influence_" in name for run in runs for name in run.arrays)
+    return [
+        f"ddpm evaluate RUN/checkpoints/step-{step:06d}.pt --sampler {','.join(samplers)} {how}"
+        for step, samplers in sorted(at.items())
     ]
-    samplers = sorted({s for s in scores.SAMPLERS if s != scores.RESPACED and scores.steps_of(m.selection.arms, s)})
-    if samplers:
-        steps = sorted({step for s in samplers for step in scores.steps_of(m.selection.arms, s)})
-        for step in steps:
-            lines.append(
-                f"ddpm evaluate RUN/checkpoints/step-{step:06d}.pt --sampler {','.join(samplers)} "
-                f"--nfe {m.frame.get('nfe')} --n {m.frame.get('n_samples')} --seed {m.frame.get('noise')}"
-            )
-    return lines
+
+
+def _probes(m: Material) -> list[str]:
+    if m.pairs.empty:
+        return []
+    count = str(m.pairs["interval_over"].iloc[0]).split()[0]
+    return [f"ddpm probe RUN --method hutchinson --probes {count} --out docs/findings/probes/EXPERIMENT-sSEED.jsonl"]

@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from reports.experiments.choice import Arm
-from reports.findings.known import Known, of_measured
 from reports.runs import Run, canonical, flat_config
 from reports.sources.rows import parse
-from reports.statistics import Z95, shared_seeds
+from reports.statistics import Z95
 
 OLD, RESPACED, DDIM = "ddpm_adjacent_posterior", "ddpm", "ddim"
 SAMPLERS = (OLD, RESPACED, DDIM)
@@ -25,7 +24,7 @@ _OF_THE_SAMPLER = ("sampler", "adjacent_posterior")
 class Score:
     """An FID of a run's checkpoint. sem: its standard error over the noise of the samples; floor, ceiling: as many
     real images, and images of uniform noise. `frame`: all of the protocol but the sampler, and the seed of the noise:
-    FIDs of one frame are on one scale."""
+    FIDs of one frame are on one scale. influence: what each sample adds (`ddpm evaluate --influence`), if known."""
 
     run: str
     step: int
@@ -35,13 +34,14 @@ class Score:
     floor: float
     ceiling: float
     frame: str
+    influence: tuple[float, ...] = ()
 
 
 def read_scores(runs: Sequence[Run]) -> tuple[list[Score], dict[str, Any], list[str]]:
     """The runs' scores of one frame, each point once; the frame; and a line for what is left out.
 
     The frame is that of most points: what was scored in another way is on another scale. Of a point that was scored
-    twice the run's own row counts."""
+    twice the run's own row counts, or the one that says what each sample adds."""
     found = [score for run in runs for score in (*_own(run), *_evaluated(run))]
     if not found:
         return [], {}, []
@@ -50,7 +50,9 @@ def read_scores(runs: Sequence[Run]) -> tuple[list[Score], dict[str, Any], list[
     others = 0
     for score in found:
         if score.frame == frame:
-            kept.setdefault((score.run, score.step, score.sampler), score)
+            point = score.run, score.step, score.sampler
+            if point not in kept or (score.influence and not kept[point].influence):
+                kept[point] = score
         else:
             others += 1
     notes = [f"{others} FID(s) of another protocol than most, or of other noise, are left out."] if others else []
@@ -78,7 +80,8 @@ def _evaluated(run: Run) -> Iterator[Score]:
                 if row["metric"] == "fid":
                     sem = (row["high"] - row["low"]) / 2 / Z95
                     numbers = row["value"], sem, row["floor"], row["ceiling"]
-                    yield Score(run.id, row["step"], row["sampler"], *numbers, _frame(row["described"], row["seed"]))
+                    frame, each = _frame(row["described"], row["seed"]), tuple(row.get("influence", ()))
+                    yield Score(run.id, row["step"], row["sampler"], *numbers, frame, each)
         except (ValueError, LookupError, TypeError):
             continue
 
@@ -97,16 +100,25 @@ def metric(sampler: str) -> str:
 
 
 def with_scores(run: Run, scores: Sequence[Score]) -> Run:
-    """The run, its FIDs by sampler as metrics `fid/SAMPLER`, with `..._sem`, `..._floor` and `..._ceiling`."""
+    """The run, its FIDs by sampler as metrics `fid/SAMPLER`, with `..._sem`, `..._floor` and `..._ceiling`; what each
+    sample adds as an array, `..._influence_STEP`."""
     columns: dict[str, dict[int, float]] = {}
+    arrays = dict(run.arrays)
     for score in scores:
         if score.run == run.id:
             name = metric(score.sampler)
+            if score.influence:
+                arrays[influence_name(score.sampler, score.step)] = score.influence
             ends = ("", score.fid), ("_sem", score.sem), ("_floor", score.floor), ("_ceiling", score.ceiling)
             for end, value in ends:
                 columns.setdefault(f"{name}{end}", {})[score.step] = value
     added = pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in columns.items()})
-    return replace(run, history=run.history.join(added, how="outer").rename_axis("step"))
+    return replace(run, history=run.history.join(added, how="outer").rename_axis("step"), arrays=arrays)
+
+
+def influence_name(sampler: str, step: int) -> str:
+    """The name of an array that `with_scores` adds."""
+    return f"{metric(sampler)}_influence_{step}"
 
 
 def as_the_study(run: Run) -> Run:
@@ -130,78 +142,3 @@ def steps_of(arms: Sequence[Arm], *samplers: str) -> list[int]:
         set(run.series(metric(sampler)).index) for arm in arms for run in scored(arm, *samplers) for sampler in samplers
     ]
     return sorted(set.intersection(*each)) if all(scored(arm, *samplers) for arm in arms) and each else []
-
-
-# ---- what is said of them --------------------------------------------------------------------------------
-
-
-def at(run: Run, sampler: str, step: int) -> tuple[float, float]:
-    """An FID and its standard error; NaN where it is not known."""
-    name = metric(sampler)
-    error = run.series(f"{name}_sem")
-    return float(run.series(name)[step]), float(error.get(step, np.nan))
-
-
-def level(arm: Arm, sampler: str, step: int) -> Known:
-    """The FID at a step."""
-    return _known([at(run, sampler, step) for run in scored(arm, sampler)])
-
-
-def share(arm: Arm, sampler: str, step: int) -> Known:
-    """The FID in per cent of what uniform noise scores."""
-    pairs = []
-    for run in scored(arm, sampler):
-        noise = run.series(f"{metric(sampler)}_ceiling").get(step, np.nan)
-        value, error = at(run, sampler, step)
-        pairs.append((100 * value / noise, 100 * error / noise))
-    return _known(pairs)
-
-
-def change(arm: Arm, sampler: str, first: int, last: int, *, percent: bool = True) -> Known:
-    """The FID at `last` less that at `first`, in per cent of the latter. Both are of one noise, which their errors are
-    not told of: the interval within the runs is at most too wide."""
-    found = scored(arm, sampler)
-    return _known([_against(at(run, sampler, first), at(run, sampler, last), percent) for run in found])
-
-
-def difference(baseline: Arm, variant: Arm, sampler: str, step: int, *, percent: bool = True) -> Known:
-    """The variant's FID less the baseline's of the same seed, in per cent of the latter; the same of its interval."""
-    both = [replace(arm, runs=tuple(scored(arm, sampler))) for arm in (baseline, variant)]
-    pairs = [(both[0].runs[i], both[1].runs[j]) for i, j in shared_seeds(*both)]
-    return _known([_against(at(b, sampler, step), at(v, sampler, step), percent) for b, v in pairs])
-
-
-def between_samplers(arm: Arm, one: str, other: str, step: int) -> Known:
-    """The FID by `other` less that by `one`, of the same weights, in per cent of the latter."""
-    return _known([_against(at(run, one, step), at(run, other, step), True) for run in scored(arm, one, other)])
-
-
-def parting(arm: Arm, one: str, other: str, first: int, last: int) -> Known:
-    """By how much more the FID by `other` rises from `first` to `last` than that by `one`, in percentage points."""
-    pairs = []
-    for run in scored(arm, one, other):
-        (a, a_error), (b, b_error) = (_against(at(run, s, first), at(run, s, last), True) for s in (one, other))
-        pairs.append((b - a, float(np.hypot(a_error, b_error))))
-    return _known(pairs)
-
-
-def band(arm: Arm, sampler: str) -> Known:
-    """From the lowest to the highest FID over the steps, in per cent of the mean."""
-    values = [run.series(metric(sampler)) for run in scored(arm, sampler)]
-    numbers = tuple(100 * float(x.max() - x.min()) / float(x.mean()) for x in values if len(x) > 1)
-    return replace(of_measured(numbers, ()), seeds=None, counted=True) if numbers else of_measured((), ())
-
-
-def _against(one: tuple[float, float], other: tuple[float, float], percent: bool) -> tuple[float, float]:
-    """other - one with its standard error, as of independent numbers; in per cent of `one` by the delta method."""
-    (a, a_error), (b, b_error) = one, other
-    if not percent:
-        return b - a, float(np.hypot(a_error, b_error))
-    return 100 * (b - a) / a, 100 / a * float(np.hypot(b_error, b / a * a_error))
-
-
-def _known(pairs: Sequence[tuple[float, float]]) -> Known:
-    values, errors = ([pair[i] for pair in pairs] for i in (0, 1))
-    if not np.isfinite(values).all():
-        return Known(reason="not measured")
-    return of_measured(values, errors if np.isfinite(errors).all() else ())

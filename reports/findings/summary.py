@@ -1,5 +1,6 @@
 """The page's first lines: what the runs say to the three questions, in words that stay true whichever way it is."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,15 +9,16 @@ import pandas as pd
 
 from reports.experiments.choice import Arm, Selection
 from reports.figures.style import thousands
-from reports.findings import scores, traces
+from reports.findings import fids, scores, traces
 from reports.findings.against_log import Gap
 from reports.findings.claims import Judged
-from reports.findings.known import FAILS, HOLDS, UNDECIDED, UNSAID, Known, interval_text, side
+from reports.findings.known import FAILS, HOLDS, UNDECIDED, UNSAID, Known, bare, decide, interval_text, side, together
 from reports.statistics import COMMON, TRAINED
 from reports.verdicts import number as digits
 
 _OLD, _NEW = scores.OLD, scores.RESPACED
 NOT_YET = "Cannot be said yet"
+NOISE_PCT = 80  # of what uniform noise scores: from there on a score is called one of noise
 
 
 @dataclass(frozen=True)
@@ -42,30 +44,45 @@ def _percent(known: Known) -> str:
 
 
 def plateau(selection: Selection) -> Answer:
-    """Whether the study's FID plateau is its sampler: *yes* where in each arm the respaced sampler scores lower at each
-    step, from the same weights, and its FID parts downward from the other's; *no* where one of these is reversed."""
+    """Whether the study's FID plateau is its sampler. By level, *yes* where in each arm, at each step, the study's
+    sampler scores near noise and the respaced one does not, from the same weights; *no* where one of these is reversed.
+    Besides, in which arms the two go opposite ways."""
     question = "Is the plateau at 203-207 the sampler?"
     found = [(arm, steps) for arm in selection.arms if len(steps := scores.steps_of([arm], _OLD, _NEW)) > 1]
     if not found:
         return Answer(question, NOT_YET, "No arm's checkpoints were scored by both samplers at two steps.")
-    votes: list[int] = []
+    votes = []
     for arm, steps in found:
-        votes += [side(scores.between_samplers(arm, _OLD, _NEW, step))[0] for step in steps]
-        votes.append(side(scores.parting(arm, _OLD, _NEW, steps[0], steps[-1]))[0])
-    word = "Yes" if set(votes) == {-1} else "No" if 1 in votes else "Not shown"
+        votes += [decide(fids.share(arm, _OLD, step), NOISE_PCT, math.inf) for step in steps]
+        votes += [decide(fids.share(arm, _NEW, step), -math.inf, NOISE_PCT) for step in steps]
+    level = {HOLDS: "Yes, by its level", FAILS: "No, by its level"}.get(bare(together(votes)), "Not shown")
     parts = "; ".join(_plateau_of(arm, steps) for arm, steps in found)
+    word = f"{level}; {_opposite_in(found)}"
     return Answer(question, word, f"FID of the same checkpoints: {parts}.{_ends(found[0][0], found[0][1][-1])}")
+
+
+def _opposite_in(found: Sequence[tuple[Arm, list[int]]]) -> str:
+    """In which arms the two samplers' trends are opposite."""
+    names = [arm.experiment for arm, steps in found if _trends(arm, steps)[1]]
+    if not names:
+        return "the trends are not opposite"
+    return f"the trends are opposite in {' and '.join(names)}{'' if len(names) == len(found) else ' alone'}"
+
+
+def _trends(arm: Arm, steps: Sequence[int]) -> tuple[list[Known], bool]:
+    """The changes by the study's sampler and by the respaced one, and whether the first rises and the second falls."""
+    changes = [fids.change(arm, sampler, steps[0], steps[-1]) for sampler in (_OLD, _NEW)]
+    return changes, [side(change)[0] for change in changes] == [1, -1]
 
 
 def _plateau_of(arm: Arm, steps: Sequence[int]) -> str:
     first, last = steps[0], steps[-1]
-    changes = [scores.change(arm, sampler, first, last) for sampler in (_OLD, _NEW)]
+    changes, _ = _trends(arm, steps)
     parts = [
         f"by {scores.NAMES[s]} {_level(arm, s, first)} to {_level(arm, s, last)} ({_percent(change)})"
         for s, change in zip((_OLD, _NEW), changes, strict=True)
     ]
-    span = f"from {thousands(first)} to {thousands(last)} steps"
-    return f"{arm.experiment} {span} {' and '.join(parts)}, {opposite(changes)}"
+    return f"{arm.experiment} from {thousands(first)} to {thousands(last)} steps {' and '.join(parts)}"
 
 
 def opposite(changes: Sequence[Known]) -> str:
@@ -78,7 +95,7 @@ def opposite(changes: Sequence[Known]) -> str:
 
 
 def _level(arm: Arm, sampler: str, step: int) -> str:
-    return digits(scores.level(arm, sampler, step).number, 3)
+    return digits(fids.level(arm, sampler, step).number, 3)
 
 
 def end_of(arm: Arm, sampler: str, step: int, name: str) -> float:
@@ -88,7 +105,7 @@ def end_of(arm: Arm, sampler: str, step: int, name: str) -> float:
 
 def _ends(arm: Arm, step: int) -> str:
     floor, ceiling = (end_of(arm, _NEW, step, name) for name in ("floor", "ceiling"))
-    shares = [f"{scores.share(arm, s, step).number:.0f} %" for s in (_OLD, _NEW)]
+    shares = [f"{fids.share(arm, s, step).number:.0f} %" for s in (_OLD, _NEW)]
     return (
         f" Real images score {digits(floor, 3)} and uniform noise {digits(ceiling, 3)}, of which {arm.experiment} ends "
         f"at {shares[0]} and {shares[1]}."
@@ -98,7 +115,7 @@ def _ends(arm: Arm, step: int) -> str:
 def trends(selection: Selection) -> list[tuple[str, Arm, list[int], Known]]:
     """(sampler, arm, steps, change from the first to the last in per cent) of all that were scored at two steps."""
     found = [(s, arm, scores.steps_of([arm], s)) for s in scores.SAMPLERS for arm in selection.arms]
-    return [(s, arm, at, scores.change(arm, s, at[0], at[-1])) for s, arm, at in found if len(at) > 1]
+    return [(s, arm, at, fids.change(arm, s, at[0], at[-1])) for s, arm, at in found if len(at) > 1]
 
 
 # ---- (2) flatter -----------------------------------------------------------------------------------------
@@ -152,7 +169,7 @@ def responds(selection: Selection) -> Answer:
     for sampler in (scores.RESPACED, scores.DDIM) if baseline is not variant else ():
         steps = scores.steps_of(selection.arms, sampler)
         if steps:
-            found.append((sampler, steps[-1], scores.difference(baseline, variant, sampler, steps[-1])))
+            found.append((sampler, steps[-1], fids.difference(baseline, variant, sampler, steps[-1])))
     if not found:
         return Answer(question, NOT_YET, "The arms have no score by these samplers at a common step.")
     parts = [
@@ -160,7 +177,7 @@ def responds(selection: Selection) -> Answer:
         for sampler, step, known in found
     ]
     sampler, step, _ = found[0]
-    excess = (scores.level(baseline, sampler, step).number or np.nan) - end_of(baseline, sampler, step, "floor")
+    excess = (fids.level(baseline, sampler, step).number or np.nan) - end_of(baseline, sampler, step, "floor")
     said = f" Above real images E5 is by {digits(excess, 3)}." if np.isfinite(excess) else ""
     return Answer(
         question, _responds([side(known) for *_, known in found]), f"E6 against E5: {'; '.join(parts)}.{said}"
@@ -179,12 +196,12 @@ def _apart(known: Known) -> str:
 def _responds(sides: Sequence[tuple[int, str]]) -> str:
     signs = {sign for sign, _ in sides}
     if signs == {0}:
-        return "Inside the noise"
+        return "Not beyond the noise"
     if {1, -1} <= signs:
         return "The samplers disagree"
     better = "lower" if -1 in signs else "higher"
     limit = " of these runs" if any(limit for sign, limit in sides if sign) else ""
-    return f"It is {better}{limit}{', by one sampler of two' if 0 in signs else ''}"
+    return f"Yes, E6's is {better}{limit}{', by one sampler of two' if 0 in signs else ''}"
 
 
 # ---- the rest --------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import pandas as pd
 from reports.experiments.choice import Arm, Selection
 from reports.figures.library import Entry
 from reports.figures.style import thousands
-from reports.findings import against_log, scores, summary, traces
+from reports.findings import against_log, fids, scores, summary, traces
 from reports.findings.against_log import Gap
 from reports.findings.claims import Judged, Line
-from reports.findings.known import Known, decide, interval_text, spread
+from reports.findings.known import Known, bare, decide, interval_text, spread
 from reports.runs import Run, flat_config
 from reports.statistics import Z95
 from reports.verdicts import number as digits
@@ -45,12 +45,12 @@ def fid_rows(selection: Selection) -> list[dict[str, Any]]:
 def _fid_cell(run: Run, sampler: str, step: int) -> str:
     if step not in run.series(scores.metric(sampler)).index:
         return "–"
-    value, error = scores.at(run, sampler, step)
-    return f"{value:.2f}" + ("" if pd.isna(error) else f" ± {Z95 * error:.2f}")
+    found = fids.of(run, sampler, step)
+    return f"{found.value:.2f}" + ("" if pd.isna(found.sem) else f" ± {Z95 * found.sem:.2f}")
 
 
 def trend_row(sampler: str, arm: Arm, steps: list[int], known: Known) -> dict[str, str]:
-    ends = [digits(scores.level(arm, sampler, step).number, 4) for step in (steps[0], steps[-1])]
+    ends = [digits(fids.level(arm, sampler, step).number, 4) for step in (steps[0], steps[-1])]
     return {
         "sampler": scores.NAMES[sampler],
         "arm": arm.experiment,
@@ -70,9 +70,9 @@ def difference_rows(selection: Selection) -> list[dict[str, str]]:
     rows = []
     for sampler in scores.SAMPLERS:
         for step in scores.steps_of([baseline, variant], sampler):
-            plain = scores.difference(baseline, variant, sampler, step, percent=False)
+            plain = fids.difference(baseline, variant, sampler, step, percent=False)
             floor = summary.end_of(baseline, sampler, step, "floor")
-            excess = (scores.level(baseline, sampler, step).number or 0.0) - floor
+            excess = (fids.level(baseline, sampler, step).number or 0.0) - floor
             rows.append(
                 {
                     "sampler": scores.NAMES[sampler],
@@ -184,7 +184,7 @@ def claim_rows(judged: Judged) -> list[dict[str, str]]:
     rows = [(blank if place else first) | _line_cells(line) for place, line in enumerate(judged.lines)]
     if len(rows) > 1:
         for row, line in zip(rows, judged.lines, strict=True):
-            row["verdict"] = f"{row['verdict']} ({line.verdict})".strip()
+            row["verdict"] = f"{row['verdict']} ({bare(line.verdict)})".strip()
     return rows
 
 

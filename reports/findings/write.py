@@ -36,7 +36,7 @@ def write_figures(docs: Path, original: Path) -> list[str]:
     log, ours = m.study.arm("e5"), m.selection.arm("e5")
     own: dict[str, Callable[[], Drawn]] = {
         "the_point": lambda: figures.the_point(m.selection, m.pairs),
-        "fids": lambda: figures.fids(m.selection),
+        "fids": lambda: figures.fid(m.selection),
         "curvature": lambda: figures.curvature(m.selection),
         "library": lambda: draw_library(m.swept),
     }

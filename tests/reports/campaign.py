@@ -30,6 +30,7 @@ class Campaign:
     fid: float = 0.0
     sem: float = 1.0
     evaluations: bool = True
+    influence: bool = False
     faithful: bool = True
     steps: int = 10_000
 
@@ -120,7 +121,8 @@ class Campaign:
 
     def _evaluations(self, experiment: str, seed: int) -> list[str]:
         lines = []
-        for sampler in ("ddpm_adjacent_posterior", "ddim"):
+        samplers = ("ddpm_adjacent_posterior", "ddim", *["ddpm"] * self.influence)
+        for sampler in samplers:
             for step in (s for s in (2000, 6000, 10_000) if s <= self.steps):
                 value = self._fid(experiment, seed, step, sampler)
                 reach = 1.96 * value * self.sem / 100
@@ -138,6 +140,11 @@ class Campaign:
                     **{"checkpoint": f"checkpoints/step-{step:06d}.pt", "protocol": protocol(sampler)["fingerprint"]},
                     "described": protocol(sampler)["described"],
                 }
+                if self.influence:  # of one noise: nearly the same in all arms and seeds
+                    shared = np.random.default_rng(sum(sampler.encode()) + step).normal(size=200)
+                    own = np.random.default_rng([sum(experiment.encode()), seed]).normal(size=200)
+                    each = shared + 0.1 * own
+                    row["influence"] = (each / each.std(ddof=1) * value * self.sem / 100 * 200**0.5).tolist()
                 lines.append(json.dumps({"_i": step, "point": f"{sampler}-{step}", "out": [row]}) + "\n")
         return lines
 
