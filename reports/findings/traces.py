@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +42,7 @@ class Change:
         return self.known.number - self.reach, self.known.number + self.reach
 
 
+@lru_cache(maxsize=8)  # summary and table ask for the same
 def changes(baseline: Arm, variant: Arm) -> list[Change]:
     """For both losses, over all steps and over the early and the late ones; those that were measured in both arms."""
     found = []

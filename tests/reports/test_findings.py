@@ -1,0 +1,362 @@
+"""docs/findings.md: that it is what the records say, and that it says what is so whichever way the numbers fall."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ddpm.errors import UserError
+from reports.figures.style import theme
+from reports.findings import fids, figures, scores
+from reports.findings.__main__ import main
+from reports.findings.against_log import gaps, step_noise
+from reports.findings.claims import Judged, judge
+from reports.findings.gallery import gallery
+from reports.findings.known import Known, decide, together
+from reports.findings.material import Material, gather
+from reports.findings.page import page
+from reports.findings.records import keep
+from reports.findings.tables import claims_csv
+from reports.sources import open_source
+from tests.reports.campaign import Campaign
+from tests.reports.conftest import LOGS
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A campaign's material, claims and page."""
+
+    material: Material
+    judged: list[Judged]
+    text: str
+
+    def verdict(self, says: str) -> str:
+        """The verdict of the one claim that begins so."""
+        (found,) = [each.verdict for each in self.judged if each.said.says.startswith(says)]
+        return found
+
+    def answer(self, number: int) -> str:
+        """The summary's line about that question."""
+        return next(line for line in self.text.splitlines() if line.startswith(f"- **({number})"))
+
+
+def make(root: Path, campaign: Campaign) -> Made:
+    """What the page's command makes of a campaign's run folders."""
+    campaign.write(root / "runs")
+    material = gather(root, LOGS)
+    judged = judge(material.selection, material.study, material.pairs)
+    return Made(material, judged, page(material, judged))
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The study's sampler rises a little near noise, the respaced one falls; E6 is no flatter; FID is equal."""
+    return make(tmp_path_factory.mktemp("expected"), Campaign(influence=True, old=8.0))
+
+
+@pytest.fixture(scope="module")
+def reversed_(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """All the other way round."""
+    campaign = Campaign(old=-60.0, respaced=150.0, ddim=150.0, trained=10.0, common=-20.0, fid=-30.0, sem=0.5)
+    return make(tmp_path_factory.mktemp("reversed"), campaign)
+
+
+# ---- the page and its records ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (DOCS / "findings" / "runs").exists(), reason="no records of the rerun yet")
+def test_the_committed_page_is_what_the_committed_records_say() -> None:
+    """The page, its table and the gallery, byte for byte. Catches a number that was typed, and records, code or
+    template that went on without the page."""
+    material = gather(DOCS / "findings", LOGS)
+    judged = judge(material.selection, material.study, material.pairs)
+    assert page(material, judged) == (DOCS / "findings.md").read_text()
+    assert claims_csv(judged) == (DOCS / "findings" / "claims.csv").read_text()
+    assert gallery(DOCS) == (DOCS / "gallery.md").read_text()
+
+
+def test_a_page_without_records_is_no_page() -> None:
+    """Catches a page that stays when its records go."""
+    assert (DOCS / "findings.md").exists() == (DOCS / "findings" / "runs").exists()
+
+
+def test_equal_records_make_equal_pages(expected: Made, tmp_path: Path) -> None:
+    """From run folders in another place, made later. Catches paths and times."""
+    again = make(tmp_path / "again", Campaign(influence=True, old=8.0))
+    assert again.text == expected.text
+    assert claims_csv(again.judged) == claims_csv(expected.judged)
+    assert str(tmp_path) not in again.text
+
+
+def test_the_command_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From run folders by way of records to text and table; and bad input is exit code 2 with a word. Catches a verb
+    that does not reach its function."""
+    runs = Campaign(seeds=(1077,), faithful=False).write(tmp_path / "camp")
+    main(["--docs", str(tmp_path / "docs"), "keep", str(runs)])
+    main(["--docs", str(tmp_path / "docs"), "--original", str(LOGS), "--no-figures"])
+    assert (tmp_path / "docs/findings.md").read_text().startswith("# The study, rerun")
+    assert (tmp_path / "docs/findings/claims.csv").exists() and (tmp_path / "docs/gallery.md").exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as refused:
+        main(["--docs", str(tmp_path / "nothing"), "--no-figures"])
+    assert refused.value.code == 2 and "holds no records" in capsys.readouterr().err
+
+
+# ---- whichever way it is ---------------------------------------------------------------------------------
+
+
+def test_the_summary_says_what_the_numbers_say(expected: Made, reversed_: Made) -> None:
+    """Both ways round. Catches an answer that was written beforehand."""
+    assert "Yes, by its level; the trends are opposite in e5 and e6.**" in expected.answer(1)
+    assert "No, by its level; the trends are not opposite.**" in reversed_.answer(1)
+    assert "Not told from nothing.**" in expected.answer(2)  # 16 draws know the common trace to 14 % at worst
+    assert "15.0 % below E5's (the study's log: 15.2 % below), of the common loss 5.0 % above" in expected.answer(2)
+    assert "remains on the common loss? 20." in reversed_.answer(2)
+    assert "Not beyond the noise.**" in expected.answer(3)
+    assert "Yes, E6's is lower.**" in reversed_.answer(3)
+
+
+def test_claims_hold_or_not_by_their_numbers(expected: Made, reversed_: Made) -> None:
+    """Catches a verdict that does not look at the number, bounds the wrong way round, and the wrong sampler."""
+    for says, holds in {
+        "E6's trace is 10-30 % lower across training": (True, False),
+        "... and so it is on the common loss, as a flatter": (False, True),
+        "FID is best early and gets worse": (True, False),
+        "... and so it is with the sampler put right": (False, True),
+        "the samples are noise because model": (False, False),
+        "Min-SNR does not buy better FID": (True, False),
+    }.items():
+        found = [made.verdict(says) for made in (expected, reversed_)]
+        assert [verdict.startswith("holds") for verdict in found] == list(holds), (says, found)
+
+
+def test_the_studys_own_log_stands_beside(expected: Made) -> None:
+    """Its known numbers (docs of E5 and E6) in the column of its log. Catches ours in its place."""
+    for number in ("| 60.2 % |", "| 41.1 % |", "| 44.2 % |", "| -15.2 % |", "| 1.25 % |"):
+        assert number in expected.text
+    assert "at 40 of 80 logged steps its batch has the very timesteps" in expected.text
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    """One seed, no evaluations, no faithful run, half of the steps: a page all the same, which says so, decides nothing
+    and gives no interval over seeds. Catches a traceback, and a verdict on half a run."""
+    made = make(tmp_path, Campaign(seeds=(1077,), evaluations=False, faithful=False, steps=5000))
+    for line in (
+        "e5 has one seed: no interval over seeds.",
+        "e6 seed 1077 (run e6-s1077-0123abcd) was not scored by the study's sampler and DDIM.",
+        "e5 seed 1077 (run e5-s1077-0123abcd) stands at step 5000 of 10000.",
+        "There is no run of e5\\_study, the faithful one.",
+        "There is no record of a sweep.",
+    ):
+        assert f"- {line}" in made.text
+    assert "Cannot be said yet.**" in made.answer(1)
+    assert {each.verdict for each in made.judged} == {"cannot be said"}
+    assert "over 2 seeds" not in made.text and "nan" not in made.text and "None" not in made.text
+
+
+def test_one_seed_decides_of_these_runs(tmp_path: Path) -> None:
+    """Catches a verdict on E6 at large from a single training."""
+    made = make(tmp_path, Campaign(seeds=(1077,), sem=0.1))
+    found = {each.verdict for each in made.judged if each.verdict.startswith(("holds", "does not"))}
+    assert found and all("of these runs" in verdict for verdict in found)
+
+
+def test_half_scored_seeds_are_used_as_far_as_they_go(tmp_path: Path) -> None:
+    """DDIM and the study's sampler of one seed of two: their numbers are of that one. Catches an arm that has no score
+    because one of its runs has none."""
+    Campaign().write(tmp_path / "runs")
+    for experiment in ("e5", "e6"):
+        (tmp_path / f"runs/{experiment}/{experiment}-s1078-0123abcd/evaluations.jsonl").unlink()
+    material = gather(tmp_path, LOGS)
+    e5 = material.selection.arms[0]
+    assert [len(scores.scored(e5, sampler)) for sampler in scores.SAMPLERS] == [1, 2, 1]
+    assert scores.steps_of([e5], scores.DDIM) == [2000, 6000, 10_000]
+    assert fids.change(e5, scores.DDIM, 2000, 10_000).seeds is None
+
+
+# ---- rules -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "verdict"),
+    [
+        (Known(1.0, (1.0, 1.0), (0.5, 1.5), (0.2, 1.8)), "holds"),
+        (Known(1.0, (1.0, 1.0), (0.5, 1.5), (-2.0, 4.0)), "holds of these runs"),
+        (Known(1.0, (1.0,), (0.5, 1.5)), "holds of these runs"),
+        (Known(1.0, (1.0, 1.0), (-0.5, 2.5), (0.9, 1.1)), "undecided"),  # seeds share their noise
+        (Known(1.0, (1.0, 1.0), None, (0.9, 1.1)), "holds"),
+        (Known(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9)), "does not hold"),
+        (Known(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9), given=True), "does not hold, given the draws"),
+        (Known(1.0, (1.0,)), "undecided"),
+        (Known(1.0, (1.0, 2.0), counted=True), "holds of these runs"),
+        (Known(1.0, (1.0, -2.0), counted=True), "undecided"),
+        (Known(-1.0, (-1.0,), counted=True), "does not hold of these runs"),
+        (Known(1.0, (1.0,), (0.5, 1.5), reason="not whole"), "cannot be said"),
+        (Known(reason="no run of e6"), "cannot be said"),
+    ],
+)
+def test_an_interval_decides(known: Known, verdict: str) -> None:
+    """Of at least 0, by the page's rules. Catches a decision by the number alone, and one that seeds make which share
+    the noise."""
+    assert decide(known, 0.0, math.inf) == verdict
+
+
+def test_a_claim_is_as_good_as_its_worst_check() -> None:
+    """Catches a claim that holds by one check of two, and a limit that gets lost."""
+    assert together(["holds", "does not hold of these runs"]) == "does not hold of these runs"
+    assert together(["holds", "undecided", "cannot be said"]) == "cannot be said"
+    assert together(["holds", "holds of these runs"]) == "holds of these runs"
+    assert together([]) == "cannot be said"
+
+
+def test_fids_of_one_noise_are_compared_sample_by_sample(expected: Made, tmp_path: Path) -> None:
+    """What each sample adds is nearly the same in both arms: the difference is known ten times better than by the two
+    errors. By hand: std of 100 / a (IF_b - b / a IF_a) over sqrt(n). Catches pairs lost, or arms out of order."""
+    e5, e6 = expected.material.selection.arms
+    found = fids.difference(e5, e6, scores.DDIM, 10_000)
+    Campaign(old=8.0, faithful=False).write(tmp_path / "runs")
+    loose = fids.difference(*gather(tmp_path, LOGS).selection.arms, scores.DDIM, 10_000)
+    assert found.paired and not loose.paired and found.number == pytest.approx(loose.number)
+    assert found.within and loose.within
+    assert (loose.within[1] - loose.within[0]) > 5 * (found.within[1] - found.within[0])
+    name = scores.influence_name(scores.DDIM, 10_000)
+    each = []
+    for b, v in zip(e5.runs, e6.runs, strict=True):
+        first, second = (float(run.series("fid/ddim")[10_000]) for run in (b, v))
+        moves = [np.array(run.arrays[name]) for run in (b, v)]
+        each.append(100 / first * (moves[1] - second / first * moves[0]))
+    sem = np.mean(each, axis=0).std(ddof=1) / 200**0.5
+    assert found.within[1] - found.within[0] == pytest.approx(2 * 1.96 * sem)
+
+
+def test_what_was_scored_in_another_way_is_left_out(tmp_path: Path) -> None:
+    """Fewer samples in one run's evaluations, and a line that does not read. Catches two scales in one table."""
+    Campaign(seeds=(1077,)).write(tmp_path / "runs")
+    path = tmp_path / "runs/e6/e6-s1077-0123abcd/evaluations.jsonl"
+    lines = path.read_text().replace('"n_samples": 500', '"n_samples": 100').splitlines()
+    path.write_text("\n".join([*lines, '{"half a line']) + "\n")
+    material = gather(tmp_path, LOGS)
+    assert material.notes == ["6 FID(s) of another protocol than most, or of other noise, are left out."]
+    assert scores.steps_of(material.selection.arms, scores.DDIM) == []
+
+
+def test_the_studys_log_is_no_more_apart_from_itself_than_noise(expected: Made) -> None:
+    """The log against itself differs by nothing, and step noise is told from a trend: of 0.3 around an exponential it
+    finds 0.3. Catches a fall taken for noise, and windows that are not the same."""
+    (log,) = [arm for arm in expected.material.study.arms if arm.experiment == "e5"]
+    assert all(gap.change == 0 for gap in gaps(log, log)) and len(gaps(log, log)) == 15
+    rng = np.random.default_rng(0)
+    curve = pd.Series(np.exp(-np.arange(400) / 50 + 0.3 * rng.normal(size=400)))
+    assert step_noise(curve) == pytest.approx(0.3, rel=0.1)
+
+
+def test_the_point_is_drawn_with_and_without_scores(expected: Made, tmp_path: Path) -> None:
+    """Every line has its name, and the ends of the scale theirs. Catches a figure that needs all of the campaign."""
+    Campaign(seeds=(1077,), evaluations=False, faithful=False, steps=3000).write(tmp_path / "runs")
+    bare = gather(tmp_path, LOGS)
+    with theme():
+        whole = figures.the_point(expected.material.selection, expected.material.pairs).figure
+        figures.the_point(bare.selection, bare.pairs)
+    left, right = whole.axes
+    assert left.get_legend_handles_labels()[1] == [
+        f"{arm}: {name}" for name in ("the study's sampler", "respaced DDPM") for arm in ("e5", "e6")
+    ]
+    assert [text.get_text() for text in left.texts] == ["uniform noise: 58", "real images: 0.3"]
+    assert len(right.get_legend_handles_labels()[1]) == 2
+
+
+# ---- keeping records -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with two checkpoints, half a line at its end, and paths of the machine."""
+    Campaign(seeds=(1077,), faithful=False).write(tmp_path / "camp")
+    folder = tmp_path / "camp/e5/e5-s1077-0123abcd"
+    (folder / "checkpoints").mkdir()
+    for step in (2000, 4000):
+        (folder / f"checkpoints/step-{step:06d}.pt").write_bytes(b"weights" * step)
+    (folder / "samples").mkdir()
+    (folder / "samples/step-002000.png").write_bytes(b"picture")
+    card = json.loads((folder / "run.json").read_text())
+    card["config"]["data"]["root"] = "/machine/data/cifar10.zip"
+    (folder / "run.json").write_text(json.dumps(card))
+    with (folder / "loss.jsonl").open("a") as file:
+        file.write('{"_i": 10100, "out": {"train/lo')
+    return folder
+
+
+def test_a_record_is_the_run_without_weights_pictures_and_paths(run: Path, tmp_path: Path) -> None:
+    """All else byte for byte, checkpoints by size and digest; W&B's address is no path. Catches a machine's paths, and
+    weights, in the repository."""
+    (line,) = keep([run], tmp_path / "kept")
+    record = tmp_path / "kept/e5" / run.name
+    assert "finished" in line and sorted(path.name for path in record.iterdir()) == [
+        *("checkpoints.json", "config.yaml", "evaluations.jsonl", "loss.jsonl", "results.jsonl", "run.json"),
+    ]
+    for name in ("config.yaml", "evaluations.jsonl", "results.jsonl"):
+        assert (record / name).read_bytes() == (run / name).read_bytes()
+    assert (record / "loss.jsonl").read_bytes() == (run / "loss.jsonl").read_bytes()[
+        : -len('{"_i": 10100, "out": {"train/lo')
+    ]
+    card = json.loads((record / "run.json").read_text())
+    assert card["config"]["data"]["root"] == "cifar10.zip"
+    assert card["sessions"] == [{"wandb": f"/project/{run.name}"}]
+    assert all("/machine" not in path.read_text() and "/somewhere" not in path.read_text() for path in record.iterdir())
+    listed = json.loads((record / "checkpoints.json").read_text())
+    assert {name: entry["bytes"] for name, entry in listed.items()} == {
+        "step-002000.pt": 14_000,
+        "step-004000.pt": 28_000,
+    }
+    assert all(len(entry["sha256"]) == 64 for entry in listed.values())
+
+
+def test_keeping_again_changes_what_changed(run: Path, tmp_path: Path) -> None:
+    """Nothing at first; then the row that came, and not the checkpoints' list when the weights were cleared away.
+    Catches records that are new each time, or stale, or forget."""
+    out = tmp_path / "kept"
+    keep([run], out)
+    record = out / "e5" / run.name
+    times = {path: path.stat().st_mtime_ns for path in record.iterdir()}
+    (line,) = keep([run.parents[1] / "e5"], out)
+    assert "nothing new" in line and times == {path: path.stat().st_mtime_ns for path in record.iterdir()}
+    with (run / "loss.jsonl").open("a") as file:
+        file.write('ss": 1.0}}\n')
+    before = (record / "checkpoints.json").read_text()
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    (line,) = keep([run], out)
+    assert "1 file(s) new or changed" in line and '"_i": 10100' in (record / "loss.jsonl").read_text()
+    assert (record / "checkpoints.json").read_text() == before
+
+
+def test_reports_read_records_as_they_read_runs(tmp_path: Path) -> None:
+    """By the ordinary source: the same numbers. Catches a record that needs a reader of its own."""
+    runs = Campaign(seeds=(1077,)).write(tmp_path / "camp")
+    keep([runs], tmp_path / "kept")
+    for there, kept in zip(open_source(str(runs)), open_source(str(tmp_path / "kept")), strict=True):
+        assert (there.id, there.seed, there.state, there.protocols) == (kept.id, kept.seed, kept.state, kept.protocols)
+        assert there.history.equals(kept.history)
+
+
+def test_what_cannot_be_kept_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run, a record of a record, two runs of one name, and a record too large, with a word on what to do; nothing is
+    written then. Catches megabytes in the repository."""
+    with pytest.raises(UserError, match="No runs at or below"):
+        keep([tmp_path / "nothing"], tmp_path / "kept")
+    monkeypatch.setattr("reports.findings.records.LARGEST_BYTES", 10_000)
+    with pytest.raises(UserError, match=r"loss\.jsonl alone has"):
+        keep([run], tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    monkeypatch.setattr("reports.findings.records.LARGEST_BYTES", 300_000)
+    keep([run], tmp_path / "kept")
+    with pytest.raises(UserError, match="is a record already"):
+        keep([tmp_path / "kept"], tmp_path / "kept")
+    with pytest.raises(UserError, match="two runs of one name"):
+        keep([run, tmp_path / "kept"], tmp_path / "other")
