@@ -1,8 +1,10 @@
 """The figures of docs/findings.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,6 +21,7 @@ from reports.figures.style import (
     label,
     legend,
     marker,
+    new_figure,
     palette,
     panels,
     step_axis,
@@ -71,6 +74,22 @@ def fid(selection: Selection) -> Drawn:
         _steps(axes, selection.arms)
     row[0].set_ylabel(label("val/fid"))
     row[0].legend()
+    return Drawn(figure, "")
+
+
+def samples(grids: Mapping[tuple[str, int], Path]) -> Drawn:
+    """Grids of one run's samples: a row for each sampler, a column for each checkpoint, all from the same noise."""
+    if not grids:
+        raise NothingToDraw("no grids of samples are among the records")
+    rows = [sampler for sampler in scores.SAMPLERS if any(sampler == s for s, _ in grids)]
+    steps = sorted({step for _, step in grids})
+    figure = new_figure(2.3 * len(steps), 2.45 * len(rows))
+    for place, (sampler, step) in enumerate((sampler, step) for sampler in rows for step in steps):
+        axes = figure.add_subplot(len(rows), len(steps), place + 1)
+        axes.set_axis_off()
+        if (sampler, step) in grids:
+            axes.imshow(matplotlib.image.imread(grids[sampler, step]), interpolation="nearest")
+            axes.set_title(f"{scores.NAMES[sampler]}, {thousands(step)}", fontsize=9)
     return Drawn(figure, "")
 
 

@@ -30,6 +30,7 @@ FINDINGS = {
         "trained and on the common loss.",
     ),
     "fids": ("FID by sampler", "FID over steps of E5 and E6, a panel for each sampler, with intervals."),
+    "samples": ("Samples by sampler", "Images of one run's checkpoints, from the same noise: a row for each sampler."),
     "curvature": ("Traces of both arms", "Hessian trace over steps, of the trained loss and of the common one."),
     "log": (
         "Our E5 and the original's log",

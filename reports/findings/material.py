@@ -21,7 +21,8 @@ FAITHFUL = "e5_study"
 class Material:
     """All that the page is made of. `selection`: e5 and e6 of the rerun; `study`: of the original logs; `faithful`: the
     rerun with the study's time embedding and draws; `pairs`: draw by draw; `swept`: the sweep's runs for the library;
-    `frame`: what all FIDs have in common; `notes`: what was left out."""
+    `frame`: what all FIDs have in common; `notes`: what was left out; `grids`: (sampler, step) -> grid of one run's
+    samples."""
 
     selection: Selection
     study: Selection
@@ -30,6 +31,7 @@ class Material:
     swept: list[Entry]
     frame: dict[str, Any]
     notes: list[str]
+    grids: dict[tuple[str, int], Path]
 
     @property
     def arms(self) -> list[Arm]:
@@ -57,7 +59,18 @@ def gather(records: Path, original: Path) -> Material:
         entries(sorted(swept, key=lambda run: (run.experiment, run.seed or 0, run.id))),
         frame,
         [*notes, *alone, *(f"left out: {line}." for line in selection.left_out if "(context)" not in line)],
+        _grids(records / "samples"),
     )
+
+
+def _grids(folder: Path) -> dict[tuple[str, int], Path]:
+    """The pictures SAMPLER-STEP.png in `folder`, of the samplers that the page is about."""
+    found = {}
+    for path in sorted(folder.glob("*.png")):
+        sampler, _, step = path.stem.rpartition("-")
+        if sampler in scores.SAMPLERS and step.isdigit():
+            found[sampler, int(step)] = path
+    return found
 
 
 def _read(folder: Path, what: str) -> list[Run]:

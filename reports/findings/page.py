@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 from reports.experiments.choice import Selection
 from reports.findings import against_log, fids, scores, summary, tables
 from reports.findings.claims import Judged
+from reports.findings.known import Known, side
 from reports.findings.material import FAITHFUL, Material
 from reports.library import sentences
 from reports.pages import template
@@ -19,6 +20,7 @@ _SHORT_COMMIT = 10
 
 def page(material: Material, judged: Sequence[Judged]) -> str:
     """The Markdown text. Images are linked as `findings/NAME.png`."""
+    grids = [(sampler, f"{step:,}") for sampler, step in sorted(material.grids, key=lambda grid: grid[::-1])]
     m, log = material, material.study.arm("e5")
     ours = m.selection.arm("e5")
     gaps = against_log.gaps(log, ours) if log and ours else []
@@ -44,6 +46,7 @@ def page(material: Material, judged: Sequence[Judged]) -> str:
         recurring=against_log.recurring(log.runs[0]) if log else (0, 0),
         clipped=against_log.above_clip([ours]) if ours else (0, 0),
         claims=[row for each in judged for row in tables.claim_rows(each)],
+        samples=grids,
         sweep=tables.sweep_rows(m.swept),
         sweep_sentences=sentences(m.swept) if m.swept else [],
         frame=m.frame,
@@ -100,19 +103,29 @@ def _band(study: Selection) -> str:
 
 
 def _opposite(selection: Selection) -> list[str]:
-    """Of each arm whether the study's sampler and the respaced one go opposite ways."""
+    """Of each arm whether the study's sampler and the respaced one go opposite ways, and what a rise by both says."""
     lines = []
     for arm in selection.arms:
         steps = scores.steps_of([arm], scores.OLD, scores.RESPACED)
         if len(steps) > 1:
             changes = [fids.change(arm, s, steps[0], steps[-1]) for s in (scores.OLD, scores.RESPACED)]
             lines.append(f"{arm.experiment}, by the study's sampler and by respaced DDPM: {summary.opposite(changes)}.")
+    rising = [arm.experiment for sampler, arm, _, known in summary.trends(selection) if _rises(sampler, known)]
+    if rising:
+        lines.append(
+            f"With the sampler put right FID rises in {' and '.join(rising)}, too: that FID gets worse with training is "
+            "not the study's sampler's doing alone. samplers.md says what small networks that predict eps come to draw."
+        )
     return lines
+
+
+def _rises(sampler: str, known: Known) -> bool:
+    return sampler == scores.RESPACED and side(known)[0] > 0
 
 
 def _commands(m: Material) -> list[str]:
     """How the runs were made, scored and probed."""
-    return [*_trainings(m), *_evaluations(m), *_probes(m)]
+    return [*_trainings(m), *_evaluations(m), *_probes(m), *_samples(m)]
 
 
 def _trainings(m: Material) -> list[str]:
@@ -143,3 +156,11 @@ def _probes(m: Material) -> list[str]:
         return []
     count = str(m.pairs["interval_over"].iloc[0]).split()[0]
     return [f"ddpm probe RUN --method hutchinson --probes {count} --out docs/findings/probes/EXPERIMENT-sSEED.jsonl"]
+
+
+def _samples(m: Material) -> list[str]:
+    return [
+        f"ddpm sample RUN/checkpoints/step-{step:06d}.pt --sampler {sampler} --nfe {m.frame.get('nfe')} --n 16   "
+        f"# its grid.png: docs/findings/samples/{sampler}-{step:06d}.png"
+        for sampler, step in sorted(m.grids)
+    ]

@@ -38,6 +38,7 @@ def write_figures(docs: Path, original: Path) -> list[str]:
         "the_point": lambda: figures.the_point(m.selection, m.pairs),
         "fids": lambda: figures.fid(m.selection),
         "curvature": lambda: figures.curvature(m.selection),
+        "samples": lambda: figures.samples(m.grids),
         "library": lambda: draw_library(m.swept),
     }
     if log and ours:

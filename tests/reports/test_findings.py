@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
@@ -269,6 +270,21 @@ def test_the_point_is_drawn_with_and_without_scores(expected: Made, tmp_path: Pa
     ]
     assert [text.get_text() for text in left.texts] == ["uniform noise: 58", "real images: 0.3"]
     assert len(right.get_legend_handles_labels()[1]) == 2
+
+
+def test_grids_of_samples_are_shown_where_they_are(tmp_path: Path) -> None:
+    """Named by sampler and step; a row for each sampler, a column for each step, the page naming each. Catches a picture
+    under another's name."""
+    Campaign(seeds=(1077,), faithful=False).write(tmp_path / "runs")
+    (tmp_path / "samples").mkdir()
+    for name in ("ddpm-002000", "ddpm_adjacent_posterior-002000", "ddpm-010000", "other-002000"):
+        matplotlib.image.imsave(tmp_path / f"samples/{name}.png", np.zeros((8, 8, 3)))
+    material = gather(tmp_path, LOGS)
+    with theme():
+        drawn = figures.samples(material.grids).figure
+    titles = [axes.get_title() for axes in drawn.axes]
+    assert titles == ["the study's sampler, 2k", "", "respaced DDPM, 2k", "respaced DDPM, 10k"]
+    assert "`ddpm` at 2,000, `ddpm_adjacent_posterior` at 2,000, `ddpm` at 10,000." in page(material, [])
 
 
 # ---- keeping records -------------------------------------------------------------------------------------
