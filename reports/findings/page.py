@@ -113,8 +113,8 @@ def _opposite(selection: Selection) -> list[str]:
     rising = [arm.experiment for sampler, arm, _, known in summary.trends(selection) if _rises(sampler, known)]
     if rising:
         lines.append(
-            f"With the sampler put right FID rises in {' and '.join(rising)}, too: that FID gets worse with training is "
-            "not the study's sampler's doing alone. samplers.md says what small networks that predict eps come to draw."
+            f"With the sampler put right FID rises in {' and '.join(rising)}, too: that it gets worse with training is not "
+            "the study's sampler's doing alone. samplers.md says what small networks that predict eps come to draw."
         )
     return lines
 

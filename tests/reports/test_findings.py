@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +162,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "over 2 seeds" not in made.text and "nan" not in made.text and "None" not in made.text
 
 
+def test_tables_are_whole(expected: Made, reversed_: Made) -> None:
+    """All rows of a table have as many cells as its head. Catches a cell that a condition or a `|` in a text adds."""
+    for made in (expected, reversed_):
+        blocks = re.findall(r"(?:^\|.*\n)+", made.text, flags=re.MULTILINE)
+        counts = [{len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()} for block in blocks]
+        assert len(blocks) >= 7 and all(len(count) == 1 for count in counts)
+
+
 def test_one_seed_decides_of_these_runs(tmp_path: Path) -> None:
     """Catches a verdict on E6 at large from a single training."""
     made = make(tmp_path, Campaign(seeds=(1077,), sem=0.1))
@@ -273,8 +282,8 @@ def test_the_point_is_drawn_with_and_without_scores(expected: Made, tmp_path: Pa
 
 
 def test_grids_of_samples_are_shown_where_they_are(tmp_path: Path) -> None:
-    """Named by sampler and step; a row for each sampler, a column for each step, the page naming each. Catches a picture
-    under another's name."""
+    """Named by sampler and step; a row for each sampler, a column for each step, and the page names each. Catches a
+    picture under another's name."""
     Campaign(seeds=(1077,), faithful=False).write(tmp_path / "runs")
     (tmp_path / "samples").mkdir()
     for name in ("ddpm-002000", "ddpm_adjacent_posterior-002000", "ddpm-010000", "other-002000"):
