@@ -112,9 +112,10 @@ def _opposite(selection: Selection) -> list[str]:
             lines.append(f"{arm.experiment}, by the study's sampler and by respaced DDPM: {summary.opposite(changes)}.")
     rising = [arm.experiment for sampler, arm, _, known in summary.trends(selection) if _rises(sampler, known)]
     if rising:
+        names = " and ".join(rising)
         lines.append(
-            f"With the sampler put right FID rises in {' and '.join(rising)}, too: that it gets worse with training is not "
-            "the study's sampler's doing alone. samplers.md says what small networks that predict eps come to draw."
+            f"With the sampler put right FID rises in {names}, too: that it gets worse with training is not the "
+            "study's sampler's doing alone. samplers.md says what small networks that predict eps come to draw."
         )
     return lines
 
