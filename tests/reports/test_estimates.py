@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from reports.estimates import of_each_seed, over_steps, within_runs
 from reports.experiments import Check
 from reports.experiments.choice import Arm
+from reports.intervals import block_jackknife
 from reports.sources import open_source
 from tests.reports.conftest import write_run
 
@@ -45,14 +47,17 @@ def test_within_runs_is_the_mean_of_independent_runs(tmp_path: Path) -> None:
 
 
 def test_a_correlation_is_of_its_window_and_leaves_blocks_out_of_both(tmp_path: Path) -> None:
-    """In the first half the two go together but for noise, in the second against each other. Catches the whole curve in
-    place of the window, and blocks that are other steps in the one metric than in the other."""
+    """In the first half the two go together but for noise, in the second against each other; the interval is that of the
+    pairs. Catches the whole curve in place of the window, and blocks of other steps in the one metric than in the
+    other, which is logged later."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=80)
     y = np.where(np.arange(80) < 40, x, -x) + 0.3 * rng.normal(size=80)
     (arm,) = arms(tmp_path, {"e5": [x]}, other=y)
-    for window, sign in (((10, 400), 1), ((410, 800), -1)):
+    for window, inside, sign in (((10, 400), slice(6, 40), 1), ((410, 800), slice(40, 80), -1)):
         check = Check(metric=METRIC, statistic="correlation", against_metric=OTHER, window=window, at_most=0)
         found = over_steps(check, [arm])
-        assert found.interval and sign * found.number > 0.8  # type: ignore[operator]
-        assert found.interval[1] - found.interval[0] < 0.5
+        pairs = pd.DataFrame({"x": x[inside], "y": y[inside]})
+        by_hand = block_jackknife([pairs], lambda kept: float(kept[0]["x"].rank().corr(kept[0]["y"].rank())))
+        assert found.number is not None and sign * found.number > 0.8
+        assert found.interval == pytest.approx(by_hand)

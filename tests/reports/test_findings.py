@@ -13,7 +13,7 @@ import pytest
 
 from ddpm.errors import UserError
 from reports.figures.style import theme
-from reports.findings import fids, figures, scores
+from reports.findings import fids, figures, scores, summary, tables
 from reports.findings.__main__ import main
 from reports.findings.against_log import gaps, step_noise
 from reports.findings.claims import Judged, judge
@@ -22,7 +22,6 @@ from reports.findings.known import Known, decide, together
 from reports.findings.material import Material, gather
 from reports.findings.page import page
 from reports.findings.records import keep
-from reports.findings.tables import claims_csv
 from reports.sources import open_source
 from tests.reports.campaign import Campaign
 from tests.reports.conftest import LOGS
@@ -79,7 +78,7 @@ def test_the_committed_page_is_what_the_committed_records_say() -> None:
     material = gather(DOCS / "findings", LOGS)
     judged = judge(material.selection, material.study, material.pairs)
     assert page(material, judged) == (DOCS / "findings.md").read_text()
-    assert claims_csv(judged) == (DOCS / "findings" / "claims.csv").read_text()
+    assert tables.claims_csv(judged) == (DOCS / "findings" / "claims.csv").read_text()
     assert gallery(DOCS) == (DOCS / "gallery.md").read_text()
 
 
@@ -92,7 +91,7 @@ def test_equal_records_make_equal_pages(expected: Made, tmp_path: Path) -> None:
     """From run folders in another place, made later. Catches paths and times."""
     again = make(tmp_path / "again", Campaign(influence=True, old=8.0))
     assert again.text == expected.text
-    assert claims_csv(again.judged) == claims_csv(expected.judged)
+    assert tables.claims_csv(again.judged) == tables.claims_csv(expected.judged)
     assert str(tmp_path) not in again.text
 
 
@@ -245,11 +244,40 @@ def test_fids_of_one_noise_are_compared_sample_by_sample(expected: Made, tmp_pat
     assert found.within[1] - found.within[0] == pytest.approx(2 * 1.96 * sem)
 
 
-def test_what_was_scored_in_another_way_is_left_out(tmp_path: Path) -> None:
-    """Fewer samples in one run's evaluations, and a line that does not read. Catches two scales in one table."""
+def test_a_difference_by_hand() -> None:
+    """a = 10 and b = 20, whose samples add x and y: b - a adds y - x, and 100 (b / a - 1) adds 10 y - 20 x; without
+    what samples add, the root of the sum of squares. Catches a slope of the quotient, or a sign."""
+    x, y = np.array([1.0, -2.0, 1.0, 0.0]), np.array([0.5, -1.0, 3.0, -2.5])
+    one, other = (fids.Measured(v, float(each.std(ddof=1)) / 2, each) for v, each in ((10.0, x), (20.0, y)))
+    plain, percent = (fids.less(one, other, percent=way) for way in (False, True))
+    assert (plain.value, percent.value) == pytest.approx((10.0, 100.0))
+    assert plain.sem == pytest.approx((y - x).std(ddof=1) / 2)
+    assert percent.sem == pytest.approx((10 * y - 20 * x).std(ddof=1) / 2)
+    apart = fids.less(fids.Measured(10.0, 0.3), fids.Measured(20.0, 0.4))
+    assert apart.sem == pytest.approx(math.hypot(10 * 0.4, 20 * 0.3)) and apart.influence is None
+
+
+def test_the_difference_is_told_of_what_lies_above_the_floor(reversed_: Made) -> None:
+    """E6's 30 % below E5's, of E5's FID less what real images score. Catches a share of the whole FID."""
+    e5 = reversed_.material.selection.arms[0]
+    level = fids.level(e5, scores.DDIM, 10_000).number or 0.0
+    row = tables.difference_rows(reversed_.material.selection)[-1]
+    assert row["sampler"] == "DDIM" and row["excess"] == f"{-30 * level / (level - 0.3):+.1f} %"
+
+
+def test_noise_by_both_samplers_is_not_the_studys_alone(tmp_path: Path) -> None:
+    """Both end near noise. Catches a plateau put down to a sampler without a look at the other."""
+    Campaign(seeds=(1077,), respaced=110.0, faithful=False).write(tmp_path / "runs")
+    assert summary.plateau(gather(tmp_path, LOGS).selection).word.startswith("No, by its level")
+
+
+@pytest.mark.parametrize("other", [('"n_samples": 500', '"n_samples": 100'), ('"seed": 0', '"seed": 1')])
+def test_what_was_scored_in_another_way_is_left_out(tmp_path: Path, other: tuple[str, str]) -> None:
+    """Fewer samples, or other noise, in one run's evaluations, and a line that does not read. Catches two scales in one
+    table, and samples that are no pairs."""
     Campaign(seeds=(1077,)).write(tmp_path / "runs")
     path = tmp_path / "runs/e6/e6-s1077-0123abcd/evaluations.jsonl"
-    lines = path.read_text().replace('"n_samples": 500', '"n_samples": 100').splitlines()
+    lines = path.read_text().replace(*other).splitlines()
     path.write_text("\n".join([*lines, '{"half a line']) + "\n")
     material = gather(tmp_path, LOGS)
     assert material.notes == ["6 FID(s) of another protocol than most, or of other noise, are left out."]
