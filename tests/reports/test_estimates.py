@@ -21,9 +21,9 @@ def arms(root: Path, values: dict[str, list[np.ndarray]], other: np.ndarray | No
     found = []
     for experiment, curves in values.items():
         for seed, curve in enumerate(curves):
-            rows = [
-                (10 * (i + 1), {METRIC: x} | ({} if other is None else {OTHER: other[i]})) for i, x in enumerate(curve)
-            ]
+            rows = [(10 * (i + 1), {METRIC: x}) for i, x in enumerate(curve)]
+            if other is not None:  # logged from the seventh row on
+                rows = [(step, row | ({OTHER: other[i]} if i > 5 else {})) for i, (step, row) in enumerate(rows)]
             write_run(root / experiment / str(seed), experiment, seed, rows=rows)
         runs = tuple(run for run in open_source(str(root / experiment)) if run.experiment == experiment)
         found.append(Arm(experiment, "baseline" if not found else "variant", runs))
@@ -47,8 +47,8 @@ def test_within_runs_is_the_mean_of_independent_runs(tmp_path: Path) -> None:
 
 
 def test_a_correlation_is_of_its_window_and_leaves_blocks_out_of_both(tmp_path: Path) -> None:
-    """In the first half the two go together but for noise, in the second against each other; the interval is that of the
-    pairs. Catches the whole curve in place of the window, and blocks of other steps in the one metric than in the
+    """In the first half the two go together but for noise, in the second against each other; the interval is that of
+    the pairs. Catches the whole curve in place of the window, and blocks of other steps in the one metric than in the
     other, which is logged later."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=80)
