@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports.experiments import Check, Span
 from reports.experiments.choice import Arm
-from reports.intervals import Array, block_jackknife, student, welch
+from reports.intervals import Array, block_jackknife, fall, student, welch
 from reports.statistics import at_end, curve, in_window, per_step, rank_correlation, shared_seeds
 
 
@@ -114,15 +114,21 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
         number = _reduced(check, kept)[0]
         return np.nan if number is None else number
 
-    fall = check.statistic == "drop_pct"  # the curve falls within the windows too, most of all in the first one
-    interval = block_jackknife(pieces, statistic, interleaved=fall)
+    falls = check.statistic == "drop_pct" and len(arms) == 1  # within the windows too, most of all in the first one
+    interval = fall(_values(pieces[0]), _values(pieces[1])) if falls else None
+    interval = interval or block_jackknife(pieces, statistic)
     if interval is None:
         steps = min(map(len, pieces))
         return replace(found, basis=f"{seeds}, and {steps} steps are too few for an interval over steps")
     steps = len(pieces[-1])
-    blocks = f"every sixth of {steps} steps" if fall else f"blocks of {steps} steps"
-    basis = f"{seeds}: jackknife over {blocks}, which covers what varies within the runs, not seeds"
+    way = f"scatter of {steps} steps around their trend" if falls else f"jackknife over blocks of {steps} steps"
+    basis = f"{seeds}: {way}, which covers what varies within the runs, not seeds"
     return Estimate(found.number, found.step, interval, basis)
+
+
+def _values(piece: pd.DataFrame) -> Array:
+    """The first column's."""
+    return piece.iloc[:, 0].to_numpy(dtype=float)
 
 
 # Of many steps alike, so that leaving some of them out says how well the number is known.

@@ -4,13 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-
 from reports.estimates import over_steps, windowed
 from reports.experiments import Check
 from reports.experiments.choice import Arm
-from reports.intervals import T5
+from reports.intervals import T5, step_noise
 from reports.runs import Run
 from reports.statistics import TRAINED, Z95, curve, same_draws, standard_error
 
@@ -99,15 +96,8 @@ def _noise(metric: str, step: float, around: tuple[float, float], arm: Arm) -> f
     if metric == TRAINED:
         errors = standard_error(arm, metric)
         return float(errors[step] / curve(arm, metric)[step]) if step in errors.index else math.nan
-    each = [step_noise(windowed(around, run.series(metric), arm)) for run in arm.runs]
+    each = [step_noise(windowed(around, run.series(metric), arm).to_numpy(dtype=float)) for run in arm.runs]
     return math.sqrt(sum(noise**2 for noise in each)) / len(each)
-
-
-def step_noise(values: pd.Series) -> float:
-    """Standard deviation of a positive curve's logarithm around its trend, from second differences: independent noise
-    of variance s^2 gives them 6 s^2, and a straight line nothing. NaN for fewer than five values."""
-    second = np.diff(np.log(values.to_numpy(dtype=float)), n=2)
-    return float(np.sqrt((second**2).mean() / 6)) if len(second) > 2 else math.nan
 
 
 def above_clip(arms: Sequence[Arm]) -> tuple[int, int]:

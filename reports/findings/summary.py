@@ -45,7 +45,7 @@ def _percent(known: Known) -> str:
 
 def plateau(selection: Selection) -> Answer:
     """Whether the study's FID plateau is its sampler. By level, *yes* where in each arm, at each step, the study's
-    sampler scores near noise and the respaced one does not, from the same weights; *no* where one of these is reversed.
+    sampler scores near noise, and the respaced one lower from the same weights; *no* where one of these is reversed.
     Besides, in which arms the two go opposite ways."""
     question = "Is the plateau at 203-207 the sampler?"
     found = [(arm, steps) for arm in selection.arms if len(steps := scores.steps_of([arm], _OLD, _NEW)) > 1]
@@ -54,7 +54,7 @@ def plateau(selection: Selection) -> Answer:
     votes = []
     for arm, steps in found:
         votes += [decide(fids.share(arm, _OLD, step), NOISE_PCT, math.inf) for step in steps]
-        votes += [decide(fids.share(arm, _NEW, step), -math.inf, NOISE_PCT) for step in steps]
+        votes += [decide(fids.between_samplers(arm, _OLD, _NEW, step), -math.inf, 0.0) for step in steps]
     level = {HOLDS: "Yes, by its level", FAILS: "No, by its level"}.get(bare(together(votes)), "Not shown")
     parts = "; ".join(_plateau_of(arm, steps) for arm, steps in found)
     word = f"{level}; {_opposite_in(found)}"
