@@ -128,7 +128,7 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
 
 def _values(piece: pd.DataFrame) -> Array:
     """The first column's."""
-    return piece.iloc[:, 0].to_numpy(dtype=float)
+    return piece.iloc[:, 0].dropna().to_numpy(dtype=float)
 
 
 # Of many steps alike, so that leaving some of them out says how well the number is known.

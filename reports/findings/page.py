@@ -114,8 +114,8 @@ def _opposite(selection: Selection) -> list[str]:
     if rising:
         names = " and ".join(rising)
         lines.append(
-            f"With the sampler put right FID rises with training in {names}, as the study's did: that is not its sampler's "
-            "doing alone. samplers.md says what small networks that predict eps come to draw."
+            f"With the sampler put right FID rises with training in {names}, as the study's did: that is not its "
+            "sampler's doing alone. samplers.md says what small networks that predict eps come to draw."
         )
     return lines
 
