@@ -41,23 +41,24 @@ def the_point(selection: Selection, pairs: pd.DataFrame) -> Drawn:
     both = len(selection.arms) > 1
     if not arms and not both:
         raise NothingToDraw("no checkpoint was scored, and one arm alone has a trace")
-    figure, (left, right) = panels(2, 4.9, 3.9)
+    figure, (left, right) = panels(2, 4.9, 4.2)
     for sampler in scores.SAMPLERS[:2]:
         for arm in arms:
             _plot_fid(left, arm, sampler, f"{arm.experiment}: {scores.NAMES[sampler]}", _OF_SAMPLER[sampler])
     _ends(left, arms, scores.SAMPLERS[:2])
     left.set_ylim(bottom=0)
-    left.set(ylabel=label("val/fid"), title="Same checkpoints, two samplers")
+    left.set(ylabel=label("val/fid"), title="Same checkpoints, by sampler")
     _steps(left, selection.arms)
-    left.legend(loc="center left", bbox_to_anchor=(0.02, 0.66), fontsize=8)
     if both:
         for metric in traces.LOSSES:
             _plot_relative(right, selection.arms[0], selection.arms[1], metric)
         _plot_pairs(right, pairs)
     right.axhline(0, color="black", linewidth=0.8)
-    right.set(ylabel="E6's Hessian trace against E5's\n(change in %)", title="Same weights, two losses")
+    right.set(ylabel="E6's Hessian trace against E5's\n(change in %)", title="Same weights, by loss")
     _steps(right, selection.arms)
-    right.legend(loc="center right", bbox_to_anchor=(1, 0.55), fontsize=8)
+    for axes in (left, right):  # below: whichever way the curves go, it covers none
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=8)
     return Drawn(figure, "")
 
 
