@@ -235,6 +235,11 @@ def _add_evaluate(verbs: Any) -> None:
     evaluate.add_argument("--seed", type=not_negative, default=0, help="of the noise; default: %(default)s")
     evaluate.add_argument("--batch-size", type=positive, metavar="N", help="default: the run's, or the device's")
     evaluate.add_argument("--device", default="auto", help="default: %(default)s")
+    evaluate.add_argument(
+        "--influence",
+        action="store_true",
+        help="note in the run's evaluations.jsonl what each sample adds to FID: for intervals of differences",
+    )
     evaluate.set_defaults(run=_evaluate)
 
 

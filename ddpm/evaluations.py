@@ -31,11 +31,11 @@ from ddpm.data import ImageSet, load_images
 from ddpm.errors import Held, UserError
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan
 from ddpm.evaluation.features import file_digest, make_features
-from ddpm.evaluation.intervals import Z95
+from ddpm.evaluation.intervals import Z95, frechet_influence
 from ddpm.evaluation.kernel import Kid
 from ddpm.evaluation.known_answer import try_sampler
 from ddpm.evaluation.milestones import default_batch_size, ends, reference_of
-from ddpm.evaluation.scores import NEIGHBOURS, FeatureSums, Wanted
+from ddpm.evaluation.scores import NEIGHBOURS, ROWS, FeatureSums, Wanted
 from ddpm.frontier import draw_frontier
 from ddpm.sample import Trained, find_checkpoint, load_trained
 from ddpm.samplers import make_chain
@@ -71,6 +71,7 @@ class Request:
     weights: str = "ema"
     seed: int = 0
     device: str = "auto"
+    influence: bool = False  # note what each sample adds to FID, see `influence_of`
 
     @property
     def wanted(self) -> Wanted:
@@ -93,6 +94,10 @@ def evaluate(request: Request) -> Path:
     Raises UserError on bad input, of any of the checkpoints, before anything is sampled, and Held where another process
     writes to the same folder.
     """
+    if request.influence and (request.n > ROWS or "fid" not in request.metrics):
+        raise UserError(
+            f"--influence is of each sample's feature on FID: it needs --metrics fid and --n up to {ROWS:,}."
+        )
     checkpoints = [find_checkpoint(source) for source in request.sources]
     try:
         request.out.mkdir(parents=True, exist_ok=True)
@@ -118,7 +123,8 @@ def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
     for plan in request.plans:
         samples_key = samples_key_of(content, evaluator, plan, request)
         assert evaluator.reference
-        key = digest([samples_key, evaluator.reference.key, repr(request.wanted), sorted(request.metrics)])[:12]
+        asked = [repr(request.wanted), sorted(request.metrics), *["influence"] * request.influence]
+        key = digest([samples_key, evaluator.reference.key, *asked])[:12]
         path = request.out / "points" / f"{key}.json"
         unfinished = request.out / ".part" / samples_key
         rows = read_point(path)
@@ -229,8 +235,19 @@ def evaluate_point(
             | {"metric": metric, "value": value, "low": low, "high": high, "std": scores.get(f"{metric}_std")}
             | {"floor": floor[metric], "ceiling": ceiling[metric]}
             | {"protocol": protocol.fingerprint, "described": protocol.describe()}
+            | ({"influence": influence_of(found, evaluator)} if request.influence and metric == "fid" else {})
         )
     return rows
+
+
+def influence_of(found: FeatureSums, evaluator: Evaluator) -> list[float]:
+    """What each sample in order adds to FID, to five digits: see `frechet_influence`.
+
+    Two points of one noise have their samples in pairs: the difference of their FIDs has the standard error
+    std(influence - influence) / sqrt(n), which holds what the noise does to both."""
+    assert evaluator.reference
+    values = frechet_influence(found.sums.result(), evaluator.reference.gaussian, found.rows)
+    return [float(f"{value:.5g}") for value in values.tolist()]
 
 
 def gather(

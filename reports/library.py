@@ -48,9 +48,9 @@ def _fill(draft: Path, runs: Sequence[Run], shown: Sequence[Entry], command: str
     tidy([entry.run for entry in shown if entry.trace == TRAINED]).to_parquet(draft / "data.parquet", index=False)
     figure = _draw(shown, draft / "figures")
     page = template("library.md.jinja").render(
-        sentences=_sentences(shown),
+        sentences=sentences(shown),
         figure=figure,
-        rows=_rows(shown),
+        rows=table_rows(shown),
         absent=_absent(runs, shown),
         command=command,
     )
@@ -72,7 +72,8 @@ def _table(shown: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _rows(shown: Sequence[Entry]) -> list[dict[str, Any]]:
+def table_rows(shown: Sequence[Entry]) -> list[dict[str, Any]]:
+    """A row of the page's table for each entry, its numbers as text."""
     return [
         {
             "experiment": entry.run.experiment,
@@ -90,7 +91,8 @@ def _rows(shown: Sequence[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def _sentences(shown: Sequence[Entry]) -> list[str]:
+def sentences(shown: Sequence[Entry]) -> list[str]:
+    """What is said of each protocol and trace, with the rank correlation over the runs."""
     said = []
     for protocol in sorted({entry.protocol for entry in shown}):
         for trace in TRACES:

@@ -80,7 +80,7 @@ def standard_error(arm: Arm, metric: str) -> pd.Series:
     if not errors or any(error.empty for error in errors):
         return pd.Series(dtype=float)
     table = pd.concat(errors, axis=1, join="inner")
-    if metric.startswith("curvature/") and _same_draws([arm]):
+    if metric.startswith("curvature/") and same_draws([arm]):
         return table.mean(axis=1)
     return (table**2).sum(axis=1) ** 0.5 / len(errors)
 
@@ -307,7 +307,7 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
         late_difference=float(late.mean()) if len(late) else None,
         late_change_pct=100 * float(late.mean() / abs(late_baseline.mean())) if late_baseline.any() else None,
         seeds=seed_contrast(baseline, variant, metric, table.index),
-        same_draws=_same_draws((baseline, variant)),
+        same_draws=same_draws((baseline, variant)),
     )
 
 
@@ -322,7 +322,7 @@ def seed_contrast(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> 
     samples = [_means_of_seeds(arm, metric, steps) for arm in (baseline, variant)]
     pairs = [(samples[0][i], samples[1][j]) for i, j in shared_seeds(baseline, variant)]
     differences = np.array([v - b for b, v in pairs if math.isfinite(v - b)])
-    given = ", given the probes' draws" if metric.startswith("curvature/") and _same_draws((baseline, variant)) else ""
+    given = ", given the probes' draws" if metric.startswith("curvature/") and same_draws((baseline, variant)) else ""
     if len(differences) > 1:
         basis = f"Student's t over {len(differences)} shared seeds, paired{given}"
         return SeedContrast(float(differences.mean()), *student(differences), basis)
@@ -345,12 +345,12 @@ def _paired_sem(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> fl
     errors = [standard_error(arm, metric).reindex(steps) for arm in (baseline, variant)]
     if any(error.isna().any() for error in errors):
         return None
-    if _same_draws((baseline, variant)):
+    if same_draws((baseline, variant)):
         return math.sqrt(sum(float(error.mean()) ** 2 for error in errors))
     return float(math.sqrt(sum((error**2).sum() for error in errors)) / len(steps))
 
 
-def _same_draws(arms: Sequence[Arm]) -> bool:
+def same_draws(arms: Sequence[Arm]) -> bool:
     """Whether some run measured its curvature on the same draws at every step."""
     return any(flatten(run.config).get("curvature.draws") == "fixed" for arm in arms for run in arm.runs)
 

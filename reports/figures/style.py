@@ -62,13 +62,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(drawn: Drawn, stem: Path) -> Path:
-    """Write `<stem>.png` and `<stem>.svg`; returns the PNG. Without dates: equal data, equal bytes."""
+def save(drawn: Drawn, stem: Path, *, dpi: int = DPI, svg: bool = True) -> Path:
+    """Write `<stem>.png` and, if `svg`, `<stem>.svg`; returns the PNG. Without dates: equal data, equal bytes."""
     png = stem.with_name(stem.name + ".png")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands in for a letter the font lacks
-        drawn.figure.savefig(png, dpi=DPI)
-        drawn.figure.savefig(stem.with_name(stem.name + ".svg"), metadata={"Date": None})
+        drawn.figure.savefig(png, dpi=dpi)
+        if svg:
+            drawn.figure.savefig(stem.with_name(stem.name + ".svg"), metadata={"Date": None})
     return png
 
 

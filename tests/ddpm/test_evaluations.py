@@ -306,3 +306,17 @@ def test_other_references_have_panels_of_their_own(tmp_path: Path) -> None:
     with mock.patch.object(frontier.plt, "subplots", wraps=frontier.plt.subplots) as made:
         frontier.draw_frontier(rows, tmp_path / "f.png")
     assert made.call_args.args[0] == 3
+
+
+def test_what_each_sample_adds_makes_the_interval(folder: Path, tmp_path: Path, undrawn: None) -> None:
+    """One value a sample, whose deviation over sqrt(n) is the interval's; asked for later, the point is taken again and
+    noted beside the first. Catches rows of another order or number, and a flag that a finished point swallows."""
+    run = _copy(folder, tmp_path / "run")
+    assert cli.main(_command(run, tmp_path / "out")) == 0
+    assert cli.main(_command(run, tmp_path / "out", "--influence")) == 0
+    plain, noted = (line["out"][0] for line in _record(run))
+    assert "influence" not in plain and noted["value"] == plain["value"] and len(noted["influence"]) == 70
+    sem = np.std(noted["influence"], ddof=1) / 70**0.5
+    assert sem == pytest.approx((plain["high"] - plain["low"]) / 2 / 1.959964, rel=1e-3)
+    assert len(_table(tmp_path / "out")) == 1
+    assert cli.main(_command(run, tmp_path / "out", "--influence", "--metrics", "kid")) == 2

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.intervals import block_jackknife, bootstrap_mean, student, welch
+from reports.intervals import block_jackknife, bootstrap_mean, fall, step_noise, student, welch
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
@@ -96,3 +96,53 @@ def test_what_is_paired_stays_paired() -> None:
 def test_few_steps_have_no_interval() -> None:
     """Catches: five milestones cut into a confident answer."""
     assert block_jackknife([pd.DataFrame(np.arange(17.0))], mean_of) is None
+
+
+@pytest.mark.parametrize("scatter", [0.02, 0.3, 0.7])
+def test_coverage_of_a_fall(scatter: float) -> None:
+    """From a stretch that falls steeply at its beginning to a flat one: the truth is held 93 times in 100 or more, by a
+    third of the width of blocks or less where the trend is most of what they see. Catches a fall taken for noise, a
+    scatter that is the trend's, and one that is not relative."""
+    rng = np.random.default_rng(0)
+    early, late = 1 + 4 * np.exp(-np.arange(20) / 4), np.full(21, 0.6)
+    truth = 100 * (1 - 0.6 / early.mean())
+
+    def statistic(pieces: Sequence[pd.DataFrame]) -> float:
+        return 100 * (1 - float(pieces[1][0].mean()) / float(pieces[0][0].mean()))
+
+    held, widths = [], []
+    for _ in range(300):
+        parts = [x * rng.lognormal(-(scatter**2) / 2, scatter, len(x)) for x in (early, late)]
+        found, blocks = fall(*parts), block_jackknife([pd.DataFrame(x) for x in parts], statistic)
+        assert found and blocks
+        held.append(found[0] <= truth <= found[1])
+        widths.append([found[1] - found[0], blocks[1] - blocks[0]])
+    assert np.mean(held) >= 0.93
+    if scatter < 0.5:
+        assert np.mean(widths, axis=0)[0] < np.mean(widths, axis=0)[1] / 3
+
+
+def test_a_fall_needs_steps_and_positive_values() -> None:
+    """Catches an interval from a handful of milestones, and a logarithm of 0."""
+    assert fall(np.ones(17), np.ones(40)) is None and fall(np.ones(20), np.zeros(20)) is None
+
+
+def test_the_scatter_around_a_trend() -> None:
+    """0.3 around an exponential is found as 0.3, and a bare exponential has none. Catches a factor of second
+    differences."""
+    bare = np.exp(-np.arange(400) / 50)
+    assert step_noise(bare) == pytest.approx(0, abs=1e-12)
+    assert step_noise(bare * np.random.default_rng(0).lognormal(0, 0.3, 400)) == pytest.approx(0.3, rel=0.1)
+
+
+def test_coverage_of_a_rank_correlation() -> None:
+    """20 independent points of a normal pair, whose rank correlation is 6 / pi asin(rho / 2). Catches a jackknife of
+    ranks that were taken once, of all points."""
+    rng = np.random.default_rng(0)
+    truth = 6 / np.pi * np.arcsin(0.3)
+    held = 0
+    for _ in range(200):
+        pair = pd.DataFrame(rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 20))
+        found = block_jackknife([pair], lambda kept: float(kept[0][0].rank().corr(kept[0][1].rank())))
+        held += found is not None and found[0] <= truth <= found[1]
+    assert held / 200 == pytest.approx(0.95, abs=0.04)

@@ -1,0 +1,63 @@
+"""A check's number and interval of the runs themselves, apart from seeds."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports.estimates import of_each_seed, over_steps, within_runs
+from reports.experiments import Check
+from reports.experiments.choice import Arm
+from reports.intervals import block_jackknife
+from reports.sources import open_source
+from tests.reports.conftest import write_run
+
+METRIC, OTHER = "curvature/hutch_trace_mean", "train/grad_abs_mean"
+
+
+def arms(root: Path, values: dict[str, list[np.ndarray]], other: np.ndarray | None = None) -> list[Arm]:
+    """An arm of each experiment, of seeds that log a curve every 10 steps."""
+    found = []
+    for experiment, curves in values.items():
+        for seed, curve in enumerate(curves):
+            rows = [(10 * (i + 1), {METRIC: x}) for i, x in enumerate(curve)]
+            if other is not None:  # logged from the seventh row on
+                rows = [(step, row | ({OTHER: other[i]} if i > 5 else {})) for i, (step, row) in enumerate(rows)]
+            write_run(root / experiment / str(seed), experiment, seed, rows=rows)
+        runs = tuple(run for run in open_source(str(root / experiment)) if run.experiment == experiment)
+        found.append(Arm(experiment, "baseline" if not found else "variant", runs))
+    return found
+
+
+def test_within_runs_is_the_mean_of_independent_runs(tmp_path: Path) -> None:
+    """Of two seeds whose levels differ by 100: the mean of their numbers, half the root of the sum of squares of their
+    half intervals. Catches an interval that holds the seeds' spread, and one that grows with seeds."""
+    rng = np.random.default_rng(0)
+    baseline = [100 * (1 + seed) + rng.normal(size=36) for seed in range(2)]
+    both = arms(tmp_path, {"e5": baseline, "e6": [curve * 1.1 + rng.normal(size=36) for curve in baseline]})
+    check = Check(metric=METRIC, of="change_pct", at_most=0)
+    singles = [[Arm(arm.experiment, arm.role, (arm.runs[i],)) for arm in both] for i in range(2)]
+    each = [over_steps(check, single) for single in singles]
+    found = within_runs(check, both)
+    assert found.interval and found.number == pytest.approx(np.mean([one.number for one in each]))
+    reach = np.sqrt(sum(((one.interval[1] - one.interval[0]) / 2) ** 2 for one in each if one.interval)) / 2
+    assert found.interval == pytest.approx((found.number - reach, found.number + reach))
+    assert of_each_seed(check, both) == pytest.approx([one.number for one in each])
+
+
+def test_a_correlation_is_of_its_window_and_leaves_blocks_out_of_both(tmp_path: Path) -> None:
+    """In the first half the two go together but for noise, in the second against each other; the interval is that of
+    the pairs. Catches the whole curve in place of the window, and blocks of other steps in the one metric than in the
+    other, which is logged later."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=80)
+    y = np.where(np.arange(80) < 40, x, -x) + 0.3 * rng.normal(size=80)
+    (arm,) = arms(tmp_path, {"e5": [x]}, other=y)
+    for window, inside, sign in (((10, 400), slice(6, 40), 1), ((410, 800), slice(40, 80), -1)):
+        check = Check(metric=METRIC, statistic="correlation", against_metric=OTHER, window=window, at_most=0)
+        found = over_steps(check, [arm])
+        pairs = pd.DataFrame({"x": x[inside], "y": y[inside]})
+        by_hand = block_jackknife([pairs], lambda kept: float(kept[0]["x"].rank().corr(kept[0]["y"].rank())))
+        assert found.number is not None and sign * found.number > 0.8
+        assert found.interval == pytest.approx(by_hand)

@@ -1,0 +1,319 @@
+"""docs/findings.md: that it is what the records say, and that it says what is so whichever way the numbers fall."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from reports.figures.style import theme
+from reports.findings import fids, figures, scores, summary, tables
+from reports.findings.__main__ import main
+from reports.findings.against_log import gaps
+from reports.findings.claims import Judged, judge
+from reports.findings.gallery import gallery
+from reports.findings.known import Known, decide, together
+from reports.findings.material import Material, gather
+from reports.findings.page import page
+from tests.reports.campaign import Campaign
+from tests.reports.conftest import LOGS
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A campaign's material, claims and page."""
+
+    material: Material
+    judged: list[Judged]
+    text: str
+
+    def verdict(self, says: str) -> str:
+        """The verdict of the one claim that begins so."""
+        (found,) = [each.verdict for each in self.judged if each.said.says.startswith(says)]
+        return found
+
+    def answer(self, number: int) -> str:
+        """The summary's line about that question."""
+        return next(line for line in self.text.splitlines() if line.startswith(f"- **({number})"))
+
+
+def make(root: Path, campaign: Campaign) -> Made:
+    """What the page's command makes of a campaign's run folders."""
+    campaign.write(root / "runs")
+    material = gather(root, LOGS)
+    judged = judge(material.selection, material.study, material.pairs)
+    return Made(material, judged, page(material, judged))
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The study's sampler rises a little near noise, the respaced one falls; E6 is no flatter; FID is equal."""
+    return make(tmp_path_factory.mktemp("expected"), Campaign(influence=True, old=8.0))
+
+
+@pytest.fixture(scope="module")
+def reversed_(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """All the other way round."""
+    campaign = Campaign(old=-60.0, respaced=150.0, ddim=150.0, trained=10.0, common=-20.0, fid=-30.0, sem=0.5)
+    return make(tmp_path_factory.mktemp("reversed"), campaign)
+
+
+# ---- the page and its records ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (DOCS / "findings" / "runs").exists(), reason="no records of the rerun yet")
+def test_the_committed_page_is_what_the_committed_records_say() -> None:
+    """The page, its table and the gallery, byte for byte. Catches a number that was typed, and records, code or
+    template that went on without the page."""
+    material = gather(DOCS / "findings", LOGS)
+    judged = judge(material.selection, material.study, material.pairs)
+    assert page(material, judged) == (DOCS / "findings.md").read_text()
+    assert tables.claims_csv(judged) == (DOCS / "findings" / "claims.csv").read_text()
+    assert gallery(DOCS) == (DOCS / "gallery.md").read_text()
+
+
+def test_a_page_without_records_is_no_page() -> None:
+    """Catches a page that stays when its records go."""
+    assert (DOCS / "findings.md").exists() == (DOCS / "findings" / "runs").exists()
+
+
+def test_equal_records_make_equal_pages(expected: Made, tmp_path: Path) -> None:
+    """From run folders in another place, made later. Catches paths and times."""
+    again = make(tmp_path / "again", Campaign(influence=True, old=8.0))
+    assert again.text == expected.text
+    assert tables.claims_csv(again.judged) == tables.claims_csv(expected.judged)
+    assert str(tmp_path) not in again.text
+
+
+def test_the_command_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From run folders by way of records to text and table; and bad input is exit code 2 with a word. Catches a verb
+    that does not reach its function."""
+    runs = Campaign(seeds=(1077,), faithful=False).write(tmp_path / "camp")
+    main(["--docs", str(tmp_path / "docs"), "keep", str(runs)])
+    main(["--docs", str(tmp_path / "docs"), "--original", str(LOGS), "--no-figures"])
+    assert (tmp_path / "docs/findings.md").read_text().startswith("# The study, rerun")
+    assert (tmp_path / "docs/findings/claims.csv").exists() and (tmp_path / "docs/gallery.md").exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as refused:
+        main(["--docs", str(tmp_path / "nothing"), "--no-figures"])
+    assert refused.value.code == 2 and "holds no records" in capsys.readouterr().err
+
+
+# ---- whichever way it is ---------------------------------------------------------------------------------
+
+
+def test_the_summary_says_what_the_numbers_say(expected: Made, reversed_: Made) -> None:
+    """Both ways round. Catches an answer that was written beforehand."""
+    assert "Yes, by its level; the trends are opposite in e5 and e6.**" in expected.answer(1)
+    assert "No, by its level; the trends are not opposite.**" in reversed_.answer(1)
+    assert "Not told from nothing.**" in expected.answer(2)  # 16 draws know the common trace to 14 % at worst
+    assert "15.0 % below E5's (the study's log: 15.2 % below), of the common loss 5.0 % above" in expected.answer(2)
+    assert "remains on the common loss? 20." in reversed_.answer(2)
+    assert "Not beyond the noise.**" in expected.answer(3)
+    assert "Yes, E6's is lower.**" in reversed_.answer(3)
+    assert "as the study's did: that is not its sampler's doing alone" not in expected.text
+    assert "FID rises with training in e5 and e6, as the study's did" in reversed_.text
+    assert "e5, by the study's sampler and by respaced DDPM: opposite trends." in expected.text
+    assert "no opposite trends (one falls, the other rises)" in reversed_.text
+
+
+def test_claims_hold_or_not_by_their_numbers(expected: Made, reversed_: Made) -> None:
+    """Catches a verdict that does not look at the number, bounds the wrong way round, and the wrong sampler."""
+    for says, holds in {
+        "E6's trace is 10-30 % lower across training": (True, False),
+        "... and so it is on the common loss, as a flatter": (False, True),
+        "FID is best early and gets worse": (True, False),
+        "... and so it is with the sampler put right": (False, True),
+        "the samples are noise because model": (False, False),
+        "Min-SNR does not buy better FID": (True, False),
+    }.items():
+        found = [made.verdict(says) for made in (expected, reversed_)]
+        assert [verdict.startswith("holds") for verdict in found] == list(holds), (says, found)
+
+
+def test_the_studys_own_log_stands_beside(expected: Made) -> None:
+    """Its known numbers (docs of E5 and E6) in the column of its log. Catches ours in its place."""
+    for number in ("| 60.2 % |", "| 41.1 % |", "| 44.2 % |", "| -15.2 % |", "| 1.25 % |"):
+        assert number in expected.text
+    assert "at 40 of 80 logged steps its batch has the very timesteps" in expected.text
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    """One seed, no evaluations, no faithful run, half of the steps: a page all the same, which says so, decides nothing
+    and gives no interval over seeds. Catches a traceback, and a verdict on half a run."""
+    made = make(tmp_path, Campaign(seeds=(1077,), evaluations=False, faithful=False, steps=5000))
+    for line in (
+        "e5 has one seed: no interval over seeds.",
+        "e6 seed 1077 (run e6-s1077-0123abcd) was not scored by the study's sampler and DDIM.",
+        "e5 seed 1077 (run e5-s1077-0123abcd) stands at step 5000 of 10000.",
+        "There is no run of e5\\_study, the faithful one.",
+        "There is no record of a sweep.",
+    ):
+        assert f"- {line}" in made.text
+    assert "Cannot be said yet.**" in made.answer(1)
+    assert {each.verdict for each in made.judged} == {"cannot be said"}
+    assert "over 2 seeds" not in made.text and "nan" not in made.text and "None" not in made.text
+
+
+def test_tables_are_whole(expected: Made, reversed_: Made) -> None:
+    """All rows of a table have as many cells as its head. Catches a cell that a condition or a `|` in a text adds."""
+    for made in (expected, reversed_):
+        blocks = re.findall(r"(?:^\|.*\n)+", made.text, flags=re.MULTILINE)
+        counts = [{len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()} for block in blocks]
+        assert len(blocks) >= 7 and all(len(count) == 1 for count in counts)
+
+
+def test_one_seed_decides_of_these_runs(tmp_path: Path) -> None:
+    """Catches a verdict on E6 at large from a single training."""
+    made = make(tmp_path, Campaign(seeds=(1077,), sem=0.1))
+    found = {each.verdict for each in made.judged if each.verdict.startswith(("holds", "does not"))}
+    assert found and all("of these runs" in verdict for verdict in found)
+
+
+def test_half_scored_seeds_are_used_as_far_as_they_go(tmp_path: Path) -> None:
+    """DDIM and the study's sampler of one seed of two: their numbers are of that one. Catches an arm that has no score
+    because one of its runs has none."""
+    Campaign().write(tmp_path / "runs")
+    for experiment in ("e5", "e6"):
+        (tmp_path / f"runs/{experiment}/{experiment}-s1078-0123abcd/evaluations.jsonl").unlink()
+    material = gather(tmp_path, LOGS)
+    e5 = material.selection.arms[0]
+    assert [len(scores.scored(e5, sampler)) for sampler in scores.SAMPLERS] == [1, 2, 1]
+    assert scores.steps_of([e5], scores.DDIM) == [2000, 6000, 10_000]
+    assert fids.change(e5, scores.DDIM, 2000, 10_000).seeds is None
+
+
+# ---- rules -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "verdict"),
+    [
+        (Known(1.0, (1.0, 1.0), (0.5, 1.5), (0.2, 1.8)), "holds"),
+        (Known(1.0, (1.0, 1.0), (0.5, 1.5), (-2.0, 4.0)), "holds of these runs"),
+        (Known(1.0, (1.0,), (0.5, 1.5)), "holds of these runs"),
+        (Known(1.0, (1.0, 1.0), (-0.5, 2.5), (0.9, 1.1)), "undecided"),  # seeds share their noise
+        (Known(1.0, (1.0, 1.0), None, (0.9, 1.1)), "holds"),
+        (Known(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9)), "does not hold"),
+        (Known(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9), given=True), "does not hold, given the draws"),
+        (Known(1.0, (1.0,)), "undecided"),
+        (Known(1.0, (1.0, 2.0), counted=True), "holds of these runs"),
+        (Known(1.0, (1.0, -2.0), counted=True), "undecided"),
+        (Known(-1.0, (-1.0,), counted=True), "does not hold of these runs"),
+        (Known(1.0, (1.0,), (0.5, 1.5), reason="not whole"), "cannot be said"),
+        (Known(reason="no run of e6"), "cannot be said"),
+    ],
+)
+def test_an_interval_decides(known: Known, verdict: str) -> None:
+    """Of at least 0, by the page's rules. Catches a decision by the number alone, and one that seeds make which share
+    the noise."""
+    assert decide(known, 0.0, math.inf) == verdict
+
+
+def test_a_claim_is_as_good_as_its_worst_check() -> None:
+    """Catches a claim that holds by one check of two, and a limit that gets lost."""
+    assert together(["holds", "does not hold of these runs"]) == "does not hold of these runs"
+    assert together(["holds", "undecided", "cannot be said"]) == "cannot be said"
+    assert together(["holds", "holds of these runs"]) == "holds of these runs"
+    assert together([]) == "cannot be said"
+
+
+def test_fids_of_one_noise_are_compared_sample_by_sample(expected: Made, tmp_path: Path) -> None:
+    """What each sample adds is nearly the same in both arms: the difference is known ten times better than by the two
+    errors. By hand: std of 100 / a (IF_b - b / a IF_a) over sqrt(n). Catches pairs lost, or arms out of order."""
+    e5, e6 = expected.material.selection.arms
+    found = fids.difference(e5, e6, scores.DDIM, 10_000)
+    Campaign(old=8.0, faithful=False).write(tmp_path / "runs")
+    loose = fids.difference(*gather(tmp_path, LOGS).selection.arms, scores.DDIM, 10_000)
+    assert found.paired and not loose.paired and found.number == pytest.approx(loose.number)
+    assert found.within and loose.within
+    assert (loose.within[1] - loose.within[0]) > 5 * (found.within[1] - found.within[0])
+    name = scores.influence_name(scores.DDIM, 10_000)
+    each = []
+    for b, v in zip(e5.runs, e6.runs, strict=True):
+        first, second = (float(run.series("fid/ddim")[10_000]) for run in (b, v))
+        moves = [np.array(run.arrays[name]) for run in (b, v)]
+        each.append(100 / first * (moves[1] - second / first * moves[0]))
+    sem = np.mean(each, axis=0).std(ddof=1) / 200**0.5
+    assert found.within[1] - found.within[0] == pytest.approx(2 * 1.96 * sem)
+
+
+def test_a_difference_by_hand() -> None:
+    """a = 10 and b = 20, whose samples add x and y: b - a adds y - x, and 100 (b / a - 1) adds 10 y - 20 x; without
+    what samples add, the root of the sum of squares. Catches a slope of the quotient, or a sign."""
+    x, y = np.array([1.0, -2.0, 1.0, 0.0]), np.array([0.5, -1.0, 3.0, -2.5])
+    one, other = (fids.Measured(v, float(each.std(ddof=1)) / 2, each) for v, each in ((10.0, x), (20.0, y)))
+    plain, percent = (fids.less(one, other, percent=way) for way in (False, True))
+    assert (plain.value, percent.value) == pytest.approx((10.0, 100.0))
+    assert plain.sem == pytest.approx((y - x).std(ddof=1) / 2)
+    assert percent.sem == pytest.approx((10 * y - 20 * x).std(ddof=1) / 2)
+    apart = fids.less(fids.Measured(10.0, 0.3), fids.Measured(20.0, 0.4))
+    assert apart.sem == pytest.approx(math.hypot(10 * 0.4, 20 * 0.3)) and apart.influence is None
+
+
+def test_the_difference_is_told_of_what_lies_above_the_floor(reversed_: Made) -> None:
+    """E6's 30 % below E5's, of E5's FID less what real images score. Catches a share of the whole FID."""
+    e5 = reversed_.material.selection.arms[0]
+    level = fids.level(e5, scores.DDIM, 10_000).number or 0.0
+    row = tables.difference_rows(reversed_.material.selection)[-1]
+    assert row["sampler"] == "DDIM" and row["excess"] == f"{-30 * level / (level - 0.3):+.1f} %"
+
+
+def test_noise_by_both_samplers_is_not_the_studys_alone(tmp_path: Path) -> None:
+    """The respaced one ends worse. Catches a plateau put down to a sampler without a look at the other."""
+    Campaign(seeds=(1077,), respaced=120.0, faithful=False).write(tmp_path / "runs")
+    assert summary.plateau(gather(tmp_path, LOGS).selection).word.startswith("No, by its level")
+
+
+@pytest.mark.parametrize("other", [('"n_samples": 500', '"n_samples": 100'), ('"seed": 0', '"seed": 1')])
+def test_what_was_scored_in_another_way_is_left_out(tmp_path: Path, other: tuple[str, str]) -> None:
+    """Fewer samples, or other noise, in one run's evaluations, and a line that does not read. Catches two scales in one
+    table, and samples that are no pairs."""
+    Campaign(seeds=(1077,)).write(tmp_path / "runs")
+    path = tmp_path / "runs/e6/e6-s1077-0123abcd/evaluations.jsonl"
+    lines = path.read_text().replace(*other).splitlines()
+    path.write_text("\n".join([*lines, '{"half a line']) + "\n")
+    material = gather(tmp_path, LOGS)
+    assert material.notes == ["6 FID(s) of another protocol than most, or of other noise, are left out."]
+    assert scores.steps_of(material.selection.arms, scores.DDIM) == []
+
+
+def test_the_studys_log_is_not_apart_from_itself(expected: Made) -> None:
+    """All fifteen numbers of it. Catches windows that are not the same."""
+    (log,) = [arm for arm in expected.material.study.arms if arm.experiment == "e5"]
+    assert len(gaps(log, log)) == 15 and all(gap.change == 0 and not gap.apart for gap in gaps(log, log))
+
+
+def test_the_point_is_drawn_with_and_without_scores(expected: Made, tmp_path: Path) -> None:
+    """Every line has its name, and the ends of the scale theirs. Catches a figure that needs all of the campaign."""
+    Campaign(seeds=(1077,), evaluations=False, faithful=False, steps=3000).write(tmp_path / "runs")
+    bare = gather(tmp_path, LOGS)
+    with theme():
+        whole = figures.the_point(expected.material.selection, expected.material.pairs).figure
+        figures.the_point(bare.selection, bare.pairs)
+    left, right = whole.axes
+    assert left.get_legend_handles_labels()[1] == [
+        f"{arm}: {name}" for name in ("the study's sampler", "respaced DDPM") for arm in ("e5", "e6")
+    ]
+    assert [text.get_text() for text in left.texts] == ["uniform noise: 58", "real images: 0.3"]
+    assert len(right.get_legend_handles_labels()[1]) == 2
+
+
+def test_grids_of_samples_are_shown_where_they_are(tmp_path: Path) -> None:
+    """Named by sampler and step; a row for each sampler, a column for each step, and the page names each. Catches a
+    picture under another's name."""
+    Campaign(seeds=(1077,), faithful=False).write(tmp_path / "runs")
+    (tmp_path / "samples").mkdir()
+    for name in ("ddpm-002000", "ddpm_adjacent_posterior-002000", "ddpm-010000", "other-002000"):
+        matplotlib.image.imsave(tmp_path / f"samples/{name}.png", np.zeros((8, 8, 3)))
+    material = gather(tmp_path, LOGS)
+    with theme():
+        drawn = figures.samples(material.grids).figure
+    titles = [axes.get_title() for axes in drawn.axes]
+    assert titles == ["the study's sampler, 2k", "", "respaced DDPM, 2k", "respaced DDPM, 10k"]
+    assert "`ddpm` at 2,000, `ddpm_adjacent_posterior` at 2,000, `ddpm` at 10,000." in page(material, [])
