@@ -1,30 +1,40 @@
 """Tests run without a W&B account, leave nothing outside their own folder, and never wait for a network."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# The networks here are tiny: a second thread only waits, and on a busy machine for long. Before torch is imported, and
+# for every process that a test starts.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import wandb.apis.public  # first: its classes look through all modules that there are
+
+# isort: split
 import pytest
 import torch
 
+from tests.once import apart
 from tests.wandb_standin import StandIn
+
+# Where most of the time goes, the longest first: started last, they would leave the other workers idle at the end.
+LONGEST = (
+    *("test_tracking_online", "test_resume", "test_sweep_points", "test_distributed", "test_api", "test_wandb_standin"),
+    *("test_signals", "test_curvature", "test_probe", "test_train", "test_evaluations", "test_report", "test_figures"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The modules of `LONGEST` come first, in its order."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(autouse=True)
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """W&B offline in the test's folder, no login, and caches of its own."""
-    for name in os.environ:
-        if name.startswith("WANDB_") and name != "WANDB_SERVICE":  # that one is of this process's own making
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
-    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "ddpm-cache"))
+    apart(monkeypatch, tmp_path)
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # the networks here are tiny: a second thread only waits, and worse on a busy machine
 
 
 @pytest.fixture
@@ -42,5 +52,4 @@ def server(_apart: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
 def _forget_wandb() -> None:
     """End wandb's service in this process: it keeps the first environment that it saw."""
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
+    wandb.teardown()

@@ -57,7 +57,7 @@ run.finish()
 def call(*command: str, cwd: Path, **environment: str) -> str:
     """Run a command and return what it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # agents start bare `python`
-    env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment}
+    env = {**os.environ, "PATH": path, **environment}
     done = subprocess.run(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout
     return done.stdout

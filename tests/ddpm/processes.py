@@ -16,8 +16,33 @@ from ddpm.cli import main
 from ddpm.config import Config
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["ddpm.train", "wandb", "tests.ddpm.processes"])
+# Much of it is what a training or W&B imports on its way: half of a tiny run's time, if each one did it anew. W&B comes
+# first: its classes look through all modules there are. A name that is not there (any more) is passed over.
+_CONTEXT.set_forkserver_preload(
+    [
+        "wandb.sdk.launch.inputs.internal",
+        "wandb.sdk.artifacts._internal_artifact",
+        "opentelemetry.exporter.otlp.proto.http._log_exporter",
+        "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+        "opentelemetry.sdk._logs.export",
+        "requests",
+        "pandas",
+        "safetensors.torch",
+        "scipy.stats",
+        "ddpm.train",
+        "ddpm.config_files",
+        "ddpm.sweep.fetch",
+        "tests.ddpm.processes",
+    ]
+)
 Sabotage = Callable[[], None]
+
+
+def ready() -> None:
+    """Wait until the server forks at once."""
+    process = _CONTEXT.Process(target=int)
+    process.start()
+    process.join()
 
 
 def start(cfg: Config, sabotage: Sabotage | None = None) -> BaseProcess:
@@ -60,9 +85,6 @@ def _child(argv: list[str], folder: Path, environment: dict[str, str], sabotage:
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout.reconfigure(line_buffering=True)  # the very object that W&B watches
-    import torch
-
-    torch.set_num_threads(1)
     try:
         if sabotage:
             sabotage()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddpm.checkpoint import digest
 from ddpm.cli import METHODS
+from ddpm.config import Config
 from ddpm.config_files import load_config
 from ddpm.curvature import CurvatureProbe, Measurement
 from ddpm.errors import UserError
@@ -19,14 +20,19 @@ from ddpm.hessian import LeastSquares, hutchpp_trace, least_squares_trace, xtrac
 from ddpm.metrics import METRICS
 from ddpm.tracking.tracker import Tracker
 from ddpm.train import Trainer, train
-from tests.ddpm.test_train import ROOT, _rows, tiny
+from tests.ddpm.test_train import NO_WANDB, PLAIN, ROOT, _rows, tiny
 
 FEW = "--curvature.lanczos_steps=3"
 ALL = "[hutchinson,hutchpp,xtrace,lanczos,slq,noise_scale]"
 
 
+def _tiny(tmp_path: Path, *overrides: str, arm: str = "e6") -> Config:
+    """A tiny run in which nothing but the curvature is measured."""
+    return tiny(tmp_path, *PLAIN, NO_WANDB, "--curvature.enabled=true", *overrides, arm=arm)
+
+
 def _trainer(tmp_path: Path, *overrides: str, arm: str = "e6") -> Trainer:
-    trainer = Trainer(tiny(tmp_path, *overrides, arm=arm))
+    trainer = Trainer(_tiny(tmp_path, *overrides, arm=arm))
     trainer.advance(mock.Mock())
     return trainer
 
@@ -87,7 +93,7 @@ def test_the_studys_scheme_takes_the_current_batch_and_all_else_anew(tmp_path: P
 def test_probe_of_constant_weighting_measures_one_loss(tmp_path: Path) -> None:
     """Its two traces are the same function; Min-SNR's are not, and its weights (<= 1) make the smaller one, by the
     ratio that is logged. The common loss's trace is the same number in both arms: weights and draws are equal."""
-    e5, e6 = Trainer(tiny(tmp_path, arm="e5")), Trainer(tiny(tmp_path, "--loss.minsnr_gamma=0.01"))
+    e5, e6 = Trainer(_tiny(tmp_path, arm="e5")), Trainer(_tiny(tmp_path, "--loss.minsnr_gamma=0.01"))
     a, b = e5.probe(90), e6.probe(90)
     assert (
         a["curvature/hutch_trace_mean"] == a["curvature/ref_trace_mean"] == pytest.approx(b["curvature/ref_trace_mean"])
@@ -157,7 +163,6 @@ def test_averaged_weights_are_measured_where_asked(tmp_path: Path) -> None:
 def test_a_probe_that_is_not_finite_is_counted_and_training_goes_on(tmp_path: Path) -> None:
     """Every value missing: counted by method, and no number is logged for them. Catches a NaN in a chart, a run that
     ends, and a factorisation that does not take what is not finite."""
-    scoreless = ["--eval.fid_milestone.enabled=false", "--eval.final.enabled=false", "--curvature.probes=6"]
 
     def spoilt(*args: object, **more: object) -> LeastSquares:
         found = problem(*args, **more)  # type: ignore[arg-type]
@@ -165,7 +170,7 @@ def test_a_probe_that_is_not_finite_is_counted_and_training_goes_on(tmp_path: Pa
 
     problem = CurvatureProbe._problem
     with mock.patch.object(CurvatureProbe, "_problem", spoilt):
-        folder = train(tiny(tmp_path, *scoreless, f"--curvature.method={ALL}", FEW))
+        folder = train(_tiny(tmp_path, "--curvature.probes=6", f"--curvature.method={ALL}", FEW))
     last = _rows(folder)[-1]
     assert last["_i"] == 4
     found = {key: value for key, value in last["out"].items() if key.startswith("curvature/")}
@@ -288,7 +293,7 @@ def test_one_measurement_in_twenty_is_checked(tmp_path: Path) -> None:
 
 def test_the_probe_has_a_cadence_of_its_own(tmp_path: Path) -> None:
     """Every 3 steps and after the last, beside rows every 2. Catches a probe at logged steps alone."""
-    cfg = tiny(tmp_path, "--curvature.every=3", "--train.total_steps=4", "--eval.fid_milestone.enabled=false")
+    cfg = _tiny(tmp_path, "--curvature.every=3", "--train.total_steps=4")
     probed = [row["_i"] for row in _rows(train(cfg)) if "curvature/ref_trace_mean" in row["out"]]
     assert probed == [3, 4]
 

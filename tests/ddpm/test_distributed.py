@@ -28,6 +28,7 @@ from ddpm.streams import stream_seed
 from ddpm.train import Trainer, train
 from tests.ddpm import processes
 from tests.ddpm.test_train import ROOT, tiny
+from tests.once import once
 
 # Probes and samples that two processes cannot share equally; weights that depend on the whole batch. With more than one
 # channel to a norm group no weight's gradient is mere rounding, which Adam would make steps of. Differences of outputs
@@ -88,7 +89,7 @@ def torchrun(cfg: Config, *what: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
         [*launcher, *what, "train", str(cfg.out_dir / "cfg.yaml")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -134,12 +135,13 @@ def assert_close(cfg: Config, alone: Config) -> None:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The run as one process trains it."""
-    folder = tmp_path_factory.mktemp("alone")
-    quiet = {"WANDB_MODE": "disabled", "HOME": str(folder)}
-    with mock.patch.dict(os.environ, quiet):
-        cfg = short(folder)
+    return short(once(tmp_path_factory, "one-process", _train_alone))
+
+
+def _train_alone(folder: Path) -> None:
+    cfg = short(folder)
+    with mock.patch.dict(os.environ, {"WANDB_MODE": "disabled"}):
         assert processes.run(cfg) == 0, processes.log(cfg)
-    return cfg
 
 
 @pytest.fixture

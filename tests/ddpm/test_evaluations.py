@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import shutil
 import signal
 from pathlib import Path
 from unittest import mock
@@ -18,16 +19,18 @@ from ddpm.evaluations import METRICS
 from ddpm.train import train
 from tests.ddpm import processes
 from tests.ddpm.test_scores import two_colours
-from tests.ddpm.test_train import tiny
+from tests.ddpm.test_train import NO_WANDB, tiny
+from tests.once import once
 
 TIMES = ("sample_s", "features_s", "distance_s")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four steps with two milestones."""
-    with mock.patch.dict("os.environ", {"WANDB_MODE": "disabled"}):
-        return train(tiny(tmp_path_factory.mktemp("run"), "--curvature.enabled=false", "--eval.grid.enabled=false"))
+    """A run of four steps with two milestones; this worker's copy, in whose record the tests write."""
+    keys = (NO_WANDB, "--curvature.enabled=false", "--eval.grid.enabled=false", "--eval.recon.enabled=false")
+    made = tiny(once(tmp_path_factory, "milestones", lambda root: train(tiny(root, *keys))), *keys).run_dir
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("run") / made.name))
 
 
 def _command(folder: Path, out: Path, *flags: str) -> list[str]:
@@ -48,8 +51,6 @@ def _record(folder: Path) -> list[dict]:
 
 def _copy(folder: Path, to: Path) -> Path:
     """The run's folder without what other tests have evaluated of it."""
-    import shutil
-
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns("evaluations.jsonl"))
     return to
 
@@ -114,13 +115,13 @@ def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(run, table's folder) of two points of three chunks each, evaluated in one go."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    run = _copy(folder, root / "run")
-    with mock.patch.dict("os.environ", {"DDPM_CACHE": str(root / "cache")}):
-        assert processes.finish(processes.start_command(_long(run, root / "out"), root)) == 0, (
-            root / "log"
-        ).read_text()
-    return run, root / "out"
+
+    def evaluate_all(root: Path) -> None:
+        process = processes.start_command(_long(_copy(folder, root / "run"), root / "out"), root)
+        assert processes.finish(process) == 0, (root / "log").read_text()
+
+    root = once(tmp_path_factory, "evaluated", evaluate_all)
+    return root / "run", root / "out"
 
 
 def _long(run: Path, out: Path) -> list[str]:
@@ -139,7 +140,6 @@ def test_a_kill_costs_no_bit(
     tmp_path: Path,
     folder: Path,
     undisturbed: tuple[Path, Path],
-    monkeypatch: pytest.MonkeyPatch,
     target: str,
     number: int,
     drawn: int,
@@ -150,7 +150,7 @@ def test_a_kill_costs_no_bit(
     Catches state that is not kept, half a file that is taken for a whole one, and a point noted twice or never.
     """
     run, out = _copy(folder, tmp_path / "run"), tmp_path / "out"
-    monkeypatch.setenv("DDPM_CACHE", str(undisturbed[1].parent / "cache"))
+    shutil.copytree(undisturbed[1].parent / "ddpm-cache", tmp_path / "ddpm-cache")
     sabotage = functools.partial(processes.at_call, target, number, processes.kill)
     process = processes.start_command(_long(run, out), tmp_path, sabotage)
     assert processes.finish(process) == -signal.SIGKILL
@@ -223,17 +223,17 @@ def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, capsys: py
     assert "file cannot be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("end", [9, -40, -1])
-def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, undrawn: None, end: int) -> None:
+def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, undrawn: None) -> None:
     """Cut anywhere, after the point's key too: what is noted after it stands on a line of its own, once. Catches a
     point that counts as noted by half a line, and one noted twice where only the line's end was lost."""
     run, path = _copy(folder, tmp_path / "run"), tmp_path / "run/evaluations.jsonl"
     assert cli.main(_command(run, tmp_path / "out")) == 0
     whole = path.read_text()
-    path.write_text(whole[:end])
-    for _ in range(2):
-        assert cli.main(_command(run, tmp_path / "out")) == 0
-    assert path.read_text() == whole[:end] + "\n" + (whole if end != -1 else "")
+    for end in (9, -40, -1):
+        path.write_text(whole[:end])
+        for _ in range(2):
+            assert cli.main(_command(run, tmp_path / "out")) == 0
+        assert path.read_text() == whole[:end] + "\n" + (whole if end != -1 else ""), end
 
 
 def test_a_record_that_cannot_be_read(
@@ -267,9 +267,8 @@ def test_fid_at_infinite_n(folder: Path, tmp_path: Path, undrawn: None) -> None:
     assert float(infinity["value"]) != float(fid["value"]) and infinity["protocol"] != fid["protocol"]
 
 
-@pytest.mark.parametrize("content", [b"", b"[{", b"[]", b"[3]", b'[{"run": "a"}]', b"\xff"])
 def test_a_damaged_point_is_evaluated_again(
-    folder: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str], content: bytes
+    folder: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Named in a line, and as it was after the same command; one that nobody asks for is left out of the table. Catches
     a traceback from which no command leads."""
@@ -277,12 +276,13 @@ def test_a_damaged_point_is_evaluated_again(
     assert cli.main(command) == 0
     (path,) = (tmp_path / "out/points").iterdir()
     before = _table(tmp_path / "out")
-    for damaged in (path, path.with_name("other.json")):
-        damaged.write_bytes(content)
-    assert cli.main(command) == 0
-    assert _table(tmp_path / "out") == before and json.loads(path.read_text())
-    out = capsys.readouterr().out
-    assert f"{path} is damaged" in out and "other.json is damaged" in out
+    for content in (b"", b"[{", b"[]", b"[3]", b'[{"run": "a"}]', b"\xff"):
+        for damaged in (path, path.with_name("other.json")):
+            damaged.write_bytes(content)
+        assert cli.main(command) == 0, content
+        assert _table(tmp_path / "out") == before and json.loads(path.read_text()), content
+        out = capsys.readouterr().out
+        assert f"{path} is damaged" in out and "other.json is damaged" in out, content
 
 
 def test_no_checkpoint_is_sampled_before_all_are_looked_at(

@@ -9,7 +9,7 @@ from ddpm.errors import UserError
 from ddpm.evaluation.known_answer import require, try_sampler
 from ddpm.schedule import make_schedule
 from ddpm.train import train
-from tests.ddpm.test_train import tiny
+from tests.ddpm.test_train import NO_WANDB, tiny
 
 LINEAR = make_schedule("linear")
 
@@ -52,7 +52,8 @@ def test_a_run_with_the_studys_sampler_stops_before_it_starts(tmp_path: Path) ->
     with pytest.raises(UserError, match="misses a known answer"):
         train(tiny(tmp_path, *adjacent))
     assert not (tmp_path / "runs").exists()
-    folder = train(tiny(tmp_path, *adjacent, "--eval.accept_sampler_error=[ddpm_adjacent_posterior, ddpm]"))
+    quiet = ["--curvature.enabled=false", "--eval.grid.enabled=false", "--eval.recon.enabled=false", NO_WANDB]
+    folder = train(tiny(tmp_path, *adjacent, *quiet, "--eval.accept_sampler_error=[ddpm_adjacent_posterior, ddpm]"))
     rows = [json.loads(line)["out"] for line in (folder / "loss.jsonl").read_text().splitlines()]
     assert rows[0]["check/sampler_std_error"] > 0.4 > rows[0]["check/final_sampler_std_error"]
     protocols = json.loads((folder / "run.json").read_text())["protocols"]

@@ -21,12 +21,12 @@ from ddpm.tracking.sync import sync
 from ddpm.train import train
 from reports.sources import open_source
 from tests.ddpm.test_tracking_online import _history, _record, _rows
-from tests.ddpm.test_train import tiny
+from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
 from tests.wandb_standin import StandIn
 
 # Exact products: differences in so narrow a network are checked, and what is checked falls back to them.
-_SCORELESS = [f"--eval.{part}.enabled=false" for part in ("grid", "final", "recon")]
-_EXACT = ["--curvature.exact=true", *_SCORELESS]
+_EXACT = [*PLAIN, "--curvature.enabled=true", "--curvature.exact=true"]
+_UNPROBED = [*_EXACT, "--curvature.enabled=false"]
 
 
 def _curvature(rows: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
@@ -42,7 +42,7 @@ def test_a_run_probed_afterwards_has_what_it_would_have_logged(
     Catches other draws or weights than the training's, and rows that replace those of the same step.
     """
     during = train(tiny(tmp_path / "a", *_EXACT))
-    after = train(tiny(tmp_path / "b", *_EXACT, "--curvature.enabled=false"))
+    after = train(tiny(tmp_path / "b", *_UNPROBED))
     assert not _curvature(_all_rows(after))
     probe(after, [], None, "cpu", None)
     said = capsys.readouterr().out
@@ -73,7 +73,7 @@ def _all_rows(folder: Path) -> dict[int, dict[str, float]]:
 def test_what_is_added_reaches_the_server(tmp_path: Path, server: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
     """Online at once; offline by `ddpm sync`, which knows of rows that the server has in part. A report that cached the
     run sees them, and the summary keeps the last step. Catches numbers that stay on one disk."""
-    folder = train(tiny(tmp_path, *_EXACT, "--curvature.enabled=false"))
+    folder = train(tiny(tmp_path, *_UNPROBED, "--eval.fid_milestone.enabled=true"))
     source = f"wandb:{_record(server).entity}/{_record(server).project}"
     assert not len(open_source(source, ["e6"])[0].series("curvature/ref_trace_mean"))
     probe(folder / "checkpoints/step-000002.pt", [], None, "cpu", None)
@@ -93,7 +93,7 @@ def test_what_is_added_reaches_the_server(tmp_path: Path, server: StandIn, capsy
 def test_a_run_trained_offline_goes_up_whole(tmp_path: Path, server: StandIn) -> None:
     """Training offline, the probe with a server: rows, config and end of the run arrive with the curvature. Catches a
     server that knows the probed steps' new keys and takes them for the rows."""
-    folder = train(tiny(tmp_path, *_EXACT, "--curvature.enabled=false", "--logging.wandb.mode=offline"))
+    folder = train(tiny(tmp_path, *_UNPROBED, "--logging.wandb.mode=offline"))
     with mock.patch.dict("os.environ", {"WANDB_MODE": "online"}):
         probe(folder, [], None, "cpu", None)
     assert _history(_record(server)) == _all_rows(folder)
@@ -105,7 +105,7 @@ def test_a_probe_that_ends_early_keeps_what_it_has(
 ) -> None:
     """Stopped in the second checkpoint, it sends the first; killed between folder and server, the next command sends
     what the folder has; a torn last line costs no row. Catches numbers that no command will ever send."""
-    folder = train(tiny(tmp_path, *_EXACT, "--curvature.enabled=false"))
+    folder = train(tiny(tmp_path, *_UNPROBED))
     measure = CurvatureProbe.measure
 
     def stopped(self: CurvatureProbe, model: object, step: int, *more: object, **keys: object) -> Measurement:
@@ -130,7 +130,7 @@ def test_a_probe_that_ends_early_keeps_what_it_has(
 def test_a_run_that_will_go_on_is_refused(tmp_path: Path) -> None:
     """Its row of a step may still be missing: with numbers of the probe in it the training would take it for done.
     Catches a loss and an FID that are never logged."""
-    folder = train(tiny(tmp_path, *_EXACT, "--curvature.enabled=false"))
+    folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
     (folder / "results.jsonl").unlink()
     before = (folder / "loss.jsonl").read_bytes()
     with pytest.raises(UserError, match="is not finished"):
@@ -144,7 +144,7 @@ def test_a_run_that_will_go_on_is_refused(tmp_path: Path) -> None:
 def test_a_file_goes_on_where_it_was(tmp_path: Path) -> None:
     """Stopped after one of two checkpoints: the same command measures the other, another command both, and the file is
     there when it is whole. Catches minutes of measurements lost, and lines of two designs in one file."""
-    folder = train(tiny(tmp_path, *_EXACT, "--curvature.enabled=false"))
+    folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
     out, whole = tmp_path / "x.jsonl", tmp_path / "whole.jsonl"
     probe(folder, [], None, "cpu", whole)
     measure, seen = CurvatureProbe.measure, []
@@ -170,7 +170,7 @@ def test_a_file_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_file_holds_the_values_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One checkpoint on its own, by the command line: every v'Hv, whose mean is what is logged."""
-    folder = train(tiny(tmp_path, *_EXACT, "--curvature.enabled=false"))
+    folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
     alone = tmp_path / "alone.pt"
     alone.write_bytes((folder / "checkpoints/step-000004.pt").read_bytes())
     out = tmp_path / "some/where.jsonl"
@@ -191,7 +191,7 @@ def test_a_file_holds_the_values_too(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_one_key_of_a_run_keeps_one_meaning(tmp_path: Path) -> None:
     """Other probes, images or keys are refused before anything is written, and do go to a file."""
-    folder = train(tiny(tmp_path, *_EXACT))
+    folder = train(tiny(tmp_path, *_EXACT, NO_WANDB))
     before = (folder / "loss.jsonl").read_bytes()
     for overrides, data, said in (
         (["--curvature.probes=4"], None, "curvature.probes is 2 there, 4 here"),
@@ -209,7 +209,7 @@ def test_one_key_of_a_run_keeps_one_meaning(tmp_path: Path) -> None:
         probe(strange, [], None, "cpu", None)
     with pytest.raises(UserError, match="cannot be written: it is a folder"):
         probe(folder, [], None, "cpu", tmp_path)
-    other = train(tiny(tmp_path / "other", *_EXACT, "--seed=5"))
+    other = train(tiny(tmp_path / "other", *_UNPROBED, NO_WANDB, "--seed=5"))
     strange.write_bytes((other / "checkpoints/step-000004.pt").read_bytes())
     with pytest.raises(UserError, match="is of another run"):
         probe(strange, [], None, "cpu", None)
@@ -235,7 +235,7 @@ def _folder_of_images(tmp_path: Path) -> Path:
 def test_older_runs_had_the_studys_draws(tmp_path: Path) -> None:
     """A run from before `curvature.draws` is `batch`: other draws are refused, and its config is another one where the
     curvature is measured. Catches two schemes in one curve."""
-    folder = train(tiny(tmp_path, *_EXACT))
+    folder = train(tiny(tmp_path, *_EXACT, NO_WANDB))
     record = json.loads((folder / "run.json").read_text())
     del record["config"]["curvature"]["draws"]
     (folder / "run.json").write_text(json.dumps(record))

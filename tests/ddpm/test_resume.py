@@ -2,21 +2,20 @@
 
 import functools
 import json
-import os
 import random
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
-from ddpm.checkpoint import digest, load_checkpoint
+from ddpm.checkpoint import checkpoint_path, digest, load_checkpoint
 from ddpm.config import Config
 from tests.ddpm import processes
 from tests.ddpm.test_train import tiny
+from tests.once import once
 
 # Every step has a checkpoint; probes, grids, milestones, reconstructions (7) and plain rows fall on different ones;
 # dropout draws too.
@@ -43,18 +42,18 @@ def _rows(cfg: Config) -> list[dict[str, Any]]:
 
 def _end(cfg: Config) -> str:
     """Digest of the last checkpoint, times and place left out: weights, EMA, Adam, data order, random streams."""
-    state = load_checkpoint(cfg.run_dir / "checkpoints/step-000009.pt")
+    state = load_checkpoint(checkpoint_path(cfg.run_dir, cfg.train.total_steps))
     return digest({k: v for k, v in state.items() if k not in ("elapsed_s", "seconds", "config")})
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The run as it is without interruptions."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with mock.patch.dict(os.environ, {"WANDB_DIR": str(folder), "HOME": str(folder), "NETRC": str(folder / "none")}):
-        cfg = short(folder)
-        assert processes.run(cfg) == 0, processes.log(cfg)
-    return cfg
+    return short(once(tmp_path_factory, "undisturbed", lambda folder: _train(short(folder))))
+
+
+def _train(cfg: Config) -> None:
+    assert processes.run(cfg) == 0, processes.log(cfg)
 
 
 def assert_same(cfg: Config, undisturbed: Config) -> None:
@@ -105,14 +104,28 @@ def test_a_kill_steps_after_the_last_checkpoint(tmp_path: Path, undisturbed: Con
     assert_same(cfg, undisturbed)
 
 
-def test_kill_9_at_random_moments(tmp_path: Path, undisturbed: Config) -> None:
+# As much to write, and less to compute in between.
+BRISK = [
+    *SHORT,
+    "--train.total_steps=8",
+    "--curvature.every=4",
+    "--eval.fid_milestone.every=4",
+    "--eval.fid_milestone.nfe=1",
+    "--eval.final.nfe=1",
+    "--eval.recon.every=8",
+]
+
+
+def test_kill_9_at_random_moments(tmp_path: Path) -> None:
     """Twenty moments anywhere between a run's start and its end. Catches an order of writes that a kill can split."""
+    undisturbed = tiny(tmp_path / "undisturbed", *BRISK)
+    processes.ready()
     start = time.monotonic()
-    assert processes.run(short(tmp_path / "timed")) == 0
+    assert processes.run(undisturbed) == 0
     longest = time.monotonic() - start
 
     def kill_and_continue(i: int) -> bool:
-        cfg = short(tmp_path / str(i))
+        cfg = tiny(tmp_path / str(i), *BRISK)
         process = processes.start(cfg)
         process.join(random.Random(i).uniform(0.0, longest))
         killed = process.exitcode is None

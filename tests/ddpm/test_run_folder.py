@@ -16,7 +16,12 @@ from ddpm.errors import Held, UserError
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.train import Trainer, train
 from tests.ddpm import processes
-from tests.ddpm.test_train import tiny
+from tests.ddpm.test_train import PLAIN, tiny
+
+
+def plain(tmp_path: Path, *overrides: str) -> Config:
+    """A run that measures nothing: what is in its rows does not matter here."""
+    return tiny(tmp_path, *PLAIN, *overrides)
 
 
 def _interrupted(cfg: Config) -> Path:
@@ -37,15 +42,15 @@ def _steps(folder: Path) -> list[int]:
 def test_another_config_under_the_same_id_is_refused_with_the_difference(tmp_path: Path) -> None:
     """Each key with its old and its new value. Keys that change no row (here: how often to checkpoint) may change."""
     given = ("--id=mine", "--checkpoint.every=1")
-    cfg = tiny(tmp_path, *given)
+    cfg = plain(tmp_path, *given)
     folder = _interrupted(cfg)
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     with pytest.raises(
         UserError, match=r"loss.weighting was minsnr, is snr; optim.lr was 0.003, is 0.1\. Use the config it was"
     ):
-        train(tiny(tmp_path, *given, "--loss.weighting=snr", "--optim.lr=0.1"))
+        train(plain(tmp_path, *given, "--loss.weighting=snr", "--optim.lr=0.1"))
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
-    assert folder == train(tiny(tmp_path, "--id=mine", "--checkpoint.every=2"))
+    assert folder == train(plain(tmp_path, "--id=mine", "--checkpoint.every=2"))
     assert folder.name == "mine"
     assert _steps(folder) == [0, 2, 4]
 
@@ -68,7 +73,7 @@ def test_a_run_from_before_a_key_can_be_taken_up(tmp_path: Path) -> None:
 
 def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that goes on with other data would be neither. The set is compared by its pixels, not its path."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1", "--eval.fid_milestone.enabled=false", "--eval.final.enabled=false")
+    cfg = plain(tmp_path, "--checkpoint.every=1")
     _interrupted(cfg)
     monkeypatch.setattr("ddpm.data.ImageSet.digest", "other images")
     with pytest.raises(UserError, match=r"The images are not those .* was started with.*other images"):
@@ -77,7 +82,7 @@ def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_two_processes_on_one_run(tmp_path: Path) -> None:
     """The second is turned away and the first is not disturbed; a killed process leaves the folder free."""
-    cfg = tiny(tmp_path)
+    cfg = plain(tmp_path)
     with RunFolder(cfg), pytest.raises(UserError, match=r"Another process is writing to the run"):
         train(cfg)
     assert not cfg.run_dir.exists()
@@ -91,7 +96,7 @@ def test_two_processes_on_one_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty"])
 def test_the_newest_intact_checkpoint_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     """Cut short, one bit turned (which torch alone does not notice), or empty: the one before it, and it says so."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1")
+    cfg = plain(tmp_path, "--checkpoint.every=1")
     newest = list_checkpoints(_interrupted(cfg))[-1]
     content = bytearray(newest.read_bytes())
     if damage == "bit":
@@ -108,7 +113,7 @@ def test_the_newest_intact_checkpoint_is_used(tmp_path: Path, capsys: pytest.Cap
 def test_without_any_intact_checkpoint_the_run_starts_at_its_beginning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = tiny(tmp_path, "--checkpoint.every=1")
+    cfg = plain(tmp_path, "--checkpoint.every=1")
     for path in list_checkpoints(_interrupted(cfg)):
         path.write_bytes(b"gone")
     train(cfg)
@@ -118,7 +123,7 @@ def test_without_any_intact_checkpoint_the_run_starts_at_its_beginning(
 
 def test_a_torn_last_row_is_written_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a kill leaves in the middle of a write: the row comes again, from the checkpoint that precedes it."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1")
+    cfg = plain(tmp_path, "--checkpoint.every=1")
     rows = _interrupted(cfg) / "loss.jsonl"
     rows.write_bytes(rows.read_bytes()[:-20])
     train(cfg)
@@ -131,7 +136,7 @@ def test_a_torn_last_row_is_written_again(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_damaged_row_is_kept_aside_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The file as it was stays; the row (here of step 0) is written again."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1")
+    cfg = plain(tmp_path, "--checkpoint.every=1")
     rows = _interrupted(cfg) / "loss.jsonl"
     damaged = b"\0\0\0" + rows.read_bytes()
     rows.write_bytes(damaged)
@@ -144,7 +149,7 @@ def test_a_damaged_row_is_kept_aside_and_named(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize("content", ["", "{", '{"run_id": 3}', "[]"])
 def test_a_damaged_run_json(tmp_path: Path, content: str) -> None:
     """Refused with the folder's name; nothing of it is touched."""
-    cfg = tiny(tmp_path)
+    cfg = plain(tmp_path)
     cfg.run_dir.mkdir(parents=True)
     (cfg.run_dir / "run.json").write_text(content)
     with pytest.raises(UserError, match="not a run folder of this project"):
@@ -162,7 +167,7 @@ def _small_files_only() -> None:
 
 def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(tmp_path: Path) -> None:
     """Exit code 2 with advice, nothing half-written, and the run goes on once there is room."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1", "--logging.wandb.mode=disabled")
+    cfg = plain(tmp_path, "--checkpoint.every=1", "--logging.wandb.mode=disabled")
     assert processes.run(cfg, _small_files_only) == 2, processes.log(cfg)
     log = processes.log(cfg)
     assert "cannot be written (checkpoints/step-000004.pt: File too large)" in log
@@ -174,7 +179,7 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(tmp_path: Pat
 
 def test_a_read_only_run_folder(tmp_path: Path) -> None:
     """Refused before a step is trained, not at the first row."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1")
+    cfg = plain(tmp_path, "--checkpoint.every=1")
     folder = _interrupted(cfg)
     folder.chmod(0o555)
     try:
@@ -189,7 +194,7 @@ def test_a_read_only_run_folder(tmp_path: Path) -> None:
 def test_a_run_that_steps_back_keeps_what_it_writes(tmp_path: Path) -> None:
     """Continued from an older checkpoint and stopped before it reaches the damaged newer ones: they are gone, the one
     just written is there and is what the next start takes. Catches pruning that takes newer names for newer files."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1", "--checkpoint.keep=3", "--train.total_steps=9")
+    cfg = plain(tmp_path, "--checkpoint.every=1", "--checkpoint.keep=3", "--train.total_steps=9")
     kill = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 8, processes.kill)
     assert processes.run(cfg, kill) < 0
     for path in list_checkpoints(cfg.run_dir)[-3:]:
@@ -204,16 +209,16 @@ def test_a_run_that_steps_back_keeps_what_it_writes(tmp_path: Path) -> None:
 
 def test_settings_that_change_no_row_may_change(tmp_path: Path) -> None:
     """The W&B mode that the second start asks for is the one it gets."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1")
+    cfg = plain(tmp_path, "--checkpoint.every=1")
     _interrupted(cfg)
-    assert processes.run(tiny(tmp_path, "--checkpoint.every=1", "--logging.wandb.mode=disabled")) == 0
+    assert processes.run(plain(tmp_path, "--checkpoint.every=1", "--logging.wandb.mode=disabled")) == 0
     assert "W&B: disabled (logging.wandb.mode)" in processes.log(cfg)
 
 
 def test_old_checkpoints_go_and_milestones_stay(tmp_path: Path) -> None:
     """checkpoint.keep of those in between, however many; all milestones (every 4th step)."""
     often = ("--checkpoint.every=1", "--checkpoint.keep=2", "--eval.fid_milestone.every=4", "--train.total_steps=7")
-    folder = train(tiny(tmp_path, *often))
+    folder = train(plain(tmp_path, *often))
     assert [p.name for p in list_checkpoints(folder)] == [f"step-{n:06d}.pt" for n in (4, 5, 6, 7)]
 
 
@@ -221,7 +226,7 @@ def test_old_checkpoints_go_and_milestones_stay(tmp_path: Path) -> None:
 def test_divergence_names_its_batch_and_leaves_the_state_before(tmp_path: Path, skips: int) -> None:
     """An image whose pixels are NaN: the run stops at its step (or at the next such one, if one may be skipped), names
     the batch, and its newest checkpoint is that of the step before, finite and bitwise what a run up to there has."""
-    cfg = tiny(
+    cfg = plain(
         tmp_path,
         "--data.shuffle=false",
         "--eval.fid_milestone.every=9",

@@ -9,14 +9,15 @@ from PIL import Image
 from ddpm import cli
 from ddpm.samplers import SAMPLERS
 from ddpm.train import train
-from tests.ddpm.test_train import ROOT, tiny
+from tests.ddpm.test_train import NO_WANDB, PLAIN, ROOT, tiny
+from tests.once import once
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps."""
-    root = tmp_path_factory.mktemp("run")
-    return train(tiny(root, "--train.total_steps=2", "--curvature.enabled=false", "--logging.wandb.mode=disabled"))
+    keys = (*PLAIN, NO_WANDB, "--train.total_steps=2")
+    return tiny(once(tmp_path_factory, "two-steps", lambda root: train(tiny(root, *keys))), *keys).run_dir
 
 
 def _sample(folder: Path, out: Path, *flags: str) -> int:

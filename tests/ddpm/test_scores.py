@@ -14,7 +14,7 @@ from ddpm.evaluation.kernel import Kid, kid, neighbours
 from ddpm.evaluation.milestones import ends
 from ddpm.evaluation.scores import FeatureSums, Wanted, scores
 from ddpm.train import Trainer, train
-from tests.ddpm.test_train import tiny
+from tests.ddpm.test_train import NO_WANDB, tiny
 
 
 def _gathered(features: torch.Tensor, batch: int, **kwargs: object) -> FeatureSums:
@@ -126,7 +126,7 @@ def test_features_that_are_not_finite_are_refused() -> None:
 def test_a_run_logs_what_its_config_asks_for(tmp_path: Path) -> None:
     """At the milestones and, under keys of their own, at the end: KID, precision and company with their protocols; FID
     with its error, its floor and its ceiling, which lie around it. Where nothing is asked for, FID alone."""
-    quiet = ["--curvature.enabled=false", "--eval.grid.enabled=false", "--logging.wandb.mode=disabled"]
+    quiet = [f"--{part}.enabled=false" for part in ("curvature", "eval.grid", "eval.recon")] + [NO_WANDB]
     more = ["--eval.kid.enabled=true", "--eval.kid.subsets=5", "--eval.prdc.enabled=true", "--eval.final.n_samples=75"]
     folder = train(tiny(tmp_path, "--train.total_steps=2", *quiet, *more))
     row = json.loads((folder / "loss.jsonl").read_text().splitlines()[-1])["out"]

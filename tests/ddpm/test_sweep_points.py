@@ -18,6 +18,7 @@ import yaml
 from ddpm.cli import main
 from ddpm.sweep import start
 from tests.ddpm.test_train import tiny
+from tests.once import once
 from tests.wandb_standin import RunRecord, StandIn
 
 # `ddpm` as it is; but one that is told to, by words of its command line, ends itself in its third step, once.
@@ -51,7 +52,8 @@ def _sweep_file(folder: Path, out_dir: str, values: tuple[str, ...] = ("constant
     program.parent.mkdir(exist_ok=True)
     program.write_text(PROGRAM)
     program.chmod(0o755)
-    (folder / "tiny.yaml").write_text(tiny(folder).to_yaml())
+    unmeasured = [f"--{part}.enabled=false" for part in ("curvature", "eval.final", "eval.recon")]
+    (folder / "tiny.yaml").write_text(tiny(folder, *unmeasured).to_yaml())
     parameters = {"loss.weighting": {"values": list(values)}, "seed": {"value": 7}, "optim.lr": {"value": 0.002}}
     command = ["${env}", "${program}", "train", str(folder / "tiny.yaml"), f"--out_dir={folder / out_dir}", "${args}"]
     tree = {"method": "grid", "project": "p", "program": str(program), "command": command, "parameters": parameters}
@@ -79,22 +81,20 @@ def _until(true: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The grid run without a server, two at a time, where the second point is killed in its third step; its folder, and
     what was printed."""
-    folder = tmp_path_factory.mktemp("alone")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    environment |= {
-        "WANDB_DIR": str(folder),
-        "HOME": str(folder),
-        "NETRC": str(folder / "none"),
-        "OMP_NUM_THREADS": "1",
-    }
-    environment |= {"SABOTAGE": f"--loss.weighting=minsnr,9,{folder}", "DDPM_CACHE": str(folder / "cache")}
+    folder = once(tmp_path_factory, "swept", _sweep)
+    return folder, (folder / "printed").read_text()
+
+
+def _sweep(folder: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    environment |= {"SABOTAGE": f"--loss.weighting=minsnr,9,{folder}"}
     command = [sys.executable, "-m", "ddpm", "sweep", str(_sweep_file(folder, "runs")), "--workers", "2"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    yield folder, done.stdout
+    (folder / "printed").write_text(done.stdout)
 
 
 def test_a_killed_point_is_continued_and_the_rest_goes_on(alone: tuple[Path, str]) -> None:
@@ -139,7 +139,7 @@ def _agent(folder: Path, sweep: str, **environment: str) -> "subprocess.Popen[st
     return subprocess.Popen(
         [sys.executable, "-c", AGENT, "agent", sweep],
         cwd=folder,
-        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "PATH": path, **environment},
         stdout=(folder / "agents.log").open("a"),
         stderr=subprocess.STDOUT,
         text=True,
@@ -206,7 +206,6 @@ def test_what_an_agent_left_is_requeued(
     and rows from W&B and ends the same W&B run, to the same bits. Again, there is nothing to do."""
     folder, _ = alone
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     sweep = _create(tmp_path, _sweep_file(tmp_path, "lost", ("minsnr",)), server)
     (tmp_path / "wait").touch()
     quick = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.5"}  # W&B's own is 15 s

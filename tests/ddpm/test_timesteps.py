@@ -11,19 +11,19 @@ from ddpm.loss import make_weighting, weights
 from ddpm.schedule import make_schedule
 from ddpm.streams import stream_seed
 from ddpm.train import Trainer, train
-from tests.ddpm.test_train import tiny
+from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
 
 
 def _seen(cfg: Config) -> set[int]:
-    """The t that 60 steps and a probe of 8 give the network."""
+    """The t that 12 steps (48 draws) and a probe of 8 give the network."""
     trainer = Trainer(cfg)
     seen: set[int] = set()
     trainer.model.register_forward_pre_hook(lambda _, given: seen.update(given[1].tolist()))
-    for _ in range(60):
+    for _ in range(12):
         trainer.step(next(trainer.batches))
     steps = set(seen)
     seen.clear()
-    trainer.probe(60)
+    trainer.probe(12)
     assert seen and seen <= steps
     return steps
 
@@ -68,7 +68,7 @@ def test_the_curve_is_logged_once_and_survives(tmp_path: Path) -> None:
     Catches w in the space of the prediction (here v), and a mean over all t.
     """
     flags = ("--loss.t_min=100", "--loss.t_max=300", "--diffusion.prediction=v")
-    folder = train(tiny(tmp_path, *flags, "--train.total_steps=2"))
+    folder = train(tiny(tmp_path, *PLAIN, NO_WANDB, *flags, "--train.total_steps=2"))
     first, *rest = (json.loads(line)["out"] for line in (folder / "loss.jsonl").read_text().splitlines())
     snr = make_schedule("linear").snr[100:301]
     w = snr.clamp(max=5) / snr

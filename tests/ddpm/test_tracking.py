@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 
 from ddpm.errors import UserError
 from ddpm.tracking import wandb_run
 from ddpm.train import train
-from tests.ddpm.test_train import tiny
+from tests.ddpm.test_train import PLAIN, tiny
+from tests.once import once
 
 
 def _inspect(folder: Path, *flags: str) -> str:
@@ -19,10 +21,22 @@ def _inspect(folder: Path, *flags: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_wandb_reads_back_what_was_logged(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run with W&B offline, to be read only: its folder, and the folder of W&B's files."""
+    root = once(tmp_path_factory, "tracked", _track)
+    (wandb_folder,) = root.glob("wandb/offline-run-*")
+    return tiny(root).run_dir, wandb_folder
+
+
+def _track(root: Path) -> None:
+    train(tiny(root))
+    wandb.teardown()  # `finish` may return before the file is written
+
+
+def test_wandb_reads_back_what_was_logged(tracked: tuple[Path, Path]) -> None:
     """Config nested once, group, tags, FID's min and last, rows against `step`, grids and artifacts: by W&B's tool."""
-    folder = train(tiny(tmp_path))
-    (wandb_folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    folder, wandb_folder = tracked
     records = [json.loads(line) for line in _inspect(wandb_folder).splitlines()]
     kinds = {r["type"] for r in records}
     assert {"run", "history", "summary", "artifact"} <= kinds
@@ -56,10 +70,9 @@ def test_wandb_reads_back_what_was_logged(tmp_path: Path) -> None:
     assert "step-4" in artifacts[-1][1]
 
 
-def test_metrics_are_charted_against_step(tmp_path: Path) -> None:
+def test_metrics_are_charted_against_step(tracked: tuple[Path, Path]) -> None:
     """define_metric ties every metric to `step`. Catches charts over W&B's own row counter."""
-    train(tiny(tmp_path))
-    (wandb_folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    _, wandb_folder = tracked
     metrics = [json.loads(line).get("metric") for line in _inspect(wandb_folder).splitlines()]
     globs = [m for m in metrics if m and m.get("glob_name") == "*"]
     assert [m["step_metric"] for m in globs] == ["step"]
@@ -106,7 +119,7 @@ def test_mode(
 
 
 def test_offline_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    train(tiny(tmp_path, "--train.total_steps=2"))
+    train(tiny(tmp_path, *PLAIN, "--train.total_steps=2"))
     lines = [line for line in capfd.readouterr().out.splitlines() if "W&B" in line or "wandb" in line]
     assert len(lines) == 1
     assert "offline (no login found" in lines[0]
@@ -128,11 +141,11 @@ def test_an_exception_ends_the_wandb_run_as_failed(tmp_path: Path) -> None:
 
 def test_wandb_that_cannot_start_leaves_the_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad WANDB_MODE is explained; the folder that clean_run would replace is still there."""
-    folder = train(tiny(tmp_path, "--train.total_steps=2"))
+    folder = train(tiny(tmp_path, *PLAIN, "--train.total_steps=2"))
     before = (folder / "loss.jsonl").read_bytes()
     monkeypatch.setenv("WANDB_MODE", "sometimes")
     with pytest.raises(UserError, match=r"WANDB_MODE = sometimes is not a mode.*offline"):
-        train(tiny(tmp_path, "--train.total_steps=2", "--clean_run=true"))
+        train(tiny(tmp_path, *PLAIN, "--train.total_steps=2", "--clean_run=true"))
     assert (folder / "loss.jsonl").read_bytes() == before
 
 
@@ -140,7 +153,8 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_fid(tmp_path: Path, monk
     """FIDs 5, 3, 4: the first two are called best when they come, the last is not."""
     fids = iter([5.0, 3.0, 4.0])
     monkeypatch.setattr("ddpm.evaluation.evaluate.Evaluator.scores", lambda *_: {"fid": next(fids)})
-    folder = train(tiny(tmp_path, "--train.total_steps=6"))
+    unmeasured = [f"--{part}.enabled=false" for part in ("curvature", "eval.grid", "eval.recon")]
+    folder = train(tiny(tmp_path, *unmeasured, "--train.total_steps=6"))
     (wandb_folder,) = (tmp_path / "wandb").glob("offline-run-*")
     artifacts = [r["artifact"] for r in map(json.loads, _inspect(wandb_folder).splitlines()) if r["type"] == "artifact"]
     models = [a["aliases"] for a in artifacts if a["type"] == "model"]

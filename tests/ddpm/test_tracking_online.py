@@ -21,8 +21,12 @@ from ddpm.tracking.sync import sync
 from ddpm.train import train
 from reports.sources import open_source
 from tests.ddpm import processes
-from tests.ddpm.test_train import tiny
+from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
 from tests.wandb_standin import RunRecord, StandIn
+
+# With all that is sent: rows, grids, scores and checkpoints.
+UNMEASURED = ("--curvature.enabled=false", "--eval.recon.enabled=false")
+QUICK = ("--logging.wandb.init_timeout_s=2", "--logging.wandb.finish_timeout_s=2")
 
 
 def _record(server: StandIn) -> RunRecord:
@@ -77,9 +81,12 @@ def test_what_a_server_holds_of_a_run(tmp_path: Path, server: StandIn) -> None:
 
 def test_a_continued_run_is_the_same_run_there(tmp_path: Path, server: StandIn) -> None:
     """Killed and continued: one run, every row there, in the state finished."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1", "--train.total_steps=6")
-    kill = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 4, processes.kill)
-    assert processes.run(cfg, kill) < 0
+    cfg = tiny(tmp_path, *UNMEASURED, "--checkpoint.every=1", "--train.total_steps=6")
+    process = processes.start(cfg, functools.partial(processes.at_call, "ddpm.train.Trainer.step", 4, _wait(tmp_path)))
+    _until((tmp_path / "at the call").exists)
+    _until(lambda: any("step-2" in a.aliases for a in server.artifacts if a.type == "model"))  # sent by a thread
+    process.kill()
+    assert processes.finish(process) < 0
     assert processes.run(cfg) == 0, processes.log(cfg)
     record = _record(server)
     assert _history(record) == _rows(cfg.run_dir)
@@ -89,14 +96,11 @@ def test_a_continued_run_is_the_same_run_there(tmp_path: Path, server: StandIn) 
 
 def test_divergence_alerts(tmp_path: Path, server: StandIn) -> None:
     with pytest.raises(UserError, match="not finite"):
-        train(tiny(tmp_path, "--optim.lr=1e30", "--train.grad_clip=null"))
+        train(tiny(tmp_path, *PLAIN, "--optim.lr=1e30", "--train.grad_clip=null"))
     assert [a.title for a in server.alerts] == ["Training diverged"]
     record = _record(server)
     assert record.state == "failed"
     assert len(record.summary["diverged/batch"]) == 4
-
-
-QUICK = ("--logging.wandb.init_timeout_s=2", "--logging.wandb.finish_timeout_s=2")
 
 
 def _sync(root: Path) -> list[str]:
@@ -106,7 +110,7 @@ def _sync(root: Path) -> list[str]:
 def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn) -> None:
     """The run starts offline after the stated wait, is whole on disk, and `ddpm sync` uploads it; twice is harmless."""
     server.down()
-    cfg = tiny(tmp_path, *QUICK)
+    cfg = tiny(tmp_path, *UNMEASURED, *QUICK)
     assert processes.run(cfg) == 0
     folder = cfg.run_dir
     assert "W&B: offline (the server did not answer within 2 s" in processes.log(cfg)
@@ -125,9 +129,9 @@ def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn) -> 
 
 def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) -> None:
     """The training goes on at its pace and ends; nothing is lost on disk; afterwards `ddpm sync` brings the rest."""
-    cfg = tiny(tmp_path, *QUICK, "--train.total_steps=6")
+    cfg = tiny(tmp_path, *UNMEASURED, *QUICK, "--train.total_steps=6")
     process = processes.start(cfg, functools.partial(processes.at_call, "ddpm.train.Trainer.fit", 1, _wait(tmp_path)))
-    _until((tmp_path / "at fit").exists)
+    _until((tmp_path / "at the call").exists)
     server.down()
     (tmp_path / "go on").touch()
     began = time.monotonic()
@@ -148,9 +152,9 @@ def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) 
 
 def test_a_server_that_comes_back(tmp_path: Path, server: StandIn) -> None:
     """Down for a while after the start: everything arrives without `ddpm sync`."""
-    cfg = tiny(tmp_path, "--train.total_steps=6")
+    cfg = tiny(tmp_path, *UNMEASURED, "--train.total_steps=6")
     process = processes.start(cfg, functools.partial(processes.at_call, "ddpm.train.Trainer.fit", 1, _wait(tmp_path)))
-    _until((tmp_path / "at fit").exists)
+    _until((tmp_path / "at the call").exists)
     server.down()
     (tmp_path / "go on").touch()
     _until(lambda: (cfg.run_dir / "loss.jsonl").exists() and len(_rows(cfg.run_dir)) > 1)
@@ -164,7 +168,7 @@ def test_a_server_that_comes_back(tmp_path: Path, server: StandIn) -> None:
 
 def test_a_run_killed_offline_and_continued_offline_is_one_run(tmp_path: Path, server: StandIn) -> None:
     """Two sessions with one id: their rows go up once, in order, with the summary of the whole."""
-    cfg = tiny(tmp_path, "--logging.wandb.mode=offline", "--checkpoint.every=1", "--train.total_steps=6")
+    cfg = tiny(tmp_path, *UNMEASURED, "--logging.wandb.mode=offline", "--checkpoint.every=1", "--train.total_steps=6")
     kill = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 4, processes.kill)
     assert processes.run(cfg, kill) < 0
     assert processes.run(cfg) == 0, processes.log(cfg)
@@ -180,7 +184,7 @@ def test_a_run_killed_offline_and_continued_offline_is_one_run(tmp_path: Path, s
 
 def test_a_clock_that_jumps_back_between_two_sessions(tmp_path: Path) -> None:
     """The second session's rows count, although its files are older by their name and their content."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1", "--train.total_steps=6")
+    cfg = tiny(tmp_path, *PLAIN, "--checkpoint.every=1", "--train.total_steps=6")
     kill = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 4, processes.kill)
     assert processes.run(cfg, kill) < 0
     (first,) = (tmp_path / "wandb").glob("offline-run-*")
@@ -203,7 +207,7 @@ def test_the_server_keeps_the_newest_checkpoints_and_the_best(
     does not bring them back."""
     fids = iter([5.0, 3.0, 6.0, 7.0, 8.0])
     monkeypatch.setattr("ddpm.evaluation.evaluate.Evaluator.scores", lambda *_: {"fid": next(fids)})
-    folder = train(tiny(tmp_path, "--train.total_steps=10", "--checkpoint.keep_online=2"))
+    folder = train(tiny(tmp_path, *UNMEASURED, "--train.total_steps=10", "--checkpoint.keep_online=2"))
     kept = [a for a in server.artifacts if a.type == "model"]
     assert sorted(alias for a in kept for alias in a.aliases) == ["best", "latest", "step-10", "step-4", "step-8"]
     assert len(list((folder / "checkpoints").iterdir())) == 5
@@ -225,7 +229,7 @@ def test_sync_says_what_it_cannot_do(tmp_path: Path, server: StandIn) -> None:
     """No run folders; a run still going is left out; a server that is down."""
     with pytest.raises(UserError, match="holds no run folders"):
         _sync(tmp_path)
-    folder = train(tiny(tmp_path, "--logging.wandb.mode=disabled"))
+    folder = train(tiny(tmp_path, *UNMEASURED, NO_WANDB))
     with RunFolder.at(folder):
         assert "left out: Another process is writing" in _sync(tmp_path)[0]
     assert "uploaded 3 rows, 2 sample grids, 2 checkpoints, the config" in _sync(tmp_path)[0]
@@ -241,7 +245,7 @@ def test_sync_says_what_it_cannot_do(tmp_path: Path, server: StandIn) -> None:
 def test_damaged_wandb_files_are_made_up_for(tmp_path: Path, server: StandIn) -> None:
     """W&B's file of an offline run is cut in the middle: `ddpm sync` uploads what it can of it, and from the run folder
     the rest."""
-    folder = train(tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=6"))
+    folder = train(tiny(tmp_path, *UNMEASURED, "--logging.wandb.mode=offline", "--train.total_steps=6"))
     (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     log.write_bytes(log.read_bytes()[: log.stat().st_size * 2 // 3])
     (line,) = _sync(tmp_path / "runs")
@@ -257,7 +261,7 @@ def test_a_sweep_sets_the_config(tmp_path: Path, server: StandIn, command: str) 
     """A real agent: its values reach the training and the config in W&B, on the command line or not; the run is the
     agent's own, so that the sweep knows its point is done."""
     tiny_config = tmp_path / "tiny.yaml"
-    tiny_config.write_text(tiny(tmp_path, "--train.total_steps=2").to_yaml())
+    tiny_config.write_text(tiny(tmp_path, *PLAIN, "--train.total_steps=2").to_yaml())
     arguments = ["${args}"] if command == "with arguments" else []
     sweep = wandb.sweep(
         {
@@ -280,7 +284,7 @@ def test_a_sweep_sets_the_config(tmp_path: Path, server: StandIn, command: str) 
 
 def test_wandb_that_dies_does_not_take_the_training_with_it(tmp_path: Path, server: StandIn) -> None:
     """Its process is killed in the middle: a warning, a whole run folder, exit code 0, and `ddpm sync` for the rest."""
-    cfg = tiny(tmp_path, *QUICK)
+    cfg = tiny(tmp_path, *UNMEASURED, *QUICK)
     dies = functools.partial(processes.at_call, "ddpm.train.Trainer.step", 2, _kill_wandb)
     assert processes.run(cfg, dies) == 0, processes.log(cfg)
     assert "W&B takes nothing more" in processes.log(cfg)
@@ -290,26 +294,25 @@ def test_wandb_that_dies_does_not_take_the_training_with_it(tmp_path: Path, serv
     assert _history(_record(server)) == _rows(cfg.run_dir)
 
 
-def test_the_lowest_fid_is_of_all_sessions(tmp_path: Path, server: StandIn) -> None:
+def test_the_lowest_fid_is_of_all_sessions(tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """FIDs 3, kill, 5, 4: the summary's minimum is 3 although the session that ends the run never saw it, and although
     nothing of the first session is sent again."""
-    cfg = tiny(tmp_path, "--checkpoint.every=1", "--train.total_steps=6")
-    assert processes.run(cfg, functools.partial(_fids_then, [3.0], 4)) < 0
+    cfg = tiny(tmp_path, *UNMEASURED, "--checkpoint.every=1", "--train.total_steps=6")
+    monkeypatch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "0.5")  # W&B's own is 15 s
+    process = processes.start(cfg, functools.partial(_fids_then, [3.0], _wait(tmp_path)))
+    _until(lambda: any("val/fid" in row for run in server.runs.values() for row in run.history))
+    process.kill()
+    assert processes.finish(process) < 0
     assert processes.run(cfg, functools.partial(_fids_then, [5.0, 4.0], None)) == 0, processes.log(cfg)
     assert _record(server).summary["val/fid"] == {"min": 3.0, "last": 4.0}
 
 
-def _fids_then(values: list[float], killed_at: int | None) -> None:
+def _fids_then(values: list[float], at_step_4: Callable[[], None] | None) -> None:
     fids = iter(values)
     mock.patch("ddpm.evaluation.evaluate.Evaluator.scores", lambda *_: {"fid": next(fids)}).start()
     mock.patch("ddpm.tracking.tracker.FLUSH_S", -1e9).start()  # as if the first session had been long ago
-    if killed_at:
-        processes.at_call("ddpm.train.Trainer.step", killed_at, _kill_later)
-
-
-def _kill_later() -> None:
-    time.sleep(17)  # W&B sends its rows every 15 s
-    processes.kill()
+    if at_step_4:
+        processes.at_call("ddpm.train.Trainer.step", 4, at_step_4)
 
 
 def _kill_wandb() -> None:
@@ -326,7 +329,7 @@ def _wait(folder: Path) -> Callable[[], None]:
 
 
 def _wait_in(folder: Path) -> None:
-    (folder / "at fit").touch()
+    (folder / "at the call").touch()
     _until((folder / "go on").exists)
 
 
@@ -356,7 +359,7 @@ def test_a_login_that_may_not_delete_leaves_nothing_unsent(
 ) -> None:
     """Retention fails, the upload does not: it is said as what it is, and nobody is sent to `ddpm sync`."""
     with mock.patch("ddpm.tracking.wandb_run.drop_old_versions", side_effect=PermissionError("may not delete")):
-        train(tiny(tmp_path))
+        train(tiny(tmp_path, *UNMEASURED))
     out = capsys.readouterr().out
     assert "older checkpoints stay on the server (may not delete)" in out
     assert "is not uploaded" not in out

@@ -15,6 +15,7 @@ from ddpm.samplers import model_denoiser
 from ddpm.schedule import make_schedule
 from ddpm.streams import stream_seed
 from ddpm.train import Trainer, train
+from tests.once import once
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -37,8 +38,15 @@ TINY = [
     "--eval.recon.every=2",
     "--eval.recon.n_samples=4",
     "--eval.recon.t_values=[10,500]",
+    "--eval.recon.bins=2",
     "--eval.accept_sampler_error=[ddpm]",  # two network calls are too few for a sampler, and enough for these tests
 ]
+# For tests of what becomes of a run, not of what is measured in it: it is over in a fraction of the time.
+PLAIN = [
+    f"--{part}.enabled=false"
+    for part in ("curvature", *(f"eval.{p}" for p in ("grid", "fid_milestone", "final", "recon")))
+]
+NO_WANDB = "--logging.wandb.mode=disabled"
 
 
 def tiny(tmp_path: Path, *overrides: str, arm: str = "e6") -> Config:
@@ -50,8 +58,10 @@ def _rows(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
 
 
-def _weights(folder: Path, step: int = 4) -> dict[str, torch.Tensor]:
-    return load_checkpoint(folder / f"checkpoints/step-{step:06d}.pt")["model"]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny run, to be read only."""
+    return tiny(once(tmp_path_factory, "trained", lambda root: train(tiny(root, NO_WANDB))), NO_WANDB).run_dir
 
 
 def test_probe_and_evaluation_leave_training_bitwise_untouched(tmp_path: Path) -> None:
@@ -60,11 +70,10 @@ def test_probe_and_evaluation_leave_training_bitwise_untouched(tmp_path: Path) -
 
     The study's probe cleared the gradients, its sampling reseeded the global stream. Dropout is on: its stream counts.
     """
-    off = [f"--{part}.enabled=false" for part in ("curvature", "eval.grid", "eval.final", "eval.recon")]
-    variants = [[], off, ["--logging.log_every_n_steps=3", "--eval.fid_milestone.n_samples=90"]]
+    variants = [[], PLAIN, ["--logging.log_every_n_steps=3", "--eval.fid_milestone.n_samples=90"]]
     states = []
     for i, extra in enumerate(variants):
-        folder = train(tiny(tmp_path / str(i), "--model.dropout=0.1", *extra))
+        folder = train(tiny(tmp_path / str(i), "--model.dropout=0.1", NO_WANDB, *extra))
         states.append(load_checkpoint(folder / "checkpoints/step-000004.pt"))
     for other in states[1:]:
         for part in ("model", "ema"):
@@ -76,9 +85,12 @@ def test_probe_and_evaluation_leave_training_bitwise_untouched(tmp_path: Path) -
         assert all(torch.equal(adam[k][n], adam_other[k][n]) for k in adam for n in adam[k])
 
 
-def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path, trained: Path) -> None:
     """Every logged number but the times. Catches an unseeded stream."""
-    folders = [train(tiny(tmp_path / name, f"--seed={seed}")) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    unscored = [f"--{part}.enabled=false" for part in ("curvature", "eval.fid_milestone", "eval.final", "eval.recon")]
+    again = train(tiny(tmp_path / "again", NO_WANDB))
+    other = train(tiny(tmp_path / "other", NO_WANDB, "--seed=2", *unscored))
+    folders = [trained, again, other]
     a, b, c = ([{k: v for k, v in r["out"].items() if not k.startswith("time/")} for r in _rows(f)] for f in folders)
     assert a == b
     assert a[1]["train/loss"] != c[1]["train/loss"]
@@ -86,10 +98,9 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path) -> N
     assert grids[0] == grids[1] != grids[2]
 
 
-def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
+def test_what_a_run_leaves_behind(trained: Path) -> None:
     """The run folder, complete: rows at each logged step, both milestones, final FID, grids, checkpoints, results."""
-    cfg = tiny(tmp_path)
-    folder = train(cfg)
+    folder = trained
     rows = _rows(folder)
     assert [r["_i"] for r in rows] == [0, 2, 4]
     first, *rows = rows
@@ -245,12 +256,12 @@ def test_a_finished_run_is_left_alone_unless_asked(tmp_path: Path, capsys: pytes
 
     The config that it saves must not start it over again by itself.
     """
-    folder = train(tiny(tmp_path))
+    folder = train(tiny(tmp_path, *PLAIN))
     before = (folder / "loss.jsonl").read_bytes()
-    assert train(tiny(tmp_path)) == folder
+    assert train(tiny(tmp_path, *PLAIN)) == folder
     assert "finished already. --clean_run=true trains it anew" in capsys.readouterr().out
     assert (folder / "loss.jsonl").read_bytes() == before
-    again = train(tiny(tmp_path, "--clean_run=true"))
+    again = train(tiny(tmp_path, *PLAIN, "--clean_run=true"))
     assert again == folder
     assert (folder / "loss.jsonl").read_bytes() != before  # its seconds differ
     ids = {p.name.split("-", 3)[3] for p in (tmp_path / "wandb").glob("offline-run-*")}
@@ -325,13 +336,13 @@ def test_grids_start_from_the_same_noise_at_every_step(tmp_path: Path) -> None:
 def test_grids_alone_need_no_features(tmp_path: Path) -> None:
     """Nothing is scored: no Inception weights and no large reference set are asked for."""
     flags = ["--eval.features=inception", "--data.subset=20", "--eval.fid_milestone.enabled=false"]
-    folder = train(tiny(tmp_path, *flags, "--eval.final.enabled=false"))
+    folder = train(tiny(tmp_path, *flags, "--eval.final.enabled=false", "--curvature.enabled=false", NO_WANDB))
     assert len(list((folder / "samples").iterdir())) == 2
 
 
 def test_divergence_stops_the_run_with_advice(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not finite.*another run: lower optim\.lr"):
-        train(tiny(tmp_path, "--optim.lr=1e30", "--train.grad_clip=null"))
+        train(tiny(tmp_path, "--optim.lr=1e30", "--train.grad_clip=null", NO_WANDB))
 
 
 def test_checkpoints_are_whole_or_absent_and_run_no_code(tmp_path: Path) -> None:

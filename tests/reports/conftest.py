@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from reports import report
 from reports.experiments import Study, load
 from reports.experiments.choice import Selection, select
 from reports.sources import open_source
+from tests.once import once
 
 LOGS = Path(__file__).parent / "data" / "min-snr-logs"
 STEPS = range(10, 201, 10)
@@ -144,24 +144,16 @@ class WandbRuns:
 
 
 @pytest.fixture(scope="session")
-def wandb_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbRuns]:
+def wandb_runs(tmp_path_factory: pytest.TempPathFactory) -> WandbRuns:
     """e5 and e6, one seed each, logged by the real client (offline) and written as run folders."""
-    root = tmp_path_factory.mktemp("same-values")
-    quiet = {
-        "WANDB_MODE": "offline",
-        "WANDB_SILENT": "true",
-        "WANDB_DATA_DIR": str(root / "data"),
-        "WANDB_CACHE_DIR": str(root / "cache"),
-        "WANDB_CONFIG_DIR": str(root / "config"),
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in quiet.items():
-            patch.setenv(key, value)
-        patch.delenv("WANDB_RUN_ID", raising=False)
-        for experiment in ("e5", "e6"):
-            folder = write_run(root / "folders" / experiment, experiment, rows=_awkward_rows(experiment))
-            _log_to_wandb(root, folder, experiment)
-        yield WandbRuns(root / "wandb", root / "folders")
+    root = once(tmp_path_factory, "same-values", _write_and_log)
+    return WandbRuns(root / "wandb", root / "folders")
+
+
+def _write_and_log(root: Path) -> None:
+    for experiment in ("e5", "e6"):
+        folder = write_run(root / "folders" / experiment, experiment, rows=_awkward_rows(experiment))
+        _log_to_wandb(root, folder, experiment)
 
 
 def _awkward_rows(experiment: str) -> list[tuple[int, dict[str, Any]]]:

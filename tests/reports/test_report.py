@@ -11,13 +11,15 @@ from ddpm.errors import UserError
 from reports import report
 from reports.report import make_report
 from reports.statistics import COLUMNS
+from tests.once import once
 from tests.reports.conftest import WandbRuns, rows_of, write_run
 
 
 @pytest.fixture(scope="module")
 def e6(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the report on the original e6."""
-    return make_report("e6", str(originals), tmp_path_factory.mktemp("out") / "e6").parent
+    root = once(tmp_path_factory, "original-e6", lambda root: make_report("e6", str(originals), root / "out/e6"))
+    return root / "out/e6"
 
 
 @pytest.fixture(scope="session")
