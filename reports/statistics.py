@@ -210,7 +210,8 @@ class Comparison:
     mean of variant - baseline in the late window of the shorter run. `mean_difference` and its standard error `sem`
     (None where the probes' errors are not known), the estimator's error alone: sqrt(sum_i (se_variant_i^2 +
     se_baseline_i^2)) / n. Of runs whose draws are the same at every step (`same_draws`), steps do not average it out:
-    the root of the squared mean standard errors, which is too large, for the arms have the draws in common too.
+    the root of the squared mean standard errors, as if the arms' errors were independent. They have the draws in
+    common too: where their values go together that is too large, where they do not it need not be.
     `seeds`: the same difference over seeds with its interval; None with one seed in an arm.
     """
 

@@ -119,7 +119,7 @@ def test_mode(
 
 
 def test_offline_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    train(tiny(tmp_path, *PLAIN, "--train.total_steps=2"))
+    train(tiny(tmp_path, *PLAIN, "--eval.grid.enabled=true", "--train.total_steps=2"))
     lines = [line for line in capfd.readouterr().out.splitlines() if "W&B" in line or "wandb" in line]
     assert len(lines) == 1
     assert "offline (no login found" in lines[0]
