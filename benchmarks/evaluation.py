@@ -132,7 +132,7 @@ def measure_clean_fid(rounds: int, n: int) -> list[Claim]:
                 "folder": from_folder,
                 "function": from_function,
             }
-            taken = in_turn(ways, rounds)
+            taken = in_turn(ways, rounds, wall=True)  # both resize in threads or processes
         speed = [count / s for s in taken["ours"]]
         claims += [
             of_rounds(f"clean-fid's features by our loop, {name}: images/s", speed, "/s", better="more"),

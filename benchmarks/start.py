@@ -91,6 +91,7 @@ def measure_answers(rounds: int) -> list[Claim]:
             "torch": process("-c", "import torch"),
         },
         rounds,
+        wall=True,
     )
     return [
         of_rounds("ddpm --help", taken["help"], "s", target=HELP_S),

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 
-def seconds(work: Callable[[], Any], repeats: int = 1) -> float:
+def seconds(work: Callable[[], Any], repeats: int = 1, wall: bool = False) -> float:
     """Seconds a call takes. Waits for a GPU, where torch has used one. Where torch has one thread, seconds of the
-    processor: other processes of a shared machine do not add to them."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    processor: other processes of a shared machine do not add to them. wall: always of the clock on the wall, for work
+    that is done in other threads or processes."""
+    clock = time.process_time if torch.get_num_threads() == 1 and not wall else time.perf_counter
     wait()
     begun = clock()
     for _ in range(repeats):
@@ -26,13 +27,13 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def in_turn(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def in_turn(ways: dict[str, Callable[[], Any]], rounds: int, wall: bool = False) -> dict[str, list[float]]:
     """Seconds of each way in each round: A B, then B A, so that a machine that drifts favours none. All run once before
     that, which is not counted."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name in list(ways) if number % 2 else reversed(ways):
-            spent = seconds(ways[name])
+            spent = seconds(ways[name], wall=wall)
             if number:
                 taken[name].append(spent)
     return taken

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Run:
         values = self.history[metric]
         return values[np.isfinite(values.to_numpy())]
 
-    @property
+    @cached_property  # a report asks for it more often than there are runs
     def last_step(self) -> int:
         """The last step with a finite train/loss, or the last logged one of a run without; 0 for a run without rows."""
         losses = self.series("train/loss")

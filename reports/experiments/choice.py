@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -35,7 +36,7 @@ class Arm:
         """The dotted config that the arm's runs share (the first run's, seed included)."""
         return flat_config(self.runs[0])
 
-    @property
+    @cached_property
     def last_step(self) -> int:
         """N, the last step of the arm's longest run."""
         return max(run.last_step for run in self.runs)
