@@ -73,14 +73,14 @@ def standard_error(arm: Arm, metric: str) -> pd.Series:
     """Standard error by step of a trace mean, from its probes, or of an FID, from its samples; empty where unknown.
 
     The logged `..._sem`; of a trace else population std / sqrt(probes - 1), which is the same number, with the probes
-    from the config. Over k seeds: sqrt(sum of squares) / k, or of traces the mean where all share their draws, with
-    which nothing averages out.
+    from the config. Over k seeds: sqrt(sum of squares) / k, but the mean of errors that do not average out: of traces
+    on the same draws, and of FIDs, all of whose samples start from one noise (`eval.sample_seed`).
     """
     errors = [_run_error(run, metric) for run in arm.runs if len(run.series(metric))]
     if not errors or any(error.empty for error in errors):
         return pd.Series(dtype=float)
     table = pd.concat(errors, axis=1, join="inner")
-    if metric.startswith("curvature/") and same_draws([arm]):
+    if not metric.startswith("curvature/") or same_draws([arm]):
         return table.mean(axis=1)
     return (table**2).sum(axis=1) ** 0.5 / len(errors)
 

@@ -8,7 +8,9 @@ import pytest
 
 from ddpm.errors import UserError
 from reports.experiments import Windows
+from reports.experiments.choice import Arm
 from reports.protocols import check_protocols, protocol_difference
+from reports.runs import Run
 from reports.statistics import (
     COLUMNS,
     COMMON,
@@ -87,6 +89,14 @@ def test_standard_error_from_std_equals_the_logged_one(two_seeds: Path, original
     assert first == pytest.approx(78.78636932373047 / math.sqrt(15))
     both = chosen(two_seeds, "e6").arms[0]
     assert standard_error(both, TRAINED).iloc[0] == pytest.approx(20 / math.sqrt(3) / math.sqrt(2))
+
+
+def test_the_error_of_fids_of_one_noise_does_not_average_out_over_seeds() -> None:
+    """Catches: an error bar divided by sqrt(2) because a second training was scored with the very same noise."""
+    history = pd.DataFrame({"val/fid": [30.0], "val/fid_sem": [1.5]}, index=pd.Index([2000], name="step"))
+    runs = [Run(str(seed), "e5", seed, {}, history, Path(str(seed))) for seed in (1, 2)]
+    arm = Arm("e5", "baseline", tuple(runs))
+    assert standard_error(arm, "val/fid").loc[2000] == pytest.approx(1.5)
 
 
 def test_curve_is_the_mean_over_seeds(two_seeds: Path) -> None:
