@@ -25,6 +25,7 @@ def page(material: Material, judged: Sequence[Judged]) -> str:
     ours = m.selection.arm("e5")
     gaps = against_log.gaps(log, ours) if log and ours else []
     faithful = against_log.gaps(log, m.faithful) if log and m.faithful else []
+    predicted = tables.predicted_rows(m.selection)
     text = template("findings/findings.md.jinja").render(
         answers=summary.answers(m.selection, m.pairs, m.study),
         log_line=summary.log_line(gaps, faithful),
@@ -34,6 +35,9 @@ def page(material: Material, judged: Sequence[Judged]) -> str:
         columns=[f"{arm.experiment} {run.seed}" for arm in m.selection.arms for run in arm.runs],
         fids=tables.fid_rows(m.selection),
         opposite=_opposite(m.selection),
+        arms=[arm.experiment for arm in m.selection.arms],
+        predicted=predicted,
+        predicted_line=tables.predicted_line(predicted, m.selection.arms) if predicted else "",
         trends=[tables.trend_row(*row) for row in summary.trends(m.selection)],
         differences=tables.difference_rows(m.selection),
         faithful_fids=tables.fids_of(m.faithful, scores.OLD) if m.faithful else "",

@@ -15,8 +15,10 @@ from reports.findings.against_log import Gap
 from reports.findings.claims import Judged, Line
 from reports.findings.known import Known, bare, decide, interval_text, spread
 from reports.runs import Run, flat_config
-from reports.statistics import Z95
+from reports.statistics import Z95, curve
 from reports.verdicts import number as digits
+
+_PREDICTED, _GREY = "val/recon_mse_t", 1.0  # mean square of x_0 in [-1, 1] is at most 1
 
 # ---- FID -------------------------------------------------------------------------------------------------
 
@@ -47,6 +49,43 @@ def _fid_cell(run: Run, sampler: str, step: int) -> str:
         return "–"
     found = fids.of(run, sampler, step)
     return f"{found.value:.2f}" + ("" if pd.isna(found.sem) else f" ± {Z95 * found.sem:.2f}")
+
+
+def predicted_rows(selection: Selection) -> list[dict[str, Any]]:
+    """A row for each timestep at which the runs predicted images from noised ones (`val/recon_mse_tXXXX`): each arm's
+    error, mean over seeds, at the first and the last step at which both measured it."""
+    rows = []
+    for metric in sorted({str(name) for arm in selection.arms for run in arm.runs for name in run.history}):
+        if metric.startswith(_PREDICTED):
+            curves = [curve(arm, metric) for arm in selection.arms]
+            steps = sorted(set.intersection(*(set(values.index) for values in curves)))
+            if len(steps) > 1:
+                errors = [(float(values[steps[0]]), float(values[steps[-1]])) for values in curves]
+                rows.append(
+                    {"t": int(metric.removeprefix(_PREDICTED)), "steps": (steps[0], steps[-1]), "errors": errors}
+                )
+    return rows
+
+
+def predicted_line(rows: Sequence[dict[str, Any]], arms: Sequence[Arm]) -> str:
+    """Whether the networks learn, where E6's knows more than E5's, and from how noisy an image they know nothing."""
+    falls = [sum(row["errors"][place][1] < row["errors"][place][0] for row in rows) for place in range(len(arms))]
+    counts = " and ".join(f"in {arm.experiment} at {n} of {len(rows)}" for arm, n in zip(arms, falls, strict=True))
+    text = f"From the first step to the last it falls {counts} timesteps. "
+    if len(arms) > 1:
+        lower = [str(row["t"]) for row in rows if row["errors"][1][1] < row["errors"][0][1]]
+        where = f", t = {', '.join(lower)}" if lower else ""
+        text += f"At the last step {arms[1].experiment}'s is the lower one at {len(lower)} of {len(rows)}{where}. "
+    noisiest = max(rows, key=lambda row: row["t"])
+    last = [(arm.experiment, pair[1]) for arm, pair in zip(arms, noisiest["errors"], strict=True)]
+    worse = [f"{name}'s by {digits(value, 3)}" for name, value in last if value > _GREY]
+    if worse:
+        text += (
+            f"A grey image is off by at most 1, whatever the images; at t = {noisiest['t']} the "
+            f"networks' predictions are off by more to the end, {' and '.join(worse)}. Sampling starts there: what its first "
+            "steps paint is mostly the network's error, cut off at the limits of the range, and later ones go on from it."
+        )
+    return text.strip()
 
 
 def trend_row(sampler: str, arm: Arm, steps: list[int], known: Known) -> dict[str, str]:

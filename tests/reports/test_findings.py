@@ -107,6 +107,19 @@ def test_the_command_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixt
 # ---- whichever way it is ---------------------------------------------------------------------------------
 
 
+def test_what_the_networks_know_is_said_as_it_is(expected: Made, tmp_path: Path) -> None:
+    """The error of predicted images by t, and whether a grey image would do. Catches arms, steps or timesteps that
+    changed places, an error that grew and is said to fall, and a sentence that stays when the networks know more."""
+    assert "| 100 | 0.01 | 0.011 | 0.01 | 0.011 |\n| 990 | 2.4 | 1.2 | 2.16 | 1.08 |" in expected.text
+    assert "falls in e5 at 1 of 2 and in e6 at 1 of 2 timesteps" in expected.text
+    assert "e6's is the lower one at 1 of 2, t = 990. A grey image" in expected.text
+    assert "by more to the end, e5's by 1.20 and e6's by 1.08." in expected.text
+    one_arm = make(tmp_path / "one", Campaign(seeds=(1077,), faithful=False, noisiest=1.1))
+    assert "by more to the end, e5's by 1.10." in one_arm.text  # e6: 0.99
+    both = make(tmp_path / "both", Campaign(seeds=(1077,), faithful=False, noisiest=0.5))
+    assert "| 990 | 1 | 0.5 | 0.9 | 0.45 |" in both.text and "A grey image" not in both.text
+
+
 def test_the_summary_says_what_the_numbers_say(expected: Made, reversed_: Made) -> None:
     """Both ways round. Catches an answer that was written beforehand."""
     assert "Yes, by its level; the trends are opposite in e5 and e6.**" in expected.answer(1)
