@@ -81,9 +81,10 @@ def predicted_line(rows: Sequence[dict[str, Any]], arms: Sequence[Arm]) -> str:
     worse = [f"{name}'s by {digits(value, 3)}" for name, value in last if value > _GREY]
     if worse:
         text += (
-            f"A grey image is off by at most 1, whatever the images; at t = {noisiest['t']} the "
-            f"networks' predictions are off by more to the end, {' and '.join(worse)}. Sampling starts there: what its first "
-            "steps paint is mostly the network's error, cut off at the limits of the range, and later ones go on from it."
+            f"A grey image is off by at most 1, whatever the images; at t = {noisiest['t']} the networks' "
+            f"predictions are off by more to the end, {' and '.join(worse)}. Sampling starts there: what its "
+            "first steps paint is mostly the network's error, cut off at the limits of the range, and later ones go on "
+            "from it."
         )
     return text.strip()
 
