@@ -206,5 +206,7 @@ def _plot_curve(axes: Axes, values: pd.Series, shade: str, style: Any, text: str
 
 def _steps(axes: Axes, arms: Sequence[Arm]) -> None:
     step_axis(axes, arms)
-    axes.set_xlim(0, 1.03 * max(arm.last_step for arm in arms))
+    axes.set_xlim(right=1.03 * max(arm.last_step for arm in arms))
+    if axes.get_xscale() == "linear":
+        axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(thousands))
