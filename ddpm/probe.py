@@ -55,7 +55,8 @@ def probe(source: Path, overrides: Sequence[str], data: str | None, device: str,
     stored = checkpoints[0].config
     cfg = resolve([(str(found[0]), stored)], ["--curvature.enabled=true", *overrides, *_data_overrides(stored, data)])
     if out is not None:
-        return _into_file(_Measuring(cfg, device), checkpoints, out)
+        run_id = resolve([(str(found[0]), stored)], []).run_id  # of the training: how it is probed names no other run
+        return _into_file(_Measuring(cfg, device), checkpoints, out, run_id)
     assert path is not None
     folder = RunFolder.at(path)
     try:
@@ -137,11 +138,11 @@ def _into_run(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], folder:
     return f"{done} of {len(checkpoints)} checkpoints had these numbers already" if done else f"in {folder.path}"
 
 
-def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: Path) -> str:
+def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: Path, run_id: str) -> str:
     """Line by line into OUT.part, which the same command takes up where it was interrupted, and which becomes OUT."""
     cfg = measuring.cfg
     about = {
-        **{key: getattr(cfg, key) for key in ("run_id", "experiment", "seed")},
+        **{"run_id": run_id, "experiment": cfg.experiment, "seed": cfg.seed},
         "images": measuring.images.digest,
         "curvature": cfg.curvature.model_dump(mode="json"),
     }

@@ -169,7 +169,8 @@ def test_a_file_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_file_holds_the_values_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One checkpoint on its own, by the command line: every v'Hv, whose mean is what is logged."""
+    """One checkpoint on its own, by the command line: every v'Hv, whose mean is what is logged, under the name of the
+    run it is of. Catches the name that a training with the probe's own settings would have."""
     folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
     alone = tmp_path / "alone.pt"
     alone.write_bytes((folder / "checkpoints/step-000004.pt").read_bytes())
@@ -177,7 +178,7 @@ def test_a_file_holds_the_values_too(tmp_path: Path, capsys: pytest.CaptureFixtu
     options = ["--method", "hutchinson,slq", "--probes", "4", "--curvature.lanczos_steps=3", "--out", str(out)]
     assert main(["probe", str(alone), *options]) == 0
     (line,) = map(json.loads, out.read_text().splitlines())
-    assert line["_i"] == 4
+    assert (line["_i"], line["run_id"]) == (4, folder.name)
     values = line["details"]["curvature/ref_values"]
     assert len(values) == 4
     assert sum(values) / 4 == pytest.approx(line["out"]["curvature/ref_trace_mean"])
