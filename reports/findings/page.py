@@ -119,7 +119,7 @@ def _opposite(selection: Selection) -> list[str]:
         names = " and ".join(rising)
         lines.append(
             f"With the sampler put right FID rises with training in {names}, as the study's did: that is not its "
-            "sampler's doing alone. samplers.md says what small networks that predict eps come to draw."
+            "sampler's doing alone. Why it can, though the networks learn, follows."
         )
     return lines
 

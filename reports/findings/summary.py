@@ -58,7 +58,10 @@ def plateau(selection: Selection) -> Answer:
     level = {HOLDS: "Yes, by its level", FAILS: "No, by its level"}.get(bare(together(votes)), "Not shown")
     parts = "; ".join(_plateau_of(arm, steps) for arm, steps in found)
     word = f"{level}; {_opposite_in(found)}"
-    return Answer(question, word, f"FID of the same checkpoints: {parts}.{_ends(found[0][0], found[0][1][-1])}")
+    text = f"FID of the same checkpoints: {parts}.{_ends(found[0][0], found[0][1][-1])}"
+    if all(side(_trends(arm, steps)[0][1])[0] > 0 for arm, steps in found):
+        text += " How the latter can rise while the networks learn: “What the networks know of an image”, below."
+    return Answer(question, word, text)
 
 
 def _opposite_in(found: Sequence[tuple[Arm, list[int]]]) -> str:

@@ -131,6 +131,8 @@ def test_the_summary_says_what_the_numbers_say(expected: Made, reversed_: Made) 
     assert "Yes, E6's is lower.**" in reversed_.answer(3)
     assert "as the study's did: that is not its sampler's doing alone" not in expected.text
     assert "FID rises with training in e5 and e6, as the study's did" in reversed_.text
+    assert "can rise while the networks learn" in reversed_.answer(1)
+    assert "can rise while the networks learn" not in expected.answer(1)
     assert "e5, by the study's sampler and by respaced DDPM: opposite trends." in expected.text
     assert "no opposite trends (one falls, the other rises)" in reversed_.text
 
