@@ -63,7 +63,7 @@ def the_point(selection: Selection, pairs: pd.DataFrame) -> Drawn:
 
 
 def fid(selection: Selection) -> Drawn:
-    """FID over steps of both arms, a panel for each sampler."""
+    """FID over steps of both arms, a panel for each sampler, all on one scale."""
     shown = [s for s in scores.SAMPLERS if any(_fids(arm, s) is not None for arm in selection.arms)]
     if not shown:
         raise NothingToDraw("no checkpoint was scored")
@@ -73,8 +73,11 @@ def fid(selection: Selection) -> Drawn:
             _plot_fid(axes, arm, sampler, arm.experiment, colour(arm.experiment), aside=True)
         axes.set_title(scores.NAMES[sampler])
         _steps(axes, selection.arms)
+    top = max(axes.get_ylim()[1] for axes in row)
+    for axes in row:  # else what does not move is drawn as large as what does
+        axes.set_ylim(0, top)
     row[0].set_ylabel(label("val/fid"))
-    row[0].legend()
+    row[0].legend(loc="lower right")
     return Drawn(figure, "")
 
 
