@@ -71,13 +71,14 @@ def fid(selection: Selection) -> Drawn:
     for axes, sampler in zip(row, shown, strict=True):
         for arm in selection.arms:
             _plot_fid(axes, arm, sampler, arm.experiment, colour(arm.experiment), aside=True)
+        _ends(axes, selection.arms, [sampler])
         axes.set_title(scores.NAMES[sampler])
         _steps(axes, selection.arms)
     top = max(axes.get_ylim()[1] for axes in row)
     for axes in row:  # else what does not move is drawn as large as what does
         axes.set_ylim(0, top)
     row[0].set_ylabel(label("val/fid"))
-    row[0].legend(loc="lower right")
+    row[0].legend(loc="center right")
     return Drawn(figure, "")
 
 

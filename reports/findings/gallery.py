@@ -61,13 +61,13 @@ _OTHERS = (
         "A config's schedule",
         "alpha_bar, SNR and the weighting over t.",
         "ddpm schedule configs/study/MS1_min_snr/e6/e6_minsnr_linear_hutch_trace_10k_50nfe.yaml --out out/schedule.png",
-        without="made in a second from any config",
+        "schedule_e6.png",
     ),
     Entry(
         "Samples",
-        "A grid of images of a checkpoint, by any sampler.",
-        "ddpm sample RUN --sampler ddim --nfe 50 --n 64 --out out/samples",
-        without="it needs a checkpoint's weights",
+        "A grid of images of a checkpoint, by any sampler; here of e5 at step 10,000, as findings.md shows it.",
+        "ddpm sample RUN --sampler ddpm --nfe 50 --n 16 --out out/samples",
+        "findings/samples/ddpm-010000.png",
     ),
 )
 
