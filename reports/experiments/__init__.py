@@ -75,8 +75,9 @@ class Claim(BaseModel):
 class Study(BaseModel):
     """One report: `arms` (experiment -> role, in the order shown), `context` (experiments that appear only
     where FID over steps is compared), `difference` (globs of the config keys in which the arms are meant to
-    differ), `where` (experiment -> conditions `key=value` on the configs of its runs: all of that experiment's runs
-    where none is given) and the names of its `figures`, in order.
+    differ), `where` (experiment -> conditions `key=value` on the configs of its runs, which are left out where they
+    contradict one; what the arms are meant to differ in is said here, as a run can be given another value under the
+    same name) and the names of its `figures`, in order.
 
     `criteria` are written before the runs and decided by an interval: pass, fail or undecided. `statements` are what
     the original study said of its runs; they are held against the numbers themselves."""
@@ -101,6 +102,9 @@ class Study(BaseModel):
             raise ValueError("exactly one arm is the baseline")
         if self.name not in self.arms:
             raise ValueError("the experiment must be one of its own arms")
+        stray = [name for name in self.where if name not in (*self.arms, *self.context)]
+        if stray:
+            raise ValueError(f"where is about {', '.join(stray)}, which this experiment does not show")
         for claim in (*self.criteria, *self.statements):
             for check in claim.checks:
                 if check.arm is not None and check.arm not in self.arms:

@@ -212,7 +212,9 @@ def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(study + "where: {mine: [optim.lr=1.0], theirs: [optim.lr=1.0]}\n")
     page = make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
     text = page.with_suffix(".md").read_text()
-    assert "| mine | variant | `mine-s1-a1` |" in text and "mine-s2" not in text and "theirs-s2" not in text
+    shown, left_out = text.split("## What is missing or left out")
+    assert "| mine | variant | `mine-s1-a1` |" in shown and "mine-s2" not in shown and "theirs-s2" not in shown
+    assert "it is not what mine means by theirs: its optim.lr is 2.0, not 1.0" in left_out
     (tmp_path / "study.yaml").write_text(study.replace("fid_vs_step", "fid_vs_stop"))
     with pytest.raises(UserError, match=r"figures that there are not: fid_vs_stop. There are .*fid_vs_step"):
         make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
