@@ -209,7 +209,7 @@ def _claim_rows(judged: Sequence[Judged], selection: Selection) -> list[dict[str
 
 
 def _number_text(outcome: Outcome) -> str:
-    if outcome.number is not None and outcome.check.statistic == "min_step":
+    if outcome.number is not None and outcome.check.statistic in ("min_step", "min_place"):
         return f"{outcome.number:.0f}"
     return number(outcome.number, 5)
 
