@@ -11,7 +11,7 @@ import pandas as pd
 from reports.experiments import Check, Span
 from reports.experiments.choice import Arm
 from reports.intervals import Array, block_jackknife, fall, student, welch
-from reports.statistics import at_end, curve, in_window, per_step, rank_correlation, shared_seeds
+from reports.statistics import at_end, curve, in_window, per_step, rank_correlation, sample_contrast, shared_seeds
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
     several = " and ".join(f"{arm.experiment} {len(arm.runs)}" for arm in arms)
     seeds = "one seed" if all(len(arm.runs) == 1 for arm in arms) else f"too few seeds for an interval ({several})"
     if check.statistic not in _OF_STEPS or found.number is None:
-        return replace(found, basis=f"{seeds}, and a single number has no interval over steps")
+        alone = f"{seeds}, and a single number has no interval over steps"
+        return replace(found, basis=alone + _of_samples(check, arms))
     pieces = _pieces(check, arms)
 
     def statistic(kept: Sequence[pd.DataFrame]) -> float:
@@ -124,6 +125,17 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
     way = f"scatter of {steps} steps around their trend" if falls else f"jackknife over blocks of {steps} steps"
     basis = f"{seeds}: {way}, which covers what varies within the runs, not seeds"
     return Estimate(found.number, found.step, interval, basis)
+
+
+def _of_samples(check: Check, arms: Sequence[Arm]) -> str:
+    """What the noise of the samples says of two FIDs at one step. It decides nothing, as another seed's network moves
+    them too."""
+    if check.of != "difference" or check.statistic not in ("first", "last"):
+        return ""
+    curves = [windowed(check.window, metric_curve(arm, check.metric), arm) for arm in arms]
+    steps = {int(values.index[-1 if check.statistic == "last" else 0]) for values in curves if len(values)}
+    contrast = sample_contrast(arms[0], arms[1], check.metric, steps.pop()) if len(steps) == 1 else None
+    return f"; {contrast.said}" if contrast else ""
 
 
 def _values(piece: pd.DataFrame) -> Array:
