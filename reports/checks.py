@@ -10,7 +10,7 @@ import pandas as pd
 from reports.estimates import estimate, metric_curve, of_curves, windowed
 from reports.experiments import Check, Claim, Span, Study
 from reports.experiments.choice import Arm, Selection
-from reports.protocols import protocol_difference
+from reports.protocols import foreign_features, protocol_difference
 from reports.runs import SCORES
 from reports.statistics import COLUMNS
 
@@ -58,10 +58,11 @@ def judge_criteria(selection: Selection) -> list[Judged]:
 
 @lru_cache(maxsize=4)
 def judge_statements(selection: Selection) -> list[Judged]:
-    """`borne out`, `borne out in part` or `not borne out` by the runs' own numbers; `cannot be said` without them."""
+    """`borne out`, `borne out in part` or `not borne out` by the runs' own numbers; `cannot be said` without them, or
+    where the statement is about FIDs on another scale than theirs."""
     judged = []
     for claim in selection.study.statements:
-        outcomes = tuple(_measure(check, selection) for check in claim.checks)
+        outcomes = tuple(_on_its_scale(_measure(check, selection), selection) for check in claim.checks)
         found = [outcome.holds for outcome in outcomes]
         if None in found:
             verdict = "cannot be said"
@@ -69,6 +70,29 @@ def judge_statements(selection: Selection) -> list[Judged]:
             verdict = "borne out" if all(found) else "borne out in part" if any(found) else "not borne out"
         judged.append(Judged(claim, outcomes, verdict))
     return judged
+
+
+def _on_its_scale(outcome: Outcome, selection: Selection) -> Outcome:
+    """The outcome; of an absolute FID by other features than the study's, that it says nothing."""
+    if outcome.holds is None or not _absolute_score(outcome.check):
+        return outcome
+    arms = [arm for name in _arms_of(outcome.check, selection.study) if (arm := selection.arm(name)) is not None]
+    foreign = foreign_features(arms, outcome.check.metric)
+    if not foreign:
+        return outcome
+    reason = f"scored by {', '.join(foreign)}, on another scale than the study's Inception features"
+    return replace(outcome, holds=None, reason=reason)
+
+
+def _absolute_score(check: Check) -> bool:
+    """Whether a bound is so many points of a score: a level, or a difference; the sign of one needs no scale."""
+    if check.metric not in SCORES or check.statistic not in _IN_POINTS or check.of.endswith("_pct"):
+        return False
+    return check.of == "value" or any((check.at_least, check.at_most))
+
+
+# Statistics with the unit of their metric.
+_IN_POINTS = ("mean", "min", "max", "farthest", "first", "last", "std")
 
 
 def claim_numbers(selection: Selection) -> pd.DataFrame:
@@ -168,6 +192,8 @@ _WORDS = {
     "min": "lowest",
     "max": "highest",
     "min_step": "step of the lowest",
+    "min_place": "place of the lowest",
+    "farthest": "outermost value",
     "first": "first",
     "last": "last",
     "std": "standard deviation",

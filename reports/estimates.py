@@ -11,7 +11,7 @@ import pandas as pd
 from reports.experiments import Check, Span
 from reports.experiments.choice import Arm
 from reports.intervals import Array, block_jackknife, fall, student, welch
-from reports.statistics import at_end, curve, in_window, per_step, rank_correlation, shared_seeds
+from reports.statistics import at_end, curve, in_window, per_step, rank_correlation, sample_contrast, shared_seeds
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
     several = " and ".join(f"{arm.experiment} {len(arm.runs)}" for arm in arms)
     seeds = "one seed" if all(len(arm.runs) == 1 for arm in arms) else f"too few seeds for an interval ({several})"
     if check.statistic not in _OF_STEPS or found.number is None:
-        return replace(found, basis=f"{seeds}, and a single number has no interval over steps")
+        alone = f"{seeds}, and a single number has no interval over steps"
+        return replace(found, basis=alone + _of_samples(check, arms))
     pieces = _pieces(check, arms)
 
     def statistic(kept: Sequence[pd.DataFrame]) -> float:
@@ -124,6 +125,17 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
     way = f"scatter of {steps} steps around their trend" if falls else f"jackknife over blocks of {steps} steps"
     basis = f"{seeds}: {way}, which covers what varies within the runs, not seeds"
     return Estimate(found.number, found.step, interval, basis)
+
+
+def _of_samples(check: Check, arms: Sequence[Arm]) -> str:
+    """What the noise of the samples says of two FIDs at one step. It decides nothing, as another seed's network moves
+    them too."""
+    if check.of != "difference" or check.statistic not in ("first", "last"):
+        return ""
+    curves = [windowed(check.window, metric_curve(arm, check.metric), arm) for arm in arms]
+    steps = {int(values.index[-1 if check.statistic == "last" else 0]) for values in curves if len(values)}
+    contrast = sample_contrast(arms[0], arms[1], check.metric, steps.pop()) if len(steps) == 1 else None
+    return f"; {contrast.said}" if contrast else ""
 
 
 def _values(piece: pd.DataFrame) -> Array:
@@ -164,7 +176,7 @@ def _reduced(check: Check, pieces: Sequence[pd.DataFrame]) -> tuple[float | None
     columns = [[piece.iloc[:, place].dropna() for piece in pieces] for place in range(pieces[-1].shape[1])]
     if check.of.startswith("step_"):
         columns = [[per_step(*(c[i] for c in columns), percent=check.of.endswith("pct")) for i in range(len(pieces))]]
-    found = [_reduce(check.statistic, parts) for parts in columns]
+    found = [_reduce(check, parts) for parts in columns]
     if len(found) == 1:
         return found[0]
     (baseline, _), (variant, _) = found
@@ -198,23 +210,32 @@ def windowed(span: Span | None, values: pd.Series, arm: Arm) -> pd.Series:
     return values[(values.index >= span[0]) & (values.index <= span[1])]
 
 
-def _reduce(statistic: str, parts: Sequence[pd.Series]) -> tuple[float | None, int | None]:
+def _reduce(check: Check, parts: Sequence[pd.Series]) -> tuple[float | None, int | None]:
     values = parts[-1].dropna()
     if values.empty:
         return None, None
-    if statistic in _OF_ONE_STEP:
-        place = _OF_ONE_STEP[statistic](values.to_numpy(dtype=float))
-        step = int(values.index[place])
-        return (float(step), None) if statistic == "min_step" else (float(values.iloc[place]), step)
-    return _of_many(statistic, values, parts[0]), None
+    if check.statistic not in _OF_ONE_STEP:
+        return _of_many(check.statistic, values, parts[0]), None
+    place = _OF_ONE_STEP[check.statistic](values.to_numpy(dtype=float), check)
+    step = int(values.index[place])
+    if check.statistic == "min_step":
+        return float(step), None
+    return (float(place + 1) if check.statistic == "min_place" else float(values.iloc[place])), step
 
 
-_OF_ONE_STEP: dict[str, Callable[[Array], int]] = {
-    "first": lambda _: 0,
-    "last": lambda _: -1,
-    "min": lambda x: int(x.argmin()),
-    "min_step": lambda x: int(x.argmin()),
-    "max": lambda x: int(x.argmax()),
+def _farthest(values: Array, check: Check) -> int:
+    middle = ((check.at_least or 0.0) + (check.at_most or 0.0)) / 2  # the check has both
+    return int(np.abs(values - middle).argmax())
+
+
+_OF_ONE_STEP: dict[str, Callable[[Array, Check], int]] = {
+    "first": lambda _, __: 0,
+    "last": lambda _, __: -1,
+    "min": lambda x, _: int(x.argmin()),
+    "min_step": lambda x, _: int(x.argmin()),
+    "min_place": lambda x, _: int(x.argmin()),
+    "max": lambda x, _: int(x.argmax()),
+    "farthest": _farthest,
 }
 
 

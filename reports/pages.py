@@ -18,7 +18,7 @@ from reports.experiments.choice import Arm, Selection, differing_keys, matches, 
 from reports.figures import Figure
 from reports.figures.steps import context_reason
 from reports.protocols import measured
-from reports.runs import FID_METRICS, flatten
+from reports.runs import FID_METRICS, Run, flatten
 from reports.statistics import (
     COLUMNS,
     COMMON,
@@ -35,6 +35,7 @@ from reports.verdicts import all_verdicts, number
 _TABLED = (*STEP_METRICS, TRAINED, TRAINED.replace("_mean", "_std"), COMMON, COMMON.replace("_mean", "_std"))
 _WEIGHTED = ("train/loss", "train/grad_global_L2", TRAINED)
 _SHORT_COMMIT = 10
+_LONGEST_LABEL = 40  # characters of a line's first cell, above which it is a sentence
 
 
 def markdown_page(
@@ -83,7 +84,7 @@ def html_page(text: str, folder: Path, title: str) -> str:
     body = markdown.markdown(text, extensions=["tables"])
     body = re.sub(r"<p>(<img [^>]*>)</p>\s*<p><em>(.*?)</em></p>", _figure, body, flags=re.DOTALL)
     body = re.sub(r'src="([^"]+\.png)"', lambda m: f'src="{_data_uri(folder / m.group(1))}"', body)
-    body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+    body = re.sub(r"<table>.*?</table>", _table, body, flags=re.DOTALL)
     style = (resources.files("reports") / "report.css").read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -94,6 +95,15 @@ def html_page(text: str, folder: Path, title: str) -> str:
 
 def _figure(match: re.Match[str]) -> str:
     return f"<figure>{match.group(1)}<figcaption>{match.group(2)}</figcaption></figure>"
+
+
+def _table(match: re.Match[str]) -> str:
+    """A table in a box that scrolls; one whose lines begin with sentences is `prose`: they may wrap, as unbroken they
+    push the other columns out of sight."""
+    firsts = re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>", match.group(0), flags=re.DOTALL)
+    longest = max((len(html.unescape(re.sub(r"<[^>]*>", "", first))) for first in firsts), default=0)
+    kind = "table prose" if longest > _LONGEST_LABEL else "table"
+    return f'<div class="{kind}">{match.group(0)}</div>'
 
 
 def _data_uri(path: Path) -> str:
@@ -199,7 +209,7 @@ def _claim_rows(judged: Sequence[Judged], selection: Selection) -> list[dict[str
 
 
 def _number_text(outcome: Outcome) -> str:
-    if outcome.number is not None and outcome.check.statistic == "min_step":
+    if outcome.number is not None and outcome.check.statistic in ("min_step", "min_place"):
         return f"{outcome.number:.0f}"
     return number(outcome.number, 5)
 
@@ -338,6 +348,13 @@ def _absent(selection: Selection, figures: Sequence[Figure]) -> list[str]:
     return lines
 
 
+def _resolved_config(run: Run) -> Path:
+    """The config that the run was trained with: in its folder, or, of a run read from W&B, where the trainer keeps such
+    folders below RUNS. The run's own id is in its config: W&B's is another."""
+    here = run.source / "config.yaml"
+    return here if here.exists() else Path("RUNS", run.experiment, str(run.config.get("run_id", run.id)), "config.yaml")
+
+
 def _training(selection: Selection) -> list[str]:
     """How to train the runs again, for those that carry a config and a recorded start (our own)."""
     lines = []
@@ -345,12 +362,7 @@ def _training(selection: Selection) -> list[str]:
         for run in arm.runs:
             if not run.config or run.started is None or run.seed is None:
                 continue
-            resolved = run.source / "config.yaml"
-            words = (
-                ["ddpm", "train", str(resolved), "--out_dir=NEW"]
-                if resolved.exists()
-                else ["ddpm", "train", "CONFIG", f"--seed={run.seed}"]
-            )
+            words = ["ddpm", "train", str(_resolved_config(run)), f"--seed={run.seed}", "--out_dir=NEW"]
             commit = f", commit {run.commit[:_SHORT_COMMIT]}" if run.commit else ""
             lines.append(f"{shlex.join(words)}    # {arm.experiment}, run {run.id}{commit}")
     return lines

@@ -1,10 +1,14 @@
 """Under which protocol an FID was measured, and whether arms can be compared by it."""
 
+import re
 from collections.abc import Sequence
 
 from ddpm.errors import UserError
 from reports.experiments.choice import Arm, Selection
 from reports.runs import SCORES, Run, canonical, flatten
+
+# clean-fid's Inceptions are `inception-MODE-DIGEST`; the study's statistics `stats/cifar10_inception_train.npz`.
+_INCEPTION = re.compile(r"\Ainception-|\Astats/.*_inception_")
 
 
 def measured(arms: Sequence[Arm], metric: str) -> list[tuple[str, Run]]:
@@ -31,6 +35,18 @@ def protocol_difference(arms: Sequence[Arm], metric: str) -> str | None:
         values = ", ".join(f"{key} = {flat[fingerprint].get(key, '(not set)')}" for key in keys)
         parts.append(f"{run.name} has protocol {fingerprint}" + (f" ({values})" if values else ""))
     return "; ".join(parts)
+
+
+def foreign_features(arms: Sequence[Arm], metric: str) -> list[str]:
+    """The features behind the FIDs `metric` of `arms` that are not the original study's, sorted. Its own logs name
+    none, but the statistics of Inception features that they were held against (`fid_stats`)."""
+    found = set()
+    for fingerprint, run in measured(arms, metric):
+        described = run.protocols.get(fingerprint, {})
+        features = str(described.get("features") or described.get("fid_stats") or "features that are not recorded")
+        if not _INCEPTION.search(features):
+            found.add(features)
+    return sorted(found)
 
 
 def differing_fields(found: Sequence[tuple[str, Run]]) -> set[str]:

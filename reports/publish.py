@@ -137,10 +137,12 @@ def page_blocks(page: str, pictures: Mapping[str, Any]) -> list[Any]:
 
 
 def _without_folders(text: str) -> str:
-    """Commands (indented lines) with absolute paths cut down to their last part."""
+    """Commands (indented lines) with absolute paths cut down to their last part; of a run's config, to what tells it
+    from the other runs' below their folder."""
 
     def last_part(match: re.Match[str]) -> str:
-        return shlex.quote(Path(match.group().strip("'")).name)
+        path = Path(match.group().strip("'"))
+        return shlex.quote(str(Path("RUNS", *path.parts[-3:])) if path.name == "config.yaml" else path.name)
 
     return re.sub(
         r"^    .*$", lambda line: re.sub(r"(?<!\S)('/[^']*'|/\S+)", last_part, line.group()), text, flags=re.MULTILINE

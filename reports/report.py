@@ -1,5 +1,6 @@
 """One experiment, from the source of its runs to numbers, figures and pages."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def make_report(
         raise UserError(f"{experiment} wants figures that there are not: {', '.join(unknown)}. There are {_listed()}.")
     runs = open_source(source, [*study.arms, *study.context], cached=cached)
     selection = select(study, runs, where)
+    for warning in selection.warnings:
+        print(f"ddpm: warning: {warning}", file=sys.stderr)
     notes = check_all_protocols(selection, allow_mixed_protocols)
     command = _command(experiment, source, out, where, allow_mixed_protocols, cached)
     figures: list[Figure] = []

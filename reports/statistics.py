@@ -335,6 +335,38 @@ def seed_contrast(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> 
     return None
 
 
+@dataclass(frozen=True)
+class SampleContrast:
+    """variant - baseline of two FIDs, and half its 95 % interval over the noise of their samples alone."""
+
+    difference: float
+    reach: float
+    shared_noise: bool
+
+    @property
+    def said(self) -> str:
+        """What that noise says of the difference, which is nothing of other seeds."""
+        side = "apart beyond" if abs(self.difference) > self.reach else "within"
+        return f"{side} the noise of the samples ({self.difference:+.2f} ± {self.reach:.2f}); seeds unknown"
+
+
+def sample_contrast(baseline: Arm, variant: Arm, metric: str, step: int) -> SampleContrast | None:
+    """The contrast at `step` of two single runs; None of more seeds, or where an error was not logged.
+
+    The errors are added as those of independent samples. Samples that start from one noise err together, so that their
+    difference is known better than that.
+    """
+    arms = (baseline, variant)
+    errors = [standard_error(arm, metric) for arm in arms]
+    known = all(step in values.index for values in (*errors, *(curve(arm, metric) for arm in arms)))
+    if metric.startswith("curvature/") or any(len(arm.runs) > 1 for arm in arms) or not known:
+        return None
+    before, after = (float(curve(arm, metric)[step]) for arm in arms)
+    reach = Z95 * math.hypot(*(float(error[step]) for error in errors))
+    seeds = {arm.config.get("eval.sample_seed") for arm in arms}
+    return SampleContrast(after - before, reach, shared_noise=len(seeds) == 1 and None not in seeds)
+
+
 def _means_of_seeds(arm: Arm, metric: str, steps: pd.Index) -> list[float]:
     """Per run, the mean over `steps`; NaN where it has not all of them."""
     return [float(run.series(metric).reindex(steps).mean(skipna=False)) for run in arm.runs]

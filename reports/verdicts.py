@@ -18,6 +18,7 @@ from reports.statistics import (
     compare,
     curve,
     describe,
+    sample_contrast,
     seed_contrast,
     standard_error,
     unlike,
@@ -274,6 +275,7 @@ def _fid_pair(baseline: Arm, variant: Arm) -> list[str]:
         sentences.append(f"FID of {names} at the common milestones: {listed}.{_void(baseline, variant, 'val/fid')}")
         if not _void(baseline, variant, "val/fid"):
             sentences += _seed_noise(baseline, variant, int(steps[-1]))
+            sentences += _sample_noise(baseline, variant, int(steps[-1]))
     elif len(b) and len(v):
         sentences.append(f"{variant.experiment} and {baseline.experiment} have no milestone at a common step.")
     b_final, v_final = at_end(baseline, "final/fid"), at_end(variant, "final/fid")
@@ -296,6 +298,18 @@ def _seed_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
     return [f"At step {step} the mean difference is {_over_seeds(found)}."] if found else []
 
 
+def _sample_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
+    """What the noise of the samples says of two single runs' FIDs at `step`; nothing where it was not measured."""
+    found = sample_contrast(baseline, variant, "val/fid", step)
+    if found is None:
+        return []
+    shared = "; both start from one noise, so that this is cautious" if found.shared_noise else ""
+    return [
+        f"At step {step} {variant.experiment} and {baseline.experiment} are {found.said}. The 95 % interval adds the "
+        f"errors of both as if their samples were independent{shared}."
+    ]
+
+
 # ---- seeds -----------------------------------------------------------------------------------------------
 
 
@@ -312,7 +326,7 @@ def seed_verdicts(arms: Sequence[Arm]) -> list[str]:
         sentences.append(f"Seeds per arm: {listed}. Bands are 95 % bootstrap intervals over seeds.")
         sentences += [f"{name} is a single seed: no interval across seeds can be given for it." for name in single]
     if single and len(arms) > 1:
-        sentences.append("Whether the differences are noise cannot be said from these runs.")
+        sentences.append("Whether the differences are more than seeds vary by cannot be said from these runs.")
     for arm in arms:
         ends = {run.last_step for run in arm.runs}
         if len(ends) > 1:

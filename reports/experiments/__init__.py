@@ -13,6 +13,7 @@ from ddpm.errors import UserError
 
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]
+_OF_ENDS = ("difference", "change_pct")  # of two numbers, each after its statistic
 
 
 class Windows(BaseModel):
@@ -31,7 +32,9 @@ class Check(BaseModel):
     baseline, per step (`step_difference`, `step_change_pct`), or after `statistic` (`difference`, `change_pct`: 100
     (variant - baseline) / |baseline|). `statistic`: how the curve becomes a number. `drop_pct` is 100 (1 - mean over
     the window / mean over `since`), `rising_pct` the share of successive steps that go up, `below_pct` that of the
-    steps with a number below 0, `correlation` Spearman's with the metric `against_metric` at the steps that have both.
+    steps with a number below 0, `correlation` Spearman's with the metric `against_metric` at the steps that have both,
+    `min_place` the place of the lowest value among all (1: the first that was logged), and `farthest` the value that
+    lies farthest from the middle of `at_least` and `at_most`: where it lies between them, all do.
     `window` and `since` are steps, both ends included, or fractions of the run's length where they end at 1 or below;
     no window is the whole run.
     """
@@ -41,7 +44,19 @@ class Check(BaseModel):
     metric: str
     of: Literal["value", "difference", "change_pct", "step_difference", "step_change_pct"] = "value"
     statistic: Literal[
-        "mean", "min", "max", "min_step", "first", "last", "std", "drop_pct", "rising_pct", "below_pct", "correlation"
+        "mean",
+        "min",
+        "max",
+        "min_step",
+        "min_place",
+        "farthest",
+        "first",
+        "last",
+        "std",
+        "drop_pct",
+        "rising_pct",
+        "below_pct",
+        "correlation",
     ] = "mean"
     arm: str | None = None  # null: the experiment itself
     window: Span | None = None
@@ -58,6 +73,8 @@ class Check(BaseModel):
             raise ValueError("drop_pct, and it alone, needs since")
         if (self.statistic == "correlation") != (self.against_metric is not None):
             raise ValueError("correlation, and it alone, needs against_metric")
+        if self.statistic == "farthest" and (None in (self.at_least, self.at_most) or self.of in _OF_ENDS):
+            raise ValueError("farthest needs at_least and at_most, and a value or a number per step")
         return self
 
 
@@ -75,8 +92,9 @@ class Claim(BaseModel):
 class Study(BaseModel):
     """One report: `arms` (experiment -> role, in the order shown), `context` (experiments that appear only
     where FID over steps is compared), `difference` (globs of the config keys in which the arms are meant to
-    differ), `where` (experiment -> conditions `key=value` on the configs of its runs: all of that experiment's runs
-    where none is given) and the names of its `figures`, in order.
+    differ), `where` (experiment -> conditions `key=value` on the configs of its runs, which are left out where they
+    contradict one; what the arms are meant to differ in is said here, as a run can be given another value under the
+    same name) and the names of its `figures`, in order.
 
     `criteria` are written before the runs and decided by an interval: pass, fail or undecided. `statements` are what
     the original study said of its runs; they are held against the numbers themselves."""
@@ -101,6 +119,9 @@ class Study(BaseModel):
             raise ValueError("exactly one arm is the baseline")
         if self.name not in self.arms:
             raise ValueError("the experiment must be one of its own arms")
+        stray = [name for name in self.where if name not in (*self.arms, *self.context)]
+        if stray:
+            raise ValueError(f"where is about {', '.join(stray)}, which this experiment does not show")
         for claim in (*self.criteria, *self.statements):
             for check in claim.checks:
                 if check.arm is not None and check.arm not in self.arms:

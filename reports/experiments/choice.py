@@ -12,7 +12,7 @@ import yaml
 
 from ddpm.errors import UserError
 from reports.experiments import Study
-from reports.runs import Run, canonical, flat_config
+from reports.runs import Run, as_number, canonical, flat_config
 
 # Keys that say who and where, not what was trained.
 BOOKKEEPING = (
@@ -96,17 +96,17 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
     Runs that differ in more than the declared difference, the seed and book-keeping belong to different
     *settings*. The setting with the most arms is taken, at equality the one with the newest start; within
     it, per arm and seed the newest run. Where arms exist but no setting holds them all, each arm's newest
-    setting is taken and the undeclared differences become a warning.
+    setting is taken and the undeclared differences become a warning. Runs that contradict the study's `where` are left
+    out. Where it leaves open what an arm's value of a declared difference is, several values become a warning.
 
     Raises UserError: a filter that does not parse or leaves nothing, no run of any arm, or none of the
     requested experiment.
     """
-    kept = filtered(runs, where)
-    kept = [run for run in kept if filtered([run], study.where.get(run.experiment, ()))]
-    left_out = [f"{run.name}: no metrics logged" for run in kept if run.history.empty]
+    kept, left_out = _as_meant(study, filtered(runs, where))
     usable = [run for run in kept if not run.history.empty]
     ours = [run for run in usable if run.experiment in study.arms]
-    _require(study, runs, ours, where)
+    _require(study, runs, ours, where, left_out)
+    left_out += [f"{run.name}: no metrics logged" for run in kept if run.history.empty]
 
     present = {run.experiment for run in ours}
     by_setting: dict[str, list[Run]] = defaultdict(list)
@@ -131,12 +131,17 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
         context,
         missing=tuple(name for name in study.arms if name not in present),
         left_out=tuple(left_out + context_left_out),
-        warnings=_warnings(arms, study),
+        warnings=(*_undeclared(arms, study), *_left_open((*arms, *context), usable, study)),
     )
 
 
 def filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
     """The runs whose config says all of `where`, each `key=value`. Raises UserError for one that does not parse."""
+    conditions = _conditions(where)
+    return [run for run in runs if not _contradicted(run, conditions)]
+
+
+def _conditions(where: Sequence[str]) -> list[tuple[str, Any]]:
     conditions = []
     for text in where:
         key, equals, value = text.partition("=")
@@ -148,28 +153,52 @@ def filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
             raise UserError(
                 f"`{text}`: {value} is no YAML value. Write e.g. `seed=3` or `loss.weighting=minsnr`."
             ) from None
-    return [
-        run
-        for run in runs
-        if all(canonical(flat_config(run).get(key)) == canonical(value) for key, value in conditions)
-    ]
+    return conditions
 
 
-def _require(study: Study, runs: Sequence[Run], ours: Sequence[Run], where: Sequence[str]) -> None:
+def _contradicted(run: Run, conditions: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Those of `conditions` that the run's config does not meet."""
+    config = flat_config(run)
+    return [(key, value) for key, value in conditions if not _same(config.get(key), value)]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as text, or as numbers: 5 is 5.0."""
+    return as_number(one) == as_number(other) is not None or canonical(one) == canonical(other)
+
+
+def _as_meant(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs that are what the study's `where` says of their experiment, and why the others are none."""
+    kept, left_out = [], []
+    for run in runs:
+        wrong = _contradicted(run, _conditions(study.where.get(run.experiment, ())))
+        config = flat_config(run)
+        said = "; ".join(f"its {key} is {show(config, key)}, not {show({key: v}, key)}" for key, v in wrong)
+        if not said:
+            kept.append(run)
+        elif run.experiment in (*study.arms, *study.context):
+            left_out.append(f"{run.name}: it is not what {study.name} means by {run.experiment}: {said}")
+    return kept, left_out
+
+
+def _require(
+    study: Study, runs: Sequence[Run], ours: Sequence[Run], where: Sequence[str], left_out: Sequence[str]
+) -> None:
     present = {run.experiment for run in ours}
     if study.name in present:
         return
     there = ", ".join(sorted({run.experiment for run in runs})) or "none"
     filtered = f" that match {', '.join(where)}" if where else ""
+    why = "".join(f" Left out: {line}." for line in left_out)
     if not present:
         wanted = ", ".join(study.arms)
         raise UserError(
             f"No runs of the experiments in this report ({wanted}){filtered} with metrics in the source. "
-            f"Experiments there: {there}."
+            f"Experiments there: {there}.{why}"
         )
     raise UserError(
         f"No runs of `{study.name}`{filtered} with metrics in the source, so there is nothing to report on. "
-        f"Experiments there: {there}."
+        f"Experiments there: {there}.{why}"
     )
 
 
@@ -241,7 +270,25 @@ def _context(study: Study, usable: Sequence[Run], arms: Sequence[Arm]) -> tuple[
     return tuple(context), left_out
 
 
-def _warnings(arms: Sequence[Arm], study: Study) -> tuple[str, ...]:
+def _left_open(arms: Sequence[Arm], runs: Sequence[Run], study: Study) -> list[str]:
+    """Arms whose runs have several values of a key in which the arms are meant to differ: the newest need not be the
+    ones that are meant, as when a run was given another weighting on the command line."""
+    lines = []
+    for arm in arms:
+        setting = _setting(arm.runs[0], study)
+        own = [run for run in runs if run.experiment == arm.experiment and _setting(run, study) == setting]
+        for key in differing_keys([Arm(arm.experiment, arm.role, (run,)) for run in own]):
+            used = show(arm.config, key)
+            others = sorted({show(flat_config(run), key) for run in own} - {used})
+            lines.append(
+                f"{arm.experiment} has runs of several values of {key}, and it is not said which is meant: "
+                f"{used} (the newest run's) is compared, {', '.join(others)} left out. `where` in the experiment's "
+                "file says which"
+            )
+    return [f"{line}." for line in lines]
+
+
+def _undeclared(arms: Sequence[Arm], study: Study) -> tuple[str, ...]:
     keys = undeclared_keys(arms, study)
     if not keys:
         return ()

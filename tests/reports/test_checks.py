@@ -1,5 +1,6 @@
 """Claims: their numbers, the interval that decides, and the statements of the original study against its logs."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,10 @@ def test_what_was_not_measured_is_undecided(two_seeds: Path) -> None:
         ({"statistic": "min"}, 1.0, 50),
         ({"statistic": "max"}, 9.0, 30),
         ({"statistic": "min_step"}, 50.0, None),
+        ({"statistic": "min_place"}, 5.0, 50),
+        ({"statistic": "min_place", "window": [60, 80]}, 3.0, 80),
+        ({"statistic": "farthest", "at_least": 0.0, "at_most": 9.0}, 9.0, 30),
+        ({"statistic": "farthest", "at_least": 5.0, "at_most": 7.0}, 1.0, 50),
         ({"statistic": "mean", "window": [20, 40]}, 6.0, None),
         ({"statistic": "mean", "window": [0.5, 1.0]}, 18.5 / 5, None),
         ({"statistic": "drop_pct", "since": [10, 20], "window": [70, 80]}, 100 * (1 - 3.5 / 6), None),
@@ -168,7 +173,7 @@ def test_statistics_of_a_short_curve(tmp_path: Path, check: dict[str, Any], numb
     rows = [(10 * (i + 1), {METRIC: value, "other": -2 * value}) for i, value in enumerate(curve)]
     write_run(tmp_path / "e5", "e5", 1, rows=rows)
     write_run(tmp_path / "e6", "e6", 1, rows=rows)
-    outcome, _ = judged(tmp_path, at_least=-1e9, **check)
+    outcome, _ = judged(tmp_path, **{"at_least": -1e9} | check)
     assert outcome.number == pytest.approx(number) and outcome.step == step
 
 
@@ -194,6 +199,36 @@ def test_the_study_against_its_own_logs(originals: Path, experiment: str) -> Non
     assert {says: found[says] for says in wanted} == wanted
 
 
+def scored_by(root: Path, features: str, fids: dict[str, list[float]]) -> dict[str, str]:
+    """The verdicts on e6's statements of runs of 90 steps with these FIDs, every 30 steps, by these features."""
+    for name, values in fids.items():
+        rows = [(30 * (i + 1), {"val/fid": v, "val/fid_protocol": "aaaa1111"}) for i, v in enumerate(values)]
+        card = write_run(root / name, name, rows=rows, train__total_steps=90) / "run.json"
+        described = {"aaaa1111": {"features": features, "sampler": "ddpm", "nfe": 50}}
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"protocols": described}))
+    return {result.claim.says: result.verdict for result in judge_statements(chosen(root, "e6"))}
+
+
+def test_absolute_fids_are_judged_on_the_studys_scale_alone(tmp_path: Path) -> None:
+    """FIDs of 25 to 43 by the embedded features say nothing of `within FID 203-207`, and half of nothing neither; that
+    they rise is the same on any scale. Catches: borne out in part, as 43 is below 207."""
+    fids = {"e5": [24.7, 36.8, 42.1], "e6": [25.8, 37.7, 43.3]}
+    found = scored_by(tmp_path / "embedded", "embedded64-3194f8", fids)
+    assert found["both runs stay within FID 203-207"] == "cannot be said"
+    assert found["the two FIDs differ by no more than about 1 at any milestone"] == "cannot be said"
+    assert found["Min-SNR brings no gain in FID"] == "borne out"
+    found = scored_by(tmp_path / "inception", "inception-legacy_tensorflow-f58cb9", fids)
+    assert found["both runs stay within FID 203-207"] == "not borne out"
+
+
+def test_the_first_milestone_is_the_first_scored(tmp_path: Path) -> None:
+    """A run of 90 steps has all its milestones before step 2000. Catches: the last, the best, taken for it."""
+    says = "both FIDs are best at the first milestone and creep upward"
+    falling, rising = [43.0, 37.0, 25.0], [25.0, 37.0, 43.0]
+    assert scored_by(tmp_path / "down", "embedded64", {"e5": falling, "e6": falling})[says] == "not borne out"
+    assert scored_by(tmp_path / "up", "embedded64", {"e5": rising, "e6": rising})[says] == "borne out"
+
+
 def test_a_statement_about_a_missing_arm_cannot_be_said(tmp_path: Path) -> None:
     """Catches: an exception where only the variant's runs are there."""
     write_run(tmp_path / "e6", "e6")
@@ -209,6 +244,8 @@ def test_a_statement_about_a_missing_arm_cannot_be_said(tmp_path: Path) -> None:
         {"metric": "a", "at_most": 0, "since": [1, 2]},
         {"metric": "a", "at_most": 0, "statistic": "correlation"},
         {"metric": "a", "at_most": 0, "of": "sum"},
+        {"metric": "a", "at_most": 0, "statistic": "farthest"},
+        {"metric": "a", "at_least": 0, "at_most": 1, "statistic": "farthest", "of": "difference"},
     ],
 )
 def test_checks_that_say_nothing_are_refused(wrong: dict[str, Any]) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from ddpm.config_files import load_config
 from ddpm.errors import UserError
-from reports.experiments.choice import Arm, Selection
+from reports.experiments.choice import Arm, Selection, filtered
+from reports.report import make_report
+from reports.sources import open_source
 from tests.reports.conftest import chosen, write_run
 
 
@@ -84,6 +86,47 @@ def test_bookkeeping_makes_no_setting(tmp_path: Path) -> None:
     write_run(tmp_path / "e5", "e5", out_dir="a", logging__log_every_n_steps=5, device="cpu")
     write_run(tmp_path / "e6", "e6", out_dir="b", study_name="x")
     assert not chosen(tmp_path, "e6").warnings
+
+
+def test_a_newer_run_of_another_weighting_is_not_the_baseline(tmp_path: Path) -> None:
+    """`--loss.weighting=p2` keeps the name e5. Catches a page called "Min-SNR against constant weighting" that compares
+    with p2, and one that does not say why the run is left out."""
+    write_run(tmp_path / "real", "e5")
+    write_run(tmp_path / "p2", "e5", started="2026-09-01T00:00:00+00:00", loss__weighting="p2")
+    write_run(tmp_path / "e6", "e6")
+    selection = chosen(tmp_path, "e6")
+    assert ids(selection) == {"e5": ["real"], "e6": ["e6"]} and not selection.warnings
+    (why,) = [line for line in selection.left_out if "(context)" not in line]
+    assert why == "e5 seed 1 (run e5-s1-p2): it is not what e6 means by e5: its loss.weighting is p2, not constant"
+
+
+def test_only_runs_of_another_weighting_are_none(tmp_path: Path) -> None:
+    """Catches: `No runs of e6` of a folder that holds one, without the reason."""
+    write_run(tmp_path / "e6", "e6", loss__weighting="p2")
+    with pytest.raises(UserError, match=r"No runs of .*Left out: e6 seed 1 .*its loss.weighting is p2, not minsnr"):
+        chosen(tmp_path, "e6")
+
+
+def test_a_whole_number_meets_a_condition_however_it_is_written(tmp_path: Path) -> None:
+    """Catches: a run with gamma 5 left out because the experiment says 5.0; one with `true` let in for 1."""
+    runs = open_source(str(write_run(tmp_path / "e6", "e6", loss__minsnr_gamma=5, curvature__enabled=True).parent))
+    assert filtered(runs, ["loss.minsnr_gamma=5.0"]) and not filtered(runs, ["curvature.enabled=1"])
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_several_values_that_the_experiment_leaves_open_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seed 1 with gamma 5 and, newer, seed 2 with gamma 3: one arm shows one of them. Catches a mean over both, and the
+    newest taken without a word on the page and on stderr."""
+    write_run(tmp_path / "runs" / "e5", "e5")
+    write_run(tmp_path / "runs" / "five", "e6")
+    write_run(tmp_path / "runs" / "three", "e6", seed=2, started="2026-09-01T00:00:00+00:00", loss__minsnr_gamma=3.0)
+    page = make_report("e6", str(tmp_path / "runs"), tmp_path / "out").with_suffix(".md").read_text()
+    said = "e6 has runs of several values of loss.minsnr_gamma, and it is not said which is meant: 3.0 (the"
+    assert ids(chosen(tmp_path / "runs", "e6"))["e6"] == ["three"]
+    assert f"ddpm: warning: {said}" in capsys.readouterr().err
+    assert f"**Warning: {said}" in page.replace("\\", "")
 
 
 def test_a_missing_baseline_leaves_a_report_with_a_gap(tmp_path: Path) -> None:

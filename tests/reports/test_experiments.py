@@ -4,13 +4,16 @@ import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from ddpm.config import differences
 from ddpm.config_files import load_config
 from ddpm.errors import UserError
 from reports.experiments import Study, load, names
+from reports.experiments.choice import show
 from reports.figures import FIGURES
+from reports.runs import flatten
 
 
 @pytest.mark.parametrize("name", names())
@@ -40,6 +43,20 @@ def test_the_arms_have_configs_that_differ_in_what_is_declared(name: str) -> Non
         assert all(any(fnmatch.fnmatch(key, glob) for glob in study.difference) for key in changed), changed
 
 
+@pytest.mark.parametrize("name", names())
+def test_the_arms_configs_are_what_the_experiment_says_of_them(name: str) -> None:
+    """Catches: `where` with a value that its own config has not, so that every run of that arm is left out; a
+    comparison of weightings that leaves open which is which."""
+    study = load(name)
+    for experiment, conditions in study.where.items():
+        config = flatten(CONFIGS[experiment].nested())
+        for condition in conditions:
+            key, value = condition.split("=")
+            assert show(config, key) == show({key: yaml.safe_load(value)}, key)
+    if "loss.*" in study.difference:
+        assert set(study.where) >= set(study.arms)
+
+
 def test_e6_is_compared_with_e5() -> None:
     """Catches: baseline and variant swapped, which turns every sign."""
     study = load("e6")
@@ -56,10 +73,10 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"arms": {"a": "variant"}}, {"arms": {"b": "baseline"}}, {"figure": []}],
+    [{"arms": {"a": "variant"}}, {"arms": {"b": "baseline"}}, {"figure": []}, {"where": {"b": ["seed=1"]}}],
 )
 def test_wrong_studies_are_refused(wrong: dict[str, object]) -> None:
-    """Catches: studies without a baseline, without themselves, or with a misspelt key."""
+    """Catches: studies without a baseline, without themselves, with a misspelt key, or conditions on no arm."""
     values: dict[str, object] = {"name": "a", "title": "t", "question": "q", "arms": {"a": "baseline"}}
     values |= {"figures": []}
     Study.model_validate(values)

@@ -254,13 +254,14 @@ def test_a_server_that_fails_midway(
 
 def test_blocks_of_a_page() -> None:
     """Every line of a small page where it belongs. Catches: `##` inside a code block taken for a heading, an image's
-    caption lost, a command that names a folder of this machine, a relative path or an address cut down."""
+    caption lost, a command that names a folder of this machine, a relative path or an address cut down, the same
+    command for every run."""
     page = (
         "# e6: Title\n\n*Question: which?*\n\n**Warning: one arm**\n\n## Verdicts\n\n- a\n- b: 1/2 of /x\n\n"
         "### Part\n\n"
         "![Two](figures/two.png)\n\n*caption*\n\n![One](figures/one.png)\n\n## How\n\n    ## none\n"
         "    ddpm report e6 --from runs/new --out '/home/me/my reports/e6' --x wandb:a/b\n"
-        "    ddpm train /home/me/runs/e6/config.yaml    # e6\n"
+        "    ddpm train /home/me/runs/e6/e6-s1/config.yaml    # e6\n"
     )
     assert page_blocks(page, {"one": "picture 1", "two": "picture 2"}) == [
         wr.MarkdownBlock("**Warning: one arm**"),
@@ -272,6 +273,7 @@ def test_blocks_of_a_page() -> None:
         "picture 1",
         wr.H1("How"),
         wr.MarkdownBlock(
-            "    ## none\n    ddpm report e6 --from runs/new --out e6 --x wandb:a/b\n    ddpm train config.yaml    # e6"
+            "    ## none\n    ddpm report e6 --from runs/new --out e6 --x wandb:a/b\n"
+            "    ddpm train RUNS/e6/e6-s1/config.yaml    # e6"
         ),
     ]

@@ -1,6 +1,7 @@
 """The whole way: source to numbers, figures and pages."""
 
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -77,6 +78,27 @@ def test_html_is_self_contained(e6: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_figures")
+def test_only_labels_are_kept_on_one_line(e6: Path) -> None:
+    """Catches: the verdicts pushed behind a scroll bar by claims on one line; a metric's name broken in a table."""
+    start = r'<div class="table ?(.*?)"><table>\s*<thead>\s*<tr>\s*<th>(.*?)</th>'
+    tables = {first: kind for kind, first in re.findall(start, (e6 / "report.html").read_text())}
+    assert {first for first, kind in tables.items() if kind} == {"criterion", "statement"}
+    assert {"metric", "arm", "key", "step", "pair"} <= set(tables)
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_every_run_has_a_command_of_its_own(wandb_runs: WandbRuns, tmp_path: Path) -> None:
+    """From W&B's files, which hold no config file, and from a run folder, which does. Catches: `ddpm train CONFIG` with
+    one seed for both arms, and a path that is not there."""
+    text = make_report("e6", str(wandb_runs.wandb), tmp_path / "a").with_suffix(".md").read_text()
+    for run in ("e5/e5-s1-e5", "e6/e6-s1-e6"):
+        assert f"    ddpm train RUNS/{run}/config.yaml --seed=1 --out_dir=NEW    # {run[:2]}," in text
+    config = write_run(tmp_path / "runs" / "e6", "e6") / "config.yaml"
+    shutil.copy(Path(__file__).parents[2] / "configs/smoke/e6.yaml", config)
+    text = make_report("e6", str(tmp_path / "runs"), tmp_path / "b").with_suffix(".md").read_text()
+    assert f"    ddpm train {config} --seed=1 --out_dir=NEW    # e6," in text
+
+
 def test_folders_and_wandb_give_identical_numbers(wandb_runs: WandbRuns, tmp_path: Path) -> None:
     """Catches: a report that depends on where the same run was read from."""
     ours = make_report("e6", str(wandb_runs.folders), tmp_path / "folders").parent
@@ -212,7 +234,9 @@ def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(study + "where: {mine: [optim.lr=1.0], theirs: [optim.lr=1.0]}\n")
     page = make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
     text = page.with_suffix(".md").read_text()
-    assert "| mine | variant | `mine-s1-a1` |" in text and "mine-s2" not in text and "theirs-s2" not in text
+    shown, left_out = text.split("## What is missing or left out")
+    assert "| mine | variant | `mine-s1-a1` |" in shown and "mine-s2" not in shown and "theirs-s2" not in shown
+    assert "it is not what mine means by theirs: its optim.lr is 2.0, not 1.0" in left_out
     (tmp_path / "study.yaml").write_text(study.replace("fid_vs_step", "fid_vs_stop"))
     with pytest.raises(UserError, match=r"figures that there are not: fid_vs_stop. There are .*fid_vs_step"):
         make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from reports.checks import judge_criteria
 from reports.experiments import Windows
 from reports.statistics import compare
 from reports.verdicts import (
@@ -36,7 +37,7 @@ def test_original_e6(originals: Path) -> None:
     assert "e5: FID rises over 5 milestones, 203.61 at step 2000 to 206.16 at step 10000" in verdict
     assert "best 203.61 at step 2000, last 206.16" in verdict
     assert "One seed per arm: no interval across seeds can be given." in verdict
-    assert "Whether the differences are noise cannot be said from these runs." in verdict
+    assert "Whether the differences are more than seeds vary by cannot be said from these runs." in verdict
     assert "within noise" not in verdict
 
 
@@ -85,6 +86,21 @@ def test_seeds_are_counted(two_seeds: Path, originals: Path) -> None:
     assert "Seeds per arm: e5 2, e6 2." in seed_verdicts(chosen(two_seeds, "e6").arms)[0]
     assert "within the noise of the seeds" in " ".join(fid_verdicts(chosen(two_seeds, "e6")))
     assert "noise of" not in " ".join(fid_verdicts(chosen(originals, "e6")))
+
+
+@pytest.mark.parametrize(("fid", "side"), [(55.0, "apart beyond"), (41.0, "within")])
+def test_the_noise_of_samples_is_said_of_single_seeds(tmp_path: Path, fid: float, side: str) -> None:
+    """FIDs of 40 and 55 with errors of 3 and 4, so that the difference is known to 1.96 * 5. Catches: "cannot be said"
+    of what the table's own bars show, bars added instead of their squares, and a criterion that they decide."""
+    for name, value, error in (("e5", 40.0, 3.0), ("e6", fid, 4.0)):
+        row = {"val/fid": value, "val/fid_sem": error, "val/fid_protocol": "aaaa1111"}
+        write_run(tmp_path / name, name, rows=[(200, row)], eval__sample_seed=0)
+    selection = chosen(tmp_path, "e6")
+    said = f"{side} the noise of the samples ({fid - 40:+.2f} ± 9.80); seeds unknown"
+    verdict = " ".join(fid_verdicts(selection))
+    assert f"At step 200 e6 and e5 are {said}." in verdict and "both start from one noise" in verdict
+    (criterion,) = [found for found in judge_criteria(selection) if "samples better" in found.claim.says]
+    assert criterion.verdict == "undecided" and criterion.outcomes[0].reason.endswith(said)
 
 
 def test_mixed_protocols_void_the_difference(tmp_path: Path) -> None:
