@@ -11,7 +11,16 @@ import pandas as pd
 from reports.experiments import Check, Span
 from reports.experiments.choice import Arm
 from reports.intervals import Array, block_jackknife, fall, student, welch
-from reports.statistics import at_end, curve, in_window, per_step, rank_correlation, sample_contrast, shared_seeds
+from reports.statistics import (
+    at_end,
+    curve,
+    in_window,
+    per_step,
+    rank_correlation,
+    same_draws,
+    sample_contrast,
+    shared_seeds,
+)
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,8 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
         return replace(found, basis=f"{seeds}, and {steps} steps are too few for an interval over steps")
     steps = len(pieces[-1])
     way = f"scatter of {steps} steps around their trend" if falls else f"jackknife over blocks of {steps} steps"
-    basis = f"{seeds}: {way}, which covers what varies within the runs, not seeds"
+    rest = " nor other draws of the probe" if check.metric.startswith("curvature/") and same_draws(arms) else ""
+    basis = f"{seeds}: {way}, which covers what varies within the runs, not seeds{rest}"
     return Estimate(found.number, found.step, interval, basis)
 
 
