@@ -129,6 +129,22 @@ def test_overwriting_keeps_other_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_figures")
+def test_what_was_found_is_printed(originals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The original logs' numbers, as the page has them. Catches a report that ends on a path, the arms the wrong way
+    round, and FIDs of two protocols set against each other."""
+    page = make_report("e6", str(originals), tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "e6 against e5: Hessian trace of the loss that each trains -15.2 %" in said
+    assert "FID 207.00 against " in said and "at step 10000" in said and "one seed of each, 10000 steps" in said
+    assert "by 15.2 % on average" in page.with_suffix(".md").read_text()
+    write_run(tmp_path / "runs" / "a", "e5")
+    write_run(tmp_path / "runs" / "b", "e6", protocol="cccc3333")
+    make_report("e6", str(tmp_path / "runs"), tmp_path / "mixed", allow_mixed_protocols=True)
+    mixed = capsys.readouterr().out
+    assert "e6 against e5: " in mixed and "FID" not in mixed
+
+
+@pytest.mark.usefixtures("few_figures")
 def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
     """Catches: a pipe or mark-up in a config value breaking a table or running in the page."""
     nasty = "<script>alert(1)</script> | a `b` _c_"
@@ -143,12 +159,13 @@ def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_figures")
-def test_a_missing_arm_is_stated(tmp_path: Path) -> None:
+def test_a_missing_arm_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches: a report without its baseline that does not say so."""
     write_run(tmp_path / "runs" / "b", "e6", finished=False)
     text = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6").with_suffix(".md").read_text()
     assert "Arm e5: no run with metrics in the source." in text
     assert "not finished; its last step so far is 200" in text
+    assert "There are runs of e6 alone: nothing is compared." in capsys.readouterr().out
 
 
 def test_out_that_is_a_file(tmp_path: Path, originals: Path) -> None:
