@@ -378,9 +378,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _metrics(args: argparse.Namespace) -> None:
-    from ddpm.metrics import markdown_table
+    from ddpm.metrics import markdown_page
 
-    print(markdown_table(), end="")
+    print(markdown_page(), end="")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddpm.cli import main
-from ddpm.metrics import markdown_table
+from ddpm.metrics import markdown_page
 from tests.ddpm.test_train import trained  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
 
 def test_metrics_table_is_the_committed_one() -> None:
     """`make docs` writes it."""
-    assert (ROOT / "docs/metrics.md").read_text() == markdown_table()
+    assert (ROOT / "docs/metrics.md").read_text() == markdown_page()
 
 
 def test_every_logged_key_is_documented(trained: Path) -> None:  # noqa: F811
