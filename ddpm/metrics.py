@@ -283,7 +283,7 @@ _OPENING = """\
 
 Every key that a training logs: in W&B's history, and in a run's `loss.jsonl`
 ([wandb.md](wandb.md#the-lines-of-lossjsonl) has the form of its lines). *When* says at which steps; the last one has
-the training metrics and the curvature whatever the intervals are. `make docs` makes this page from `ddpm/metrics*.py`."""
+the training metrics and the curvature whatever the intervals are. `make docs` makes this page of `ddpm/metrics*.py`."""
 # Of the page: title, what to know first, and what the keys start with; the longest start decides.
 _SECTIONS = (
     (
