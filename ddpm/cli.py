@@ -287,7 +287,7 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> None:
-    out = args.out or Path("out") / args.experiment
+    out = args.out or Path("out") / Path(args.experiment).stem  # of a YAML file, its name alone
     if args.experiment == "library":
         if args.publish is not None:
             raise UserError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ddpm.cli import main
 from ddpm.errors import UserError
 from reports import report
 from reports.report import make_report
@@ -220,8 +221,9 @@ def test_values_without_a_percentage_make_no_nonsense(tmp_path: Path) -> None:
     assert "e6: the trace of the trained loss rises by" in text and "e5: the trace of the trained loss" not in text
 
 
-def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
-    """A file outside the package, with a condition on an arm's runs. Catches a path not taken, or `where` not read."""
+def test_an_experiment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file outside the package, with a condition on an arm's runs. Catches a path not taken, `where` not read, and a
+    report that would be written over its own YAML file where no --out is given."""
     for seed, lr in ((1, 1.0), (2, 2.0)):
         write_run(tmp_path / "runs" / f"a{seed}", "mine", seed, optim__lr=lr)
         write_run(tmp_path / "runs" / f"b{seed}", "theirs", seed, optim__lr=lr)
@@ -230,6 +232,9 @@ def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
     page = make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
     text = page.with_suffix(".md").read_text()
     assert "| mine | variant | `mine-s1-a1` |" in text and "mine-s2" not in text and "theirs-s2" not in text
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(tmp_path / "study.yaml"), "--from", "runs"]) == 0
+    assert (tmp_path / "out/study/report.html").is_file()
     (tmp_path / "study.yaml").write_text(study.replace("fid_vs_step", "fid_vs_stop"))
     with pytest.raises(UserError, match=r"figures that there are not: fid_vs_stop. There are .*fid_vs_step"):
         make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
