@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Callable
 
+from ddpm.errors import did_you_mean
+
 
 def positive(text: str) -> int:
     """An integer from 1."""
@@ -43,7 +45,7 @@ def names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
         found = tuple(dict.fromkeys(text.split(",")))
         for name in found:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}.{did_you_mean(name, known)}")
         return found
 
     return parse

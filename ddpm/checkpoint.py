@@ -13,6 +13,7 @@ from torch import Tensor
 from ddpm.errors import UserError
 
 FORMAT = 2  # of what a training can be continued from; raised when Trainer.state_dict changes
+_NAMED = 5  # run folders that an error lists
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -28,6 +29,20 @@ def checkpoint_step(path: Path) -> int:
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of the run folder `folder`, oldest first."""
     return sorted(folder.glob("checkpoints/step-*.pt"), key=checkpoint_step)
+
+
+def no_checkpoints(path: Path) -> UserError:
+    """What to say where `path` is neither a checkpoint nor a run folder: the run folders in it, where it holds some."""
+    depths = ("*", "*/*")  # of an experiment's folder, and of the folder of experiments
+    runs = sorted({found.parents[1] for depth in depths for found in path.glob(f"{depth}/checkpoints/step-*.pt")})
+    if runs:
+        more = f", and {len(runs) - _NAMED} more" if len(runs) > _NAMED else ""
+        listed = ", ".join(map(str, runs[:_NAMED]))
+        return UserError(f"{path} is not a run folder, but holds some. Give one of them: {listed}{more}.")
+    return UserError(
+        f"{path} is neither a checkpoint nor a run folder with checkpoints. Give a file such as "
+        "runs/e5/RUN_ID/checkpoints/step-002000.pt, or the folder runs/e5/RUN_ID."
+    )
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The `ddpm` command. torch, wandb and the reports are imported by the verb that needs them: `--help` stays quick."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from ddpm import __version__
 from ddpm.arguments import fraction, names, not_negative, positive, positives
-from ddpm.errors import UserError
+from ddpm.errors import UserError, did_you_mean
 from ddpm.memory import keep_freed_memory
 from ddpm.signals import Interrupted
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     if rest and args.run not in (_train, _schedule, _sweep, _probe):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.verb.error(f"unrecognized arguments: {' '.join(rest)}.{_meant(rest, args.verb)}")
     args.overrides = rest
     if args.run in (_train, _sample, _probe, _evaluate):
         keep_freed_memory()
@@ -38,6 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ddpm: interrupted", file=sys.stderr)
         return 130
+
+
+def _meant(words: Sequence[str], verb: argparse.ArgumentParser) -> str:
+    """A hint at the option that the first of `words` to look like one may have been meant for."""
+    options = re.findall(r"--[a-z][a-z0-9-]*", verb.format_help())
+    wrong = next((word.partition("=")[0] for word in words if word.startswith("--")), "")
+    return did_you_mean(wrong, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -174,7 +182,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     probe.add_argument("source", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
     probe.add_argument("--data", metavar="PATH", help="where the images are, or `embedded`; default: as trained")
-    probe.add_argument("--method", metavar="A,B,...", help=f"of {', '.join(METHODS)}; default: as the config says")
+    probe.add_argument(
+        "--method",
+        type=names(METHODS),
+        metavar="A,B,...",
+        help=f"of {', '.join(METHODS)}; default: as the config says",
+    )
     probe.add_argument("--probes", type=positive, metavar="N", help="default: as the config says")
     probe.add_argument("--weights", choices=("live", "ema"), help="default: as the config says")
     probe.add_argument("--device", default="auto", help="default: %(default)s")
@@ -204,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
 
     metrics = verbs.add_parser("metrics", help="print the table of every logged metric (docs/metrics.md)")
     metrics.set_defaults(run=_metrics)
+
+    for verb in verbs.choices.values():
+        verb.set_defaults(verb=verb)  # whose usage an error shows
     return parser
 
 
@@ -271,7 +287,7 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> None:
-    out = args.out or Path("out") / args.experiment
+    out = args.out or Path("out") / Path(args.experiment).stem  # of a YAML file, its name alone
     if args.experiment == "library":
         if args.publish is not None:
             raise UserError(
@@ -333,7 +349,7 @@ def _sample(args: argparse.Namespace) -> None:
 def _probe(args: argparse.Namespace) -> None:
     from ddpm.probe import probe
 
-    given = {"probes": args.probes, "weights": args.weights, "method": args.method and f"[{args.method}]"}
+    given = {"probes": args.probes, "weights": args.weights, "method": args.method and f"[{','.join(args.method)}]"}
     overrides = [f"--curvature.{key}={value}" for key, value in given.items() if value is not None]
     print(probe(args.source, [*overrides, *args.overrides], args.data, args.device, args.out))
 
@@ -341,7 +357,8 @@ def _probe(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from ddpm.evaluations import Request, evaluate
 
-    asked = {key: value for key, value in vars(args).items() if key not in ("run", "overrides", "sampler", "nfe")}
+    other = ("run", "verb", "overrides", "sampler", "nfe")
+    asked = {key: value for key, value in vars(args).items() if key not in other}
     print(evaluate(Request(samplers=args.sampler, nfes=args.nfe, **asked)))
 
 
@@ -361,9 +378,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _metrics(args: argparse.Namespace) -> None:
-    from ddpm.metrics import markdown_table
+    from ddpm.metrics import markdown_page
 
-    print(markdown_table(), end="")
+    print(markdown_page(), end="")
 
 
 if __name__ == "__main__":

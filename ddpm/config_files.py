@@ -4,7 +4,6 @@ Later wins: the `extends` chain from its root, the file, a sweep's point, then `
 A variant file holds only its difference. Every error names the key, where its value came from, and what is allowed.
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ddpm.config import Config, is_bookkeeping
-from ddpm.errors import UserError
+from ddpm.errors import UserError, did_you_mean
 
 Chain = list[tuple[str, dict[str, Any]]]
 
@@ -218,15 +217,15 @@ def _explain(error: ValidationError, origins: dict[str, str], path: Path) -> str
         while parts and ".".join(parts) not in known:
             parts.pop()
         by_key.setdefault(".".join(parts), []).append(item)
-    return "; ".join(_explain_one(key, items, origins.get(key, str(path))) for key, items in by_key.items()) + "."
+    said = "; ".join(_explain_one(key, items, origins.get(key, str(path))) for key, items in by_key.items())
+    return said if said.endswith("?") else said + "."
 
 
 def _explain_one(key: str, items: list[Any], source: str) -> str:
     item = items[0]
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.5)
         leaf = [k for k in _known_keys() if k.split(".")[-1] == key.split(".")[-1]]
-        hint = f" Did you mean {(leaf or near)[0]}?" if leaf or near else ""
+        hint = f" Did you mean {leaf[0]}?" if leaf else did_you_mean(key, _known_keys(), cutoff=0.5)
         siblings = [k for k in _known_keys() if k.rpartition(".")[0] == key.rpartition(".")[0]]
         allowed = f" Allowed there: {', '.join(siblings)}." if siblings and not leaf else ""
         return f"unknown key {key} in {source}.{hint}{allowed}".rstrip(".")
@@ -235,4 +234,6 @@ def _explain_one(key: str, items: list[Any], source: str) -> str:
     if item["type"] == "value_error":
         return f"{item['msg'].removeprefix('Value error, ')} (in {source})"
     messages = " or ".join(i["msg"].removeprefix("Input ") for i in items)
-    return f"{key} = {item['input']!r} in {source} {messages}"
+    choices = [name for i in items if i["type"] == "literal_error" for name in re.findall("'([^']*)'", str(i["ctx"]))]
+    hint = did_you_mean(str(item["input"]), choices)
+    return f"{key} = {item['input']!r} in {source} {messages}" + (f".{hint}" if hint else "")

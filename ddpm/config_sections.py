@@ -1,10 +1,11 @@
 """The sections of a run's configuration and their keys, each with its type, its default and what it may be."""
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+
+from ddpm.errors import did_you_mean
 
 Positive = Annotated[int, Field(ge=1)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -269,11 +270,10 @@ class Eval(Section):
     @classmethod
     def _known_features(cls, name: str) -> str:
         if name not in FEATURES and not name.endswith((".pt", ".pth", ".ts")):
-            near = difflib.get_close_matches(name, FEATURES, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, FEATURES)
             raise ValueError(
                 f"eval.features = {name} is none of {', '.join(FEATURES)}, nor the path of a TorchScript file (.pt)"
-                + hint
+                + (f".{hint}" if hint else "")
             )
         return name
 

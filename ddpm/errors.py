@@ -1,4 +1,7 @@
-"""The one error that is meant for people."""
+"""The one error that is meant for people, and the hint that it may end in."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -15,3 +18,9 @@ class Held(UserError):  # noqa: N818 - it is none
     """The run is another process's at the moment: nothing is wrong, and a sweep leaves it to that one."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """` Did you mean NAME?`, of the name in `known` that is most like `word`; empty where none is."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -278,6 +278,40 @@ _TABLE = [
     ),
 ]
 
+_OPENING = """\
+# Metrics
+
+Every key that a training logs: in W&B's history, and in a run's `loss.jsonl`
+([wandb.md](wandb.md#the-lines-of-lossjsonl) has the form of its lines). *When* says at which steps; the last one has
+the training metrics and the curvature whatever the intervals are. `make docs` makes this page of `ddpm/metrics*.py`."""
+# Of the page: title, what to know first, and what the keys start with; the longest start decides.
+_SECTIONS = (
+    (
+        "Training",
+        "Of the batch of the logged step, but for `train/mse_mean`. Runs with different weightings are compared by "
+        "`train/mse`, not by `train/loss`.",
+        ("train/", "loss/", "mins_snr_curve/"),
+    ),
+    (
+        "Curvature",
+        "`hutch_...` is of the loss that the run trains, `ref_...` of the unweighted one: runs with different "
+        "weightings are compared by the latter. [curvature.md](curvature.md) says how far to trust them.",
+        ("curvature/",),
+    ),
+    (
+        "Evaluation of samples",
+        "`val/...` at the milestones, `final/...` after the last step. Scores of two protocols are not comparable. "
+        "[evaluation.md](evaluation.md) says what the numbers are worth.",
+        ("val/", "final/", "check/", "samples/"),
+    ),
+    (
+        "Evaluation at single timesteps",
+        "Of the network itself, without a sampler. XXXX stands for the timestep.",
+        ("mse_per_t/", "mse_bins/", "val/recon_"),
+    ),
+    ("Time", "Cumulative, of all sessions of the run. [speed.md](speed.md) has what things cost.", ("time/",)),
+)
+
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _TABLE}
 
 
@@ -296,10 +330,21 @@ def axis_label(key: str) -> str:
     return metric.axis if metric else key
 
 
-def markdown_table() -> str:
-    """The table as Markdown, the text of `docs/metrics.md`."""
-    lines = ["| key | meaning | unit | when | cost |", "|---|---|---|---|---|"]
-    for m in _TABLE:
-        meaning = m.meaning.replace("|", "\\|")
-        lines.append(f"| `{m.key}` | {meaning} | {m.unit} | {m.when} | {m.cost} |")
-    return "\n".join(lines) + "\n"
+def markdown_page() -> str:
+    """The text of `docs/metrics.md`: a table for each of `_SECTIONS`."""
+    parts = [_OPENING]
+    for title, about, _ in _SECTIONS:
+        rows = [_markdown_row(metric) for metric in _TABLE if _section(metric.key) == title]
+        head = ["| key | meaning | unit | when | cost |", "|---|---|---|---|---|"]
+        parts += [f"## {title}", about, "\n".join([*head, *rows])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(key: str) -> str:
+    """The title of the section with the longest start of `key`."""
+    return max((len(start), title) for title, _, starts in _SECTIONS for start in starts if key.startswith(start))[1]
+
+
+def _markdown_row(metric: Metric) -> str:
+    meaning = metric.meaning.replace("|", "\\|")
+    return f"| `{metric.key}` | {meaning} | {metric.unit} | {metric.when} | {metric.cost} |"

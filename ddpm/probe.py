@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddpm.checkpoint import list_checkpoints, load_checkpoint
+from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints
 from ddpm.config import Config, as_meant, differences
 from ddpm.config_files import resolve
 from ddpm.curvature import CHECKS, CurvatureProbe, Measurement
@@ -190,7 +190,7 @@ def _find(source: Path) -> tuple[list[Path], Path | None]:
     """The checkpoints asked for, by step, and the run folder that they are of."""
     checkpoints = [source] if source.is_file() else list_checkpoints(source)
     if not checkpoints:
-        raise UserError(f"{source} is neither a checkpoint nor a run folder with checkpoints. Give {_EXAMPLE}.")
+        raise no_checkpoints(source)
     run = checkpoints[0].resolve().parent.parent if source.is_file() else source
     return checkpoints, run if (run / "run.json").is_file() else None
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from ddpm.checkpoint import list_checkpoints, load_checkpoint
+from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints
 from ddpm.config import Config
 from ddpm.data import to_uint8
 from ddpm.environment import choose_device
@@ -35,10 +35,7 @@ def find_checkpoint(path: Path) -> Path:
         return path
     found = list_checkpoints(path)
     if not found:
-        raise UserError(
-            f"{path} is neither a checkpoint nor a run folder with checkpoints. Give a file such as "
-            "runs/e5/RUN_ID/checkpoints/step-002000.pt, or the folder runs/e5/RUN_ID."
-        )
+        raise no_checkpoints(path)
     return found[-1]
 
 

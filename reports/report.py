@@ -14,6 +14,7 @@ from reports.figures import FIGURES, Figure, draw_all
 from reports.pages import html_page, markdown_page
 from reports.protocols import check_all_protocols
 from reports.publish import publish
+from reports.short import in_short
 from reports.sources import open_source
 from reports.statistics import numbers
 from reports.tidy import tidy
@@ -34,7 +35,8 @@ def make_report(
     Files: `report.md`, `report.html`, `numbers.csv`, `data.parquet` (every logged number of the runs shown),
     `figures/<name>.png` and `.svg`. An earlier report in `out` is replaced, other files there are left alone; on an
     error `out` is as it was. `where`: filters `key=value` on dotted config keys. `cached`: of a server, what was read
-    before. `publish_to`: the W&B project ENTITY/PROJECT that gets the same as a W&B Report, whose address is printed.
+    before. `publish_to`: the W&B project ENTITY/PROJECT that gets the same as a W&B Report, whose address is printed,
+    after a few lines of what was found.
     Raises UserError: unknown experiment, unreadable source, no runs, FIDs of different protocols (unless
     `allow_mixed_protocols`), `out` not a folder, a server that does not take it.
     """
@@ -61,6 +63,7 @@ def make_report(
         (draft / "report.html").write_text(page, encoding="utf-8")
 
     page = write_report(out, fill, FIGURES)
+    print("\n".join(in_short(selection)))
     if publish_to:
         print(publish(selection, out, figures, publish_to))
     return page

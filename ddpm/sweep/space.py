@@ -1,6 +1,5 @@
 """A W&B sweep file, and the points that an agent would be given of it, in the same order."""
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, did_you_mean
 from ddpm.sweep.distributions import Spec, complete, quantile
 
 KEYS = (
@@ -68,10 +67,7 @@ def parse_sweep(tree: Any, path: Path) -> Sweep:
     if not isinstance(tree, dict) or "method" not in tree:
         raise UserError(f"{path} is not a sweep: it needs `method: grid` (or random) and `parameters:`.")
     for key in tree.keys() - set(KEYS):
-        near = difflib.get_close_matches(str(key), KEYS, n=1)
-        raise UserError(
-            f"{path}: unknown key {key}.{f' Did you mean {near[0]}?' if near else ''} W&B's: {', '.join(KEYS)}."
-        )
+        raise UserError(f"{path}: unknown key {key}.{did_you_mean(str(key), KEYS)} W&B's: {', '.join(KEYS)}.")
     method, parameters, command, cap = (tree.get(k) for k in ("method", "parameters", "command", "run_cap"))
     if not isinstance(parameters, dict) or not parameters:
         raise UserError(f"{path}: `parameters` names no parameter: there is no point to run.")

@@ -2,7 +2,7 @@
 
 run.json        what is trained, on what, under which W&B id, and when it was continued
 config.yaml     the resolved configuration, usable again
-loss.jsonl      one row a logged step: {"_i": step, "out": {metric: value}}
+loss.jsonl      one row a logged step: {"_i": step, "out": {metric: value}} (docs/wandb.md)
 samples/        sample grids
 checkpoints/    see ddpm/checkpoint.py
 diverged.json   where a loss or gradient was not finite

@@ -17,6 +17,8 @@ Array = NDArray[Any]
 _DENSE = 5000  # so many points are drawn as an image inside the SVG,
 _CELLS = 20_000  # and so many are gathered in cells
 _ACROSS, _UP = 240, 120
+# Size and opacity of up to so many points: few are seen beside the line even in a small panel, many make no bar.
+_POINTS = ((400, (6.0, 0.55)), (_DENSE, (3.5, 0.3)), (_CELLS, (1.0, 0.12)))
 _BAND_POINTS = 400  # of a longer curve the band is drawn at so many steps
 
 
@@ -61,7 +63,7 @@ def smoothing_text(arms: Sequence[Arm], metric: str) -> str:
 
 
 def raw_points(axes: Axes, arm: Arm, metric: str) -> None:
-    """What every seed logged, faintly: as points, or in cells where they are very many."""
+    """What every seed logged, fainter than the line: as points, or in cells where they are very many."""
     found = [values for run in arm.runs if len(values := run.series(metric))]
     if not found:
         return
@@ -73,7 +75,7 @@ def raw_points(axes: Axes, arm: Arm, metric: str) -> None:
         faint = LinearSegmentedColormap.from_list("faint", [to_rgba(shade, 0.08), to_rgba(shade, 0.5)])
         _draw_cells(axes, edges, np.log1p(count), faint, Normalize(0, np.log1p(count.max())))
         return
-    size, alpha = (3.5, 0.3) if len(x) <= _DENSE else (1.0, 0.12)
+    size, alpha = next(look for most, look in _POINTS if len(x) <= most)
     axes.plot(x, y, ".", color=shade, alpha=alpha, markersize=size, zorder=2, rasterized=len(x) > _DENSE)
 
 

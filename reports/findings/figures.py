@@ -33,6 +33,7 @@ from reports.statistics import COMMON, TRAINED, curve
 _OF_SAMPLER = {scores.OLD: palette(3), scores.RESPACED: palette(2)}
 _OF_LOSS = {TRAINED: (palette(7), (0, (5, 1.5))), COMMON: (palette(4), "-")}
 _LOG = "#4d4d4d"
+_THIN, _THICK = 0.6, 1.8
 
 
 def the_point(selection: Selection, pairs: pd.DataFrame) -> Drawn:
@@ -110,6 +111,10 @@ def log(original: Arm, arms: Sequence[Arm]) -> Drawn:
         "e5_study": "e5_study: with the study's time embedding and draws",
     }
     figure, row = panels(3, 3.5, 3.3)
+    row[0].plot([], [], color="grey", linewidth=_THIN, label="thin: what was logged")
+    windows = {smoothing_window(len(curve(arm, metric))) for metric in against_log.METRICS for arm in (original, *arms)}
+    smooth = f"thick: its centred rolling mean, over {' or '.join(map(str, sorted(windows)))} rows"
+    row[0].plot([], [], color="grey", linewidth=_THICK, label=smooth)
     for axes, metric in zip(row, against_log.METRICS, strict=True):
         _plot_curve(axes, curve(original, metric), _LOG, "-", "e5: the study's log")
         for arm in arms:
@@ -204,8 +209,8 @@ def _plot_curve(axes: Axes, values: pd.Series, shade: str, style: Any, text: str
     if values.empty:
         return
     smooth = values.rolling(smoothing_window(len(values)), center=True, min_periods=1).mean()
-    axes.plot(values.index, values, color=shade, linewidth=0.6, alpha=0.35, zorder=2)
-    axes.plot(smooth.index, smooth, color=shade, linestyle=style, linewidth=1.8, label=text, zorder=3)
+    axes.plot(values.index, values, color=shade, linewidth=_THIN, alpha=0.35, zorder=2)
+    axes.plot(smooth.index, smooth, color=shade, linestyle=style, linewidth=_THICK, label=text, zorder=3)
 
 
 def _steps(axes: Axes, arms: Sequence[Arm]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddpm.cli import main
-from ddpm.metrics import markdown_table
+from ddpm.metrics import markdown_page
 from tests.ddpm.test_train import trained  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,39 @@ def test_bad_input_is_one_paragraph_and_code_2(
     assert not [p for p in tmp_path.iterdir() if not p.name.startswith(".")]
 
 
+@pytest.mark.parametrize(
+    ("argv", "usage", "hint"),
+    [
+        (["report", "e6", "--form", "runs"], "usage: ddpm report", "--form runs. Did you mean --from?"),
+        (["sample", "none", "--step=9"], "usage: ddpm sample", "unrecognized arguments: --step=9."),
+        (["doctor", "e6"], "usage: ddpm doctor", "unrecognized arguments: e6."),
+        (["probe", "none", "--method", "slq,hutch"], "usage: ddpm probe", "'hutch' is none of hutchinson, hutchpp"),
+    ],
+)
+def test_a_wrong_option_gets_the_usage_of_its_verb(
+    argv: list[str], usage: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches the top level's usage, which names no option, and a path looked at before the options are."""
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(usage) and hint in err
+
+
+@pytest.mark.parametrize("verb", ["probe", "sample", "evaluate"])
+def test_a_folder_of_runs_names_them(
+    verb: str,
+    trained: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the experiment's folder and the one above. Catches an example path where the runs are at hand."""
+    for above in (trained.parent, trained.parents[1]):
+        assert main([verb, str(above), "--out", str(tmp_path / "out")]) == 2
+        assert f"Give one of them: {trained}." in capsys.readouterr().err
+
+
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     """Counts imports, not seconds. Catches an import of torch, wandb or pandas at the top of a module."""
     code = "import sys, ddpm.cli; print([m for m in ('torch', 'wandb', 'pandas', 'pydantic') if m in sys.modules])"
@@ -61,7 +94,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
 
 def test_metrics_table_is_the_committed_one() -> None:
     """`make docs` writes it."""
-    assert (ROOT / "docs/metrics.md").read_text() == markdown_table()
+    assert (ROOT / "docs/metrics.md").read_text() == markdown_page()
 
 
 def test_every_logged_key_is_documented(trained: Path) -> None:  # noqa: F811

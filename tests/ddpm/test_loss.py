@@ -60,6 +60,7 @@ CLOSED = {
 @every_weighting
 def test_closed_forms(name: str) -> None:
     """By hand, in the three spaces. Catches min for max, a gamma or k misplaced, and a missing weighting."""
+    assert name in CLOSED, f"{name} has no line in CLOSED of {__file__}: its w_x0 at SNR = 20, 5, 1, 0.25, by hand"
     schedule, snr = _at(20, 5, 1, 0.25), torch.tensor([20, 5, 1, 0.25], dtype=torch.float64)
     w_x0 = torch.tensor(CLOSED[name], dtype=torch.float64)
     weighting = make_weighting(name)

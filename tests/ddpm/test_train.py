@@ -98,6 +98,13 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path, trai
     assert grids[0] == grids[1] != grids[2]
 
 
+def test_a_run_shorter_than_the_interval_logs_its_last_step(tmp_path: Path) -> None:
+    """Catches a short trial of a new loss that ends without a loss."""
+    zero, last = _rows(train(tiny(tmp_path, NO_WANDB, *PLAIN, "--logging.log_every_n_steps=90")))
+    assert (zero["_i"], last["_i"]) == (0, 4)
+    assert {"train/loss", "train/mse", "train/grad_global_L2", "time/total_s"} <= set(last["out"])
+
+
 def test_what_a_run_leaves_behind(trained: Path) -> None:
     """The run folder, complete: rows at each logged step, both milestones, final FID, grids, checkpoints, results."""
     folder = trained

@@ -1,7 +1,9 @@
 """Experiments as data."""
 
 import fnmatch
+import re
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import yaml
@@ -55,6 +57,24 @@ def test_the_arms_configs_are_what_the_experiment_says_of_them(name: str) -> Non
             assert show(config, key) == show({key: yaml.safe_load(value)}, key)
     if "loss.*" in study.difference:
         assert set(study.where) >= set(study.arms)
+
+
+def test_the_documented_experiment_can_be_run(tmp_path: Path) -> None:
+    """The three files of docs/reports.md, as they stand there. Catches a page that has fallen behind the code."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs/reports.md").read_text().split("## An experiment of your own")[1].split("\n## ")[0]
+    blocks = [dedent(block) for block in re.findall(r"(?:^ {4}.*\n)+", page, flags=re.MULTILINE)]
+    (tmp_path / "configs/mine").mkdir(parents=True)
+    (tmp_path / "configs/smoke").symlink_to(root / "configs/smoke")
+    for name, text in zip(("e5", "mine", "report"), blocks, strict=False):
+        (tmp_path / f"configs/mine/{name}.yaml").write_text(text)
+    baseline, mine = (load_config(tmp_path / f"configs/mine/{name}.yaml") for name in ("e5", "mine"))
+    study = load(str(tmp_path / "configs/mine/report.yaml"))
+    assert study.arms == {baseline.experiment: "baseline", mine.experiment: "variant"} and study.criteria
+    assert set(study.figures) <= set(FIGURES)
+    changed = {text.split(" was ")[0] for text in differences(baseline.nested(), mine.nested())}
+    assert changed == {"experiment", "loss.weighting"}
+    assert all(f"ddpm train configs/mine/{name}.yaml" in blocks[3] for name in ("e5", "mine"))
 
 
 def test_e6_is_compared_with_e5() -> None:

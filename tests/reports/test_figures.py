@@ -110,6 +110,20 @@ def test_smoothing_is_stated_and_axes_have_units(originals: Path) -> None:
     assert "rolling mean of 13" in text and "weighted MSE" in text and "FID (lower is better)" in text
 
 
+def test_points_that_a_title_names_can_be_seen(originals: Path) -> None:
+    """Wider than the line that they lie around, and not faint. Catches points that a small panel does not show."""
+    with theme():
+        figure = FIGURES["small_multiples"][1](chosen(originals, "e6"), False).figure
+    named = [axes for axes in figure.axes if axes.get_title().startswith("points: logged values")]
+    assert len(named) == 3
+    for axes in named:
+        points = [line for line in axes.lines if line.get_marker() == "." and len(line.get_xdata()) == 100]
+        width = max(line.get_linewidth() for line in axes.lines if line.get_linestyle() != "None")
+        assert len(points) == 2
+        for line in points:
+            assert line.get_markersize() / 2 > 1.5 * width and (line.get_alpha() or 1) >= 0.5  # "." is half as wide
+
+
 def test_finals_are_stars_of_a_protocol_of_their_own(two_seeds: Path) -> None:
     """Catches: the final evaluation shown as one more milestone."""
     assert "another protocol than the milestones'" in drawn_text(chosen(two_seeds, "e6"), "loss_fid_vs_step")

@@ -328,13 +328,15 @@ def test_the_samplers_are_drawn_on_one_scale(expected: Made) -> None:
 
 @pytest.mark.filterwarnings("error:Attempt to set")
 def test_a_short_run_beside_the_log_is_drawn_on_a_log_axis(tmp_path: Path) -> None:
-    """Catches a limit of 0 on it, which is warned of and passed by."""
+    """Catches a limit of 0 on it, which is warned of and passed by; and two widths of line that nothing explains."""
     Campaign(seeds=(1077,), evaluations=False, faithful=False, steps=2000).write(tmp_path / "runs")
     short = gather(tmp_path, LOGS)
     (log,) = [arm for arm in short.study.arms if arm.experiment == "e5"]
     with theme():
         axes = figures.log(log, short.selection.arms[:1]).figure.axes[0]
+        said = {text.get_text() for text in axes.figure.legends[0].get_texts()}
     assert axes.get_xscale() == "log" and axes.get_xlim()[1] > 10_000
+    assert {"thin: what was logged", "thick: its centred rolling mean, over 3 or 13 rows"} <= said
 
 
 def test_grids_of_samples_are_shown_where_they_are(tmp_path: Path) -> None:

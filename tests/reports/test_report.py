@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ddpm.cli import main
 from ddpm.errors import UserError
 from reports import report
 from reports.report import make_report
@@ -151,6 +152,22 @@ def test_overwriting_keeps_other_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_figures")
+def test_what_was_found_is_printed(originals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The original logs' numbers, as the page has them. Catches a report that ends on a path, the arms the wrong way
+    round, and FIDs of two protocols set against each other."""
+    page = make_report("e6", str(originals), tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "e6 against e5: Hessian trace of the loss that each trains -15.2 %" in said
+    assert "FID 207.00 against " in said and "at step 10000" in said and "one seed of each, 10000 steps" in said
+    assert "by 15.2 % on average" in page.with_suffix(".md").read_text()
+    write_run(tmp_path / "runs" / "a", "e5")
+    write_run(tmp_path / "runs" / "b", "e6", protocol="cccc3333")
+    make_report("e6", str(tmp_path / "runs"), tmp_path / "mixed", allow_mixed_protocols=True)
+    mixed = capsys.readouterr().out
+    assert "e6 against e5: " in mixed and "FID" not in mixed
+
+
+@pytest.mark.usefixtures("few_figures")
 def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
     """Catches: a pipe or mark-up in a config value breaking a table or running in the page."""
     nasty = "<script>alert(1)</script> | a `b` _c_"
@@ -165,12 +182,13 @@ def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_figures")
-def test_a_missing_arm_is_stated(tmp_path: Path) -> None:
+def test_a_missing_arm_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches: a report without its baseline that does not say so."""
     write_run(tmp_path / "runs" / "b", "e6", finished=False)
     text = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6").with_suffix(".md").read_text()
     assert "Arm e5: no run with metrics in the source." in text
     assert "not finished; its last step so far is 200" in text
+    assert "There are runs of e6 alone: nothing is compared." in capsys.readouterr().out
 
 
 def test_out_that_is_a_file(tmp_path: Path, originals: Path) -> None:
@@ -225,8 +243,9 @@ def test_values_without_a_percentage_make_no_nonsense(tmp_path: Path) -> None:
     assert "e6: the trace of the trained loss rises by" in text and "e5: the trace of the trained loss" not in text
 
 
-def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
-    """A file outside the package, with a condition on an arm's runs. Catches a path not taken, or `where` not read."""
+def test_an_experiment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file outside the package, with a condition on an arm's runs. Catches a path not taken, `where` not read, and a
+    report that would be written over its own YAML file where no --out is given."""
     for seed, lr in ((1, 1.0), (2, 2.0)):
         write_run(tmp_path / "runs" / f"a{seed}", "mine", seed, optim__lr=lr)
         write_run(tmp_path / "runs" / f"b{seed}", "theirs", seed, optim__lr=lr)
@@ -237,6 +256,9 @@ def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
     shown, left_out = text.split("## What is missing or left out")
     assert "| mine | variant | `mine-s1-a1` |" in shown and "mine-s2" not in shown and "theirs-s2" not in shown
     assert "it is not what mine means by theirs: its optim.lr is 2.0, not 1.0" in left_out
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(tmp_path / "study.yaml"), "--from", "runs"]) == 0
+    assert (tmp_path / "out/study/report.html").is_file()
     (tmp_path / "study.yaml").write_text(study.replace("fid_vs_step", "fid_vs_stop"))
     with pytest.raises(UserError, match=r"figures that there are not: fid_vs_stop. There are .*fid_vs_step"):
         make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
