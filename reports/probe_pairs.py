@@ -29,6 +29,7 @@ COLUMNS = ("loss", "seed", "step", "baseline", "variant", "change_pct", "low_pct
 class Probes:
     """One run's probes. values: loss -> (steps, draws), the draws' own traces."""
 
+    run_id: str
     experiment: str
     seed: int
     design: dict[str, Any]
@@ -48,7 +49,8 @@ def read(path: Path) -> Probes:
             rows = np.array([line["details"][key] for line in lines], dtype=float)  # null is NaN
             values[loss] = rows.reshape(len(rows), -1, first["curvature"]["per_draw"]).mean(2)
         design = {**first["curvature"], "images": first["images"]}
-        return Probes(first["experiment"], first["seed"], design, tuple(line["_i"] for line in lines), values)
+        steps = tuple(line["_i"] for line in lines)
+        return Probes(first["run_id"], first["experiment"], first["seed"], design, steps, values)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} is no file of `ddpm probe --method hutchinson --out FILE`: {error!r}.") from None
 

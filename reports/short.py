@@ -19,7 +19,7 @@ def in_short(selection: Selection) -> list[str]:
         f"{variant.experiment} against {baseline.experiment}: {'; '.join(_differences(baseline, variant, selection))}"
         for baseline, variant in compared
     ]
-    return [*lines, _basis(selection), *(f"warning: {warning}" for warning in selection.warnings)]
+    return [*lines, _basis(selection)]
 
 
 def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
@@ -53,6 +53,6 @@ def _basis(selection: Selection) -> str:
     seeds = {len(arm.runs) for arm in selection.arms}
     steps = max(arm.last_step for arm in selection.arms)
     if max(seeds) == 1:
-        return f"(means over one seed of each, {steps} steps: what is noise in them cannot be said)"
+        return f"(means over one seed of each, {steps} steps: no interval over seeds)"
     count = f"{min(seeds)} seeds" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
     return f"(means over {count} of each, {steps} steps; the report has the intervals)"

@@ -46,6 +46,14 @@ class Gap:
         return moved / self.sem
 
     @property
+    def least(self) -> float | None:
+        """The smallest change, in per cent, that would be more than noise; None where that is not known."""
+        if not self.sem:
+            return None
+        window = self.span[0] < self.span[1]
+        return 100 * (T5 * self.sem if window else math.expm1(Z95 * self.sem))
+
+    @property
     def apart(self) -> bool | None:
         """Whether the two differ by more than noise; None where that is not known."""
         if self.errors is None:

@@ -15,6 +15,7 @@ from reports.experiments import Check
 from reports.experiments.choice import Arm, Selection
 from reports.findings import fids, scores, traces
 from reports.findings.known import Known, decide, of_check, together
+from reports.findings.material import FAITHFUL, Material
 
 _FID_WORDS = {
     "change": "change of FID from the first step scored to the last",
@@ -37,7 +38,7 @@ class FidCheck(BaseModel):
 
 
 class PairsCheck(BaseModel):
-    """The mean change of E6's trace over the checkpoints, of the trained (`hutch`) or the common (`ref`) loss."""
+    """The change of E6's mean trace over the checkpoints, of the trained (`hutch`) or the common (`ref`) loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,13 +98,13 @@ def load_claims() -> list[Document]:
     return [Document.model_validate(item) for item in yaml.safe_load(text)]
 
 
-def judge(ours: Selection, study: Selection, pairs: pd.DataFrame) -> list[Judged]:
-    """Every claim, in the documents' order. Both selections are of e5 and e6, with `fid/...` among their metrics;
-    `pairs`: the table of `traces.read_pairs`."""
+def judge(m: Material) -> list[Judged]:
+    """Every claim, in the documents' order: of e5 and e6, or of the faithful rerun, where the study's draws matter."""
+    ours = replace(m.selection, arms=tuple(m.arms))
     judged = []
     for document in load_claims():
         for said in document.claims:
-            lines = tuple(_line(check, ours, study, pairs) for check in said.checks)
+            lines = tuple(_line(check, ours, m.study, m.pairs) for check in said.checks)
             verdict = together([line.verdict for line in lines])
             judged.append(Judged(document.document, said, lines, verdict))
     return judged
@@ -115,11 +116,16 @@ def _line(check: AnyCheck, ours: Selection, study: Selection, pairs: pd.DataFram
     if isinstance(check, PairsCheck):
         found, theirs = traces.of_pairs(pairs, check.pairs), Known(reason="not logged")
     else:
-        found, theirs = measure(check, ours), measure(check, study, single=True)
+        found, theirs = measure(check, ours), measure(_as_e5(check), study, single=True)
     plain = check if isinstance(check, Check) else None
     percent = Check(metric="", of="change_pct", at_least=check.at_least, at_most=check.at_most)
     what = describe_check(plain, ours.study) if plain else _what(check)
     return Line(what, bounds(plain or percent), unit(plain or percent), theirs, found, decide(found, low, high))
+
+
+def _as_e5(check: Check | FidCheck) -> Check | FidCheck:
+    """The check of the run that the faithful one repeats."""
+    return check.model_copy(update={"arm": "e5"}) if check.arm == FAITHFUL else check
 
 
 def _what(check: AnyCheck) -> str:
@@ -129,7 +135,7 @@ def _what(check: AnyCheck) -> str:
         return f"{_FID_WORDS[check.fid]}, {scores.NAMES[check.sampler]}{against}"
     assert isinstance(check, PairsCheck)
     return (
-        f"mean change of the trace over the checkpoints, {traces.LOSSES[traces.OF_PAIRS[check.pairs]]}, e6 against e5"
+        f"change of the mean trace over the checkpoints, {traces.LOSSES[traces.OF_PAIRS[check.pairs]]}, e6 against e5"
     )
 
 

@@ -28,7 +28,7 @@ from reports.figures.style import (
     thousands,
 )
 from reports.findings import against_log, fids, scores, traces
-from reports.statistics import COMMON, TRAINED, curve
+from reports.statistics import COMMON, TRAINED, curve, same_draws
 
 _OF_SAMPLER = {scores.OLD: palette(3), scores.RESPACED: palette(2)}
 _OF_LOSS = {TRAINED: (palette(7), (0, (5, 1.5))), COMMON: (palette(4), "-")}
@@ -112,14 +112,16 @@ def log(original: Arm, arms: Sequence[Arm]) -> Drawn:
     }
     figure, row = panels(3, 3.5, 3.3)
     row[0].plot([], [], color="grey", linewidth=_THIN, label="thin: what was logged")
-    windows = {smoothing_window(len(curve(arm, metric))) for metric in against_log.METRICS for arm in (original, *arms)}
+    windows = {_window(arm, metric) for metric in against_log.METRICS for arm in (original, *arms)} - {1}
     smooth = f"thick: its centred rolling mean, over {' or '.join(map(str, sorted(windows)))} rows"
+    if any(same_draws([arm]) for arm in arms):
+        smooth += ",\nbut of a trace on fixed draws all of it"
     row[0].plot([], [], color="grey", linewidth=_THICK, label=smooth)
     for axes, metric in zip(row, against_log.METRICS, strict=True):
-        _plot_curve(axes, curve(original, metric), _LOG, "-", "e5: the study's log")
+        _plot_curve(axes, original, metric, _LOG, "-", "e5: the study's log")
         for arm in arms:
             text = names.get(arm.experiment, arm.experiment)
-            _plot_curve(axes, curve(arm, metric), colour(arm.experiment), dash(arm.experiment), text)
+            _plot_curve(axes, arm, metric, colour(arm.experiment), dash(arm.experiment), text)
         axes.set_ylabel(label(metric))
         _steps(axes, [original, *arms])
         if metric != TRAINED:
@@ -204,11 +206,17 @@ def _plot_pairs(axes: Axes, pairs: pd.DataFrame) -> None:
         axes.errorbar(means.index, means["change_pct"], reach, elinewidth=1.2, zorder=4, label=text, **look)
 
 
-def _plot_curve(axes: Axes, values: pd.Series, shade: str, style: Any, text: str) -> None:
+def _window(arm: Arm, metric: str) -> int:
+    """Rows in the rolling mean over a curve; 1 for a trace on fixed draws, which has no noise from step to step."""
+    return 1 if metric == TRAINED and same_draws([arm]) else smoothing_window(len(curve(arm, metric)))
+
+
+def _plot_curve(axes: Axes, arm: Arm, metric: str, shade: str, style: Any, text: str) -> None:
     """A curve, thin and faint, under its rolling mean."""
+    values = curve(arm, metric)
     if values.empty:
         return
-    smooth = values.rolling(smoothing_window(len(values)), center=True, min_periods=1).mean()
+    smooth = values.rolling(_window(arm, metric), center=True, min_periods=1).mean()
     axes.plot(values.index, values, color=shade, linewidth=_THIN, alpha=0.35, zorder=2)
     axes.plot(smooth.index, smooth, color=shade, linestyle=style, linewidth=_THICK, label=text, zorder=3)
 

@@ -67,7 +67,7 @@ _OTHERS = (
         "Samples",
         "A grid of images of a checkpoint, by any sampler; here of e5 at step 10,000, as findings.md shows it.",
         "ddpm sample RUN --sampler ddpm --nfe 50 --n 16 --out out/samples",
-        "findings/samples/ddpm-010000.png",
+        "findings/samples/e5-s1077-5cc7047e/ddpm-010000.png",
     ),
 )
 

@@ -46,6 +46,8 @@ def of_check(check: Check, arms: Sequence[Arm], *, single: bool = False) -> Know
         return Known(_mean(per_seed), per_seed, counted=not single, given=given)
     within = within_runs(check, arms)
     ends = (-1.0, 1.0) if check.statistic == "correlation" else (-math.inf, math.inf)
+    if check.statistic == "std" and check.of == "change_pct":
+        ends = -100.0, math.inf  # it falls by all of it at most
     within_ends, seeds_ends = (_cut(each, *ends) for each in (within.interval, over_seeds(per_seed)))
     return Known(within.number, per_seed, within_ends, seeds_ends, given=given)
 
@@ -127,7 +129,7 @@ def interval_text(interval: Interval | None, places: int | None = None) -> str:
 def spread(known: Known, places: int | None = None) -> str:
     """Both intervals in words, or why there is none."""
     if known.counted:
-        return "a count"
+        return "as logged"
     parts = []
     if known.within:
         parts.append(f"{interval_text(known.within, places)} within runs{', paired' * known.paired}")

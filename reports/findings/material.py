@@ -21,8 +21,8 @@ FAITHFUL = "e5_study"
 class Material:
     """All that the page is made of. `selection`: e5 and e6 of the rerun; `study`: of the original logs; `faithful`: the
     rerun with the study's time embedding and draws; `pairs`: draw by draw; `swept`: the sweep's runs for the library;
-    `frame`: what all FIDs have in common; `notes`: what was left out; `grids`: (sampler, step) -> grid of one run's
-    samples."""
+    `frame`: what all FIDs have in common; `notes`: what was left out; `grids`: (sampler, step) -> grid of samples
+    of the run `grids_of`."""
 
     selection: Selection
     study: Selection
@@ -31,6 +31,7 @@ class Material:
     swept: list[Entry]
     frame: dict[str, Any]
     notes: list[str]
+    grids_of: str
     grids: dict[tuple[str, int], Path]
 
     @property
@@ -49,7 +50,7 @@ def gather(records: Path, original: Path) -> Material:
     runs = [scores.with_scores(run, found) for run in runs]
     faithful = sorted((run for run in runs if run.experiment == FAITHFUL), key=lambda run: run.seed or 0)
     selection = select(load("e6"), [run for run in runs if run.experiment in ("e5", "e6")])
-    pairs, alone = traces.read_pairs(records / "probes")
+    pairs, alone = traces.read_pairs(records / "probes", {run.id for run in runs})
     swept = folders.read(folders.find(records / "sweep"))
     return Material(
         selection,
@@ -59,18 +60,21 @@ def gather(records: Path, original: Path) -> Material:
         entries(sorted(swept, key=lambda run: (run.experiment, run.seed or 0, run.id))),
         frame,
         [*notes, *alone, *(f"left out: {line}." for line in selection.left_out if "(context)" not in line)],
-        _grids(records / "samples"),
+        *_grids(records / "samples"),
     )
 
 
-def _grids(folder: Path) -> dict[tuple[str, int], Path]:
-    """The pictures SAMPLER-STEP.png in `folder`, of the samplers that the page is about."""
-    found = {}
-    for path in sorted(folder.glob("*.png")):
-        sampler, _, step = path.stem.rpartition("-")
-        if sampler in scores.SAMPLERS and step.isdigit():
-            found[sampler, int(step)] = path
-    return found
+def _grids(folder: Path) -> tuple[str, dict[tuple[str, int], Path]]:
+    """The first run with pictures RUN_ID/SAMPLER-STEP.png in `folder`, of the samplers of the page; these."""
+    for run in sorted(folder.glob("*/")):
+        found = {}
+        for path in sorted(run.glob("*.png")):
+            sampler, _, step = path.stem.rpartition("-")
+            if sampler in scores.SAMPLERS and step.isdigit():
+                found[sampler, int(step)] = path
+        if found:
+            return run.name, found
+    return "", {}
 
 
 def _read(folder: Path, what: str) -> list[Run]:

@@ -16,11 +16,11 @@ from reports.pages import template
 from reports.runs import Run
 
 _SHORT_COMMIT = 10
+STUDY_NOISE = 226  # measured with the study's own pipeline; no log has it
 
 
 def page(material: Material, judged: Sequence[Judged]) -> str:
     """The Markdown text. Images are linked as `findings/NAME.png`."""
-    grids = [(sampler, f"{step:,}") for sampler, step in sorted(material.grids, key=lambda grid: grid[::-1])]
     m, log = material, material.study.arm("e5")
     ours = m.selection.arm("e5")
     gaps = against_log.gaps(log, ours) if log and ours else []
@@ -37,7 +37,8 @@ def page(material: Material, judged: Sequence[Judged]) -> str:
         opposite=_opposite(m.selection),
         arms=[arm.experiment for arm in m.selection.arms],
         predicted=predicted,
-        predicted_line=tables.predicted_line(predicted, m.selection.arms) if predicted else "",
+        predicted_lines=tables.predicted_lines(predicted, m.selection.arms) if predicted else [],
+        recon_n=m.selection.arms[0].config.get("eval.recon.n_samples", "some"),
         trends=[tables.trend_row(*row) for row in summary.trends(m.selection)],
         differences=tables.difference_rows(m.selection),
         faithful_fids=tables.fids_of(m.faithful, scores.OLD) if m.faithful else "",
@@ -50,12 +51,13 @@ def page(material: Material, judged: Sequence[Judged]) -> str:
         recurring=against_log.recurring(log.runs[0]) if log else (0, 0),
         clipped=against_log.above_clip([ours]) if ours else (0, 0),
         claims=[row for each in judged for row in tables.claim_rows(each)],
-        samples=grids,
+        samples=m.grids_of,
         sweep=tables.sweep_rows(m.swept),
         sweep_sentences=sentences(m.swept) if m.swept else [],
         frame=m.frame,
         config=m.selection.arms[0].config,
         band=_band(m.study),
+        study_noise=STUDY_NOISE,
         seed_reach=f"{stdtrit(1, 0.975):.1f}",
         commands=_commands(m),
     )
@@ -118,8 +120,8 @@ def _opposite(selection: Selection) -> list[str]:
     if rising:
         names = " and ".join(rising)
         lines.append(
-            f"With the sampler put right FID rises with training in {names}, as the study's did: that is not its "
-            "sampler's doing alone. Why it can, though the networks learn, follows."
+            f"With the sampler put right FID rises with training, too, in {names}. What the samples are like is above; "
+            "what the networks know, where that was measured, below."
         )
     return lines
 
@@ -166,6 +168,6 @@ def _probes(m: Material) -> list[str]:
 def _samples(m: Material) -> list[str]:
     return [
         f"ddpm sample RUN/checkpoints/step-{step:06d}.pt --sampler {sampler} --nfe {m.frame.get('nfe')} --n 16   "
-        f"# its grid.png: docs/findings/samples/{sampler}-{step:06d}.png"
+        f"# its grid.png: docs/findings/samples/{m.grids_of}/{sampler}-{step:06d}.png"
         for sampler, step in sorted(m.grids)
     ]

@@ -18,6 +18,7 @@ from reports.verdicts import number as digits
 
 _OLD, _NEW = scores.OLD, scores.RESPACED
 NOT_YET = "Cannot be said yet"
+BLUNT_PCT = 25  # a number of which this is within noise says little by not being apart
 NOISE_PCT = 80  # of what uniform noise scores: from there on a score is called one of noise
 
 
@@ -58,9 +59,8 @@ def plateau(selection: Selection) -> Answer:
     level = {HOLDS: "Yes, by its level", FAILS: "No, by its level"}.get(bare(together(votes)), "Not shown")
     parts = "; ".join(_plateau_of(arm, steps) for arm, steps in found)
     word = f"{level}; {_opposite_in(found)}"
-    text = f"FID of the same checkpoints: {parts}.{_ends(found[0][0], found[0][1][-1])}"
-    if all(side(_trends(arm, steps)[0][1])[0] > 0 for arm, steps in found):
-        text += " How the latter can rise while the networks learn: “What the networks know of an image”, below."
+    near = f" Near noise is from {NOISE_PCT} % of what uniform noise scores."
+    text = f"FID of the same checkpoints: {parts}.{_ends(found[0][0], found[0][1][-1])}{near}"
     return Answer(question, word, text)
 
 
@@ -138,8 +138,8 @@ def flatter(selection: Selection, pairs: pd.DataFrame, study: Selection) -> Answ
         return Answer(question, NOT_YET, "The two traces were not measured in both arms.")
     by_draws = traces.of_pairs(pairs, "ref")
     decisive = by_draws if by_draws.number is not None else Known(common.known.number, within=common.at_most)
-    sign, _ = side(decisive)
-    word = {1: "Nothing", -1: f"{abs(decisive.number or 0):.1f} %", 0: "Not told from nothing"}[sign]
+    sign, limit = side(decisive)
+    word = {1: "Nothing", -1: f"{abs(decisive.number or 0):.1f} %", 0: "Not told from nothing"}[sign] + limit
     theirs = traces.changes(study.arms[0], study.arms[1])[0].known if len(study.arms) > 1 else Known()
     text = (
         f"Averaged over {own.count} steps E6's trace of its own, trained loss lies {_below(own.known)} E5's "
@@ -150,7 +150,9 @@ def flatter(selection: Selection, pairs: pd.DataFrame, study: Selection) -> Answ
         return Answer(question, word, f"{text}Over other draws the latter may be {interval_text(common.at_most, 1)} %.")
     own_draws = traces.of_pairs(pairs, "hutch")
     return Answer(
-        question, word, f"{text}Draw by draw, at the checkpoints: {_percent(own_draws)}, and {_percent(by_draws)}."
+        question,
+        word,
+        f"{text}Draw by draw, of the mean trace over the checkpoints: {_percent(own_draws)}, and {_percent(by_draws)}.",
     )
 
 
@@ -181,7 +183,9 @@ def responds(selection: Selection) -> Answer:
     ]
     sampler, step, _ = found[0]
     excess = (fids.level(baseline, sampler, step).number or np.nan) - end_of(baseline, sampler, step, "floor")
-    said = f" Above real images E5 is by {digits(excess, 3)}." if np.isfinite(excess) else ""
+    said = (
+        f" Above real images E5 is by {digits(excess, 3)}, by {scores.NAMES[sampler]}." if np.isfinite(excess) else ""
+    )
     return Answer(
         question, _responds([side(known) for *_, known in found]), f"E6 against E5: {'; '.join(parts)}.{said}"
     )
@@ -217,10 +221,13 @@ def log_line(ours: Sequence[Gap], faithful: Sequence[Gap]) -> str:
         known = [gap for gap in gaps if gap.apart is not None]
         return f"{sum(bool(gap.apart) for gap in known)} of {len(known)}"
 
+    blunt = sum(gap.least is not None and gap.least > BLUNT_PCT for gap in ours)
+
     if not ours:
         return "Our E5 was not compared with the study's log."
     said = f"From the study's log of E5 our E5 differs by more than noise in {counted(ours)} numbers compared"
-    return f"{said}{', the faithful rerun in ' + counted(faithful) if faithful else '; there is no faithful rerun'}."
+    said += f", the faithful rerun in {counted(faithful)}" if faithful else "; there is no faithful rerun"
+    return f"{said}. {blunt} of ours could not have shown a difference of {BLUNT_PCT} %."
 
 
 def claims_line(judged: Sequence[Judged]) -> str:

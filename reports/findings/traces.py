@@ -1,7 +1,7 @@
 """E6's Hessian trace against E5's, of each arm's own loss and of the common one."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -74,14 +74,18 @@ def _reach(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float |
 # ---- draw by draw ----------------------------------------------------------------------------------------
 
 
-def read_pairs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+def read_pairs(folder: Path, runs: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
     """The table of `reports/probe_pairs.py` of the files of `ddpm probe --out` in `folder`, of all seeds with a file of
     e5 and one of e6, those over seeds last; and a line for each file that has no partner. Empty without such files.
 
-    Raises UserError where two files do not belong together."""
+    Raises UserError where two files do not belong together, or one is of none of `runs`."""
     by_seed: dict[int, dict[str, probe_pairs.Probes]] = defaultdict(dict)
     for path in sorted(folder.glob("*.jsonl")):
         probes = probe_pairs.read(path)
+        if probes.run_id not in runs:
+            raise UserError(
+                f"{path} is of the run {probes.run_id}, of which there is no record. Keep that, or remove it."
+            )
         if probes.experiment in by_seed[probes.seed]:
             raise UserError(f"{folder} has two files of {probes.experiment} with seed {probes.seed}. Leave one.")
         by_seed[probes.seed][probes.experiment] = probes
@@ -99,8 +103,8 @@ def read_pairs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def of_pairs(table: pd.DataFrame, loss: str) -> Known:
-    """The mean change over the checkpoints, in per cent, with the interval over the draws (of all seeds the mean: their
-    draws are the same) and over seeds, given these."""
+    """The change of the mean over the checkpoints, in per cent, with the interval over the draws (of all seeds the
+    mean: their draws are the same) and over seeds, given these."""
     mine = table[(table["loss"] == loss) & (table["step"] == 0)] if len(table) else table
     single = mine[mine["seed"] != "all"] if len(mine) else mine
     if single.empty:

@@ -22,7 +22,7 @@ def write_text(docs: Path, original: Path) -> Path:
 
     Raises UserError where there are no records, or no logs of the study."""
     material = gather(docs / "findings", original)
-    judged = judge(material.selection, material.study, material.pairs)
+    judged = judge(material)
     (docs / "findings" / "claims.csv").write_text(claims_csv(judged), encoding="utf-8")
     (docs / "findings.md").write_text(page(material, judged), encoding="utf-8")
     (docs / "gallery.md").write_text(gallery(docs), encoding="utf-8")

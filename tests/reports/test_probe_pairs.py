@@ -18,7 +18,14 @@ def _write(path: Path, trained: list[list[float]], common: list[list[float]], **
     curvature = {"draws": "fixed", "per_draw": 1, "probes": 4, "seed": 0} | design
     lines = [
         {
-            **{"_i": 100 * (i + 1), "experiment": path.stem, "seed": 7, "images": "abc", "curvature": curvature},
+            **{
+                "_i": 100 * (i + 1),
+                "run_id": f"{path.stem}-s7",
+                "experiment": path.stem,
+                "seed": 7,
+                "images": "abc",
+                "curvature": curvature,
+            },
             "details": {"curvature/hutch_values": trained[i], "curvature/ref_values": common[i]},
         }
         for i in range(len(trained))
