@@ -115,7 +115,7 @@ def log(original: Arm, arms: Sequence[Arm]) -> Drawn:
     windows = {_window(arm, metric) for metric in against_log.METRICS for arm in (original, *arms)} - {1}
     smooth = f"thick: its centred rolling mean, over {' or '.join(map(str, sorted(windows)))} rows"
     if any(same_draws([arm]) for arm in arms):
-        smooth += ",\nbut of a trace on fixed draws all of it"
+        smooth += "; a trace on fixed draws as logged"
     row[0].plot([], [], color="grey", linewidth=_THICK, label=smooth)
     for axes, metric in zip(row, against_log.METRICS, strict=True):
         _plot_curve(axes, original, metric, _LOG, "-", "e5: the study's log")
