@@ -45,7 +45,8 @@ def _meant(words: Sequence[str], verb: argparse.ArgumentParser) -> str:
     """A hint at the option that the first of `words` to look like one may have been meant for."""
     options = re.findall(r"--[a-z][a-z0-9-]*", verb.format_help())
     wrong = next((word.partition("=")[0] for word in words if word.startswith("--")), "")
-    return did_you_mean(wrong, options)
+    hint = did_you_mean(wrong.removeprefix("--"), [option.removeprefix("--") for option in options])
+    return hint.replace("mean ", "mean --")  # compared without the dashes, which all options have in common
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """Experiments as data: the arms a report compares, in what they are meant to differ, what is claimed, its figures."""
 
-import difflib
 import fnmatch
 from importlib import resources
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, did_you_mean
 
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]
@@ -157,8 +156,7 @@ def load(name: str) -> Study:
         return _parse(Path(name).name, _text(Path(name)))
     known = names()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
+        hint = did_you_mean(name, known)
         hint = next((f" It is an arm of `{other}`." for other in known if name in load(other).arms), hint)
         raise UserError(
             f"There is no experiment `{name}`.{hint} Those with a report: {', '.join(known)}. Or give a YAML file."

@@ -55,7 +55,7 @@ def test_bad_input_is_one_paragraph_and_code_2(
     ("argv", "usage", "hint"),
     [
         (["report", "e6", "--form", "runs"], "usage: ddpm report", "--form runs. Did you mean --from?"),
-        (["sample", "none", "--step=9"], "usage: ddpm sample", "unrecognized arguments: --step=9."),
+        (["sample", "none", "--step=9"], "usage: ddpm sample", "unrecognized arguments: --step=9.\n"),
         (["doctor", "e6"], "usage: ddpm doctor", "unrecognized arguments: e6."),
         (["probe", "none", "--method", "slq,hutch"], "usage: ddpm probe", "'hutch' is none of hutchinson, hutchpp"),
     ],
