@@ -42,8 +42,9 @@ def folder(two_seeds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 def project(server: StandIn) -> StandIn:
     """A server whose project `p` holds a run of e5 and one of e6."""
-    for name in ("e5", "e6"):
-        with wandb.init(project="p", id=f"run-{name}", group=name, config={"experiment": name}) as run:
+    for name, weighting in (("e5", "constant"), ("e6", "minsnr")):
+        config = {"experiment": name, "loss": {"weighting": weighting}}
+        with wandb.init(project="p", id=f"run-{name}", group=name, config=config) as run:
             run.log({"step": 1, "val/fid": 3.0})
     return server
 
