@@ -1,5 +1,6 @@
 """The text of docs/findings.md."""
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -98,8 +99,14 @@ def _run_row(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "last_step": run.last_step,
         "state": run.state,
-        "commit": (run.commit or "unknown")[:_SHORT_COMMIT],
+        "commits": ", ".join(f"`{commit[:_SHORT_COMMIT]}`" for commit in _commits(run)),
     }
+
+
+def _commits(run: Run) -> list[str]:
+    """Of the code that the run was begun with, and of what continued it."""
+    sessions = json.loads((run.source / "run.json").read_text(encoding="utf-8"))["sessions"]
+    return list(dict.fromkeys([run.commit or "unknown", *(each["commit"] for each in sessions if each.get("commit"))]))
 
 
 def _band(study: Selection) -> str:
