@@ -1,6 +1,7 @@
 """Tests run without a W&B account, leave nothing outside their own folder, and never wait for a network."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ import torch
 
 from tests.once import apart
 from tests.wandb_standin import StandIn
+
+# A shell that has the tests run in the background has them ignore Ctrl-C, and so every process that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Where most of the time goes, the longest first: started last, they would leave the other workers idle at the end.
 LONGEST = (

@@ -404,7 +404,10 @@ def test_by_hand() -> None:
     command = [sys.executable, "-m", "tests.wandb_standin", "--port", "0"]
     root = Path(__file__).parent.parent
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        assert process.stdout.readline().startswith("export WANDB_BASE_URL=http://127.0.0.1:")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 0
+        try:
+            assert process.stdout
+            assert process.stdout.readline().startswith("export WANDB_BASE_URL=http://127.0.0.1:")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()  # else leaving the block waits for it without end

@@ -280,7 +280,7 @@ def test_names_are_those_of_the_config() -> None:
     annotation = Eval.model_fields["reference_stats"].annotation
     assert {name for part in get_args(annotation) for name in get_args(part)} == set(reference.PUBLISHED)
     assert Eval(features="nets/mine.pt").features == "nets/mine.pt"
-    with pytest.raises(ValueError, match="did you mean inception"):
+    with pytest.raises(ValueError, match="Did you mean inception"):
         Eval(features="inceptoin")
 
 
