@@ -8,18 +8,22 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 
 from ddpm.errors import UserError
+from reports.experiments import Check
+from reports.experiments.choice import Arm
 from reports.figures.style import theme
 from reports.findings import fids, figures, scores, summary, tables
 from reports.findings.__main__ import main
 from reports.findings.against_log import gaps
 from reports.findings.claims import Judged, judge
 from reports.findings.gallery import gallery
-from reports.findings.known import Known, decide, together
+from reports.findings.known import Known, decide, of_check, together
 from reports.findings.material import Material, gather
 from reports.findings.page import page
+from reports.runs import Run
 from tests.reports.campaign import Campaign
 from tests.reports.conftest import LOGS
 
@@ -313,6 +317,21 @@ def test_the_point_is_drawn_with_and_without_scores(expected: Made, tmp_path: Pa
     ]
     assert [text.get_text() for text in left.texts] == ["uniform noise: 58", "real images: 0.3"]
     assert len(right.get_legend_handles_labels()[1]) == 2
+
+
+def test_a_spread_falls_by_all_of_it_at_most() -> None:
+    """Two seeds whose scatter falls by 99 and by 60 %. Catches an interval that ends at a fall of more than 100 %."""
+
+    def arm(name: str, scales: tuple[float, float]) -> Arm:
+        steps = pd.Index(range(100, 3100, 100), name="step")
+        wave = np.tile([0.9, 1.1], 15)
+        histories = [pd.DataFrame({"train/mse": 1 + scale * (wave - 1)}, index=steps) for scale in scales]
+        runs = (Run(f"{name}{seed}", name, seed, {}, h, Path(name)) for seed, h in enumerate(histories))
+        return Arm(name, "baseline" if name == "e5" else "variant", tuple(runs))
+
+    check = Check(metric="train/mse", of="change_pct", statistic="std", at_most=0)
+    known = of_check(check, [arm("e5", (1.0, 1.0)), arm("e6", (0.01, 0.4))])
+    assert known.per_seed == pytest.approx((-99, -60)) and known.seeds is not None and known.seeds[0] == -100
 
 
 def test_the_samplers_are_drawn_on_one_scale(expected: Made) -> None:
