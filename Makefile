@@ -1,7 +1,13 @@
 # `make demo` and `make test` set up what they need in .venv and run. Needs Python 3.11 or later, pip and make.
+#   LATEST=1       installs the newest versions that pyproject.toml allows; LOWEST=1 the lowest. Without either, the tested ones.
+#   SYSTEM_SITE=1  lets .venv see the system's packages, so that an image's own torch (Colab, a cluster, a container) is used.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
+VERSIONS := $(if $(LATEST),latest,$(if $(LOWEST),lowest,tested))
+# `make lock` keeps these: torch decides the bits of a run, and is changed on purpose.
+LOCK_HELD ?= torch==2.14.1 torchvision==0.29.1
+LOCKED := 3.11 3.12 3.13
 
 # What a report compares, where the runs are and where it goes: make report EXP=e6 FROM=wandb OUT=out/e6
 EXP ?= e6
@@ -11,7 +17,7 @@ FILE ?= sweeps/smoke.yaml
 BENCH ?= out/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format report sweep agent docs bench clean
+.PHONY: help setup demo test lint format report sweep agent docs bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -60,6 +66,17 @@ docs: $(VENV)/.installed ## write docs/metrics.md again from its table
 bench: $(VENV)/.installed-bench ## measure all that docs/speed.md claims, on a machine that does nothing else (an hour): BENCH=out/bench.json
 	$(BIN)/python -m benchmarks --out $(BENCH)
 
+lock: $(VENV)/.installed-dev ## find the newest versions again and write constraints/; LOCK_HELD stays as it is
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo $(LOCK_HELD) | tr ' ' '\n' > $(VENV)/held.txt
+	@$(foreach version,$(LOCKED),$(call compile,$(version),,--all-extras --constraint $(VENV)/held.txt) &&) true
+	@$(foreach version,$(LOCKED),$(call compile,$(version),lowest-,--extra dev --resolution lowest-direct) &&) true
+	@git diff --stat -- constraints
+
+# $(call compile,PYTHON,PREFIX,OPTIONS): names and versions alone. Wheels alone: an old source may not build.
+compile = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-header --no-annotate --only-binary :all: \
+	--python-version $(1) --python-platform x86_64-unknown-linux-gnu --output-file constraints/$(2)py$(subst .,,$(1)).txt $(3)
+
 clean: ## remove .venv and caches; runs, wandb and out stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info
 
@@ -68,26 +85,39 @@ clean: ## remove .venv and caches; runs, wandb and out stay
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1). Point to one: make PYTHON=python3.12 demo"; exit 2; }
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian: apt install python3-venv)."; exit 2; }
+	@$(PYTHON) -m venv $(if $(SYSTEM_SITE),--system-site-packages) $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian: apt install python3-venv)."; exit 2; }
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing the project and its dependencies into $(VENV). torch comes with its CUDA libraries where the registry has"
-	@echo "them: up to 6 GB and a few minutes, once."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+# Written again only if other versions are asked for than those that are installed.
+$(VENV)/.constraints: FORCE | $(VENV)/bin/python
+	@$(if $(SYSTEM_SITE),grep -qs 'include-system-site-packages = true' $(VENV)/pyvenv.cfg || { echo "$(VENV) was made without the system's packages. Run 'make clean' and then this again."; exit 2; })
+	@$(BIN)/python constraints/choose.py $(VERSIONS) > $@.new
+	@cmp -s $@ $@.new && rm $@.new || mv $@.new $@
+FORCE:
+
+# $(call install,EXTRAS): the project, in the chosen versions.
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/.constraints \
+	$(if $(LATEST),--upgrade --upgrade-strategy eager) --editable '.$(1)'
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.constraints
+	@echo "Installing the project and its dependencies into $(VENV), in the $(VERSIONS) versions. torch comes with its CUDA"
+	@echo "libraries where the registry has them: up to 6 GB and a few minutes, once."
+	@$(call install)
 	@$(MAKE) --no-print-directory .check-torch
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Adding the development tools (pytest, ruff, mypy)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(call install,[dev])
 	@touch $@
 
-$(VENV)/.installed-bench: pyproject.toml | $(VENV)/.installed-dev
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@echo "Adding the libraries that are measured beside this one"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@$(call install,[dev$(comma)bench])
 	@touch $@
+
+comma := ,
 
 # A torchvision that was built for another torch installs without a word and fails at import.
 .PHONY: .check-torch
 .check-torch:
-	@$(BIN)/python -c 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5); print(f"torch {torch.__version__} with torchvision {torchvision.__version__}, GPU: {torch.cuda.is_available()}")' || { echo "The torch and torchvision in $(VENV) do not belong together. Remove it with 'make clean' and run again; if an index or a file of your pip configuration forces one of them, install the pair that pyproject.toml names."; exit 2; }
+	@$(BIN)/python -c 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5); print(f"torch {torch.__version__} with torchvision {torchvision.__version__}, GPU: {torch.cuda.is_available()}")' || { echo "The torch and torchvision in $(VENV) do not belong together. Remove it with 'make clean' and run again; if an index or a file of your pip configuration forces one of them, install a pair that belongs together (torch 2.6 goes with torchvision 0.21, 2.7 with 0.22 and so on)."; exit 2; }
