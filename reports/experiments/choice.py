@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from ddpm.errors import UserError
+from reports.columns import as_number
 from reports.experiments import Study
-from reports.runs import Run, as_number, canonical, flat_config
+from reports.runs import Run, canonical, flat_config
 
 # Keys that say who and where, not what was trained.
 BOOKKEEPING = (
