@@ -11,7 +11,8 @@ from reports.checks import claim_numbers
 from reports.experiments import load
 from reports.experiments.choice import Selection, select
 from reports.figures import FIGURES, Figure, draw_all
-from reports.pages import html_page, markdown_page
+from reports.markup import html_page
+from reports.pages import markdown_page
 from reports.protocols import check_all_protocols
 from reports.publish import publish
 from reports.short import in_short
