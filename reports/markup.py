@@ -60,7 +60,7 @@ def verbatim(value: Any) -> Markdown:
 
 def link(label: Markdown, address: str | None) -> Markdown:
     """`label` as a link to a page of the web; the label alone for any other address."""
-    if not address or not re.fullmatch(r"https?://[^\s<>()\[\]\\]+", address):
+    if not address or not re.fullmatch(r"https?://[^\s<>()\[\]\\\x00-\x20\x7f-\x9f]+", address):
         return label
     return Markdown(f"[{label}]({address})")
 

@@ -52,7 +52,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors(include_url=False)]
         raise ValueError("; ".join(wrong[:3]) + ("; ..." if len(wrong) > 3 else "")) from None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def read_result(folder: Path) -> dict[str, Any]:

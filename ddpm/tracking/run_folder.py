@@ -126,6 +126,9 @@ class RunFolder:
                     raise UserError(f"The run folder {self.path} is read-only. Make it writable, or copy it elsewhere.")
                 self.record = read_record(self.path / "run.json")
                 self.rows = self._read_rows()
+                for path in (self.path / name for name in ("run.json", "results.jsonl")):
+                    for said in checksums.as_written(path, path.read_bytes()) if path.exists() else []:
+                        print(f"warning: {self.path}: {said}")
         except BaseException:
             self._lock.release()
             raise

@@ -53,6 +53,7 @@ def inside(folder: Path, name: str) -> Path | None:
     """The path `name` of `folder`; None where it leads out of it, as by `..`, an absolute path or a link."""
     try:
         path = folder / name
+        path.exists()  # raises where the name cannot be one
         return path if path.resolve().is_relative_to(folder.resolve()) else None
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, links in a circle
         return None
@@ -122,7 +123,8 @@ def make_run(
 ) -> Run:
     """The run of a record whose parts have been validated."""
     # The summary says after the last step what rows, which may be lost, said before.
-    fingerprints, protocols = resolve_protocols(about.config, rows.fingerprints, about.protocols, about.summary)
+    recorded = {metric: printable(fingerprint) for metric, fingerprint in rows.fingerprints.items()}
+    fingerprints, protocols = resolve_protocols(about.config, recorded, about.protocols, about.summary)
     if pictures.absent:
         notes = [*notes, f"{pictures.absent} sample grid(s) are left out: their files could not be had"]
     return Run(
