@@ -240,14 +240,18 @@ class RunFolder:
         for step, row in read_rows(content, left_out):
             rows.setdefault(step, {}).update(row)
         bad = sorted(number for numbers in left_out.values() for number in numbers)
-        altered = [n for n in checksums.altered_lines(path, content)[0] if n not in bad]
+        altered, gone = checksums.altered_lines(path, content)
+        altered = [number for number in altered if number not in bad]
         self._altered = {step for step, _ in read_rows(b"\n".join(lines[n - 1] for n in altered), {})}
         said = []
-        if bad and bad != [len(lines)]:  # a torn last line is what a kill leaves
+        # A torn last line, or one too few, is what a kill leaves: the run goes on, and it comes again.
+        if bad and (bad != [len(lines)] or self.finished):
             said.append(f"line(s) {', '.join(map(str, bad))} do not parse as rows and are left out")
         if altered:
             listed = ", ".join(map(str, altered))
             said.append(f"line(s) {listed} are not as they were written, or their checksums are lost, and are kept")
+        if gone and self.finished:
+            said.append(f"{gone} line(s) that were written are not there")
         if said:
             aside = path.with_name("loss.jsonl.damaged")
             with self._writing(aside.name):

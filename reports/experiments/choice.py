@@ -21,7 +21,6 @@ BOOKKEEPING = (
     *("id", "session", "environment.*", "checkpoint.*", "data.num_workers", "cache_dir"),
     *("logging.*", "metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
 )
-_NOTES = 3  # on runs that were read, in an error that they may explain
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -196,7 +195,6 @@ def _require(
     there = ", ".join(sorted({run.experiment for run in runs})) or "none"
     filtered = f" that match {', '.join(where)}" if where else ""
     why = "".join(f" Left out: {line}." for line in left_out)
-    why += "".join([f" {run.name}: {note}." for run in runs for note in run.notes][:_NOTES])
     if not present:
         wanted = ", ".join(study.arms)
         raise UserError(
