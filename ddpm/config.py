@@ -132,8 +132,19 @@ class Config(Section):
 
     def has_row(self, step: int) -> bool:
         """Whether anything is logged after `step`."""
+        return step == self.train.total_steps or any(step % every == 0 for every in self._row_intervals)
+
+    def row_steps(self, last: int) -> list[int]:
+        """The steps from 1 to `last` that have a row, in order."""
+        steps: set[int] = set().union(*(range(every, last + 1, every) for every in self._row_intervals))
+        return sorted(steps | ({self.train.total_steps} if self.train.total_steps <= last else set()))
+
+    @property
+    def _row_intervals(self) -> list[int]:
+        """Each of these many steps something is logged."""
         measured = (self.eval.grid, self.eval.fid_milestone, self.eval.recon)
-        return self.is_logged(step) or self.is_probed(step) or any(m.enabled and step % m.every == 0 for m in measured)
+        probed = [self.curvature.every] if self.curvature.enabled and self.curvature.every else []
+        return [self.logging.log_every_n_steps, *probed, *(m.every for m in measured if m.enabled)]
 
     def nested(self) -> dict[str, Any]:
         """The whole configuration as nested plain values, as it is logged."""

@@ -62,8 +62,12 @@ def sweep_point() -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         del values["wandb_version"]  # a file without it is not whole
         return {key: entry["value"] for key, entry in values.items()}
-    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"The sweep's parameters in {path} (WANDB_SWEEP_PARAM_PATH) cannot be read: {error}.") from None
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"The sweep's parameters in {path} (WANDB_SWEEP_PARAM_PATH) cannot be read: {said}. The agent writes that "
+            "file: start the agent again."
+        ) from None
 
 
 # --- what a sweep's point is called ---

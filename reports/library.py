@@ -1,6 +1,7 @@
 """`ddpm report library`: curvature against FID over all runs of a source, whichever experiment they belong to."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from ddpm.errors import UserError
-from reports.experiments.choice import filtered
+from reports.experiments.choice import filtered, missing_rows
 from reports.figures import Figure, render
 from reports.figures.library import COMMON, TRACES, TRAINED, Entry, draw_library, entries, last_correlation
-from reports.pages import html_page, template
+from reports.markup import html_page, template
 from reports.runs import Run
 from reports.sources import open_source
 from reports.tidy import tidy
@@ -32,6 +33,8 @@ def make_library(source: str, out: Path, where: Sequence[str] = (), cached: bool
     runs = filtered(open_source(source, cached=cached), where)
     if not runs:
         raise UserError(f"No runs{' that match ' + ', '.join(where) if where else ''} in {source}.")
+    for said in filter(None, map(missing_rows, runs)):
+        print(f"ddpm: warning: {said}", file=sys.stderr)
     shown = entries(runs)
     if not shown:
         raise UserError(
@@ -116,4 +119,5 @@ def _absent(runs: Sequence[Run], shown: Sequence[Entry]) -> list[str]:
     there = {id(entry.run) for entry in shown}
     lines = [f"{run.name}: no Hessian trace at a step with a FID." for run in runs if id(run) not in there]
     lines += [f"{run.name}: not finished." for run in runs if run.state != "finished"]
+    lines += [f"{said}." for run in runs if (said := missing_rows(run))]
     return lines + [f"{run.name}: {note}." for run in runs for note in run.notes]

@@ -1,22 +1,18 @@
-"""The report's pages: Markdown from a template, and one self-contained HTML file made from it."""
+"""The report's page, Markdown from a template."""
 
-import base64
-import html
 import re
 import shlex
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markdown
 import pandas as pd
 
 from reports.checks import Judged, Outcome, bounds, describe_check, judge_criteria, judge_statements, unit
 from reports.experiments.choice import Arm, Selection, differing_keys, matches, show
 from reports.figures import Figure
 from reports.figures.steps import context_reason
+from reports.markup import Markdown, code, link, template
 from reports.protocols import measured
 from reports.runs import FID_METRICS, Run, flatten
 from reports.statistics import (
@@ -35,7 +31,6 @@ from reports.verdicts import all_verdicts, number
 _TABLED = (*STEP_METRICS, TRAINED, TRAINED.replace("_mean", "_std"), COMMON, COMMON.replace("_mean", "_std"))
 _WEIGHTED = ("train/loss", "train/grad_global_L2", TRAINED)
 _SHORT_COMMIT = 10
-_LONGEST_LABEL = 40  # characters of a line's first cell, above which it is a sentence
 
 
 def markdown_page(
@@ -79,60 +74,6 @@ def markdown_page(
     return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
 
 
-def html_page(text: str, folder: Path, title: str) -> str:
-    """`report.html` from the Markdown `text`: images in `folder` become data URIs."""
-    body = markdown.markdown(text, extensions=["tables"])
-    body = re.sub(r"<p>(<img [^>]*>)</p>\s*<p><em>(.*?)</em></p>", _figure, body, flags=re.DOTALL)
-    body = re.sub(r'src="([^"]+\.png)"', lambda m: f'src="{_data_uri(folder / m.group(1))}"', body)
-    body = re.sub(r"<table>.*?</table>", _table, body, flags=re.DOTALL)
-    style = (resources.files("reports") / "report.css").read_text(encoding="utf-8")
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def _figure(match: re.Match[str]) -> str:
-    return f"<figure>{match.group(1)}<figcaption>{match.group(2)}</figcaption></figure>"
-
-
-def _table(match: re.Match[str]) -> str:
-    """A table in a box that scrolls; one whose lines begin with sentences is `prose`: they may wrap, as unbroken they
-    push the other columns out of sight."""
-    firsts = re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>", match.group(0), flags=re.DOTALL)
-    longest = max((len(html.unescape(re.sub(r"<[^>]*>", "", first))) for first in firsts), default=0)
-    kind = "table prose" if longest > _LONGEST_LABEL else "table"
-    return f'<div class="{kind}">{match.group(0)}</div>'
-
-
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-# ---- text that comes from runs ---------------------------------------------------------------------------
-
-
-def template(name: str) -> jinja2.Template:
-    """A page's template, with the filters that make text from runs safe in Markdown."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
-    environment.filters |= {"text": _text, "code": _code, "cell": _text}
-    source = (resources.files("reports") / name).read_text(encoding="utf-8")
-    return environment.from_string(source)
-
-
-def _text(value: Any) -> str:
-    """Running text: what Markdown or HTML would take for mark-up is escaped (`val_loss`, `a < b`)."""
-    escaped = html.escape(" ".join(str(value).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escaped)
-
-
-def _code(value: Any) -> str:
-    """A value in code type, safe inside a table cell; empty for an empty one."""
-    text = " ".join(str(value).split()).replace("`", "'").replace("|", "¦")
-    return f"`{text}`" if text else ""
-
-
 # ---- tables ----------------------------------------------------------------------------------------------
 
 
@@ -140,10 +81,10 @@ def _run_row(arm: Arm, run: Any) -> dict[str, Any]:
     return {
         "experiment": arm.experiment,
         "role": arm.role,
-        "id": f"[{_code(run.id)}]({run.url})" if run.url else _code(run.id),
+        "id": link(code(run.id), run.url),
         "seed": "–" if run.seed is None else run.seed,
         "last_step": run.last_step,
-        "state": run.state if run.state == "finished" else f"**{run.state}**",
+        "state": run.state if run.state == "finished" else Markdown(f"**{run.state}**"),
         "started": run.started.strftime("%Y-%m-%d %H:%M") if run.started else "–",
         "commit": (run.commit or "unknown")[:_SHORT_COMMIT],
         "source": run.source.name,
@@ -250,12 +191,14 @@ def _milestones(selection: Selection) -> tuple[list[dict[str, Any]], list[str]]:
     best = [f"{c.min():.2f} (step {c.idxmin()})" if len(c) else "–" for c in curves]
     last = [f"{c.iloc[-1]:.2f} (step {c.index[-1]})" if len(c) else "–" for c in curves]
     finals = [at_end(arm, "final/fid") for arm in arms]
-    rows += [{"label": "*best*", "cells": best}, {"label": "*last*", "cells": last}]
-    rows.append({"label": "*final*", "cells": [f"{sum(f) / len(f):.2f}" if f else "not logged" for f in finals]})
+    rows += [{"label": Markdown("*best*"), "cells": best}, {"label": Markdown("*last*"), "cells": last}]
+    ends = [f"{sum(f) / len(f):.2f}" if f else "not logged" for f in finals]
+    rows.append({"label": Markdown("*final*"), "cells": ends})
     for name, metric in (("real images", "val/fid_floor"), ("uniform noise", "val/fid_ceiling")):
-        ends = [curve(arm, metric) for arm in arms]
-        if any(map(len, ends)):
-            rows.append({"label": f"*{name}*", "cells": [f"{c.iloc[-1]:.2f}" if len(c) else "–" for c in ends]})
+        found = [curve(arm, metric) for arm in arms]
+        if any(map(len, found)):
+            ends = [f"{c.iloc[-1]:.2f}" if len(c) else "–" for c in found]
+            rows.append({"label": Markdown(f"*{name}*"), "cells": ends})
     return rows, [arm.experiment + (" (context)" if arm in context else "") for arm in arms]
 
 

@@ -11,7 +11,8 @@ from reports.checks import claim_numbers
 from reports.experiments import load
 from reports.experiments.choice import Selection, select
 from reports.figures import FIGURES, Figure, draw_all
-from reports.pages import html_page, markdown_page
+from reports.markup import html_page
+from reports.pages import markdown_page
 from reports.protocols import check_all_protocols
 from reports.publish import publish
 from reports.short import in_short
@@ -19,6 +20,8 @@ from reports.sources import open_source
 from reports.statistics import numbers
 from reports.tidy import tidy
 from reports.write import write_report
+
+_NOTES = 3  # on how runs were read, in an error that they may explain
 
 
 def make_report(
@@ -45,10 +48,14 @@ def make_report(
     if unknown:
         raise UserError(f"{experiment} wants figures that there are not: {', '.join(unknown)}. There are {_listed()}.")
     runs = open_source(source, [*study.arms, *study.context], cached=cached)
-    selection = select(study, runs, where)
-    for warning in selection.warnings:
-        print(f"ddpm: warning: {warning}", file=sys.stderr)
-    notes = check_all_protocols(selection, allow_mixed_protocols)
+    try:
+        selection = select(study, runs, where)
+        for warning in selection.warnings:
+            print(f"ddpm: warning: {warning}", file=sys.stderr)
+        notes = check_all_protocols(selection, allow_mixed_protocols)
+    except UserError as error:  # what damage in the records may be behind
+        said = [f" {run.name}: {note}." for run in runs for note in run.notes]
+        raise UserError(f"{error}{''.join(said[:_NOTES])}") from None
     command = _command(experiment, source, out, where, allow_mixed_protocols, cached)
     figures: list[Figure] = []
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from reports.columns import LARGEST, as_number
 from reports.experiments import Windows
 from reports.experiments.choice import Arm, Selection, differing_keys, matches
 from reports.intervals import bootstrap_mean, student, welch
@@ -102,9 +103,9 @@ def at_end(arm: Arm, metric: str) -> list[float]:
     values = []
     for run in arm.runs:
         series = run.series(metric)
-        value = float(series.iloc[-1]) if len(series) else run.summary.get(metric)
-        if isinstance(value, int | float) and math.isfinite(value):
-            values.append(float(value))
+        value = float(series.iloc[-1]) if len(series) else as_number(run.summary.get(metric))
+        if value is not None and abs(value) < LARGEST:
+            values.append(value)
     return values
 
 

@@ -1,6 +1,5 @@
 """What there is to run: one job for each point, known to be possible before the first is started."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any
 from ddpm.config import Config, differences
 from ddpm.config_files import Chain, read_chain, resolve
 from ddpm.errors import UserError
+from ddpm.rows import read_rows
 from ddpm.sweep.command import expand, parameter_file, parse_train
 from ddpm.sweep.space import Sweep, count_points, points
+from ddpm.tracking.record import read_result
 
 MANY = 10_000
 
@@ -35,7 +36,7 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether the run is finished."""
-        return not self.cfg.clean_run and (self.cfg.run_dir / "results.jsonl").is_file()
+        return not self.cfg.clean_run and bool(read_result(self.cfg.run_dir))
 
     @property
     def step(self) -> int:
@@ -48,10 +49,8 @@ class Job:
         except OSError:
             return 0
         for line in reversed(lines):
-            try:
-                return int(json.loads(line)["_i"])
-            except (ValueError, KeyError, TypeError):
-                continue  # a row that is being written, or the end of the first
+            for step, _ in read_rows(line, {}):  # none: a row that is being written, or the end of the first
+                return step
         return 0
 
 

@@ -7,6 +7,7 @@ samples/        sample grids
 checkpoints/    see ddpm/checkpoint.py
 diverged.json   where a loss or gradient was not finite
 results.jsonl   the summary, once the run is finished: {"cfg", "out", "_i"}
+NAME.crc        with what run.json, loss.jsonl and results.jsonl were written (ddpm/checksums.py)
 evaluations.jsonl   what `ddpm evaluate` scored: {"_i": step, "point": key, "out": [table row, ...]}
 """
 
@@ -23,10 +24,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ddpm import checksums
 from ddpm.checkpoint import checkpoint_path, checkpoint_step, intact, list_checkpoints, save_checkpoint
 from ddpm.config import Config, as_meant, differences
 from ddpm.errors import Held, UserError
 from ddpm.metrics import CURVES
+from ddpm.rows import LeftOut, read_rows
+from ddpm.tracking.record import read_record, read_result
 
 Row = dict[str, Any]
 
@@ -39,6 +43,7 @@ class RunFolder:
         self.path = path or cfg.run_dir
         self.record: dict[str, Any] = {}
         self.rows: dict[int, Row] = {}
+        self._altered: set[int] = set()  # steps of rows whose lines are not as they were written
         # Beside the folder, which may not be there yet, or be replaced.
         self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
 
@@ -46,9 +51,9 @@ class RunFolder:
     def at(cls, path: Path) -> "RunFolder":
         """The run folder at `path`, wherever it was trained. Raises UserError where its `run.json` is damaged."""
         try:
-            config = json.loads((path / "run.json").read_text())["config"]
+            config = read_record(path / "run.json")["config"]
             return cls(Config.model_validate(as_meant(config)), path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path / 'run.json'} cannot be read: {' '.join(str(error).split())}.") from None
 
     # --- what is there ---
@@ -58,11 +63,11 @@ class RunFolder:
         if not self.path.exists():
             return
         try:
-            record = json.loads((self.path / "run.json").read_text())
-            _, _, _, stored = record["run_id"], record["wandb_id"], record["sessions"][0], record["config"]
-        except (OSError, ValueError, LookupError, TypeError):
+            stored = read_record(self.path / "run.json")["config"]
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.path} exists and is not a run folder of this project. Move it, or give another --out_dir."
+                f"{self.path} exists and is not a run folder of this project (run.json: {error}). Move it, or give "
+                "another --out_dir."
             ) from None
         if self._cfg.clean_run:
             return
@@ -76,7 +81,7 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run's last step and evaluation are done."""
-        return not self._cfg.clean_run and (self.path / "results.jsonl").exists()
+        return not self._cfg.clean_run and bool(read_result(self.path))
 
     def fid_summary(self) -> dict[str, Any]:
         """The lowest and the last FID, as W&B's summary shows them. W&B's own minimum forgets earlier sessions."""
@@ -94,8 +99,8 @@ class RunFolder:
         """The last value of every metric, FID's lowest and last, the run's time once it is finished."""
         values = self.last_values()
         if self.finished:
-            out = json.loads((self.path / "results.jsonl").read_text())["out"]
-            values |= {"run_time_s": out["run_time_s"], "params": out["params"]}
+            out = read_result(self.path)["out"]
+            values |= {key: out[key] for key in ("run_time_s", "params") if key in out}
         return values | self.fid_summary()
 
     @property
@@ -119,8 +124,11 @@ class RunFolder:
             if self.path.exists() and not self._cfg.clean_run:
                 if not os.access(self.path, os.W_OK):
                     raise UserError(f"The run folder {self.path} is read-only. Make it writable, or copy it elsewhere.")
-                self.record = json.loads((self.path / "run.json").read_text())
+                self.record = read_record(self.path / "run.json")
                 self.rows = self._read_rows()
+                for path in (self.path / name for name in ("run.json", "results.jsonl")):
+                    for said in checksums.as_written(path, path.read_bytes()) if path.exists() else []:
+                        print(f"warning: {self.path}: {said}")
         except BaseException:
             self._lock.release()
             raise
@@ -144,7 +152,9 @@ class RunFolder:
                 shutil.rmtree(draft, ignore_errors=True)
                 shutil.rmtree(old, ignore_errors=True)
                 draft.mkdir(parents=True)
-                (draft / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+                text = json.dumps(record, indent=2) + "\n"
+                checksums.note(draft / "run.json", text)
+                (draft / "run.json").write_text(text)
                 (draft / "config.yaml").write_text(config_yaml)
             yield draft
             with self._writing("run.json"):
@@ -163,7 +173,10 @@ class RunFolder:
         self.rows = {s: row for s, row in self.rows.items() if s <= step}
         self.record = {**self.record, "config": config, "sessions": [*self.record["sessions"], session]}
         with self._writing("loss.jsonl"):
-            self._replace("loss.jsonl", "".join(_line(s, row) for s, row in self.rows.items()))
+            lines = {s: _line(s, row) for s, row in self.rows.items()}
+            self._replace("loss.jsonl", "".join(lines.values()), *lines.values())
+            # Of a line that was not as it was written, nothing more is known now.
+            checksums.replace(self.path / "loss.jsonl", [lines[s] for s in lines.keys() - self._altered])
             for path in list_checkpoints(self.path):
                 if checkpoint_step(path) > step:
                     path.unlink()
@@ -220,23 +233,30 @@ class RunFolder:
 
     def _read_rows(self) -> dict[int, Row]:
         path = self.path / "loss.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
+        content = path.read_bytes() if path.exists() else b""
+        lines = content.splitlines()
         rows: dict[int, Row] = {}
-        bad = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                parsed = json.loads(line)
-                rows.setdefault(int(parsed["_i"]), {}).update(parsed["out"])
-            except (ValueError, KeyError, TypeError):
-                bad.append(number)
-        if bad and bad != [len(lines)]:  # a torn last line is what a kill leaves
+        left_out: LeftOut = {}
+        for step, row in read_rows(content, left_out):
+            rows.setdefault(step, {}).update(row)
+        bad = sorted(number for numbers in left_out.values() for number in numbers)
+        altered, gone = checksums.altered_lines(path, content)
+        altered = [number for number in altered if number not in bad]
+        self._altered = {step for step, _ in read_rows(b"\n".join(lines[n - 1] for n in altered), {})}
+        said = []
+        # A torn last line, or one too few, is what a kill leaves: the run goes on, and it comes again.
+        if bad and (bad != [len(lines)] or self.finished):
+            said.append(f"line(s) {', '.join(map(str, bad))} do not parse as rows and are left out")
+        if altered:
+            listed = ", ".join(map(str, altered))
+            said.append(f"line(s) {listed} are not as they were written, or their checksums are lost, and are kept")
+        if gone and self.finished:
+            said.append(f"{gone} line(s) that were written are not there")
+        if said:
             aside = path.with_name("loss.jsonl.damaged")
             with self._writing(aside.name):
                 shutil.copyfile(path, aside)
-            print(
-                f"warning: {path}: line(s) {', '.join(map(str, bad))} do not parse and are left out; "
-                f"the file as it was is kept as {aside.name}"
-            )
+            print(f"warning: {path}: {'; '.join(said)}; the file as it was is kept as {aside.name}")
         return dict(sorted(rows.items()))
 
     # --- writing ---
@@ -244,9 +264,12 @@ class RunFolder:
     def append(self, step: int, row: Row) -> None:
         """Add one row to `loss.jsonl`. Raises UserError where it cannot be written."""
         self.rows[step] = {**self.rows.get(step, {}), **row}
-        with self._writing("loss.jsonl"), (self.path / "loss.jsonl").open("ab+") as file:
-            torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # what a kill leaves
-            file.write(("\n" * bool(torn) + _line(step, row)).encode())
+        path, line = self.path / "loss.jsonl", _line(step, row)
+        with self._writing(path.name):
+            checksums.note(path, line)
+            with path.open("ab+") as file:
+                torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # what a kill leaves
+                file.write(("\n" * bool(torn) + line).encode())
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> Path:
         """Write the checkpoint of `step`, then drop the older ones beyond `checkpoint.keep`; milestones stay."""
@@ -279,7 +302,9 @@ class RunFolder:
         with self._writing(name):
             self._replace(name, json.dumps(value) + "\n")
 
-    def _replace(self, name: str, text: str) -> None:
+    def _replace(self, name: str, text: str, *lines: str) -> None:
+        """Write `text`, which is made of `lines`, or else one content, as the file `name`: whole or not at all."""
+        checksums.note(self.path / name, *(lines or [text]))
         aside = self.path / f"{name}.part"
         aside.write_text(text)
         aside.replace(self.path / name)

@@ -132,9 +132,9 @@ class Tracker:
         """Write `results.jsonl`, the mark of a finished run."""
         summary: dict[str, Any] = {
             "seed": self._cfg.seed,
-            "params": self.folder.record["params"],
+            "params": self.folder.record.get("params"),
             "run_id": self.run_id,
-            "git_hash": self.folder.record["commit"],
+            "git_hash": self.folder.record.get("commit"),
             **self.folder.last_values(),
         }
         fids = self.folder.fids()

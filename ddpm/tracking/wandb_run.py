@@ -84,11 +84,11 @@ class WandbRun:
             "name": options["run_name"] or record["run_id"],
             "project": options["project"],
             "entity": options["entity"],
-            "group": record["experiment"],
+            "group": record.get("experiment"),
             "job_type": "train",
             "tags": options["tags"],
             "notes": options["notes"],
-            "config": {**record["config"], **{k: record[k] for k in about}, "session": len(record["sessions"])},
+            "config": {**record["config"], **{k: record.get(k) for k in about}, "session": len(record["sessions"])},
             "dir": os.environ.get("WANDB_DIR"),  # wandb itself reads it only once a process
         }
         settings: dict[str, Any] = {"x_transaction_log_flush_interval": FLUSH_S, "silent": True}
@@ -164,7 +164,7 @@ class WandbRun:
             import wandb
 
             artifact = wandb.Artifact(
-                f"{self.id}-{kind}", type=kind, metadata={"experiment": self._record["experiment"]}
+                f"{self.id}-{kind}", type=kind, metadata={"experiment": self._record.get("experiment")}
             )
             # W&B keeps a copy of its own until it is uploaded: the run folder may be replaced or moved before that.
             artifact.add_file(str(path))

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from ddpm.errors import UserError
+from reports.columns import as_number
 from reports.experiments import Study
-from reports.runs import Run, as_number, canonical, flat_config
+from reports.runs import Run, canonical, flat_config
 
 # Keys that say who and where, not what was trained.
 BOOKKEEPING = (
@@ -131,7 +132,11 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
         context,
         missing=tuple(name for name in study.arms if name not in present),
         left_out=tuple(left_out + context_left_out),
-        warnings=(*_undeclared(arms, study), *_left_open((*arms, *context), usable, study)),
+        warnings=(
+            *_undeclared(arms, study),
+            *_left_open((*arms, *context), usable, study),
+            *_lacking((*arms, *context)),
+        ),
     )
 
 
@@ -296,6 +301,27 @@ def _undeclared(arms: Sequence[Arm], study: Study) -> tuple[str, ...]:
         f"{key}: " + ", ".join(f"{arm.experiment} {show(arm.config, key)}" for arm in arms) for key in keys
     )
     return (f"The arms differ in more than the declared difference, so it is not controlled. {values}.",)
+
+
+def _lacking(arms: Sequence[Arm]) -> list[str]:
+    """Runs without some of the rows that their configs say they have, and what rests on fewer rows for it."""
+    lines = []
+    for arm in arms:
+        name, seeds = arm.experiment, len(arm.runs)
+        effect = f"the means of {name}, and what is compared with it, rest on the other rows"
+        if seeds > 1:
+            effect = f"the means over {seeds} seeds of {name}, and what is compared with them, leave these steps out"
+        lines += [f"{said}: {effect}." for run in arm.runs if (said := missing_rows(run))]
+    return lines
+
+
+def missing_rows(run: Run) -> str:
+    """How many of its rows the run lacks, and where; empty for a run that has all that its config says."""
+    missing, count = run.missing_rows
+    if not missing:
+        return ""
+    where = f"step {missing[0]}" if len(missing) == 1 else f"steps {missing[0]} to {missing[-1]}"
+    return f"{run.name} lacks {len(missing)} of its {count} rows ({where})"
 
 
 def show(config: dict[str, Any], key: str) -> str:

@@ -1,14 +1,18 @@
 """The arms' sample grids side by side."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
+import PIL.Image
 from matplotlib.figure import Figure
 
 from reports.experiments.choice import Arm, Selection
 from reports.figures.style import Drawn, NothingToDraw, arm_labels, panels, wrapped
 from reports.runs import Run
+
+_MOST_PIXELS = 50_000_000
 
 
 def sample_grids(selection: Selection, _allow_mixed: bool) -> Drawn:
@@ -26,7 +30,7 @@ def sample_grids(selection: Selection, _allow_mixed: bool) -> Drawn:
     absent = f" No grids in {', '.join(without)}." if without else ""
     seeds = ", ".join(f"{arm.experiment} seed {run.seed}" for arm, run in found)
     said = f"Samples at step {step}, the last step that the arms shown have a grid of ({seeds})."
-    return Drawn(figure, f"{said}{_noise(found)}{absent}")
+    return Drawn(figure, f"{said}{_noise(found)}{absent}{_unreadable(selection.arms)}")
 
 
 def _noise(found: list[tuple[Arm, Run]]) -> str:
@@ -47,12 +51,23 @@ def _first_with_grids(arm: Arm) -> Run | None:
 
 
 def _readable(path: Path) -> bool:
-    """Whether the picture decodes: a run that was killed may leave one cut short."""
+    """Whether the picture decodes: a run that was killed may leave one cut short, and a foreign one may be a small file
+    of many pixels."""
     try:
+        with PIL.Image.open(path) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                return False
         matplotlib.image.imread(path)
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, MemoryError, PIL.Image.DecompressionBombError):
         return False
     return True
+
+
+def _unreadable(arms: Sequence[Arm]) -> str:
+    counts = {arm.experiment: sum(not _readable(p) for run in arm.runs for p in run.grids.values()) for arm in arms}
+    said = ", ".join(f"{count} of {name}" for name, count in counts.items() if count)
+    why = f" Grids that cannot be read, or have more than {_MOST_PIXELS:,} pixels, are left out"
+    return f"{why}: {said}." if said else ""
 
 
 def _draw(found: list[tuple[Arm, Run]], step: int, labels: dict[str, str]) -> Figure:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.figures import FIGURES
-from reports.pages import template
+from reports.markup import template
 
 FOLDER = "findings/gallery"  # of the report's figures, beneath docs/
 REPORT = "ddpm report e6 --from docs/findings/runs --out out/e6"

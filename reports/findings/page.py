@@ -13,7 +13,7 @@ from reports.findings.claims import Judged
 from reports.findings.known import Known, side
 from reports.findings.material import FAITHFUL, Material
 from reports.library import sentences
-from reports.pages import template
+from reports.markup import Markdown, code, template
 from reports.runs import Run
 
 _SHORT_COMMIT = 10
@@ -99,7 +99,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "last_step": run.last_step,
         "state": run.state,
-        "commits": ", ".join(f"`{commit[:_SHORT_COMMIT]}`" for commit in _commits(run)),
+        "commits": Markdown(", ".join(code(commit[:_SHORT_COMMIT]) for commit in _commits(run))),
     }
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ddpm.rows import parse
 from reports.experiments.choice import Arm
 from reports.runs import Run, canonical, flat_config
-from reports.sources.rows import parse
 from reports.statistics import Z95
 
 OLD, RESPACED, DDIM = "ddpm_adjacent_posterior", "ddpm", "ddim"

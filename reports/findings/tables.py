@@ -15,6 +15,7 @@ from reports.findings import against_log, fids, scores, summary, traces
 from reports.findings.against_log import Gap
 from reports.findings.claims import Judged, Line
 from reports.findings.known import Known, bare, decide, interval_text, spread
+from reports.markup import Markdown
 from reports.runs import Run, flat_config
 from reports.statistics import Z95, curve
 from reports.verdicts import number as digits
@@ -210,8 +211,8 @@ def gap_rows(ours: Sequence[Gap], faithful: Sequence[Gap]) -> list[dict[str, str
 
 def _gap_text(gap: Gap) -> str:
     errors = "" if gap.errors is None else f", {gap.errors:+.1f} s.e."
-    apart = {True: "**apart**", False: "within noise", None: "noise unknown"}[gap.apart]
-    return f"{gap.change:+.1f} %{errors}: {apart}"
+    apart = {True: Markdown("**apart**"), False: "within noise", None: "noise unknown"}[gap.apart]
+    return Markdown(f"{gap.change:+.1f} %{errors}: {apart}")
 
 
 # ---- claims ----------------------------------------------------------------------------------------------
@@ -222,13 +223,13 @@ def claim_rows(judged: Judged) -> list[dict[str, str]]:
     said = judged.said
     note = f" ({said.note.rstrip('.')})" if said.note else ""
     blank = {"document": "", "says": "", "verdict": ""}
-    first = {"document": judged.document, "says": f"{said.says}{note}", "verdict": f"**{judged.verdict}**"}
+    first = {"document": judged.document, "says": f"{said.says}{note}", "verdict": Markdown(f"**{judged.verdict}**")}
     if not judged.lines:
         return [first | {"what": "–", "wanted": "–", "study": "–", "ours": "–", "spread": "–"}]
     rows = [(blank if place else first) | _line_cells(line) for place, line in enumerate(judged.lines)]
     if len(rows) > 1:
         for row, line in zip(rows, judged.lines, strict=True):
-            row["verdict"] = f"{row['verdict']} ({bare(line.verdict)})".strip()
+            row["verdict"] = Markdown(f"{row['verdict']} ({bare(line.verdict)})".strip())
     return rows
 
 

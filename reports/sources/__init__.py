@@ -28,9 +28,12 @@ def open_source(spec: str, experiments: Sequence[str] = (), *, cached: bool = Fa
     if not root.is_dir():
         raise UserError(f"{spec} is a file. Give the folder that holds the runs, e.g. `{root.parent}`.")
     for reader in (folders, offline):
-        found = reader.find(root)
-        if found:
-            return _ordered(reader.read(found))
+        try:
+            found = reader.find(root)
+            if found:
+                return _ordered(reader.read(found))
+        except OSError as error:
+            raise UserError(f"{error.filename or spec} cannot be read: {error.strerror or error}.") from error
     raise UserError(
         f"{spec}: no runs found. Looked at any depth for `loss.jsonl` (run folders) and for `run-*.wandb` "
         "(W&B run files)."

@@ -7,11 +7,13 @@ cached rows end, several at once. What was read stays read if the network goes: 
 A server's `history` is sampled; `scan_history` is complete, and is what is read.
 """
 
+import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +24,16 @@ from tqdm import tqdm
 
 from ddpm.cache import cache_dir
 from ddpm.errors import UserError
-from reports.runs import Run, as_seed, as_time, collect, merge, resolve_protocols
-from reports.sources import cache
-from reports.sources.rows import parse, read_row
+from ddpm.rows import parse, step_of
+from reports.columns import collect, merge
+from reports.runs import Run
+from reports.sources import cache, pictures
+from reports.sources.record import Pictures, make_run, read_about
+from reports.sources.rows import read_history, read_row
 
 _TIMEOUT_S = 20
 _AT_ONCE = 8
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")  # of an entity, a project, a run, as a folder's
 
 
 def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) -> list[Run]:
@@ -68,12 +74,17 @@ def _refresh(path: str, experiments: Sequence[str]) -> list[Path]:
     if not found:
         raise UserError(f"wandb:{path} holds no runs.")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(tqdm(pool.map(_fetch, found), desc="runs", total=len(found), disable=None, leave=False))
+        folders = list(tqdm(pool.map(_fetch, found), desc="runs", total=len(found), disable=None, leave=False))
+    # After all rows: pictures are the least of a report, and wait for nothing else.
+    wanted = [(run, folder, _card(folder).get("pictures", [])) for run, folder in zip(found, folders, strict=True)]
+    pictures.fetch([(run, folder, names) for run, folder, names in wanted if names], api.api_key, _server())
+    return folders
 
 
 def _fetch(run: Any) -> Path:
-    """The run's folder in the cache, brought up to date. The card is written last: a stamp speaks for what is there."""
-    folder = _root() / Path(*run.path)
+    """The run's folder in the cache, its rows brought up to date. The card is written last: a stamp speaks for what is
+    there."""
+    folder = _folder(run.path)
     card = _card(folder)
     stamp = [run.state, str(run.heartbeat_at), run.historyLineCount]
     if card and card["stamp"] == stamp:
@@ -84,11 +95,7 @@ def _fetch(run: Any) -> Path:
     begin = card["last"] + 1 if card and run.historyLineCount >= card["stamp"][2] else 0
     rows = list(run.scan_history(min_step=begin, page_size=1000))
     _write(folder / "history.jsonl", (old if begin else "") + "".join(json.dumps(row) + "\n" for row in rows))
-    for row in rows:
-        name = read_row(row)[2]
-        if name and not (folder / name).is_file():
-            for file in run.files([name]):
-                file.download(root=str(folder), replace=True)
+    grids = [name for row in rows if (name := read_row(row)[2])]
     known = {
         "id": run.id,
         "group": run.group,
@@ -99,7 +106,8 @@ def _fetch(run: Any) -> Path:
         "url": run.url,
         "config": {key: value for key, value in run.config.items() if key != "_wandb"},
         "summary": _plain(dict(run.summary)),
-        "last": max((int(row["_step"]) for row in rows if "_step" in row), default=begin - 1),
+        "last": max((step for row in rows if (step := step_of(row.get("_step"))) is not None), default=begin - 1),
+        "pictures": (card.get("pictures", []) if begin else []) + grids,
         "stamp": stamp,
         "bytes": (folder / "history.jsonl").stat().st_size,
     }
@@ -110,48 +118,43 @@ def _fetch(run: Any) -> Path:
 def _from_cache(folder: Path, why: str = "") -> Run:
     """The run in a folder of the cache. `why` the server's present state is not known, for its notes."""
     card = _card(folder)
-    config = dict(card["config"])
-    described = config.pop("protocols", None)
+    config = card["config"] if isinstance(card["config"], dict) else {}
+    found = {
+        "run_id": card["id"],
+        "experiment": config.get("experiment") or card["group"],
+        "seed": config.get("seed"),
+        "started": card["created_at"],
+        "commit": config.get("commit") or card["commit"],
+        "config": {key: value for key, value in config.items() if key != "protocols"},
+        "protocols": config.get("protocols"),
+        "summary": card["summary"],
+    }
+    about, notes = read_about(found, "the run's config")
+    about.experiment = about.experiment or about.run_id
     logged, said = cache.through(folder / "history.jsonl", _read_history)
-    grids = {step: folder / name for step, name in said["grids"] if (folder / name).is_file()}
-    notes = (f"{why}: the numbers are those read from {_server()} on {_read_at(folder)}",) if why else ()
-    merged = merge([logged])
-    fingerprints, protocols = resolve_protocols(
-        config, merged.fingerprints, described if isinstance(described, dict) else {}
-    )
-    return Run(
-        id=card["id"],
-        experiment=str(config.get("experiment") or card["group"] or card["id"]),
-        seed=as_seed(config.get("seed")),
-        config=config,
-        history=merged.history,
-        source=Path(f"wandb:{card['path']}"),
-        summary=card["summary"],
-        protocols=protocols,
-        fingerprints=fingerprints,
-        grids=dict(sorted(grids.items())),
-        state="finished" if card["state"] == "finished" else "unfinished",
-        started=as_time(card["created_at"]),
-        commit=config.get("commit") or card["commit"],
-        notes=notes + merged.notes,
-        arrays=merged.arrays,
-        nan_steps=merged.nan_steps,
-        url=card.get("url"),
-    )
+    grids = Pictures()
+    for step, name in said["grids"]:
+        grids.add(step, folder, name)
+    dated = [f"{why}: the numbers are those read from {_server()} on {_read_at(folder)}"] if why else []
+    source = Path(f"wandb:{card['path']}")
+    finished = card["state"] == "finished"
+    url = card.get("url") if str(card.get("url")).startswith(("http://", "https://")) else None
+    notes = [*dated, *notes, *said["notes"]]
+    return make_run(about, merge([logged]), source, notes, pictures=grids, finished=finished, url=url)
 
 
 def _read_history(path: Path) -> cache.Read:
     grids: list[tuple[int, str]] = []
+    notes: list[str] = []
+    rows = (_parsed(line) for line in path.read_bytes().splitlines())
+    return collect(read_history(rows, grids, notes)), {"grids": grids, "notes": notes}
 
-    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
-        for line in path.read_bytes().splitlines():
-            step, row, image = read_row(parse(line))
-            if step is not None:
-                yield step, row
-                if image:
-                    grids.append((step, image))
 
-    return collect(rows()), {"grids": grids}
+def _parsed(line: bytes) -> Any:
+    try:
+        return parse(line)
+    except ValueError:
+        return None
 
 
 # --- the cache ---
@@ -167,6 +170,15 @@ def _root() -> Path:
     return cache_dir() / "wandb" / host
 
 
+def _folder(parts: Sequence[str]) -> Path:
+    """The folder of an entity, project or run in the cache. What cannot be a folder's name has a digest as its own."""
+    names = [
+        part if _NAME.fullmatch(part) else f"id-{hashlib.sha256(part.encode(errors='replace')).hexdigest()[:32]}"
+        for part in map(str, parts)
+    ]
+    return _root().joinpath(*names)
+
+
 def _read_at(folder: Path) -> str:
     """When the run's numbers were read from the server: its card is written last."""
     return datetime.fromtimestamp((folder / "card.json").stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -174,7 +186,9 @@ def _read_at(folder: Path) -> str:
 
 def _cached(path: str) -> list[Path]:
     """The folders of a project's runs that are in the cache whole."""
-    pattern = path if "/" in path else f"*/{path}"
+    *entity, project = path.split("/")
+    place = _folder([*entity, project]).relative_to(_root())
+    pattern = place if entity else Path("*") / place
     return sorted(card.parent for card in _root().glob(f"{pattern}/*/card.json") if _card(card.parent))
 
 

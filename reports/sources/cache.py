@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ddpm.cache import cache_dir
-from reports.runs import Logged
+from reports.columns import Logged
 
-_FORMAT = 1  # another number where a file is read in another way, or kept in another form
+_FORMAT = 2  # another number where a file is read in another way, or kept in another form
 _LEAST_BYTES = 1_000_000  # a smaller file is read in the time that its place in the cache takes
 
 # The rows of a file, and what else it says, as JSON knows it.
@@ -54,7 +54,8 @@ def _load(place: Path, stamp: list[Any]) -> Read | None:
                 return None
             protocols = {metric: dict(pairs) for metric, pairs in text["protocols"].items()}
             arrays = {metric: tuple(values) for metric, values in text["arrays"].items()}
-            logged = Logged(held["steps"], text["metrics"], held["values"], held["there"], protocols, arrays)
+            left_out = {metric: (count, step) for metric, (count, step) in text["left_out"].items()}
+            logged = Logged(held["steps"], text["metrics"], held["values"], held["there"], protocols, arrays, left_out)
             return logged, text["said"]
     except Exception:  # damage shows in many ways, and all of them end in reading the file itself
         return None
@@ -67,6 +68,7 @@ def _keep(place: Path, stamp: list[Any], read: Read) -> None:
         "metrics": logged.metrics,
         "protocols": {metric: list(by_step.items()) for metric, by_step in logged.protocols.items()},
         "arrays": logged.arrays,
+        "left_out": logged.left_out,
         "said": said,
     }
     try:

@@ -1,16 +1,15 @@
 """Run folders: `loss.jsonl`, `results.jsonl`; from our trainer also `run.json` and `samples/`."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reports.runs import Run, as_seed, as_time, collect, merge, resolve_protocols
+from ddpm import checksums
+from ddpm.rows import LeftOut, parse, read_objects, read_rows, said_of, step_of
+from reports.columns import collect, merge
+from reports.runs import Run
 from reports.sources import cache
-from reports.sources.rows import parse
-
-_SHOWN_LINES = 5
+from reports.sources.record import Pictures, make_run, read_about
 
 
 def find(root: Path) -> list[Path]:
@@ -24,110 +23,71 @@ def read(found: list[Path]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in `folder`. Lines that do not parse are skipped, counted and noted."""
+    """The run in `folder`. What does not fit is left out, counted and noted."""
     logged, said = cache.through(folder / "loss.jsonl", _read_rows)
-    merged = merge([logged])
-
     result, result_notes = _read_result(folder / "results.jsonl")
     card, card_notes = _read_json(folder / "run.json")
-    notes = said["notes"] + result_notes + card_notes
 
-    config = _mapping(card.get("config")) or _mapping(result.get("cfg"))
-    summary = _mapping(result.get("out"))
-    fingerprints, protocols = resolve_protocols(config, merged.fingerprints, _mapping(card.get("protocols")))
-    return Run(
-        # The original study's run ids collide between experiments; its folder names do not.
-        id=str(card.get("run_id") or folder.name),
-        experiment=str(card.get("experiment") or config.get("experiment") or folder.name),
-        seed=as_seed(card.get("seed", config.get("seed"))),
-        config=config,
-        history=merged.history,
-        source=folder,
-        summary=summary,
-        protocols=protocols,
-        fingerprints=fingerprints,
-        grids=_grids(folder / "samples"),
-        state="finished" if result else "unfinished",
-        started=as_time(card.get("started")),
-        commit=card.get("commit") or summary.get("git_hash"),
-        notes=tuple(notes) + merged.notes,
-        arrays=merged.arrays,
-        nan_steps=merged.nan_steps,
+    # A config is a mapping; what else stands in its place must not hide that of the results.
+    config = card.get("config") if isinstance(card.get("config"), dict) else result.get("cfg")
+    summary = result.get("out")
+    found = {**card, "config": config or card.get("config"), "summary": summary}
+    found["seed"] = card.get("seed", config.get("seed") if isinstance(config, dict) else None)
+    found["commit"] = card.get("commit") or (summary.get("git_hash") if isinstance(summary, dict) else None)
+    about, about_notes = read_about(found, "run.json" if card else "results.jsonl")
+    # The original study's run ids collide between experiments; its folder names do not.
+    about.run_id = about.run_id or folder.name
+    named = about.config.get("experiment")
+    about.experiment = about.experiment or (named if isinstance(named, str) and named else folder.name)
+    return make_run(
+        about,
+        merge([logged]),
+        folder,
+        [*said["notes"], *result_notes, *card_notes, *about_notes],
+        pictures=_grids(folder),
+        finished=bool(result),
     )
 
 
 def _read_rows(path: Path) -> cache.Read:
-    bad: list[int] = []
-    passed: list[dict[str, Any]] = []
-
-    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
-        for line in _objects(path, bad):
-            if _is_row(line):
-                yield line["_i"], line["out"]
-            else:
-                passed.append(line)
-
-    logged = collect(rows())
-    notes = _malformed(path, bad)
-    if passed:
-        notes.append(f"{path.name}: {len(passed)} line(s) without a step or values were skipped")
-    return logged, {"notes": notes}
-
-
-def _objects(path: Path, bad: list[int]) -> Iterator[dict[str, Any]]:
-    """The objects in `path`, one per line; the numbers of the lines that are none are added to `bad`."""
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            found = parse(line)
-        except ValueError:
-            found = None
-        if isinstance(found, dict):
-            yield found
-        else:
-            bad.append(number)
-
-
-def _malformed(path: Path, bad: list[int]) -> list[str]:
-    if not bad:
-        return []
-    where = ", ".join(map(str, bad[:_SHOWN_LINES])) + (", ..." if len(bad) > _SHOWN_LINES else "")
-    return [f"{path.name}: {len(bad)} malformed line(s) were skipped (line {where})"]
+    left_out: LeftOut = {}
+    content = path.read_bytes()
+    logged = collect(read_rows(content, left_out))
+    return logged, {"notes": [*said_of(path.name, left_out), *checksums.as_written(path, content)]}
 
 
 def _read_result(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The last object in `results.jsonl`, and notes; empty where the run has none yet."""
+    """The last object in `results.jsonl`, and notes; empty if the run has none: it is not finished."""
     if not path.exists():
         return {}, []
-    bad: list[int] = []
-    results = list(_objects(path, bad))
-    return (results[-1] if results else {}), _malformed(path, bad)
+    left_out: LeftOut = {}
+    content = path.read_bytes()
+    results = [found for _, found in read_objects(content, left_out) if found]
+    notes = [*said_of(path.name, left_out), *checksums.as_written(path, content)]
+    if not results:
+        notes.append(f"{path.name} holds no result: the run counts as not finished")
+    return (results[-1] if results else {}), notes
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], list[str]]:
     if not path.exists():
         return {}, []
+    content = path.read_bytes()
     try:
-        return _mapping(json.loads(path.read_text(encoding="utf-8", errors="replace"))), []
+        found = parse(content)
     except ValueError:
         return {}, [f"{path.name} does not parse and was ignored"]
+    if isinstance(found, dict):
+        return found, checksums.as_written(path, content)
+    return {}, [f"{path.name} holds no mapping and was ignored"]
 
 
-def _is_row(line: dict[str, Any]) -> bool:
-    step = line.get("_i")
-    return isinstance(step, int) and not isinstance(step, bool) and isinstance(line.get("out"), Mapping)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
-
-
-def _grids(folder: Path) -> dict[int, Path]:
-    """step -> PNG, the step being the last number in the file's name (`step-000200.png`)."""
-    grids = {}
-    for path in sorted(folder.glob("*.png")):
-        numbers = re.findall(r"\d+", path.stem)
-        if numbers:
-            grids[int(numbers[-1])] = path
-    return grids
+def _grids(folder: Path) -> Pictures:
+    """The PNGs in `samples/`, the step being the last number in the file's name (`step-000200.png`)."""
+    pictures = Pictures()
+    for path in sorted((folder / "samples").glob("*.png")):
+        numbers = re.findall(r"[0-9]+", path.stem)
+        step = step_of(int(numbers[-1])) if numbers else None
+        if step is not None:
+            pictures.add(step, folder, f"samples/{path.name}")
+    return pictures

@@ -15,9 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from reports.runs import Logged, Run, as_seed, as_time, collect, merge, resolve_protocols
+from ddpm.rows import parse
+from reports.columns import Logged, collect, merge
+from reports.runs import Run, as_time
 from reports.sources import cache
-from reports.sources.rows import parse, read_row
+from reports.sources.record import Pictures, make_run, read_about
+from reports.sources.rows import read_history
 
 _MAGIC = b":W&B"
 _FILE_HEADER = 7
@@ -103,7 +106,7 @@ def _read_file(path: Path) -> cache.Read:
     decode_error: Any = importlib.import_module("google.protobuf.message").DecodeError
 
     log = _Log(id=path.stem.removeprefix("run-"))
-    rows: list[tuple[int, dict[str, Any]]] = []
+    rows: list[Any] = []
     data = path.read_bytes()
     payloads, end = read_records(data)
     raw_summary: dict[tuple[str, ...], str] = {}
@@ -121,15 +124,16 @@ def _read_file(path: Path) -> cache.Read:
         log.notes.append(
             f"{path.name}: {len(data) - end} bytes after the last whole record were not read (cut or damaged)"
         )
-    return collect(rows), vars(log)
+    return collect(read_history(rows, log.grids, log.notes)), vars(log)
 
 
-def _apply(
-    record: Any, log: _Log, rows: list[tuple[int, dict[str, Any]]], raw_summary: dict[tuple[str, ...], str]
-) -> None:
+def _apply(record: Any, log: _Log, rows: list[Any], raw_summary: dict[tuple[str, ...], str]) -> None:
     kind = record.WhichOneof("record_type")
     if kind == "history":
-        _apply_history(record.history, log, rows)
+        row: dict[str, Any] = {}
+        for item in record.history.item:
+            _put(row, _keys(item), _parse(item.value_json))
+        rows.append(row)
     elif kind == "run":
         log.id = record.run.run_id or log.id
         log.group = record.run.run_group or log.group
@@ -146,18 +150,6 @@ def _apply(
             raw_summary.pop(_keys(item), None)
     elif kind == "exit":
         log.finished = record.exit.exit_code == 0
-
-
-def _apply_history(history: Any, log: _Log, rows: list[tuple[int, dict[str, Any]]]) -> None:
-    row: dict[str, Any] = {}
-    for item in history.item:
-        _put(row, _keys(item), _parse(item.value_json))
-    step, metrics, grid = read_row(row)
-    if step is None:
-        return
-    if grid:
-        log.grids.append((step, grid))
-    rows.append((step, metrics))
 
 
 def _apply_config(record: Any, config: dict[str, Any]) -> None:
@@ -207,34 +199,25 @@ def _merge(files: list[_File]) -> Run:
     last = logs[-1]
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
-    grids: dict[int, Path] = {}
+    grids = Pictures()
     for file in files:
         config |= file.log.config
         summary |= file.log.summary
-        grids |= {step: file.path.parent / "files" / name for step, name in file.log.grids}
-    config.pop("_wandb", None)
-    described = config.pop("protocols", None)
-    merged = merge([file.rows for file in files])
-    fingerprints, protocols = resolve_protocols(
-        config, merged.fingerprints, described if isinstance(described, dict) else {}
-    )
+        for step, name in file.log.grids:
+            grids.add(step, file.path.parent / "files", name)
     group = next((log.group for log in logs if log.group), "")
-    commit = config.get("commit") or next((log.commit for log in reversed(logs) if log.commit), None)
-    return Run(
-        id=last.id,
-        experiment=str(config.get("experiment") or group or last.id),
-        seed=as_seed(config.get("seed")),
-        config=config,
-        history=merged.history,
-        source=files[-1].path.parent,
-        summary=summary,
-        protocols=protocols,
-        fingerprints=fingerprints,
-        grids={step: path for step, path in sorted(grids.items()) if path.is_file()},
-        state="finished" if last.finished else "unfinished",
-        started=as_time(next((log.started for log in logs if log.started), None)),
-        commit=commit,
-        notes=tuple(note for log in logs for note in log.notes) + merged.notes,
-        arrays=merged.arrays,
-        nan_steps=merged.nan_steps,
-    )
+    found = {
+        "run_id": last.id,
+        "experiment": config.get("experiment") or group,
+        "seed": config.get("seed"),
+        "started": next((log.started for log in logs if log.started), None),
+        "commit": config.get("commit") or next((log.commit for log in reversed(logs) if log.commit), None),
+        "config": {key: value for key, value in config.items() if key not in ("_wandb", "protocols")},
+        "protocols": config.get("protocols"),
+        "summary": summary,
+    }
+    about, notes = read_about(found, "the run's config")
+    about.experiment = about.experiment or about.run_id
+    notes = [*(note for log in logs for note in log.notes), *notes]
+    rows, source = merge([file.rows for file in files]), files[-1].path.parent
+    return make_run(about, rows, source, notes, pictures=grids, finished=last.finished)

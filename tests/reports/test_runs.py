@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from reports.columns import as_number, collect, merge, merge_rows
 from reports.experiments.choice import Arm
-from reports.runs import Run, as_number, as_time, collect, flatten, merge, merge_rows, resolve_protocols
+from reports.runs import Run, as_time, flatten, resolve_protocols
 
 
 def test_flatten_gives_dotted_keys() -> None:

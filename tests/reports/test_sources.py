@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from ddpm.errors import UserError
+from ddpm.rows import parse
 from reports.runs import Run
 from reports.sources import folders, open_source
-from reports.sources.rows import parse
 from tests.reports.conftest import WandbRuns, write_run
 
 
@@ -113,7 +113,8 @@ def test_awkward_lines(tmp_path: Path) -> None:
     assert history["b"].dropna().to_dict() == {1: 1.0, 8: 12345678901234567890123.0}
     assert run.nan_steps == {"a": (1,), "b": (3,)}
     assert run.notes[0] == "loss.jsonl: 3 malformed line(s) were skipped (line 6, 8, 13)"
-    assert run.notes[1] == "loss.jsonl: 2 line(s) without a step or values were skipped"
+    assert run.notes[1] == "loss.jsonl: 2 line(s) without a step or values were skipped (line 10, 11)"
+    assert run.notes[-1] == "b: 1 value(s) that are no number are left out, the first at step 2"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_awkward_lines(tmp_path: Path) -> None:
         '{"a": 1.7976931348623157e308, "b": 5e-324, "c": 2.2250738585072011e-308, "d": -0.0, "e": 0.1}',
         '{"a": 1e400, "b": -1e400, "c": 1e-400}',
         '{"a": 9007199254740993.0, "b": 18446744073709551615, "c": 123456789012345678.123456789}',
-        '{"a": [NaN, -Infinity], "b": {"c": null}, "d": "\\ud800"}',
+        '{"a": [NaN, -Infinity], "b": {"c": null}, "d": "\\ud83d\\ude00 \\\\ud800"}',
     ],
 )
 def test_quick_parsing_is_the_standard_librarys(text: str) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.runs import Run, merge_rows
+from reports.columns import merge_rows
+from reports.runs import Run
 from reports.tidy import tidy
 
 

@@ -1,0 +1,238 @@
+"""Rows, in the order written, into columns of numbers. What is no number is left out here, once, and counted."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ddpm.metrics import metric_of
+
+PROTOCOL_SUFFIX = "_protocol"
+# A number from here on, whose square is soon no number, is in no mean and no figure: as if it were infinite.
+LARGEST = 1e100
+_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What the rows of one file hold, the last value of each metric and step.
+
+    `steps`: shape (n,), int64, sorted, unique; `metrics`: m names; `values`: shape (m, n), float64, and `there`, shape
+    (m, n), bool: whether a number, which may be NaN, was logged. `protocols`: metric -> step -> fingerprint;
+    `arrays`: as in `Run`. `left_out`: metric -> how many of its values are neither, and the first one's step.
+    """
+
+    steps: np.ndarray
+    metrics: list[str]
+    values: np.ndarray
+    there: np.ndarray
+    protocols: dict[str, dict[int, str]]
+    arrays: dict[str, tuple[float, ...]]
+    left_out: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a run logged: `history`, `nan_steps` and `arrays` as in `Run`, the last protocols named, and notes."""
+
+    history: pd.DataFrame
+    nan_steps: dict[str, tuple[int, ...]]
+    arrays: dict[str, tuple[float, ...]]
+    fingerprints: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def as_number(value: Any) -> float | None:
+    """`value` as a float; `"NaN"`, `"Infinity"`, `"-Infinity"` too; None for anything else. An integer that is larger
+    than any float is infinite."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    return _NONFINITE.get(value) if isinstance(value, str) else None
+
+
+def merge_rows(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Rows:
+    """Rows `(step, {metric: value})` in the order written -> one row per step; see `collect` and `merge`."""
+    return merge([collect(rows)])
+
+
+def collect(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Logged:
+    """Rows `(step, {metric: value})` in the order written -> the last value per step and metric.
+
+    A resumed run writes some steps again; the last word is the one that the surviving weights saw. A row without a
+    metric says nothing about it. Numbers are what `as_number` takes for one.
+    """
+    steps: list[int] = []
+    # Most rows of a run have the same metrics: rows by their keys are columns, which numpy takes whole.
+    alike: dict[tuple[str, ...], tuple[list[int], list[tuple[Any, ...]]]] = {}
+    for number, (step, row) in enumerate(rows):
+        steps.append(step)
+        places, values = alike.setdefault(tuple(row), ([], []))
+        places.append(number)
+        values.append(tuple(row.values()))
+    columns: dict[str, list[tuple[list[int], tuple[Any, ...]]]] = {}
+    for keys, (places, values) in alike.items():
+        for key, column in zip(keys, zip(*values, strict=True), strict=True):
+            columns.setdefault(key, []).append((places, column))
+
+    known, step_of_row = np.unique(np.array(steps, dtype=np.int64), return_inverse=True)
+    metrics: list[str] = []
+    cells: list[tuple[np.ndarray, np.ndarray]] = []
+    protocols: dict[str, dict[int, str]] = {}
+    arrays: dict[str, tuple[float, ...]] = {}
+    left_out: dict[str, tuple[int, int]] = {}
+    for key, parts in columns.items():
+        written, numbers, others = _column(parts, key)
+        if len(numbers):
+            metrics.append(key)
+            cells.append(_last_of_each(step_of_row[written], numbers))
+        strange = []
+        for number, value in others:
+            if isinstance(value, list) and (array := _as_array(value)) is not None:
+                arrays[key] = array
+            elif isinstance(value, str) and key.endswith(PROTOCOL_SUFFIX):
+                protocols.setdefault(key.removesuffix(PROTOCOL_SUFFIX), {})[steps[number]] = value
+            elif value is not None:
+                strange.append(steps[number])
+        if strange:
+            left_out[key] = len(strange), min(strange)
+    found = np.full((len(metrics), len(known)), np.nan)
+    there = np.zeros(found.shape, dtype=bool)
+    for line, (at, numbers) in enumerate(cells):
+        found[line, at] = numbers
+        there[line, at] = True
+    return Logged(known, metrics, found, there, protocols, arrays, left_out)
+
+
+def _may_be_text(key: str, metrics: Sequence[str]) -> bool:
+    """Whether `key` is no metric, and never had a number: then it may well have texts."""
+    return _is_name(key) and key not in metrics and not metric_of(key) and not key.endswith(PROTOCOL_SUFFIX)
+
+
+def _is_name(key: str) -> bool:
+    """Whether `key` can be a metric's name: a text that can be written down."""
+    return key.isprintable() and "\ufffd" not in key
+
+
+def _column(
+    parts: Sequence[tuple[list[int], tuple[Any, ...]]], key: str
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, Any]]]:
+    """A metric's values by the number of their row -> (row numbers, numbers, (row number, other value) pairs)."""
+    places, numbers = [], []
+    others: list[tuple[int, Any]] = []
+    of_numbers = _is_name(key) and not key.endswith(PROTOCOL_SUFFIX)
+    for rows, values in parts:
+        if not (of_numbers and set(map(type, values)) <= {float, int} and _fit_floats(values)):
+            parsed = [as_number(value) if of_numbers else None for value in values]
+            others += [
+                pair for pair, number in zip(zip(rows, values, strict=True), parsed, strict=True) if number is None
+            ]
+            rows = [row for row, number in zip(rows, parsed, strict=True) if number is not None]
+            values = tuple(number for number in parsed if number is not None)
+        places.append(np.array(rows, dtype=np.int64))
+        numbers.append(np.array(values, dtype=float))
+    written = np.concatenate(places)
+    order = np.argsort(written)
+    return written[order], np.concatenate(numbers)[order], sorted(others, key=lambda pair: pair[0])
+
+
+def _fit_floats(values: tuple[int | float, ...]) -> bool:
+    try:
+        max(values) + 0.0, min(values) + 0.0
+    except OverflowError:
+        return False
+    return True
+
+
+def _last_of_each(cells: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different `cells`, sorted, and the last of the `numbers` of each."""
+    different, last = np.unique(cells[::-1], return_index=True)
+    return different, numbers[::-1][last]
+
+
+def _as_array(values: list[Any]) -> tuple[float, ...] | None:
+    numbers = [as_number(value) for value in values]
+    found = tuple(number for number in numbers if number is not None)
+    return found if len(found) == len(numbers) else None
+
+
+def merge(parts: Sequence[Logged]) -> Rows:
+    """What the files of one run hold, in the order written, as one: of a step and metric the last part's value counts.
+
+    Values of a FID that were taken under another protocol than the run's last one are dropped (noted). Steps at which
+    no number is left are in no history: a row of text, images or lists only is the same as none.
+    """
+    all_ = _join(parts)
+    notes = []
+    for metric, by_step in all_.protocols.items():
+        if metric in all_.metrics:
+            notes += _drop_other_protocols(metric, by_step, all_.steps, all_.there[all_.metrics.index(metric)])
+    nan_steps: dict[str, tuple[int, ...]] = {}
+    for metric, values, there in sorted(zip(all_.metrics, all_.values, all_.there, strict=True), key=lambda m: m[0]):
+        bad = there & ~(np.abs(values) < LARGEST)
+        if bad.any():
+            beyond = f", or beyond {LARGEST:g}," if np.isfinite(values[bad]).any() else ""
+            notes.append(
+                f"{metric} is NaN or infinite{beyond} at {bad.sum()} step(s), first at {all_.steps[bad][0]}; "
+                "those values are in no mean and no figure"
+            )
+        if (bad & np.isnan(values)).any():
+            nan_steps[metric] = tuple(all_.steps[bad & np.isnan(values)].tolist())
+    notes += [
+        f"{ascii(metric)[1:-1]}: {count} value(s) that are no number are left out, the first at step {step}"
+        for metric, (count, step) in sorted(all_.left_out.items())
+        if not _may_be_text(metric, all_.metrics)
+    ]
+    rows, columns = np.flatnonzero(all_.there.any(axis=0)), np.flatnonzero(all_.there.any(axis=1))
+    history = pd.DataFrame(
+        np.where(all_.there, all_.values, np.nan)[np.ix_(columns, rows)].T,
+        index=pd.Index(all_.steps[rows], name="step"),
+        columns=[all_.metrics[column] for column in columns],
+    )
+    last = {metric: by_step[max(by_step)] for metric, by_step in all_.protocols.items()}
+    return Rows(history, nan_steps, all_.arrays, last, tuple(notes))
+
+
+def _join(parts: Sequence[Logged]) -> Logged:
+    """One new part of all `parts`; where they overlap, the last one's value."""
+    steps = np.unique(np.concatenate([part.steps for part in parts]))
+    metrics = list(dict.fromkeys(metric for part in parts for metric in part.metrics))
+    values = np.full((len(metrics), len(steps)), np.nan)
+    there = np.zeros(values.shape, dtype=bool)
+    protocols: dict[str, dict[int, str]] = {}
+    arrays: dict[str, tuple[float, ...]] = {}
+    left_out: dict[str, tuple[int, int]] = {}
+    for part in parts:
+        lines = np.array([metrics.index(metric) for metric in part.metrics], dtype=np.int64)
+        at = np.ix_(lines, np.searchsorted(steps, part.steps))
+        values[at] = np.where(part.there, part.values, values[at])
+        there[at] |= part.there
+        for metric, by_step in part.protocols.items():
+            protocols.setdefault(metric, {}).update(by_step)
+        arrays |= part.arrays
+        for metric, (count, first) in part.left_out.items():
+            before = left_out.get(metric, (0, first))
+            left_out[metric] = before[0] + count, min(before[1], first)
+    return Logged(steps, metrics, values, there, protocols, arrays, left_out)
+
+
+def _drop_other_protocols(metric: str, by_step: dict[int, str], steps: np.ndarray, there: np.ndarray) -> list[str]:
+    """Strike out of `there`, shape (n,), the values of another protocol than the last; a note where there are any."""
+    last = by_step[max(by_step)]
+    others = np.array([step for step, fingerprint in by_step.items() if fingerprint != last], dtype=np.int64)
+    cells = np.searchsorted(steps, others)
+    dropped = steps[cells[there[cells]]]
+    there[cells] = False
+    if not len(dropped):
+        return []
+    return [
+        f"{metric} changed its protocol within the run: {len(dropped)} earlier value(s), "
+        f"steps {dropped.min()} to {dropped.max()}, are left out"
+    ]
