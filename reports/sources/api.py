@@ -7,21 +7,21 @@ cached rows end, several at once. What was read stays read if the network goes: 
 A server's `history` is sampled; `scan_history` is complete, and is what is read.
 """
 
+import glob
 import importlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from tqdm import tqdm
 
 from ddpm.cache import cache_dir
 from ddpm.errors import UserError
+from ddpm.tracking import client
 from reports.runs import Run, as_seed, as_time, collect, merge, resolve_protocols
 from reports.sources import cache
 from reports.sources.rows import parse, read_row
@@ -41,15 +41,15 @@ def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) ->
     if not cached:
         try:
             return [_from_cache(folder) for folder in _refresh(path, experiments)]
-        except _unreachable() as error:
-            reason = _reason(error)
+        except client.failures() as error:
+            reason, server = _reason(error), client.server()
             if not _cached(path) or not _is_silence(reason):
                 raise UserError(
-                    f"wandb:{path} cannot be read from {_server()}: {reason}. Give wandb:ENTITY/PROJECT as in the "
+                    f"wandb:{path} cannot be read from {server}: {reason}. Give wandb:ENTITY/PROJECT as in the "
                     "project's address, log in with `wandb login`, or read the runs from a folder (`wandb` or `runs`)."
                 ) from error
-            print(f"warning: {_server()} does not answer ({reason[:120]}): these are the runs as last read from it")
-            why = f"{_server()} did not answer"
+            print(f"warning: {server} does not answer ({reason[:120]}): these are the runs as last read from it")
+            why = f"{server} did not answer"
     folders = _cached(path)
     if not folders:
         raise UserError(f"wandb:{path} is not in the cache ({_root()}). Read it once with the network.")
@@ -114,7 +114,7 @@ def _from_cache(folder: Path, why: str = "") -> Run:
     described = config.pop("protocols", None)
     logged, said = cache.through(folder / "history.jsonl", _read_history)
     grids = {step: folder / name for step, name in said["grids"] if (folder / name).is_file()}
-    notes = (f"{why}: the numbers are those read from {_server()} on {_read_at(folder)}",) if why else ()
+    notes = (f"{why}: the numbers are those read from {client.server()} on {_read_at(folder)}",) if why else ()
     merged = merge([logged])
     fingerprints, protocols = resolve_protocols(
         config, merged.fingerprints, described if isinstance(described, dict) else {}
@@ -157,14 +157,9 @@ def _read_history(path: Path) -> cache.Read:
 # --- the cache ---
 
 
-def _server() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-
-
 def _root() -> Path:
     """The cache's folder for this server."""
-    host = urlparse(_server()).netloc.replace(":", "-") or "server"
-    return cache_dir() / "wandb" / host
+    return cache_dir() / "wandb" / client.server_name()
 
 
 def _read_at(folder: Path) -> str:
@@ -174,7 +169,7 @@ def _read_at(folder: Path) -> str:
 
 def _cached(path: str) -> list[Path]:
     """The folders of a project's runs that are in the cache whole."""
-    pattern = path if "/" in path else f"*/{path}"
+    pattern = glob.escape(path) if "/" in path else f"*/{glob.escape(path)}"  # a project's name may have brackets
     return sorted(card.parent for card in _root().glob(f"{pattern}/*/card.json") if _card(card.parent))
 
 
@@ -194,16 +189,6 @@ def _write(path: Path, text: str) -> None:
     aside = path.with_name(f"{path.name}.part")
     aside.write_text(text)
     aside.replace(path)
-
-
-def _unreachable() -> tuple[type[Exception], ...]:
-    """What a server that does not answer, or does not let us in, is raised as."""
-    wandb: Any = importlib.import_module("wandb")
-    requests: Any = importlib.import_module("requests")
-    service: Any = importlib.import_module(
-        "wandb.sdk.lib.service.service_connection"
-    )  # its error is none of wandb's own
-    return wandb.errors.Error, service.WandbApiFailedError, requests.RequestException, ValueError, OSError
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ import pytest
 import wandb
 
 from ddpm.errors import UserError
-from ddpm.tracking import wandb_run
+from ddpm.tracking import client
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.sync import sync
 from ddpm.train import train
@@ -316,7 +316,7 @@ def _fids_then(values: list[float], at_step_4: Callable[[], None] | None) -> Non
 
 
 def _kill_wandb() -> None:
-    wandb_run._end_service()
+    client.end_service()
     time.sleep(0.5)
 
 
