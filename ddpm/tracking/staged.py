@@ -1,8 +1,8 @@
 """The copies that W&B's client made of a run's files, in its staging folder: noted in the run folder, removed once they
 have arrived.
 
-The client removes a copy after it has uploaded it for a run that is online. `wandb sync` leaves it, and so does a run that
-is killed.
+The client removes a copy after it has uploaded it for a run that is online. `wandb sync` leaves it, and so does a run
+that is killed.
 """
 
 import base64
@@ -34,17 +34,17 @@ def note(folder: Path, artifact: Any) -> None:
         file.writelines(json.dumps(asdict(copy)) + "\n" for copy in copies)
 
 
-def copies(folder: Path) -> list[Copy]:
-    """The run's copies that are still in the staging folder, with the bytes that they had.
+def copies(folder: Path) -> dict[Copy, int]:
+    """The run's copies that are still in the staging folder, with the bytes that they had, and their sizes in bytes.
 
     The client gives them random names: a file of the same name and other bytes is somebody else's.
     """
     try:
         lines = (folder / FILE).read_bytes().splitlines()
     except OSError:
-        return []
+        return {}
     noted = dict.fromkeys(copy for line in lines if (copy := _parse(line)))
-    return [copy for copy in noted if _is_there(copy)]
+    return {copy: size for copy in noted if (size := _size(copy)) is not None}
 
 
 def _parse(line: bytes) -> Copy | None:
@@ -54,42 +54,43 @@ def _parse(line: bytes) -> Copy | None:
         return None
 
 
-def _is_there(copy: Copy) -> bool:
+def _size(copy: Copy) -> int | None:
+    """None if the file is not this copy."""
     path = Path(copy.path)
     try:
         if path.parent.resolve() != client.staging_folder().resolve() or path.is_symlink():
-            return False
+            return None
         with path.open("rb") as file:
-            return base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode() == copy.md5
-    except OSError:
-        return False
+            same = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode() == copy.md5
+            return file.tell() if same else None
+    except (OSError, ValueError):
+        return None
 
 
 def remove_arrived(folder: Path, arrived: Collection[str]) -> str:
     """Remove the run's copies whose artifact has arrived: `arrived` has the digests that the server confirms. What was
     done, and what stays; empty if there was nothing."""
     gone, kept = [], []
-    for copy in copies(folder):
-        path = Path(copy.path)
-        size = path.stat().st_size
+    for copy, size in copies(folder).items():
         if copy.artifact in arrived:
-            path.unlink()
+            Path(copy.path).unlink(missing_ok=True)  # the client may be about to remove it itself
             gone.append(size)
         else:
             kept.append(size)
     said = [f"removed {_amount(gone)} that had arrived from W&B's staging folder"] * bool(gone)
-    said += [f"{_amount(kept)} that the server does not have stay in {client.staging_folder()}"] * bool(kept)
-    return ", ".join(said)
+    stay = "stays" if len(kept) == 1 else "stay"
+    said += [f"{_amount(kept)} that the server does not have {stay} in {client.staging_folder()}"] * bool(kept)
+    return "; ".join(said)
 
 
 def note_on_run(folder: Path) -> str:
     """A line on the copies of the run in `folder`, and on the staging folder as a whole; empty without copies."""
-    own = [Path(copy.path).stat().st_size for copy in copies(folder)]
+    own = list(copies(folder).values())
     if not own:
         return ""
     return (
-        f"W&B keeps {_amount(own)} of this run in {client.staging_folder()} ({_amount(sizes())} in all) until they are "
-        "uploaded; checkpoint.upload=false keeps checkpoints out of it"
+        f"W&B keeps {_amount(own)} of this run in {client.staging_folder()} until they are uploaded "
+        f"({in_mb(sizes())} in all); checkpoint.upload=false keeps checkpoints out of it"
     )
 
 

@@ -14,7 +14,6 @@ from ddpm.train import train
 from tests.ddpm.test_train import PLAIN, tiny
 from tests.once import once
 
-
 KEY = "x" * 40  # the client takes no shorter one
 
 

@@ -1,5 +1,7 @@
 """W&B set up in ways of its own: settings files, netrc, variables of a shell that is used again, the staging folder."""
 
+import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -206,15 +208,13 @@ def test_a_shell_that_is_used_again_names_no_run(
     assert len(records) == 2
     assert {run.id for run in server.runs.values()} == set(records)
     for run in server.runs.values():
-        assert (run.name, run.group) == (records[run.id]["run_id"], records[run.id]["experiment"])
-        assert (run.project, run.job_type, run.notes or "") == (first.logging.wandb.project, "train", "")
-        assert set(run.tags) == set(records[run.id]["config"]["logging"]["wandb"]["tags"])
+        wanted = records[run.id]["config"]["logging"]["wandb"]
+        assert (run.name, run.group) == (wanted["run_name"], records[run.id]["experiment"])
+        assert (run.project, run.job_type, run.notes or "") == (wanted["project"], "train", "")
+        assert set(run.tags) == set(wanted["tags"])
 
-    agent = {
-        "WANDB_ENTITY": server.entity,
-        "WANDB_PROJECT": run.project,
-        "WANDB_RUN_ID": _records(folders[0])["wandb_id"],
-    }
+    id = _records(folders[0])["wandb_id"]
+    agent = {"WANDB_ENTITY": server.entity, "WANDB_PROJECT": run.project, "WANDB_RUN_ID": id}
     for name, value in {**agent, "WANDB_SWEEP_ID": "s"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=rf"{second.run_id}, the W&B run .* which is that of {first.run_id}"):
@@ -234,8 +234,8 @@ def test_sync_gives_each_run_its_own_whatever_the_shell_holds(
     ]
     _leave_over(monkeypatch)
     assert all("uploaded" in line for line in sync(tmp_path / "runs"))
-    records = {record["wandb_id"]: record["run_id"] for record in map(_records, folders)}
-    assert {run.id: run.name for run in server.runs.values()} == records
+    names = {r["wandb_id"]: r["config"]["logging"]["wandb"]["run_name"] for r in map(_records, folders)}
+    assert {run.id: run.name for run in server.runs.values()} == names
     assert not any(run.sweep for run in server.runs.values())
 
 
@@ -257,7 +257,8 @@ def test_a_missing_artifact_is_sent_as_an_artifact(tmp_path: Path, server: Stand
     with pytest.raises(UserError, match="1 of 1 runs are not on the server whole"):
         list(sync(folder))
     (line,) = sync(folder)
-    assert line == f"{folder}: uploaded 1 sample grid"
+    assert line.startswith(f"{folder}: uploaded 1 sample grid; removed ")  # the copies of the upload that failed
+    assert not staged.sizes()
     assert server.artifact(f"{run.id}-samples:step-2")
     assert run.history == before
     assert {name for name in run.files if "media" in name} == {name for name in media if "media" in name}
@@ -292,16 +293,16 @@ def test_copies_that_have_arrived_are_removed(
     place = client.staging_folder()
     own = sorted(place.iterdir())
     assert f"W&B keeps {len(own)} copies" in (out := capsys.readouterr().out) and str(place) in out
-    stranger, replaced = place / "tmpstranger", own[0]
-    stranger.write_bytes(b"another project's")
-    noted = (folder / staged.FILE).read_text()
-    (folder / staged.FILE).write_text(noted + noted.splitlines()[-1].replace('"artifact": "', '"artifact": "0') + "\n{")
-    replaced.unlink()
-    replaced.write_bytes(b"somebody else's, under the same name")
+    (place / "tmpstranger").write_bytes(b"another project's")
+    waits = {"path": str(place / "tmpwaits"), "md5": base64.b64encode(hashlib.md5(b"waits").digest()).decode()}
+    Path(waits["path"]).write_bytes(b"waits")
+    with (folder / staged.FILE).open("a") as file:
+        file.write(json.dumps({**waits, "artifact": "not on the server"}) + '\n{"path": "torn')
     (line,) = sync(folder)
-    assert f"removed {len(own) - 1} copies" in line
-    assert sorted(place.iterdir()) == sorted([stranger, replaced])
-    assert list(sync(folder)) == [f"{folder}: everything is on the server"]
+    assert f"removed {len(own)} copies" in line and "1 copy (0.0 MB) that the server does not have stays" in line
+    own[0].write_bytes(b"somebody else's, under a name that was ours")
+    assert [line.partition("; ")[0] for line in sync(folder)] == [f"{folder}: everything is on the server"]
+    assert sorted(path.name for path in place.iterdir()) == sorted([own[0].name, "tmpstranger", "tmpwaits"])
 
 
 def test_checkpoints_can_stay_out_of_it(tmp_path: Path, server: StandIn) -> None:
