@@ -7,6 +7,7 @@ samples/        sample grids
 checkpoints/    see ddpm/checkpoint.py
 diverged.json   where a loss or gradient was not finite
 results.jsonl   the summary, once the run is finished: {"cfg", "out", "_i"}
+staged.jsonl    what W&B's client has copied of it (ddpm/tracking/staged.py)
 evaluations.jsonl   what `ddpm evaluate` scored: {"_i": step, "point": key, "out": [table row, ...]}
 """
 

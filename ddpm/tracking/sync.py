@@ -135,8 +135,11 @@ def _whole_offline_log(folder: RunFolder) -> Path | None:
 
 
 def _sync_log(log: Path) -> None:
-    """Upload one session's log, as far as it can be read; says where it could not be read to its end."""
-    command = [sys.executable, "-m", "wandb", "sync", str(log.parent)]
+    """Upload one session's log, as far as it can be read; says where it could not be read to its end.
+
+    A log that the client has marked as sent is sent again: the server has no such run (any more).
+    """
+    command = [sys.executable, "-m", "wandb", "sync", "--include-synced", str(log.parent)]
     done = subprocess.run(command, capture_output=True, text=True, env=client.unnamed())
     errors = [line for line in done.stderr.splitlines() if "ERROR" in line]
     if errors:

@@ -84,7 +84,11 @@ class WandbRun:
             "config": {**record["config"], **{k: record[k] for k in about}, "session": len(record["sessions"])},
         }
         # On SageMaker the client would give all trainings of one job the job's id.
-        settings = {"x_transaction_log_flush_interval": FLUSH_S, "silent": True, "sagemaker_disable": True}
+        settings: dict[str, Any] = {
+            "x_transaction_log_flush_interval": FLUSH_S,
+            "silent": True,
+            "sagemaker_disable": True,
+        }
         wait = options["init_timeout_s"]
         try:
             if self.mode != "disabled":

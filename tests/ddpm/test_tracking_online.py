@@ -117,7 +117,7 @@ def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn) -> 
     assert f"to upload this run: ddpm sync {folder}" in processes.log(cfg)
     server.up()
     (line,) = _sync(tmp_path / "runs")
-    assert line == f"{folder}: uploaded W&B's files"
+    assert line.startswith(f"{folder}: uploaded W&B's files; removed 5 copies (")  # from W&B's staging folder
     record = _record(server)
     assert (_history(record), record.state) == (_rows(folder), "finished")
     assert {a.type for a in server.artifacts} == {"config", "samples", "model"}

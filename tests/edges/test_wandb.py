@@ -22,7 +22,7 @@ from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.sync import sync
 from ddpm.tracking.wandb_run import wandb_mode
 from ddpm.train import train
-from reports.sources.api import _root
+from reports.sources.api import _cached, _root
 from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
 from tests.wandb_standin import RunRecord, StandIn
 
@@ -306,7 +306,8 @@ def test_copies_that_have_arrived_are_removed(
 
 
 def test_checkpoints_can_stay_out_of_it(tmp_path: Path, server: StandIn) -> None:
-    """checkpoint.upload=false: the same run id, no checkpoint in the staging folder, none on the server."""
+    """checkpoint.upload=false: the same run id, no checkpoint in the staging folder, none on the server. A run that was
+    deleted there goes up again from W&B's files, although the client has marked them as sent."""
     plain = ("--logging.wandb.mode=offline", *SCORED, "--train.total_steps=2")
     cfg = tiny(tmp_path, *plain, "--checkpoint.upload=false")
     assert cfg.run_id == tiny(tmp_path, *plain).run_id
@@ -318,3 +319,17 @@ def test_checkpoints_can_stay_out_of_it(tmp_path: Path, server: StandIn) -> None
     assert "uploaded W&B's files" in line
     assert {a.type for a in server.artifacts} == {"config", "samples"}
     assert list(sync(folder)) == [f"{folder}: everything is on the server"]
+    server.runs.clear()
+    server.artifacts_by_id.clear()
+    (line,) = sync(folder)
+    assert "uploaded W&B's files, 1 sample grid, the config" in line
+    assert [(_steps(run), bool(run.console)) for run in server.runs.values()] == [([0, 2], True)]
+
+
+def test_a_project_with_brackets_is_found_in_the_cache() -> None:
+    """Its name is no pattern. Catches `--offline-cache` that says the project was never read."""
+    folder = _root() / "study/p[1]/run"
+    folder.mkdir(parents=True)
+    (folder / "history.jsonl").touch()
+    (folder / "card.json").write_text('{"bytes": 0}')
+    assert _cached("study/p[1]") == _cached("p[1]") == [folder]
