@@ -110,12 +110,13 @@ class Checkpoint(Section):
     """What an interrupted run is continued from. There is one at every FID milestone too, and those are all kept.
 
     `every` so many steps, of which the newest `keep` stay; `keep_online`: how many milestones W&B's server keeps,
-    besides the best.
+    besides the best. `upload: false` keeps all of them in the run folder: W&B neither copies nor uploads one.
     """
 
     every: Positive = 500
     keep: Positive = 2
     keep_online: Positive = 3
+    upload: bool = True
 
 
 class Loss(Section):
@@ -279,7 +280,8 @@ class Eval(Section):
 
 
 class Wandb(Section):
-    """Weights & Biases. `auto` is online where there is a login, else offline; WANDB_MODE overrides it.
+    """Weights & Biases. `auto` is online where there is a login, else offline. WANDB_MODE overrides the mode, and
+    `wandb offline` overrides `online`.
 
     `init_timeout_s`: how long a run waits for the server before it starts offline; `finish_timeout_s`: how long, at its
     end, for what is still to be uploaded. `ddpm sync` uploads the rest.

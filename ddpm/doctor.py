@@ -45,6 +45,7 @@ def examine(data_root: Path = Path("data")) -> Iterator[Finding]:
     yield _guarded("torch and torchvision together", _pair, needed=True)
     yield _guarded("device", _device)
     yield _guarded("W&B login", _login)
+    yield _guarded("W&B's staging folder", _staging)
     yield _guarded("embedded features", _embedded_features, needed=True)
     yield _guarded("cache folder", _cache_folder)
     yield from _all_guarded("weights of Inception", _inception)
@@ -107,11 +108,26 @@ def _device() -> Finding:
 
 
 def _login() -> Finding:
+    from ddpm.errors import UserError
     from ddpm.tracking.wandb_run import wandb_mode
 
-    mode, why = wandb_mode("auto")
+    try:
+        mode, why = wandb_mode("auto")
+    except UserError as error:
+        return Finding("W&B login", False, str(error), "No run starts until this is put right")
     advice = "" if mode == "online" else "Runs are kept offline, and `ddpm sync` uploads them later"
+    if mode == "disabled":
+        advice = "Runs are kept in their run folders alone, and `ddpm sync` uploads them later"
     return Finding("W&B login", mode == "online", f"{mode} ({why})", advice)
+
+
+def _staging() -> Finding:
+    from ddpm.tracking import client, staged
+
+    found = staged.sizes()
+    says = f"{client.staging_folder()} holds {len(found)} files to upload, {staged.in_mb(found)}"
+    advice = "`ddpm sync` removes what has arrived of its runs; checkpoint.upload=false keeps checkpoints out of it"
+    return Finding("W&B's staging folder", True, says, advice if found else "")
 
 
 def _embedded_features() -> Finding:

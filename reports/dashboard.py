@@ -10,6 +10,7 @@ from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.metrics import STEP, axis_label
+from ddpm.tracking import client
 from reports.experiments import Study, load
 
 TIMEOUT_S = 20  # for a server's answer
@@ -55,14 +56,10 @@ def save_workspace(study: Study, path: str) -> str:
 @contextlib.contextmanager
 def saving(what: str, path: str) -> Iterator[None]:
     """Save `what` in the W&B project `path` without W&B's own announcements; what it raises as a UserError."""
-    wandb: Any = importlib.import_module("wandb")
-    requests: Any = importlib.import_module("requests")
-    service: Any = importlib.import_module("wandb.sdk.lib.service.service_connection")
-    refused = (wandb.errors.Error, service.WandbApiFailedError, requests.RequestException, ValueError, OSError)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except refused as error:
+    except client.failures() as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"The {what} cannot be saved in wandb:{path}: {reason}. Give wandb:ENTITY/PROJECT as in the project's "

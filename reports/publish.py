@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ddpm.tracking import client
 from reports.dashboard import TIMEOUT_S, line_plots, saving, training_runs
 from reports.experiments import Study
 from reports.experiments.choice import Selection
@@ -65,9 +66,11 @@ def _report_run(study: Study, entity: str, project: str) -> Iterator[Any]:
         x_disable_meta=True,
         x_disable_stats=True,
         x_save_requirements=False,
+        sagemaker_disable=True,
     )
     about = {"id": _run_id(study), "name": f"report {study.name}", "group": study.name, "job_type": "report"}
     where = {"entity": entity, "project": project, "mode": "online", "resume": "allow"}
+    client.name_run(about["id"])
     # W&B's own files of this run go away: left in ./wandb, they would be read as a run of the study's.
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as aside,

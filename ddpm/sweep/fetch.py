@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.config import Config
+from ddpm.errors import UserError
+from ddpm.tracking import client
 
 _ABOUT = ("run_id", "commit", "version", "params", "protocols", "environment")
 
@@ -17,20 +19,27 @@ def fetch_point(cfg: Config) -> None:
     """In a sweep, where the run that this process is given has no folder here: make it from W&B's, if W&B has one.
 
     An agent is given a run a second time after a preemption, and `ddpm sweep --requeue` gives those that crashed.
+    Raises UserError if W&B's run is another training: an agent's variables in a shell that is used again.
     """
-    names = ("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_RUN_ID")
-    path = "/".join(os.environ.get(name, "") for name in names)
-    if not os.environ.get("WANDB_SWEEP_ID") or not all(path.split("/")) or cfg.clean_run or cfg.run_dir.exists():
+    names = (os.environ.get("WANDB_ENTITY"), os.environ.get("WANDB_PROJECT"), client.agents_run())
+    if not all(names) or cfg.clean_run or cfg.run_dir.exists():
         return
+    path = "/".join(map(str, names))
     wandb: Any = importlib.import_module("wandb")
-    requests: Any = importlib.import_module("requests")
     try:
         run = wandb.Api(timeout=20).run(path)
-        if "experiment" in run.config:
+        other = run.config.get("run_id", cfg.run_id)
+        if "experiment" in run.config and other == cfg.run_id:
             _make_folder(run, cfg, path)
-    except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
+    except client.failures() as error:
         if "not find" not in str(error) and "not found" not in str(error):  # a run that has not begun
             print(f"warning: nothing is continued from W&B ({(str(error).splitlines() or [''])[0]})")
+        return
+    if other != cfg.run_id:
+        raise UserError(
+            f"WANDB_RUN_ID and WANDB_SWEEP_ID give this training, {cfg.run_id}, the W&B run {path}, which is that of "
+            f"{other}. Unset both to train it as a W&B run of its own."
+        )
 
 
 def _make_folder(run: Any, cfg: Config, path: str) -> None:

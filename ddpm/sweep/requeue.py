@@ -12,6 +12,7 @@ from ddpm.config_files import Chain, resolve
 from ddpm.errors import UserError
 from ddpm.sweep.jobs import Job, make_job
 from ddpm.sweep.space import parse_sweep
+from ddpm.tracking import client
 
 LOST = ("crashed", "failed", "killed", "preempted")
 
@@ -61,13 +62,12 @@ def _job(
 def _ask(name: str) -> tuple[Any, list[Any]]:
     """The sweep and its runs, with their configs, all read from the server. Raises UserError."""
     wandb: Any = importlib.import_module("wandb")
-    requests: Any = importlib.import_module("requests")
     try:
         sweep = wandb.Api(timeout=20).sweep(name)
         runs = list(sweep.runs)
         for run in runs:
             run.config  # noqa: B018 - read when it is asked for
         return sweep, runs
-    except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
+    except client.failures() as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"W&B's server gives no sweep {name}: {reason}. `wandb login` makes a login.") from None

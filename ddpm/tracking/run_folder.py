@@ -8,6 +8,7 @@ checkpoints/    see ddpm/checkpoint.py
 diverged.json   where a loss or gradient was not finite
 results.jsonl   the summary, once the run is finished: {"cfg", "out", "_i"}
 NAME.crc        with what run.json, loss.jsonl and results.jsonl were written (ddpm/checksums.py)
+staged.jsonl    what W&B's client has copied of it (ddpm/tracking/staged.py)
 evaluations.jsonl   what `ddpm evaluate` scored: {"_i": step, "point": key, "out": [table row, ...]}
 """
 

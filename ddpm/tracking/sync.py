@@ -18,20 +18,22 @@ from ddpm.checkpoint import checkpoint_path
 from ddpm.config import Config
 from ddpm.errors import UserError
 from ddpm.metrics import STEP
+from ddpm.tracking import client, staged
 from ddpm.tracking.run_folder import RunFolder
-from ddpm.tracking.tracker import send_checkpoint, send_row
-from ddpm.tracking.wandb_run import WandbRun, drop_old_versions
+from ddpm.tracking.tracker import send_checkpoint, send_grid
+from ddpm.tracking.wandb_run import WandbRun, answers, drop_old_versions
 
 
 def sync(root: Path) -> Iterator[str]:
-    """Upload the runs in and under `root`; a line for each, those left out too.
+    """Upload the runs in and under `root`; a line for each, those left out and those that failed too.
 
-    Raises UserError: no run folder, no server, no login.
+    Raises UserError: no run folder; in the end, if a run failed; at once, if the server does not answer at all.
     """
     folders = sorted({path.parent for path in root.rglob("run.json") if not path.parent.name.startswith(".")})
     if not folders:
         raise UserError(f"{root} holds no run folders (run.json). Give the folder that `ddpm train` wrote, e.g. runs.")
-    for path in folders:
+    failed = 0
+    for number, path in enumerate(folders, start=1):
         try:
             folder = RunFolder.at(path)
             folder.__enter__()
@@ -40,17 +42,27 @@ def sync(root: Path) -> Iterator[str]:
             continue
         try:
             yield f"{path}: {sync_folder(folder)}"
+        except UserError as error:
+            if not answers(client.server()):
+                rest = len(folders) - number
+                raise UserError(f"{error} {rest} more runs were not tried." if rest else str(error)) from None
+            failed += 1
+            yield f"{path}: not uploaded whole: {error}"
         finally:
             folder.__exit__(None, None, None)
+    if failed:
+        raise UserError(f"{failed} of {len(folders)} runs are not on the server whole. The same command goes on there.")
 
 
 @dataclass
 class _Known:
-    """What the server has of a run: whether it knows it, its steps, its artifacts' aliases by type, its state."""
+    """What the server has of a run: whether it knows it, its steps, its artifacts' aliases by type, their digests, its
+    state."""
 
     run: bool = False
     steps: set[int] = field(default_factory=set)
     aliases: dict[str, set[str]] = field(default_factory=dict)
+    digests: set[str] = field(default_factory=set)
     state: str = ""
 
     def has(self, kind: str, step: int) -> bool:
@@ -66,26 +78,34 @@ def sync_folder(folder: RunFolder) -> str:
         _sync_log(log)
         sent.append("W&B's files")
         known = _ask_server(folder)
-    steps = [step for step in folder.rows if step not in known.steps - folder.unsent_steps]
+    rows = [step for step in folder.rows if step not in known.steps - folder.unsent_steps]
     grids = [s for s in folder.rows if folder.grid_path(s).is_file() and not known.has("samples", s)]
     checkpoints = [step for step in _milestones(folder) if not known.has("model", step)]
     config = not known.aliases.get("config")
-    if steps or grids or checkpoints or config or (folder.finished and known.state != "finished"):
-        _send(folder, sorted({*steps, *grids}), checkpoints)
-        counts = ((steps, "row"), (grids, "sample grid"), (checkpoints, "checkpoint"))
+    if rows or grids or checkpoints or config or (folder.finished and known.state != "finished"):
+        _send(folder, known, rows, grids, checkpoints)
+        counts = ((rows, "row"), (grids, "sample grid"), (checkpoints, "checkpoint"))
         sent += [f"{len(what)} {name}{'s' * (len(what) > 1)}" for what, name in counts if what]
         sent += ["the config"] * config
+        sent = sent or ["its end"]
+    done = [f"uploaded {', '.join(sent)}" if sent else "everything is on the server"]
     if sent:
-        drop_old_versions(_path(folder), folder.record["config"]["checkpoint"]["keep_online"])
-    return f"uploaded {', '.join(sent) or 'its end'}" if sent else "everything is on the server"
+        done.append(_drop_old_versions(folder))
+    if staged.copies(folder.path):
+        done.append(staged.remove_arrived(folder.path, _ask_server(folder).digests))
+    return "; ".join(filter(None, done))
 
 
-def _send(folder: RunFolder, steps: list[int], checkpoints: list[int]) -> None:
-    """Rows and grids, checkpoints, config and summary, from the run folder. Raises UserError if not all arrives."""
-    run = WandbRun(at_home(folder), mode="online")
+def _send(folder: RunFolder, known: _Known, rows: list[int], grids: list[int], checkpoints: list[int]) -> None:
+    """Rows, grids and checkpoints of these steps, config and summary, from the run folder. Raises UserError if not all
+    arrives."""
+    run = WandbRun(at_home(folder), folder.path, mode="online")
     if run.mode == "online":
-        for step in steps:
-            send_row(run, folder, step)
+        for step in rows:
+            grid = folder.grid_path(step)
+            run.log(step, folder.rows[step], grid if grid.is_file() and step not in known.steps else None)
+        for step in grids:
+            send_grid(run, folder, step)
         newest = max(_milestones(folder), default=0)
         for step in checkpoints:
             send_checkpoint(run, folder, step, last=newest)
@@ -94,6 +114,15 @@ def _send(folder: RunFolder, steps: list[int], checkpoints: list[int]) -> None:
     if not run.finish(0 if folder.finished else 1) or run.mode != "online":
         raise UserError(f"The server did not take everything of {folder.path}. The same command goes on from here.")
     folder.note_sent()
+
+
+def _drop_old_versions(folder: RunFolder) -> str:
+    """Have the server keep no more checkpoints than it should; what it has against that."""
+    try:
+        drop_old_versions(_path(folder), folder.record["config"]["checkpoint"]["keep_online"])
+    except client.failures() as error:  # a login that may not delete has uploaded all the same
+        return f"older checkpoints stay on the server ({' '.join(str(error).split())[:200]})"
+    return ""
 
 
 def _whole_offline_log(folder: RunFolder) -> Path | None:
@@ -106,8 +135,12 @@ def _whole_offline_log(folder: RunFolder) -> Path | None:
 
 
 def _sync_log(log: Path) -> None:
-    """Upload one session's log, as far as it can be read; says where it could not be read to its end."""
-    done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(log.parent)], capture_output=True, text=True)
+    """Upload one session's log, as far as it can be read; says where it could not be read to its end.
+
+    A log that the client has marked as sent is sent again: the server has no such run (any more).
+    """
+    command = [sys.executable, "-m", "wandb", "sync", "--include-synced", str(log.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, env=client.unnamed())
     errors = [line for line in done.stderr.splitlines() if "ERROR" in line]
     if errors:
         print(f"warning: {log} was not uploaded whole: {' '.join(errors)}", flush=True)
@@ -132,12 +165,11 @@ def at_home(folder: RunFolder) -> dict[str, Any]:
 def _ask_server(folder: RunFolder) -> _Known:
     """Raises UserError where the server does not answer, or does not let us in."""
     wandb: Any = importlib.import_module("wandb")
-    requests: Any = importlib.import_module("requests")
     known = _Known()
     try:
         try:
             run = wandb.Api(timeout=20).run(_path(folder))
-        except wandb.errors.CommError as error:
+        except client.failures() as error:
             if "not find" not in str(error) and "not found" not in str(error):
                 raise
             return known
@@ -145,7 +177,8 @@ def _ask_server(folder: RunFolder) -> _Known:
         known.steps = {int(row["step"]) for row in run.scan_history(keys=["step"])}
         for artifact in run.logged_artifacts():
             known.aliases.setdefault(artifact.type, set()).update(artifact.aliases)
-    except (wandb.errors.Error, requests.RequestException, ValueError, OSError) as error:
+            known.digests.add(artifact.digest)
+    except client.failures() as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"W&B's server cannot be asked about {folder.path}: {reason}. `wandb login` makes a login."
@@ -154,8 +187,11 @@ def _ask_server(folder: RunFolder) -> _Known:
 
 
 def _milestones(folder: RunFolder) -> list[int]:
-    """The milestones whose checkpoints a server is to keep: the newest few and the best, of those that are there."""
+    """The milestones whose checkpoints a server is to keep: the newest few and the best, of those that are there; none
+    if checkpoints are to stay in the run folder."""
     cfg = Config.model_validate(folder.record["config"])
+    if not cfg.checkpoint.upload:
+        return []
     there = [s for s in folder.rows if cfg.is_milestone(s) and checkpoint_path(folder.path, s).is_file()]
     fids = {step: fid for step, fid in folder.fids().items() if step in there}
     best = [min(fids, key=lambda step: fids[step])] if fids else []

@@ -1,6 +1,5 @@
 """Where a run is written: its folder, which is the truth, and W&B, which mirrors it, live where there is a server."""
 
-import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from ddpm.config import Config
 from ddpm.environment import git_commit
 from ddpm.errors import UserError
 from ddpm.signals import Interrupted
+from ddpm.tracking import client, staged
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.wandb_run import FLUSH_S, WandbRun
 
@@ -42,7 +42,7 @@ class Tracker:
                 "run_id": self.run_id,
                 # The same config elsewhere, or started over, is another run to W&B: their rows must not mix. A sweep's
                 # agent has chosen the id already.
-                "wandb_id": os.environ.get("WANDB_RUN_ID") or f"{self.run_id}-{secrets.token_hex(3)}",
+                "wandb_id": self._agents_run() or f"{self.run_id}-{secrets.token_hex(3)}",
                 "experiment": cfg.experiment,
                 "seed": cfg.seed,
                 **{key: session[key] for key in ("started", "commit", "version")},
@@ -51,7 +51,7 @@ class Tracker:
                 "config": self._cfg.nested(),
             }
             with folder.beginning(record, self._cfg.to_yaml()):
-                self._run = WandbRun(record)
+                self._run = WandbRun(record, folder.path)
         folder.note_session({"wandb": self._run.path, "wandb_mode": self._run.mode, "wandb_files": self._run.files})
         print(f"W&B: {self._run.mode} ({self._run.why}), run {self._run.id}, {self._run.where}")
         self._run.log_artifact("config", folder.path / "config.yaml", ["latest"])
@@ -83,9 +83,9 @@ class Tracker:
         for key in ("project", "entity"):  # it stays the run that it is
             config["logging"]["wandb"][key] = before["config"]["logging"]["wandb"][key]
         self.folder.continuing(session["from_step"], session, config)
-        if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
-            self.folder.record["wandb_id"] = os.environ["WANDB_RUN_ID"]  # an agent's run is its own: it gets all rows
-        self._run = WandbRun(self.folder.record)
+        if id := self._agents_run():
+            self.folder.record["wandb_id"] = id  # an agent's run is its own: it gets all rows
+        self._run = WandbRun(self.folder.record, self.folder.path)
         # Again what W&B may not have: rows after those that its server knows, and of the last seconds before a kill.
         # Rows of one step are merged where they are read.
         rows = self.folder.rows
@@ -95,6 +95,18 @@ class Tracker:
             if step > self._run.last_step or step > max(flushed, default=-1):
                 send_row(self._run, self.folder, step)
         self._run.summarise(self.folder.fid_summary())
+
+    def _agents_run(self) -> str | None:
+        """The W&B id of the run that a sweep's agent wants of this process. Raises UserError where another training of
+        this project has it: an agent's variables in a shell that is used again."""
+        id = client.agents_run()
+        for path in self._cfg.out_dir.glob("*/*/run.json") if id else ():
+            if path.parent != self.folder.path and f'"wandb_id": "{id}"' in path.read_text(errors="replace"):
+                raise UserError(
+                    f"WANDB_RUN_ID and WANDB_SWEEP_ID give this training the W&B run {id}, which is that of "
+                    f"{path.parent}. Unset both to train it as a W&B run of its own."
+                )
+        return id
 
     def has(self, step: int) -> bool:
         """Whether the row of `step` is logged already."""
@@ -118,8 +130,10 @@ class Tracker:
         return self.folder.save_checkpoint(step, state)
 
     def log_checkpoint(self, step: int) -> None:
-        """Record a milestone's checkpoint as a version of the run's model artifact; `best` is the lowest FID so far."""
-        send_checkpoint(self._run, self.folder, step, last=step)
+        """Record a milestone's checkpoint as a version of the run's model artifact, unless checkpoints are to stay in
+        the run folder; `best` is the lowest FID so far."""
+        if self._cfg.checkpoint.upload:
+            send_checkpoint(self._run, self.folder, step, last=step)
 
     def diverged(self, step: int, row: dict[str, float], indices: list[int]) -> None:
         """Record a step whose loss or gradient was not finite, and the images (their positions in the set) it saw."""
@@ -161,6 +175,8 @@ class Tracker:
         complete = self._run.finish(code, stopped=stopped) and len(self.folder.record["sessions"]) == 1
         if self._run.mode == "offline":
             print(f"to upload this run: ddpm sync {self.folder.path}")
+            if kept := staged.note_on_run(self.folder.path):
+                print(kept)
         elif self._run.mode == "online" and not complete:
             print(f"to upload what the server may lack: ddpm sync {self.folder.path}")
 
@@ -170,8 +186,13 @@ def send_row(run: WandbRun, folder: RunFolder, step: int) -> None:
     grid = folder.grid_path(step)
     run.log(step, folder.rows[step], grid if grid.is_file() else None)
     if grid.is_file():
-        newest = not any(folder.grid_path(later).is_file() for later in folder.rows if later > step)
-        run.log_artifact("samples", grid, [f"step-{step}", *(["latest"] if newest else [])])
+        send_grid(run, folder, step)
+
+
+def send_grid(run: WandbRun, folder: RunFolder, step: int) -> None:
+    """The sample grid of `step` that the folder holds, to W&B as an artifact."""
+    newest = not any(folder.grid_path(later).is_file() for later in folder.rows if later > step)
+    run.log_artifact("samples", folder.grid_path(step), [f"step-{step}", *(["latest"] if newest else [])])
 
 
 def send_checkpoint(run: WandbRun, folder: RunFolder, step: int, last: int) -> None:

@@ -5,7 +5,6 @@ with a server the client asks it about each one first. What a server has not tak
 """
 
 import contextlib
-import netrc
 import os
 import queue
 import threading
@@ -15,10 +14,10 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from ddpm.errors import UserError
 from ddpm.metrics import CURVES, STEP
+from ddpm.tracking import client, staged
 
 FLUSH_S = 1.0  # W&B's own default of 15 s is lost at a kill
 _SILENCE = ("Timed out", "deadline exceeded")  # in W&B's words, a server that does not answer
@@ -26,43 +25,37 @@ _STOP_S = 10.0  # what a signalled run gives the server, for a machine that is t
 
 
 def wandb_mode(wanted: str) -> tuple[str, str]:
-    """(mode, why) for the configured mode: WANDB_MODE first, then `wanted`; `auto` is online where there is a login.
+    """(mode, why) of a run whose config names the mode `wanted`.
 
-    Raises UserError where WANDB_MODE holds no mode.
+    WANDB_MODE decides. Else the more private one of the config's and that of W&B's settings files; else, `auto`, it is
+    online if W&B's client finds a login for its server. Raises UserError for a mode, a setting or a key that the client
+    refuses.
     """
-    from_environment = os.environ.get("WANDB_MODE")
-    if from_environment:
-        if from_environment not in ("online", "offline", "disabled"):
-            raise UserError(f"WANDB_MODE = {from_environment} is not a mode. Use online, offline or disabled.")
-        return from_environment, "WANDB_MODE"
-    if wanted != "auto":
-        return wanted, "logging.wandb.mode"
-    return ("online", "logged in") if _has_login() else ("offline", "no login found; `wandb login` makes one")
-
-
-def _has_login() -> bool:
-    """Whether the wandb client would find a key without asking: an environment variable or a netrc entry."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
-        if path and Path(path).expanduser().is_file():
-            try:
-                return netrc.netrc(Path(path).expanduser()).authenticators(host) is not None
-            except (netrc.NetrcParseError, OSError):
-                return False
-    return False
+    if off := client.switched_off(wanted):
+        return "disabled", off
+    said, where = client.asked_mode()
+    if "WANDB_MODE" in os.environ:
+        return said, where
+    asked = [(wanted, "logging.wandb.mode")] if wanted != "auto" else []
+    if said and said != "online":
+        asked.insert(0, (said, where))
+    if asked:
+        return max(asked, key=lambda one: client.private(one[0]))
+    if client.logged_in():
+        return "online", f"logged in at {client.server()}"
+    return "offline", f"no login found for {client.server()}; `wandb login` makes one"
 
 
 class WandbRun:
     """The W&B run of a run folder's record (`run.json`), started or taken up under its id.
 
-    mode: `online`, `offline` or `disabled`; null is what the record's config and the environment say. Offline is also
-    what an online run becomes whose server does not answer in time. Raises UserError where W&B refuses to start.
+    folder: where the run is kept. mode: `online`, `offline` or `disabled`; null is what the record's config and the
+    environment say. Offline is also what an online run becomes whose server does not answer in time. Raises UserError
+    where W&B refuses to start.
     """
 
-    def __init__(self, record: dict[str, Any], mode: str | None = None):
-        self._record = record
+    def __init__(self, record: dict[str, Any], folder: Path, mode: str | None = None):
+        self._record, self._folder = record, folder
         self._options = record["config"]["logging"]["wandb"]
         self.mode, self.why = wandb_mode(self._options["mode"]) if mode is None else (mode, "asked for")
         self._run = self._start()
@@ -89,11 +82,17 @@ class WandbRun:
             "tags": options["tags"],
             "notes": options["notes"],
             "config": {**record["config"], **{k: record.get(k) for k in about}, "session": len(record["sessions"])},
-            "dir": os.environ.get("WANDB_DIR"),  # wandb itself reads it only once a process
         }
-        settings: dict[str, Any] = {"x_transaction_log_flush_interval": FLUSH_S, "silent": True}
+        # On SageMaker the client would give all trainings of one job the job's id.
+        settings: dict[str, Any] = {
+            "x_transaction_log_flush_interval": FLUSH_S,
+            "silent": True,
+            "sagemaker_disable": True,
+        }
         wait = options["init_timeout_s"]
         try:
+            if self.mode != "disabled":
+                client.name_run(record["wandb_id"])
             if self.mode == "online":
                 try:
                     run = wandb.init(
@@ -159,6 +158,8 @@ class WandbRun:
 
     def log_artifact(self, kind: str, path: Path, aliases: list[str]) -> None:
         """One file as the next version of the artifact `ID-KIND`; of `model`, a server keeps the newest and best."""
+        if self.mode == "disabled":
+            return  # even then the client would copy the file into its staging folder
 
         def hand_over() -> None:
             import wandb
@@ -168,6 +169,7 @@ class WandbRun:
             )
             # W&B keeps a copy of its own until it is uploaded: the run folder may be replaced or moved before that.
             artifact.add_file(str(path))
+            staged.note(self._folder, artifact)
             logged = self._run.log_artifact(artifact, aliases=aliases)
             if self.mode == "online":
                 logged.wait()
@@ -218,16 +220,9 @@ class WandbRun:
 
         Handed over in an outage, an artifact would keep W&B from finishing until the server is back.
         """
-        while self.mode == "online":
-            try:
-                urllib.request.urlopen(f"{self._run.settings.base_url}/healthz", timeout=5).close()
-            except urllib.error.HTTPError:
-                return
-            except OSError as error:
-                if self._given_up.wait(2.0):
-                    raise OSError(f"no answer from {self._run.settings.base_url}: {error}") from None
-            else:
-                return
+        while self.mode == "online" and not answers(self._run.settings.base_url):
+            if self._given_up.wait(2.0):
+                raise OSError(f"no answer from {self._run.settings.base_url}")
 
     def _keep_newest(self) -> None:
         try:
@@ -262,7 +257,7 @@ class WandbRun:
         closing.join(max(1.0, patience - (time.monotonic() - began)))
         late = self._worker.is_alive() or bool(self.unsent) or closing.is_alive() or self.broken
         if closing.is_alive():
-            _end_service()
+            client.end_service()
             closing.join(5.0)
             with contextlib.suppress(Exception):  # so that a next run in this Python gets a process of its own
                 wandb.teardown()
@@ -274,14 +269,15 @@ class WandbRun:
             self._run.finish(exit_code=exit_code)
 
 
-def _end_service() -> None:
-    """End W&B's process, which would wait for its server as long as it takes. What it holds is on disk."""
-    from wandb.sdk import wandb_setup
-
-    service = getattr(wandb_setup.singleton().ensure_service(), "_proc", None)
-    process = getattr(service, "_process", None)
-    if process is not None:
-        process.kill()
+def answers(server: str) -> bool:
+    """Whether a server answers anything at all."""
+    try:
+        urllib.request.urlopen(f"{server}/healthz", timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def drop_old_versions(path: str, keep: int) -> None:

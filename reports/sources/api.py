@@ -10,7 +10,6 @@ A server's `history` is sampled; `scan_history` is complete, and is what is read
 import hashlib
 import importlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -18,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from tqdm import tqdm
 
 from ddpm.cache import cache_dir
 from ddpm.errors import UserError
 from ddpm.rows import parse, step_of
+from ddpm.tracking import client
 from reports.columns import collect, merge
 from reports.runs import Run
 from reports.sources import cache, pictures
@@ -47,15 +46,15 @@ def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) ->
     if not cached:
         try:
             return [_from_cache(folder) for folder in _refresh(path, experiments)]
-        except _unreachable() as error:
-            reason = _reason(error)
+        except client.failures() as error:
+            reason, server = _reason(error), client.server()
             if not _cached(path) or not _is_silence(reason):
                 raise UserError(
-                    f"wandb:{path} cannot be read from {_server()}: {reason}. Give wandb:ENTITY/PROJECT as in the "
+                    f"wandb:{path} cannot be read from {server}: {reason}. Give wandb:ENTITY/PROJECT as in the "
                     "project's address, log in with `wandb login`, or read the runs from a folder (`wandb` or `runs`)."
                 ) from error
-            print(f"warning: {_server()} does not answer ({reason[:120]}): these are the runs as last read from it")
-            why = f"{_server()} did not answer"
+            print(f"warning: {server} does not answer ({reason[:120]}): these are the runs as last read from it")
+            why = f"{server} did not answer"
     folders = _cached(path)
     if not folders:
         raise UserError(f"wandb:{path} is not in the cache ({_root()}). Read it once with the network.")
@@ -77,7 +76,7 @@ def _refresh(path: str, experiments: Sequence[str]) -> list[Path]:
         folders = list(tqdm(pool.map(_fetch, found), desc="runs", total=len(found), disable=None, leave=False))
     # After all rows: pictures are the least of a report, and wait for nothing else.
     wanted = [(run, folder, _card(folder).get("pictures", [])) for run, folder in zip(found, folders, strict=True)]
-    pictures.fetch([(run, folder, names) for run, folder, names in wanted if names], api.api_key, _server())
+    pictures.fetch([(run, folder, names) for run, folder, names in wanted if names], api.api_key, client.server())
     return folders
 
 
@@ -135,7 +134,7 @@ def _from_cache(folder: Path, why: str = "") -> Run:
     grids = Pictures()
     for step, name in said["grids"]:
         grids.add(step, folder, name)
-    dated = [f"{why}: the numbers are those read from {_server()} on {_read_at(folder)}"] if why else []
+    dated = [f"{why}: the numbers are those read from {client.server()} on {_read_at(folder)}"] if why else []
     source = Path(f"wandb:{card['path']}")
     finished = card["state"] == "finished"
     url = card.get("url") if str(card.get("url")).startswith(("http://", "https://")) else None
@@ -160,14 +159,9 @@ def _parsed(line: bytes) -> Any:
 # --- the cache ---
 
 
-def _server() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-
-
 def _root() -> Path:
     """The cache's folder for this server."""
-    host = urlparse(_server()).netloc.replace(":", "-") or "server"
-    return cache_dir() / "wandb" / host
+    return cache_dir() / "wandb" / client.server_name()
 
 
 def _folder(parts: Sequence[str]) -> Path:
@@ -208,16 +202,6 @@ def _write(path: Path, text: str) -> None:
     aside = path.with_name(f"{path.name}.part")
     aside.write_text(text)
     aside.replace(path)
-
-
-def _unreachable() -> tuple[type[Exception], ...]:
-    """What a server that does not answer, or does not let us in, is raised as."""
-    wandb: Any = importlib.import_module("wandb")
-    requests: Any = importlib.import_module("requests")
-    service: Any = importlib.import_module(
-        "wandb.sdk.lib.service.service_connection"
-    )  # its error is none of wandb's own
-    return wandb.errors.Error, service.WandbApiFailedError, requests.RequestException, ValueError, OSError
 
 
 def _reason(error: Exception) -> str:

@@ -43,12 +43,17 @@ def test_it_finds_what_is_there_and_says_what_to_do(
 
 
 def test_no_key_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The login is named, the key is not."""
+    """The login is named, the key is not; nor is one that W&B's client refuses, which is no login."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789secret" * 3)
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "W&B login: online (logged in at http://127.0.0.1:9)" in out and "secret" not in out
     monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "W&B login: online (logged in)" in out and "secret" not in out
+    assert "missing  W&B login: W&B's client refuses the login" in out and "secret" not in out
 
 
 @pytest.mark.parametrize("fault", ["disk", "package"])

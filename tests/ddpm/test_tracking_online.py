@@ -15,7 +15,7 @@ import pytest
 import wandb
 
 from ddpm.errors import UserError
-from ddpm.tracking import wandb_run
+from ddpm.tracking import client
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.sync import sync
 from ddpm.train import train
@@ -117,7 +117,7 @@ def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn) -> 
     assert f"to upload this run: ddpm sync {folder}" in processes.log(cfg)
     server.up()
     (line,) = _sync(tmp_path / "runs")
-    assert line == f"{folder}: uploaded W&B's files"
+    assert line.startswith(f"{folder}: uploaded W&B's files; removed 5 copies (")  # from W&B's staging folder
     record = _record(server)
     assert (_history(record), record.state) == (_rows(folder), "finished")
     assert {a.type for a in server.artifacts} == {"config", "samples", "model"}
@@ -316,7 +316,7 @@ def _fids_then(values: list[float], at_step_4: Callable[[], None] | None) -> Non
 
 
 def _kill_wandb() -> None:
-    wandb_run._end_service()
+    client.end_service()
     time.sleep(0.5)
 
 

@@ -1,0 +1,335 @@
+"""W&B set up in ways of its own: settings files, netrc, variables of a shell that is used again, the staging folder."""
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from wandb.sdk.artifacts.staging import get_staging_dir
+from wandb.sdk.lib import wbauth
+
+from ddpm.errors import UserError
+from ddpm.sweep.fetch import fetch_point
+from ddpm.tracking import client, staged
+from ddpm.tracking.amend import send_amended
+from ddpm.tracking.run_folder import RunFolder
+from ddpm.tracking.sync import sync
+from ddpm.tracking.wandb_run import wandb_mode
+from ddpm.train import train
+from reports.sources.api import _cached, _root
+from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
+from tests.wandb_standin import RunRecord, StandIn
+
+KEY = "k" * 40
+PORT = "http://wb.example:8443"
+SHORT = (*PLAIN, "--train.total_steps=2", "--checkpoint.every=2")
+SCORED = ("--curvature.enabled=false", "--eval.recon.enabled=false")
+# What one shell, notebook or folder may still hold of an earlier run.
+LEFT_OVER = {
+    "WANDB_RUN_ID": "myrun",
+    "WANDB_NAME": "an older name",
+    "WANDB_RUN_GROUP": "an older group",
+    "WANDB_TAGS": "older,tags",
+    "WANDB_NOTES": "older notes",
+    "WANDB_JOB_TYPE": "eval",
+    "WANDB_PROJECT": "another-project",
+    "WANDB_RESUME": "must",
+    "WANDB_SWEEP_ID": "anoldsweep",
+}
+
+
+def _settings_file(folder: Path, **values: str) -> None:
+    """What `wandb offline` and `wandb login --host` write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"{key} = {value}" for key, value in values.items()]
+    (folder / "settings").write_text("\n".join(["[default]", *lines, ""]))
+
+
+def _records(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "run.json").read_text()))
+
+
+def test_the_client_is_the_one_that_was_read() -> None:
+    """`ddpm/tracking/client.py` uses parts of W&B's client that are not public. With another version: read them again,
+    then change `CLIENT`."""
+    assert wandb.__version__.startswith(f"{client.CLIENT}.")
+    assert client.staging_folder() == Path(get_staging_dir())
+
+
+# --- mode and login ---
+
+
+@pytest.mark.parametrize(
+    ("wanted", "environment", "netrc", "file", "mode"),
+    [
+        # the server is in the settings file, its login in netrc, under the name that has the port
+        ("auto", {}, f"machine wb.example:8443 login u password {KEY}", {"base_url": PORT}, "online"),
+        ("auto", {"WANDB_BASE_URL": PORT}, f"machine wb.example:8443 login u password {KEY}", {}, "online"),
+        ("auto", {"WANDB_BASE_URL": PORT}, f"machine wb.example login u password {KEY}", {}, "offline"),
+        ("auto", {}, f"machine api.wandb.ai login u password {KEY}", {"base_url": PORT}, "offline"),
+        ("auto", {}, None, {"base_url": PORT, "api_key": KEY}, "online"),
+        ("auto", {"WANDB_IDENTITY_TOKEN_FILE": "token"}, None, {}, "online"),
+        # what was to stay here stays
+        ("auto", {"WANDB_API_KEY": KEY}, None, {"mode": "offline"}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY}, None, {"mode": "dryrun"}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY}, None, {"mode": "disabled"}, "disabled"),
+        ("online", {"WANDB_API_KEY": KEY}, None, {"mode": "offline"}, "offline"),
+        ("offline", {"WANDB_API_KEY": KEY}, None, {"mode": "online"}, "offline"),
+        ("auto", {}, None, {"mode": "online"}, "offline"),
+        ("online", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "true"}, None, {}, "disabled"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "false"}, None, {}, "online"),
+        # WANDB_MODE decides, in all of the client's spellings
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, None, {}, "offline"),
+        ("offline", {"WANDB_MODE": "run"}, None, {"mode": "offline"}, "online"),
+        ("auto", {"WANDB_MODE": "online", "WANDB_SILENT": "true"}, None, {"mode": "disabled"}, "online"),
+    ],
+)
+@pytest.mark.parametrize("place", ["folder", "home"])
+def test_mode_and_login_are_the_clients(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    environment: dict[str, str],
+    netrc: str | None,
+    file: dict[str, str],
+    mode: str,
+    place: str,
+) -> None:
+    """Settings files of the folder or the user, netrc with a port, and variables. Catches a login that is not seen, one
+    that the client does not have, and a run that goes to a server although it was to stay here."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if netrc:
+        (tmp_path / "netrc").write_text(netrc + "\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    if file:
+        _settings_file(tmp_path / ("wandb" if place == "folder" else "config"), **file)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    if environment.get("WANDB_MODE") == "run":
+        assert wandb_mode(wanted) == ("online", "WANDB_MODE=run")
+    assert wandb_mode(wanted)[0] == mode
+    if "base_url" in file:
+        assert _root().name == "wb.example-8443"
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "says"),
+    [
+        ({"WANDB_MODE": "sometimes"}, {}, "WANDB_MODE = sometimes is not a mode.*offline"),
+        ({"WANDB_MODE": ""}, {}, "WANDB_MODE =  is not a mode"),
+        ({"WANDB_MODE": "shared"}, {}, "WANDB_MODE = shared: a training cannot have this mode"),
+        ({}, {"mode": "sometimes"}, "settings file .*settings = sometimes: a training cannot"),
+        ({"WANDB_API_KEY": "tooshort"}, {}, "refuses the login for https://.*: WANDB_API_KEY invalid"),
+        ({"WANDB_API_KEY": KEY, "WANDB_IDENTITY_TOKEN_FILE": "t"}, {}, "Both WANDB_API_KEY and WANDB_IDENTITY_TOKEN"),
+        ({"WANDB_BASE_URL": "wb.corp"}, {}, "refuses WANDB_BASE_URL: .*URL"),
+        ({"WANDB_RUN_ID": "a/b"}, {}, "Run ID cannot contain"),
+    ],
+)
+def test_what_the_client_refuses_is_an_error_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], file: dict[str, str], says: str
+) -> None:
+    """One paragraph without the key, the second time too. Catches the client's half-read settings, with which the next
+    run in this Python would be online."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if file:
+        _settings_file(tmp_path / "wandb", **file)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        with pytest.raises(UserError, match=says) as caught:
+            wandb_mode("auto")
+        assert "tooshort" not in str(caught.value)
+
+
+def test_wandb_offline_keeps_a_run_here(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real `wandb offline`, with a login: no request reaches the server, then or when numbers are added later by
+    someone who has a login and no such file. Catches an upload of what was to stay here."""
+    command = [sys.executable, "-m", "wandb", "offline"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "WANDB_DIR": str(tmp_path)}, check=True)
+    monkeypatch.chdir(tmp_path)
+    folder = train(tiny(tmp_path, *SHORT))
+    assert f"W&B: offline (W&B's settings file {tmp_path}/wandb/settings)" in capsys.readouterr().out
+    (tmp_path / "wandb/settings").unlink()
+    wandb.teardown()
+    with RunFolder.at(folder) as held:
+        held.amend(2, {"curvature/ref_trace_mean": 1.0}, {})
+        assert "ddpm sync" in send_amended(held, [2])
+    assert server.requests == []
+
+
+def test_a_login_with_host_and_port_is_used(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server in the user's settings file, the key in netrc, nothing in the environment: the run is online there.
+    Catches a host that is read from the environment alone."""
+    wbauth.write_netrc_auth(host=server.url, api_key=server.api_key)
+    _settings_file(tmp_path / "config", base_url=server.url)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.delenv("WANDB_API_KEY")
+    train(tiny(tmp_path, *SHORT))
+    assert f"W&B: online (logged in at {server.url})" in capsys.readouterr().out
+    assert [run.state for run in server.runs.values()] == ["finished"]
+
+
+# --- two trainings are two runs ---
+
+
+def _leave_over(monkeypatch: pytest.MonkeyPatch, *but: str) -> None:
+    for name, value in LEFT_OVER.items():
+        if name not in but:
+            monkeypatch.setenv(name, value)
+
+
+def test_a_shell_that_is_used_again_names_no_run(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Variables of an earlier run: two trainings are two W&B runs under their own names, and a line says what is not
+    used. Then the variables of the first one's agent do not make the second one a part of it."""
+    client._say.cache_clear()
+    _leave_over(monkeypatch)
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    first, second = (tiny(tmp_path, *SHORT, arm=arm) for arm in ("e5", "e6"))
+    folders = [train(cfg) for cfg in (first, second)]
+    out = capsys.readouterr().out
+    for name in set(LEFT_OVER) - {"WANDB_SWEEP_ID"}:
+        assert f"{name} (" in out, name
+    assert out.count("W&B's own settings that are not used") == 1
+    records = {record["wandb_id"]: record for record in map(_records, folders)}
+    assert len(records) == 2
+    assert {run.id for run in server.runs.values()} == set(records)
+    for run in server.runs.values():
+        wanted = records[run.id]["config"]["logging"]["wandb"]
+        assert (run.name, run.group) == (wanted["run_name"], records[run.id]["experiment"])
+        assert (run.project, run.job_type, run.notes or "") == (wanted["project"], "train", "")
+        assert set(run.tags) == set(wanted["tags"])
+
+    id = _records(folders[0])["wandb_id"]
+    agent = {"WANDB_ENTITY": server.entity, "WANDB_PROJECT": run.project, "WANDB_RUN_ID": id}
+    for name, value in {**agent, "WANDB_SWEEP_ID": "s"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf"{second.run_id}, the W&B run .* which is that of {first.run_id}"):
+        fetch_point(tiny(tmp_path, *SHORT, f"--out_dir={tmp_path / 'elsewhere'}"))
+    with pytest.raises(UserError, match=f"which is that of {first.run_dir}"):
+        train(tiny(tmp_path, *SHORT, "--seed=5"))
+
+
+def test_sync_gives_each_run_its_own_whatever_the_shell_holds(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a shell with an agent's variables, WANDB_RESUME=must and others: a run from W&B's files and one from its run
+    folder arrive under their own ids and names. Catches the client, which would put both into the agent's run."""
+    folders = [
+        train(tiny(tmp_path, *SHORT, "--logging.wandb.mode=offline", arm="e5")),
+        train(tiny(tmp_path, *SHORT, NO_WANDB)),
+    ]
+    _leave_over(monkeypatch)
+    assert all("uploaded" in line for line in sync(tmp_path / "runs"))
+    names = {r["wandb_id"]: r["config"]["logging"]["wandb"]["run_name"] for r in map(_records, folders)}
+    assert {run.id: run.name for run in server.runs.values()} == names
+    assert not any(run.sweep for run in server.runs.values())
+
+
+# --- what `ddpm sync` sends ---
+
+
+def _steps(run: RunRecord) -> list[int]:
+    return [row["step"] for row in run.history]
+
+
+def test_a_missing_artifact_is_sent_as_an_artifact(tmp_path: Path, server: StandIn) -> None:
+    """One sample grid's artifact is deleted on the server, and one upload fails on the way: rows and pictures stay as
+    they are. Catches rows that are there twice."""
+    folder = train(tiny(tmp_path, *SCORED))
+    (run,) = server.runs.values()
+    before, media = list(run.history), set(run.files)
+    server.delete_artifact(server.artifact(f"{run.id}-samples:step-2"))
+    server.fail(400, times=2, where="CreateArtifact")
+    with pytest.raises(UserError, match="1 of 1 runs are not on the server whole"):
+        list(sync(folder))
+    (line,) = sync(folder)
+    assert line.startswith(f"{folder}: uploaded 1 sample grid; removed ")  # the copies of the upload that failed
+    assert not staged.sizes()
+    assert server.artifact(f"{run.id}-samples:step-2")
+    assert run.history == before
+    assert {name for name in run.files if "media" in name} == {name for name in media if "media" in name}
+
+
+def test_the_runs_after_one_that_fails_are_tried(tmp_path: Path, server: StandIn) -> None:
+    """The first run is of an entity that the server refuses: the second arrives, and the end says how many did not. A
+    server that is down is not asked again for each run."""
+    train(tiny(tmp_path, *SHORT, NO_WANDB, "--logging.wandb.entity=nobody", arm="e5"))
+    train(tiny(tmp_path, *SHORT, NO_WANDB))
+    lines = []
+    with pytest.raises(UserError, match="1 of 2 runs are not on the server whole"):
+        for line in sync(tmp_path / "runs"):
+            lines.append(line)
+    assert "e5" in lines[0] and "not uploaded whole: " in lines[0]
+    assert "uploaded 2 rows" in lines[1]
+    assert [_steps(run) for run in server.runs.values()] == [[0, 2]]
+    server.down()
+    with pytest.raises(UserError, match=r"cannot be asked.* 1 more runs were not tried"):
+        list(sync(tmp_path / "runs"))
+
+
+# --- the staging folder ---
+
+
+def test_copies_that_have_arrived_are_removed(
+    tmp_path: Path, server: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An offline run says where its copies are and how large; `ddpm sync` removes those that the server confirms, and
+    nothing else: not another project's file, not one that has come to a name of ours, not what has not arrived."""
+    folder = train(tiny(tmp_path, *SCORED, "--logging.wandb.mode=offline"))
+    place = client.staging_folder()
+    own = sorted(place.iterdir())
+    assert f"W&B keeps {len(own)} copies" in (out := capsys.readouterr().out) and str(place) in out
+    (place / "tmpstranger").write_bytes(b"another project's")
+    waits = {"path": str(place / "tmpwaits"), "md5": base64.b64encode(hashlib.md5(b"waits").digest()).decode()}
+    Path(waits["path"]).write_bytes(b"waits")
+    with (folder / staged.FILE).open("a") as file:
+        file.write(json.dumps({**waits, "artifact": "not on the server"}) + '\n{"path": "torn')
+    (line,) = sync(folder)
+    assert f"removed {len(own)} copies" in line and "1 copy (0.0 MB) that the server does not have stays" in line
+    own[0].write_bytes(b"somebody else's, under a name that was ours")
+    assert [line.partition("; ")[0] for line in sync(folder)] == [f"{folder}: everything is on the server"]
+    assert sorted(path.name for path in place.iterdir()) == sorted([own[0].name, "tmpstranger", "tmpwaits"])
+
+
+def test_checkpoints_can_stay_out_of_it(tmp_path: Path, server: StandIn) -> None:
+    """checkpoint.upload=false: the same run id, no checkpoint in the staging folder, none on the server. A run that was
+    deleted there goes up again from W&B's files, although the client has marked them as sent."""
+    plain = ("--logging.wandb.mode=offline", *SCORED, "--train.total_steps=2")
+    cfg = tiny(tmp_path, *plain, "--checkpoint.upload=false")
+    assert cfg.run_id == tiny(tmp_path, *plain).run_id
+    folder = train(cfg)
+    sizes = {path.stat().st_size for path in client.staging_folder().iterdir()}
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert sizes and checkpoint.stat().st_size not in sizes
+    (line,) = sync(folder)
+    assert "uploaded W&B's files" in line
+    assert {a.type for a in server.artifacts} == {"config", "samples"}
+    assert list(sync(folder)) == [f"{folder}: everything is on the server"]
+    server.runs.clear()
+    server.artifacts_by_id.clear()
+    (line,) = sync(folder)
+    assert "uploaded W&B's files, 1 sample grid, the config" in line
+    assert [(_steps(run), bool(run.console)) for run in server.runs.values()] == [([0, 2], True)]
+
+
+def test_a_project_with_brackets_is_found_in_the_cache() -> None:
+    """Its name is no pattern. Catches `--offline-cache` that says the project was never read."""
+    folder = _root() / "study/p[1]/run"
+    folder.mkdir(parents=True)
+    (folder / "history.jsonl").touch()
+    (folder / "card.json").write_text('{"bytes": 0}')
+    assert _cached("study/p[1]") == _cached("p[1]") == [folder]
