@@ -55,8 +55,11 @@ class RunFolder:
 
     def check(self) -> None:
         """Raises UserError where the folder is something else, or holds the same run under another config."""
-        if not self.path.exists():
-            return
+        try:
+            if not self.path.exists():
+                return
+        except OSError as error:  # a folder above it may not be entered, or the path is too long
+            raise UserError(f"The run folder {self.path} cannot be made: {error.strerror}.") from None
         try:
             record = json.loads((self.path / "run.json").read_text())
             _, _, _, stored = record["run_id"], record["wandb_id"], record["sessions"][0], record["config"]
