@@ -139,7 +139,7 @@ def make_schedule(name: str, T: int = 1000, *, zero_terminal_snr: bool = False) 
     return with_zero_terminal_snr(schedule) if zero_terminal_snr else schedule
 
 
-def shortest_chain(name: str, T: int = 1) -> int:
+def shortest_chain(name: str, T: int) -> int:
     """The smallest number of steps, from T up, for which the betas called `name` all lie within (0, 1)."""
     while not _within_unit(SCHEDULES[name](T)):
         T += 1

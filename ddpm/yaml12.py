@@ -29,7 +29,7 @@ _LOOKS = (
     (_DECIMAL, r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z", [*"-+."]),
     (MERGE, r"<<\Z", ["<"]),
 )
-_MOST_VALUES = 1_000_000  # a few lines of anchors (&, *) can stand for more than a machine holds, or contain themselves
+_MOST_VALUES = 100_000  # a few lines of anchors (&, *) can stand for more than a machine holds, or contain themselves
 
 
 class _Loader(yaml.SafeLoader):
@@ -97,8 +97,8 @@ def read_value(raw: str, name: str, prepare: Callable[[Node], None] | None = Non
     loader = _Loader("")
     try:
         return loader.construct_object(ScalarNode(loader.resolve(ScalarNode, raw, (True, False)), raw))
-    except ValueError as error:
-        raise UserError(f"{name} is no value: {_reason(error)}.") from None
+    except ValueError:
+        raise UserError(f"{name} is no value: its number has thousands of digits.") from None
 
 
 def write_yaml(value: Any) -> str:
