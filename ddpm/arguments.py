@@ -2,8 +2,18 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
-from ddpm.errors import did_you_mean
+from ddpm.errors import UserError, did_you_mean
+from ddpm.paths import home
+
+
+def path(text: str) -> Path:
+    """A path, `~` at its beginning as the home folder."""
+    try:
+        return home(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:

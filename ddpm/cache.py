@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddpm.paths import home
+
 if TYPE_CHECKING:  # the reports keep their files here too, and need no torch
     from torch import Tensor
 
@@ -23,8 +25,8 @@ def cache_dir() -> Path:
     """The project's cache folder: $DDPM_CACHE, else the configured one, else the user's."""
     chosen = os.environ.get("DDPM_CACHE")
     if chosen:
-        return Path(chosen)
-    return _configured or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ddpm"
+        return home(chosen)
+    return _configured or home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ddpm"
 
 
 def cached(kind: str, key: str, make: Callable[[], Tensors]) -> Tensors:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm import __version__
-from ddpm.arguments import fraction, names, not_negative, positive, positives
+from ddpm.arguments import fraction, names, not_negative, path, positive, positives
 from ddpm.errors import UserError, did_you_mean
 from ddpm.memory import keep_freed_memory
 from ddpm.signals import Interrupted
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="ddpm train [-h] [--dry-run] CONFIG [--key.sub=value ...]",
         allow_abbrev=False,
     )
-    train.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, such as configs/smoke/e5.yaml")
+    train.add_argument("config", type=path, metavar="CONFIG", help="YAML file, such as configs/smoke/e5.yaml")
     train.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
     train.set_defaults(run=_train)
 
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="ddpm sweep [-h] [options] (FILE | --requeue ENTITY/PROJECT/ID) [-- --key.sub=value ...]",
         allow_abbrev=False,
     )
-    sweep.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a sweep file, such as sweeps/smoke.yaml")
+    sweep.add_argument("file", type=path, nargs="?", metavar="FILE", help="a sweep file, such as sweeps/smoke.yaml")
     sweep.add_argument("--requeue", metavar="ENTITY/PROJECT/ID", help="a sweep on the server instead of a file")
     sweep.add_argument("--workers", type=positive, metavar="N", help="runs at a time; default: 1, or one a GPU")
     sweep.add_argument("--gpus", default="", metavar="0,1,...", help="GPUs that take turns, one run on each at a time")
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of W&B run files (./wandb) or of run folders with loss.jsonl (./runs), or wandb:ENTITY/PROJECT; "
         "default: %(default)s",
     )
-    report.add_argument("--out", type=Path, metavar="DIR", help="where to write; default: out/EXP")
+    report.add_argument("--out", type=path, metavar="DIR", help="where to write; default: out/EXP")
     report.add_argument(
         "--where",
         action="append",
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     upload.add_argument(
-        "root", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="run folder(s); default: %(default)s"
+        "root", type=path, nargs="?", default=Path("runs"), metavar="DIR", help="run folder(s); default: %(default)s"
     )
     upload.set_defaults(run=_sync)
 
@@ -156,8 +156,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw images with any sampler from a checkpoint, or from the newest one of a run folder.",
         allow_abbrev=False,
     )
-    draw.add_argument("source", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
-    draw.add_argument("--out", type=Path, default=Path("out/samples"), metavar="DIR", help="default: %(default)s")
+    draw.add_argument("source", type=path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
+    draw.add_argument("--out", type=path, default=Path("out/samples"), metavar="DIR", help="default: %(default)s")
     draw.add_argument("--n", type=positive, default=36, help="how many images; default: %(default)s")
     draw.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="default: %(default)s")
     draw.add_argument("--nfe", type=positive, default=50, help="network calls for each image; default: %(default)s")
@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="ddpm probe [-h] [options] RUN|CHECKPOINT [--curvature.key=value ...]",
         allow_abbrev=False,
     )
-    probe.add_argument("source", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
+    probe.add_argument("source", type=path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
     probe.add_argument("--data", metavar="PATH", help="where the images are, or `embedded`; default: as trained")
     probe.add_argument(
         "--method",
@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--probes", type=positive, metavar="N", help="default: as the config says")
     probe.add_argument("--weights", choices=("live", "ema"), help="default: as the config says")
     probe.add_argument("--device", default="auto", help="default: %(default)s")
-    probe.add_argument("--out", type=Path, metavar="FILE", help="JSON lines there instead of the run's history")
+    probe.add_argument("--out", type=path, metavar="FILE", help="JSON lines there instead of the run's history")
     probe.set_defaults(run=_probe)
 
     _add_evaluate(verbs)
@@ -203,8 +203,8 @@ def _parser() -> argparse.ArgumentParser:
         usage="ddpm schedule [-h] [--out FILE] CONFIG [--key.sub=value ...]",
         allow_abbrev=False,
     )
-    schedule.add_argument("config", type=Path, metavar="CONFIG")
-    schedule.add_argument("--out", type=Path, default=Path("out/schedule.png"), metavar="FILE", help="%(default)s")
+    schedule.add_argument("config", type=path, metavar="CONFIG")
+    schedule.add_argument("--out", type=path, default=Path("out/schedule.png"), metavar="FILE", help="%(default)s")
     schedule.set_defaults(run=_schedule)
 
     doctor = verbs.add_parser(
@@ -233,9 +233,9 @@ def _add_evaluate(verbs: Any) -> None:
         allow_abbrev=False,
     )
     evaluate.add_argument(
-        "sources", type=Path, nargs="+", metavar="RUN|CHECKPOINT", help="run folders, or files of their checkpoints/"
+        "sources", type=path, nargs="+", metavar="RUN|CHECKPOINT", help="run folders, or files of their checkpoints/"
     )
-    evaluate.add_argument("--out", type=Path, default=Path("out/evaluate"), metavar="DIR", help="default: %(default)s")
+    evaluate.add_argument("--out", type=path, default=Path("out/evaluate"), metavar="DIR", help="default: %(default)s")
     evaluate.add_argument(
         "--sampler", type=names(SAMPLERS), default=("ddim",), metavar="NAME,...", help="of " + ", ".join(SAMPLERS)
     )
@@ -245,7 +245,7 @@ def _add_evaluate(verbs: Any) -> None:
         "--metrics", type=names(SCORES), default=("fid",), metavar="NAME,...", help="of " + ", ".join(SCORES)
     )
     evaluate.add_argument("--features", metavar="NAME|FILE", help="as eval.features; default: the run's own")
-    evaluate.add_argument("--data", type=Path, metavar="PATH", help="the real images; default: the run's data.root")
+    evaluate.add_argument("--data", type=path, metavar="PATH", help="the real images; default: the run's data.root")
     evaluate.add_argument("--weights", choices=("ema", "live"), default="ema", help="default: %(default)s")
     evaluate.add_argument("--spacing", choices=("linspace", "leading", "trailing"), default="linspace")
     evaluate.add_argument("--x0-limit", choices=("clip", "dynamic", "none"), help="default: the run's eval.x0_limit")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, model_validator
 
 from ddpm.config_sections import (
@@ -21,10 +20,12 @@ from ddpm.config_sections import (
     Loss,
     Model,
     Optim,
+    Place,
     Sampling,
     Section,
     Train,
 )
+from ddpm.yaml12 import write_yaml
 
 
 class Config(Section):
@@ -35,9 +36,9 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1077
     # The run's id. Null derives it from experiment, seed and a digest of the config.
     id: Annotated[str, Field(pattern=NAME)] | None = None
-    out_dir: Path = Path("runs")
+    out_dir: Place = Path("runs")
     # For weights of feature nets, reference statistics, decoded images. Null: the user's own; DDPM_CACHE overrides it.
-    cache_dir: Path | None = None
+    cache_dir: Place | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     clean_run: bool = False  # start over: replace what an earlier run left in this run's folder
     data: Data = Data()
@@ -152,7 +153,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML that `load_config` reads back to an equal one."""
-        return yaml.safe_dump(self.nested(), sort_keys=False)
+        return write_yaml(self.nested())
 
 
 _BOOKKEEPING = (

@@ -9,14 +9,18 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from yaml.nodes import MappingNode, Node
 
 from ddpm.config import Config, is_bookkeeping
-from ddpm.errors import UserError, did_you_mean
+from ddpm.config_keys import from_point, from_word, is_section, key_types, mark_text
+from ddpm.errors import UserError, cut, did_you_mean
+from ddpm.paths import home
+from ddpm.yaml12 import read_yaml
 
 Chain = list[tuple[str, dict[str, Any]]]
 
@@ -36,18 +40,22 @@ def resolve(chain: Chain, overrides: Sequence[str] = (), point: Mapping[str, Any
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for source, tree in chain:
-        _merge(values, tree, source, origins)
-    for key, value in (point or {}).items():
+        _merge(values, _filled(tree), source, origins)
+    point = {key: from_point(key, value, f"the sweep's {key}") for key, value in _flat(point or {})}
+    for key, value in point.items():
         _merge(values, _nested(key, value), f"the sweep ({key})", origins)
     for override in overrides:
-        _merge(values, _parse_override(override), f"the command line ({override})", origins)
+        _merge(values, _parse_override(override), f"the command line ({cut(override)})", origins)
     if point:
         _check_point(values, point, origins)
         _merge(values, _point_names(values, point, origins), "the sweep", origins)
     try:
-        return Config.model_validate(values)
+        cfg = Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error, origins, Path(chain[-1][0]))) from None
+    _check_schedule(cfg, origins)
+    _check_names(cfg, origins)
+    return cfg
 
 
 def sweep_point() -> dict[str, Any]:
@@ -58,16 +66,21 @@ def sweep_point() -> dict[str, Any]:
     path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
     if not path:
         return {}
+    name = f"The file of the sweep's parameters {path} (WANDB_SWEEP_PARAM_PATH)"
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = read_yaml(home(path).read_bytes(), name, _mark_point)
         del values["wandb_version"]  # a file without it is not whole
         return {key: entry["value"] for key, entry in values.items()}
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        said = " ".join(str(error).split()).rstrip(".")
-        raise UserError(
-            f"The sweep's parameters in {path} (WANDB_SWEEP_PARAM_PATH) cannot be read: {said}. The agent writes that "
-            "file: start the agent again."
-        ) from None
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error}. The agent writes it: start the agent again.") from None
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(f"{name} is not whole, or W&B's agent did not write it. Start the agent again.") from None
+
+
+def _mark_point(node: Node) -> None:
+    for key, entry in node.value if isinstance(node, MappingNode) else ():
+        for _, value in entry.value if isinstance(entry, MappingNode) else ():
+            mark_text(value, str(key.value))
 
 
 # --- what a sweep's point is called ---
@@ -116,17 +129,15 @@ def _short(key: str) -> str:
     """The end of a dotted key that belongs to no other key: `weighting`, but `final.nfe`."""
     parts = key.split(".")
     ends = [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
-    known = _known_keys()
+    known = key_types()
     return next((end for end in ends if sum(f".{k}".endswith(f".{end}") for k in known) == 1), key)
 
 
 def _word(value: Any) -> str:
     """A value as part of a name. What a name cannot hold is replaced, and a digest keeps such values apart.
 
-    A number has one form, however it was written: a server may hand out 5.0 as 5, and YAML reads 1e-4 as a text.
+    A number has one form: a server may hand out 5.0 as 5.
     """
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", value):
-        value = yaml.safe_load(value) if value.lstrip("+-").isdigit() else float(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
     text = value if isinstance(value, str) else json.dumps(value)
@@ -149,39 +160,32 @@ def _digest(text: str) -> str:
 
 def read_chain(path: Path, above: tuple[Path, ...] = ()) -> Chain:
     """(file, its own keys) from the root of the `extends` chain down to `path`, that of `above`. Raises UserError."""
-    resolved = path.resolve()
+    resolved = Path(os.path.realpath(path))  # unlike Path.resolve, also of links that go round in a circle
     if resolved in above:
         raise UserError(f"{path}: `extends` goes round in a circle: {' -> '.join(p.name for p in (*above, resolved))}.")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path.read_bytes(), path, mark_text)
     except FileNotFoundError:
         below = f", which {above[-1]} extends" if above else ""
         raise UserError(f"There is no config file {path}{below}. The study's are under configs/.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"The config file {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold keys and values, such as `seed: 1077`; it holds a {type(tree).__name__}.")
     parent = tree.pop("extends", None)
     if parent is None:
         return [(str(path), tree)]
-    if not isinstance(parent, str):
+    if not isinstance(parent, str) or not parent:
         raise UserError(f"{path}: `extends` must be the path of one file, relative to this one; it is {parent!r}.")
-    return [*read_chain(path.parent / parent, (*above, resolved)), (str(path), tree)]
+    return [*read_chain(path.parent / home(parent), (*above, resolved)), (str(path), tree)]
 
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, raw = text.removeprefix("--").partition("=")
     if not text.startswith("--") or not equals or not all(key.split(".")):
-        raise UserError(f"{text!r} is not an override. Write --key.sub=value, such as --train.total_steps=500.")
-    if raw == "None":  # a sweep agent writes Python's null
-        return _nested(key, None)
-    try:
-        return _nested(key, yaml.safe_load(raw))
-    except yaml.YAMLError:
-        return _nested(key, raw)
+        raise UserError(f"{cut(text)!r} is not an override. Write --key.sub=value, such as --train.total_steps=500.")
+    return _nested(key, from_word(key, raw, cut(text)))
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -190,30 +194,37 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return {**value}
 
 
+def _filled(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A file's keys without the sections that are empty, as where every key below is a comment."""
+    return {
+        str(key): _filled(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if not (value is None and is_section(key_types().get(f"{prefix}{key}")))
+    }
+
+
 def _merge(into: dict[str, Any], tree: dict[str, Any], source: str, origins: dict[str, str], prefix: str = "") -> None:
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
         origins[dotted] = source
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
+        if isinstance(value, dict):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
             _merge(into[key], value, source, origins, f"{dotted}.")
-        elif isinstance(value, dict):
-            into[key] = {}
-            _merge(into[key], value, source, origins, f"{dotted}.")
+        elif is_section(key_types().get(dotted)):
+            keys = ", ".join(_keys_beside(f"{dotted}."))
+            raise UserError(f"{dotted} = {cut(repr(value))} in {source}: {dotted} is a section. Its keys are {keys}.")
         else:
             into[key] = value
 
 
-def _known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    keys = []
-    for name, field in section.model_fields.items():
-        keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _known_keys(field.annotation, f"{prefix}{name}.")
-    return keys
+def _keys_beside(key: str) -> list[str]:
+    """The keys of the section that a dotted key is in, if only by its name."""
+    return [k for k in key_types() if k.rpartition(".")[0] == key.rpartition(".")[0]]
 
 
 def _explain(error: ValidationError, origins: dict[str, str], path: Path) -> str:
-    known = {*_known_keys(), *origins}
+    known = {*key_types(), *origins}
     by_key: dict[str, list[Any]] = {}
     for item in error.errors(include_url=False):
         # A union (bool | "bf16" | "fp16") reports each of its members, under key.member.
@@ -228,9 +239,11 @@ def _explain(error: ValidationError, origins: dict[str, str], path: Path) -> str
 def _explain_one(key: str, items: list[Any], source: str) -> str:
     item = items[0]
     if item["type"] == "extra_forbidden":
-        leaf = [k for k in _known_keys() if k.split(".")[-1] == key.split(".")[-1]]
-        hint = f" Did you mean {leaf[0]}?" if leaf else did_you_mean(key, _known_keys(), cutoff=0.5)
-        siblings = [k for k in _known_keys() if k.rpartition(".")[0] == key.rpartition(".")[0]]
+        if key in key_types():
+            return f"unknown key {key} in {source}. In a file, each part is a key below the one before it"
+        leaf = [k for k in key_types() if k.split(".")[-1] == key.split(".")[-1]]
+        hint = f" Did you mean {leaf[0]}?" if leaf else did_you_mean(key, key_types(), cutoff=0.5)
+        siblings = _keys_beside(key)
         allowed = f" Allowed there: {', '.join(siblings)}." if siblings and not leaf else ""
         return f"unknown key {key} in {source}.{hint}{allowed}".rstrip(".")
     if item["type"] == "missing":
@@ -240,4 +253,53 @@ def _explain_one(key: str, items: list[Any], source: str) -> str:
     messages = " or ".join(i["msg"].removeprefix("Input ") for i in items)
     choices = [name for i in items if i["type"] == "literal_error" for name in re.findall("'([^']*)'", str(i["ctx"]))]
     hint = did_you_mean(str(item["input"]), choices)
-    return f"{key} = {item['input']!r} in {source} {messages}" + (f".{hint}" if hint else "")
+    messages = messages.replace("a valid tuple", "a list, such as [a, b]")
+    return f"{key} = {cut(repr(item['input']))} in {source} {messages}" + (f".{hint}" if hint else "")
+
+
+# --- what a config cannot be, by the maths and by where runs are kept ---
+
+
+def _check_schedule(cfg: Config, origins: dict[str, str]) -> None:
+    """Raises UserError where the chain is too short for its schedule. All are made for 1000 steps."""
+    name, T = cfg.diffusion.beta_schedule, cfg.diffusion.T
+    if T < 1000 and (least := _shortest_chain(name, T)) > T:
+        source = origins.get("diffusion.T", origins.get("diffusion.beta_schedule"))
+        raise UserError(
+            f"diffusion.beta_schedule = {name} needs diffusion.T >= {least}, and diffusion.T = {T} (in {source}): the "
+            "betas of a shorter chain would have to reach 1 and more."
+        )
+
+
+@cache
+def _shortest_chain(name: str, T: int) -> int:
+    from ddpm.schedule import shortest_chain  # needs torch
+
+    return shortest_chain(name, T)
+
+
+ARTIFACT_LETTERS, TAG_LETTERS, PROJECT_LETTERS, NOT_IN_PROJECT = 128, 64, 128, r"/\#?%:"  # in its client
+_AROUND_ID = "-abcdef-samples"  # a run's id on W&B has an end of its own, and its artifacts their kind
+
+
+def _check_names(cfg: Config, origins: dict[str, str]) -> None:
+    """Raises UserError for names that W&B's client refuses, which it would do after the training has begun."""
+    key, value = ("experiment", cfg.experiment) if cfg.id is None else ("id", cfg.id)
+    beyond = len(cfg.run_id) + len(_AROUND_ID) - ARTIFACT_LETTERS
+    if beyond > 0:
+        raise UserError(
+            f"{key} = {cut(value)!r} (in {origins.get(key)}) has {len(value)} characters and may have "
+            f"{len(value) - beyond}: it is in the names of W&B's artifacts, which have {ARTIFACT_LETTERS} at most."
+        )
+    for tag in cfg.logging.wandb.tags:
+        if not 0 < len(tag) <= TAG_LETTERS:
+            raise UserError(
+                f"logging.wandb.tags has {cut(tag)!r} (in {origins.get('logging.wandb.tags')}), of {len(tag)} "
+                f"characters. W&B takes tags of 1 to {TAG_LETTERS}."
+            )
+    project = cfg.logging.wandb.project
+    if not 0 < len(project) <= PROJECT_LETTERS or set(project) & set(NOT_IN_PROJECT):
+        raise UserError(
+            f"logging.wandb.project = {cut(project)!r} (in {origins.get('logging.wandb.project')}) is no name that W&B "
+            f"takes: 1 to {PROJECT_LETTERS} characters, none of {NOT_IN_PROJECT}"
+        )

@@ -1,13 +1,45 @@
 """The sections of a run's configuration and their keys, each with its type, its default and what it may be."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from ddpm.errors import did_you_mean
+from ddpm.errors import UserError, did_you_mean
+from ddpm.paths import home
 
-Positive = Annotated[int, Field(ge=1)]
+
+def _at_home(value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        str(value).encode()
+        return home(value)
+    except UnicodeEncodeError:
+        raise ValueError(f"{value!r} is not UTF-8, as the names in a run's record have to be") from None
+    except UserError as error:
+        raise ValueError(str(error).rstrip(".")) from None
+
+
+def _as_typed(value: Any) -> Any:
+    _at_home(value)
+    return value
+
+
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+RandomSeed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what torch's generators take
+Seconds = Annotated[float, Field(ge=1, le=1e6)]
+Place = Annotated[Path, BeforeValidator(_at_home)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SamplerName = Literal["ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior"]
 FEATURES = ("embedded", "inception", "inception_legacy_pytorch", "inception_legacy_tensorflow")
@@ -18,23 +50,22 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, values: Any) -> Any:
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """pydantic would take `true` for 1 wherever a number is expected."""
-        if isinstance(values, dict):
-            for key, value in values.items():
-                field = cls.model_fields.get(key)
-                if isinstance(value, bool) and field and bool not in (field.annotation, *get_args(field.annotation)):
-                    raise ValueError(f"{key} = {str(value).lower()}: that key does not take true or false")
-        return values
+        takes = cls.model_fields[str(info.field_name)].annotation
+        members = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(member, bool) for member in members) and bool not in (takes, *get_args(takes)):
+            raise ValueError(f"{info.field_name} = {json.dumps(value)}: that key does not take true or false")
+        return value
 
 
 class Data(Section):
-    """Which images. `root` is the folder or .zip of `cifar10` and `folder`."""
+    """Which images. `root` is the folder or .zip of `cifar10` and `folder`, as it was typed: it counts in run ids."""
 
     dataset: Literal["embedded", "cifar10", "folder"] = "cifar10"
-    root: Path | None = None
+    root: Annotated[Path, BeforeValidator(_as_typed)] | None = None
     split: Literal["train", "test"] = "train"
     subset: Positive | None = None
     batch_size: Positive = 4
@@ -73,7 +104,7 @@ class Diffusion(Section):
     """The forward process: T steps of a beta schedule; and what the network predicts of it."""
 
     beta_schedule: Literal["linear", "cosine", "cosine_match_linear", "sigmoid", "scaled_linear"] = "linear"
-    T: Annotated[int, Field(ge=25)] = 1000  # shorter chains would need betas of 1 and more
+    T: Annotated[int, Field(ge=25, le=1_000_000)] = 1000  # shorter chains would need betas of 1 and more
     zero_terminal_snr: bool = False
     prediction: Literal["eps", "x0", "v"] = "eps"
 
@@ -205,7 +236,7 @@ class Grid(Sampling):
     sampler: SamplerName = "ddim"
     nfe: Positive = 20
     n_samples: Positive = 36
-    sample_seed: int = 0
+    sample_seed: RandomSeed = 0
 
 
 class FidMilestone(Sampling):
@@ -255,7 +286,7 @@ class Eval(Section):
     reference_n: Positive | None = None
     reference_stats: Literal["cifar10-train", "cifar10-test"] | None = None
     weights: Literal["ema", "live"] = "ema"
-    sample_seed: int = 0
+    sample_seed: RandomSeed = 0
     batch_size: Positive | None = None  # null: 25 on a CPU, 250 on a GPU
     x0_limit: Literal["clip", "dynamic", "none"] = "clip"
     # Samplers that may score although they miss a known answer (see ddpm/evaluation/known_answer.py).
@@ -290,8 +321,8 @@ class Wandb(Section):
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "min_snr"
     alerts: bool = True  # a message from the server when the run ends or diverges
-    init_timeout_s: Annotated[float, Field(ge=1)] = 20.0
-    finish_timeout_s: Annotated[float, Field(ge=1)] = 60.0
+    init_timeout_s: Seconds = 20.0
+    finish_timeout_s: Seconds = 60.0
     entity: str | None = None
     run_name: str | None = None
     tags: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ddpm import embedded
 from ddpm.cache import cached
 from ddpm.errors import UserError
+from ddpm.paths import home
 
 EMBEDDED_COUNT = 5000
 _DECODER = 1  # another number where images are decoded in another way: what is cached is then made anew
@@ -90,7 +91,7 @@ def load_images(
         return ImageSet(images, labels, embedded.CLASSES, f"embedded-{split}")
     if root is None:
         raise UserError(f"data.dataset = {dataset} needs data.root: the folder (or .zip) that holds the images.")
-    root = root.expanduser()
+    root = home(root)
     return (
         _cifar10(root, split, subset) if dataset == "cifar10" else _folder(root, split, subset, size, skip_bad, workers)
     )

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ddpm.cache import cache_dir
+from ddpm.errors import UserError
 
 GIB = 2**30
 ROOM = 1 * GIB  # what a run with its checkpoints and W&B files takes
@@ -74,7 +75,7 @@ def _all_guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[F
 
 def _fault(what: str, error: Exception, needed: bool) -> Finding:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    advice = "Install the project anew: make clean setup"
+    advice = "" if isinstance(error, UserError) else "Install the project anew: make clean setup"
     if isinstance(error, OSError) and error.filename and not isinstance(error, FileNotFoundError):
         advice = f"Make {error.filename} readable"
     return Finding(what, False, lines[0], advice, needed)

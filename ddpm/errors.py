@@ -1,4 +1,4 @@
-"""The one error that is meant for people, and the hint that it may end in."""
+"""The one error that is meant for people, and what its words are made of."""
 
 import difflib
 from collections.abc import Iterable
@@ -18,6 +18,11 @@ class Held(UserError):  # noqa: N818 - it is none
     """The run is another process's at the moment: nothing is wrong, and a sweep leaves it to that one."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+def cut(text: str, most: int = 60) -> str:
+    """The text, or its beginning and `...` if it is longer than `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -74,9 +74,13 @@ def _chain(timesteps: Tensor, alpha_bar: Tensor) -> Schedule:
 
 def from_betas(betas: Tensor) -> Schedule:
     """The schedule of a full chain from its (T,) betas. Raises ValueError where one is not within (0, 1)."""
-    if not bool(((betas > 0) & (betas < 1)).all()):
+    if not _within_unit(betas):
         raise ValueError(f"betas must lie within (0, 1); they reach {betas.max():.3g} in a chain of {len(betas)} steps")
     return _chain(torch.arange(len(betas)), torch.cumprod(1 - betas.double(), 0))
+
+
+def _within_unit(betas: Tensor) -> bool:
+    return bool(((betas > 0) & (betas < 1)).all())
 
 
 def with_zero_terminal_snr(schedule: Schedule) -> Schedule:
@@ -133,6 +137,13 @@ def make_schedule(name: str, T: int = 1000, *, zero_terminal_snr: bool = False) 
     """The full chain of T steps by the name of its betas: one of `SCHEDULES`."""
     schedule = from_betas(SCHEDULES[name](T))
     return with_zero_terminal_snr(schedule) if zero_terminal_snr else schedule
+
+
+def shortest_chain(name: str, T: int) -> int:
+    """The smallest number of steps, from T up, for which the betas called `name` all lie within (0, 1)."""
+    while not _within_unit(SCHEDULES[name](T)):
+        T += 1
+    return T
 
 
 SPACINGS = ("linspace", "leading", "trailing")

@@ -5,11 +5,11 @@ import hashlib
 import importlib
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.metrics import STEP, axis_label
+from ddpm.paths import home
 from ddpm.tracking import client
 from reports.experiments import Study, load
 
@@ -32,7 +32,7 @@ def browse(experiment: str, source: str) -> str:
     study = load(experiment)
     if source.startswith("wandb:"):
         return f"{study.name}: {save_workspace(study, source.removeprefix('wandb:'))}"
-    root = Path(source).expanduser()
+    root = home(source)
     if not any(root.glob("**/run-*.wandb")):
         raise UserError(
             f"{source} holds no W&B run files (run-*.wandb). Give the folder that does, e.g. `wandb`, or "

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
+from ddpm.arguments import path
 from ddpm.errors import UserError
 from reports.figures.style import Drawn, new_figure, palette, save, theme, thousands
 from reports.intervals import student
@@ -126,11 +127,11 @@ def draw(tables: Sequence[pd.DataFrame], names: tuple[str, str]) -> Drawn:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--baseline", type=Path, nargs="+", required=True, metavar="FILE", help="one file for each seed"
+        "--baseline", type=path, nargs="+", required=True, metavar="FILE", help="one file for each seed"
     )
-    parser.add_argument("--variant", type=Path, nargs="+", required=True, metavar="FILE", help="in the same order")
+    parser.add_argument("--variant", type=path, nargs="+", required=True, metavar="FILE", help="in the same order")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="STEM", help="writes STEM.csv, STEM.png and STEM.svg"
+        "--out", type=path, required=True, metavar="STEM", help="writes STEM.csv, STEM.png and STEM.svg"
     )
     args = parser.parse_args()
     try:

@@ -22,6 +22,7 @@ from ddpm.cache import cache_dir
 from ddpm.data import to_model
 from ddpm.errors import UserError
 from ddpm.evaluation import embedded_features
+from ddpm.paths import home
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 LEGACY_FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -83,7 +84,7 @@ def make_features(name: str, device: torch.device) -> Features:
         return _embedded(device)
     if name in MODES:
         return _inception(MODES[name], device)
-    return _torchscript(Path(name).expanduser(), device)
+    return _torchscript(home(name), device)
 
 
 def _embedded(device: torch.device) -> Features:

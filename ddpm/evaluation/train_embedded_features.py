@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
 
+from ddpm.arguments import path
 from ddpm.data import Batches, load_images, to_model
 from ddpm.evaluation.embedded_features import DIM, WEIGHTS, EmbeddedFeatures
 
@@ -84,9 +85,9 @@ def _accuracy(net: nn.Module, head: nn.Module, images: Tensor, labels: Tensor) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded feature net and write its weights.")
-    parser.add_argument("source", type=Path, help="class folders under train/ and test/, or a .zip of them")
+    parser.add_argument("source", type=path, help="class folders under train/ and test/, or a .zip of them")
     parser.add_argument("--epochs", type=int, default=3, help="the shipped weights took 3")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name(WEIGHTS))
+    parser.add_argument("--out", type=path, default=Path(__file__).with_name(WEIGHTS))
     args = parser.parse_args()
     net = train(args.source, args.epochs)
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}

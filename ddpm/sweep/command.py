@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ddpm.errors import UserError
+from ddpm.paths import home
 from ddpm.sweep.space import Sweep
 
 DEFAULT = ["${env}", "${interpreter}", "${program}", "${args}"]
@@ -61,7 +62,7 @@ def parse_train(sweep: Sweep, command: list[str]) -> tuple[Path, list[str]]:
             f"{sweep.path}: its command is not `ddpm train CONFIG ...`: {' '.join(command)}. Write `program: ddpm` and "
             "`command: [${env}, ${program}, train, configs/..., ${args}]`."
         )
-    return Path(rest[2]), rest[3:]
+    return home(rest[2]), rest[3:]
 
 
 def search_path() -> str:

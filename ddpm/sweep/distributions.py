@@ -128,9 +128,7 @@ def _check_values(name: str, spec: Spec) -> None:
     numbers = {key: spec[key] for key in ("min", "max", "q", "mu", "sigma") if key in spec}
     wrong = {k: v for k, v in numbers.items() if isinstance(v, bool) or not isinstance(v, int | float)}
     if wrong:
-        raise UserError(
-            f"The parameter {name} needs numbers, and has {wrong} (YAML reads 1e-4 as a text: write 1.0e-4)."
-        )
+        raise UserError(f"The parameter {name} needs numbers, and has {wrong}.")
     if "min" in numbers and not numbers["min"] < numbers["max"]:
         raise UserError(f"The parameter {name} needs min < max; it has min {spec['min']} and max {spec['max']}.")
     if spec["distribution"].endswith("_values") and numbers["min"] <= 0:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ddpm.errors import UserError, did_you_mean
 from ddpm.sweep.distributions import Spec, complete, quantile
+from ddpm.yaml12 import read_yaml, write_yaml
 
 KEYS = (
     *("method", "parameters", "command", "program", "name", "description", "project", "entity", "run_cap", "metric"),
@@ -43,16 +42,12 @@ class Sweep:
 def read_sweep(path: Path) -> Sweep:
     """The sweep of a YAML file. Raises UserError where it is missing, malformed, or not to be run without a server."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_bytes()
+    except OSError as error:
         raise UserError(
             f"The sweep file {path} cannot be read: {error}. Those of this project are in sweeps/."
         ) from None
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    sweep = parse_sweep(tree, path)
+    sweep = parse_sweep(read_yaml(text, path), path)
     if sweep.method not in ("grid", "random"):
         raise UserError(
             f"{path}: method {sweep.method} chooses each point by what the earlier ones scored, which W&B's server "
@@ -139,7 +134,7 @@ def _grid_values(place: Place, spec: Spec) -> list[Any]:
         case "constant":
             return [spec["value"]]
         case "categorical":
-            return list({yaml.safe_dump(value): value for value in spec["values"]}.values())
+            return list({write_yaml(value): value for value in spec["values"]}.values())
         case "int_uniform":
             return list(range(spec["min"], spec["max"] + 1))
         case "q_uniform":

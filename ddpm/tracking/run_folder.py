@@ -61,8 +61,11 @@ class RunFolder:
 
     def check(self) -> None:
         """Raises UserError where the folder is something else, or holds the same run under another config."""
-        if not self.path.exists():
-            return
+        try:
+            if not self.path.exists():
+                return
+        except OSError as error:  # a folder above it may not be entered, or the path is too long
+            raise UserError(f"The run folder {self.path} cannot be made: {error.strerror}.") from None
         try:
             stored = read_record(self.path / "run.json")["config"]
         except (OSError, ValueError) as error:

@@ -5,10 +5,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ddpm.errors import UserError, did_you_mean
+from ddpm.paths import home
+from ddpm.yaml12 import read_yaml
 
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]
@@ -153,7 +154,7 @@ def load(name: str) -> Study:
     Raises UserError: an unknown name, with those there are; a file that does not read as a study.
     """
     if name.endswith((".yaml", ".yml")):
-        return _parse(Path(name).name, _text(Path(name)))
+        return _parse(Path(name).name, _content(home(name)))
     known = names()
     if name not in known:
         hint = did_you_mean(name, known)
@@ -161,21 +162,22 @@ def load(name: str) -> Study:
         raise UserError(
             f"There is no experiment `{name}`.{hint} Those with a report: {', '.join(known)}. Or give a YAML file."
         )
-    return _parse(f"{name}.yaml", (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
+    return _parse(f"{name}.yaml", (resources.files(__name__) / f"{name}.yaml").read_bytes())
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_bytes()
+    except OSError as error:
         raise UserError(f"The experiment {path} cannot be read: {error}.") from None
 
 
-def _parse(name: str, text: str) -> Study:
+def _parse(name: str, content: bytes) -> Study:
+    tree = read_yaml(content, name)
+    if isinstance(tree, dict):  # an empty section changes nothing
+        tree = {key: value for key, value in tree.items() if value is not None}
     try:
-        return Study.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from None
+        return Study.model_validate(tree)
     except ValidationError as error:
         found = [
             f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ")

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from ddpm.errors import UserError
 from reports.columns import as_number
+from ddpm.yaml12 import read_value
 from reports.experiments import Study
 from reports.runs import Run, canonical, flat_config
 
@@ -21,6 +20,7 @@ BOOKKEEPING = (
     *("id", "session", "environment.*", "checkpoint.*", "data.num_workers", "cache_dir"),
     *("logging.*", "metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
 )
+Condition = tuple[str, str, Any]  # a key, what was typed for its value, and the value that this is
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -146,30 +146,25 @@ def filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
     return [run for run in runs if not _contradicted(run, conditions)]
 
 
-def _conditions(where: Sequence[str]) -> list[tuple[str, Any]]:
+def _conditions(where: Sequence[str]) -> list[Condition]:
     conditions = []
     for text in where:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UserError(f"`{text}` is no filter. Write key=value, e.g. `diffusion.beta_schedule=linear`.")
-        try:
-            conditions.append((key.strip(), yaml.safe_load(value)))
-        except yaml.YAMLError:
-            raise UserError(
-                f"`{text}`: {value} is no YAML value. Write e.g. `seed=3` or `loss.weighting=minsnr`."
-            ) from None
+        conditions.append((key.strip(), value, read_value(value, f"The filter `{text}`")))
     return conditions
 
 
-def _contradicted(run: Run, conditions: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Those of `conditions` that the run's config does not meet."""
+def _contradicted(run: Run, conditions: Sequence[Condition]) -> list[tuple[str, Any]]:
+    """Key and value of those of `conditions` that the run's config does not meet."""
     config = flat_config(run)
-    return [(key, value) for key, value in conditions if not _same(config.get(key), value)]
+    return [(key, value) for key, word, value in conditions if not _same(config.get(key), word, value)]
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Equal as text, or as numbers: 5 is 5.0."""
-    return as_number(one) == as_number(other) is not None or canonical(one) == canonical(other)
+def _same(found: Any, word: str, value: Any) -> bool:
+    """Whether a config has the value, or as text the very word that was typed; 5 is 5.0."""
+    return found == word or as_number(found) == as_number(value) is not None or canonical(found) == canonical(value)
 
 
 def _as_meant(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:

@@ -7,6 +7,7 @@ python -m reports.findings keep RUNS ...        bring the records in docs/findin
 import argparse
 from pathlib import Path
 
+from ddpm.arguments import path
 from ddpm.errors import UserError
 from reports.findings.records import keep
 from reports.findings.write import write_figures, write_text
@@ -19,18 +20,18 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m reports.findings", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--docs", type=Path, default=Path("docs"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--docs", type=path, default=Path("docs"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
-        "--original", type=Path, default=ORIGINAL, metavar="DIR", help="the study's logs; default: %(default)s"
+        "--original", type=path, default=ORIGINAL, metavar="DIR", help="the study's logs; default: %(default)s"
     )
     parser.add_argument("--no-figures", action="store_true", help="the text and the table alone")
     verbs = parser.add_subparsers(dest="verb", metavar="keep")
     keeping = verbs.add_parser(
         "keep", help="keep records of runs", description="Keep records of runs, without weights."
     )
-    keeping.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders of them")
+    keeping.add_argument("runs", type=path, nargs="+", metavar="RUNS", help="run folders, or folders of them")
     keeping.add_argument(
-        "--to", type=Path, metavar="DIR", help="default: DOCS/findings/runs; a sweep: DOCS/findings/sweep"
+        "--to", type=path, metavar="DIR", help="default: DOCS/findings/runs; a sweep: DOCS/findings/sweep"
     )
     args = parser.parse_args(words)
     try:

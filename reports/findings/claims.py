@@ -7,9 +7,9 @@ from importlib import resources
 from typing import Literal
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict
 
+from ddpm.yaml12 import read_yaml
 from reports.checks import bounds, describe_check, not_whole, unit
 from reports.experiments import Check
 from reports.experiments.choice import Arm, Selection
@@ -94,8 +94,8 @@ class Judged:
 
 def load_claims() -> list[Document]:
     """The claims of `claims.yaml`."""
-    text = (resources.files("reports.findings") / "claims.yaml").read_text(encoding="utf-8")
-    return [Document.model_validate(item) for item in yaml.safe_load(text)]
+    content = (resources.files("reports.findings") / "claims.yaml").read_bytes()
+    return [Document.model_validate(item) for item in read_yaml(content, "claims.yaml")]
 
 
 def judge(m: Material) -> list[Judged]:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import yaml
-
 from ddpm.errors import UserError
+from ddpm.yaml12 import read_yaml, write_yaml
 from reports.sources import folders
 
 FILES = ("run.json", "config.yaml", "loss.jsonl", "results.jsonl", "evaluations.jsonl")
@@ -110,7 +109,7 @@ def _without_paths(path: Path) -> bytes:
     """
     content = path.read_bytes()
     if path.suffix == ".yaml":
-        return _scrubbed(content, yaml.safe_load, lambda value: yaml.safe_dump(value, sort_keys=False))
+        return _scrubbed(content, lambda text: read_yaml(text, path), write_yaml)
     if path.suffix == ".json":
         return _scrubbed(content, json.loads, lambda value: json.dumps(value, indent=2) + "\n")
     lines = content.splitlines(keepends=True)
@@ -130,7 +129,7 @@ def _is_json(line: bytes) -> bool:
 def _scrubbed(content: bytes, parse: Callable[[bytes], Any], write: Callable[[Any], str]) -> bytes:
     try:
         value = parse(content)
-    except (ValueError, yaml.YAMLError):  # said by who reads it
+    except (ValueError, UserError):  # said by who reads it
         return content
     without = _scrub(value)
     return content if without == value else write(without).encode()

@@ -1,9 +1,9 @@
 """Where runs come from: `open_source` looks at what is there and picks the reader."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ddpm.errors import UserError
+from ddpm.paths import home
 from reports.runs import Run
 from reports.sources import api, folders, offline
 
@@ -22,7 +22,7 @@ def open_source(spec: str, experiments: Sequence[str] = (), *, cached: bool = Fa
     """
     if spec.startswith("wandb:"):
         return _ordered(api.read(spec.removeprefix("wandb:"), experiments, cached=cached))
-    root = Path(spec).expanduser()
+    root = home(spec)
     if not root.exists():
         raise UserError(f"{spec}: there is no such folder. Give a folder of runs, e.g. `runs` or `wandb`.")
     if not root.is_dir():
