@@ -84,7 +84,7 @@ class Limits:
 def _limit(variable: str, default: int) -> int:
     text = os.environ.get(variable) or str(default)
     if not re.fullmatch(r"[1-9][0-9_]{0,18}", text):
-        raise UserError(f"The environment variable {variable} = {text} must be a whole number, such as {default}.")
+        raise UserError(f"The environment variable {variable} = {text} must be a whole number above 0, such as {default}.")
     return int(text.replace("_", ""))
 
 
@@ -125,6 +125,8 @@ def open_files(root: Path, limits: Limits, skip_bad: bool) -> Iterator[Files]:
         yield _Folder(root, limits, skip_bad)
         return
     try:
+        if not root.is_file():
+            raise ValueError("it is a pipe or a device")
         archive = zipfile.ZipFile(root)
     except UNREADABLE as error:
         raise UserError(
