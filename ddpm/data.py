@@ -6,12 +6,12 @@ A set lives in memory as one uint8 tensor; batches leave it by index and reach t
 import hashlib
 import http.client
 import json
-import struct
+import posixpath
 import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,24 +21,20 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from torch import Tensor
 from tqdm import tqdm
 
 from ddpm import embedded
 from ddpm.cache import cached
-from ddpm.errors import UserError
+from ddpm.errors import UserError, printable
+from ddpm.image_files import FORMATS, UNREADABLE, Files, Limits, choose, open_files, some
 from ddpm.paths import home
 
 EMBEDDED_COUNT = 5000
-_DECODER = 1  # another number where images are decoded in another way: what is cached is then made anew
+# By ending, else 1. Another number if such images are decoded in another way: what is cached is then made anew.
+_DECODER = {".tif": 2, ".tiff": 2}
 CACHED_FROM = 2000  # images; fewer are decoded in less than a second
-IMAGE_SUFFIXES = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN)
-SPLITS = {"train", "test", "val", "valid", "validation"}
-# What Pillow's decoders and zipfile are known to raise on damaged, hostile or unsupported files.
-UNREADABLE = (
-    *(UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError),
-    *(zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, struct.error, IndexError, KeyError, TypeError),
-)
 
 
 @dataclass(frozen=True)
@@ -78,11 +74,13 @@ def load_images(
     size: int = 32,
     skip_bad: bool = False,
     workers: int = 2,
+    quiet: bool = False,
 ) -> ImageSet:
     """The image set `dataset`: `embedded`, `cifar10` or `folder` (class folders in a directory or a .zip).
 
-    subset: keep this many images, drawn without replacement by a fixed seed. Raises UserError on a missing path, no
-    images, an unreadable image (unless `skip_bad`), or a subset larger than the set.
+    subset: keep this many images, drawn without replacement by a fixed seed. Of a folder, one line says what was read
+    and left out, unless `quiet`. Raises UserError on a missing path, no images, an unreadable image (unless
+    `skip_bad`), or a subset larger than the set.
     """
     if dataset == "embedded":
         # Its images are drawn one after the other, so the first ones of a larger set are the smaller set.
@@ -92,9 +90,12 @@ def load_images(
     if root is None:
         raise UserError(f"data.dataset = {dataset} needs data.root: the folder (or .zip) that holds the images.")
     root = home(root)
-    return (
-        _cifar10(root, split, subset) if dataset == "cifar10" else _folder(root, split, subset, size, skip_bad, workers)
-    )
+    if dataset == "cifar10":
+        return _cifar10(root, split, subset)
+    images, said = _folder(root, split, subset, _Decoding(size, skip_bad, workers))
+    if not quiet:
+        print(said)
+    return images
 
 
 def _chosen(count: int, subset: int | None, where: str) -> list[int]:
@@ -124,129 +125,111 @@ def _cifar10(root: Path, split: str, subset: int | None) -> ImageSet:
 # --- class folders, in a directory or a .zip ---
 
 
-def _folder(root: Path, split: str, subset: int | None, size: int, skip_bad: bool, workers: int) -> ImageSet:
-    if not root.exists():
-        raise UserError(
-            f"data.root = {root} does not exist. Give a folder, or a .zip, that holds one folder per class."
-        )
-    if root.is_dir():
-        names = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()]
+@dataclass(frozen=True)
+class _Decoding:
+    """How images are decoded."""
 
-        def read(name: str) -> bytes:
-            return (root / name).read_bytes()
+    size: int
+    skip_bad: bool
+    workers: int
 
-        def mark(name: str) -> str:
-            try:
-                return hashlib.sha256(read(name)).hexdigest()
-            except OSError:
-                return "cannot be read"  # decoding it says so
 
-        return _decode_all(root, names, read, mark, split, subset, size, skip_bad, workers)
-    try:
-        with zipfile.ZipFile(root) as archive:
-            names = [i.filename for i in archive.infolist() if not i.is_dir()]
-            return _decode_all(
-                root,
-                names,
-                archive.read,
-                lambda n: (archive.getinfo(n).CRC, archive.getinfo(n).file_size),
-                split,
-                subset,
-                size,
-                skip_bad,
-                workers,
+def _folder(root: Path, split: str, subset: int | None, how: _Decoding) -> tuple[ImageSet, str]:
+    """The images of a folder or .zip, and one line that says what was read and what was left out."""
+    limits = Limits.from_environment()
+    with open_files(root, limits, how.skip_bad) as files:
+        choice = choose(files, split)
+        left_out = f"; left out {', '.join(choice.left_out)}" if choice.left_out else ""
+        if not choice.found:
+            raise UserError(
+                f"data.root = {printable(root)} holds no images for data.split = {split}{printable(left_out)}. "
+                "Expected class folders with files that Pillow reads (such as .png, .jpg, .webp), at the top or under "
+                "train/ and test/."
             )
-    except UNREADABLE as error:
-        raise UserError(f"data.root = {root} is neither a folder nor a .zip file that can be read: {error}.") from error
+        # No more is decoded than is asked for; with skip_bad a subset may so end up smaller, which is said.
+        found = [choice.found[i] for i in _chosen(len(choice.found), subset, printable(root))]
+        files.require_bounded([name for name, _ in found])
+        with _bounded(limits.pixels):
+            kinds, images, notes = _read(root, files, found, how)
+    classes = tuple(sorted(set(kinds)))
+    labels = torch.tensor([classes.index(kind) for kind in kinds])
+    of = f" of {len(choice.found):,}" if subset else ""
+    said = (
+        f"data: {len(kinds):,}{of} images, {choice.split}, {len(classes)} class{'es' * (len(classes) > 1)}, in {root}"
+    )
+    loaded = ImageSet(images, labels, classes, f"{root.resolve().name}-{split}")
+    return loaded, printable(said + notes + left_out)
 
 
-def _of_split(names: list[str], split: str) -> list[tuple[str, str]]:
-    """(name, class) of the images of a split, sorted.
-
-    The class is an image's own folder. Folders that hold everything are passed over; where what is then at the top are
-    splits alone (train, test, ...), the split is one of them, else every image belongs to every split.
-    """
-    parts = {n: Path(n).parts for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES}
-    hidden = {n for n, p in parts.items() if any(x.startswith(".") or x == "__MACOSX" for x in p)}
-    shown = sorted(parts.keys() - hidden)
-    if not shown:
-        return []
-    depth = 0
-    while all(len(parts[n]) > depth + 2 for n in shown) and len({parts[n][depth] for n in shown}) == 1:
-        if parts[shown[0]][depth] in SPLITS:
-            break
-        depth += 1
-    tops = {parts[n][depth] for n in shown}
-    if tops <= SPLITS and all(len(parts[n]) > depth + 2 for n in shown):
-        shown = [n for n in shown if parts[n][depth] == split]
-    return [(n, parts[n][-2] if len(parts[n]) > 1 else "images") for n in shown]
+@contextmanager
+def _bounded(pixels: int) -> Iterator[None]:
+    """Have Pillow refuse images of more pixels; by itself it warns, and refuses at twice as many."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
-def _decode_all(
-    root: Path,
-    names: list[str],
-    read: Callable[[str], bytes],
-    mark: Callable[[str], object],
-    split: str,
-    subset: int | None,
-    size: int,
-    skip_bad: bool,
-    workers: int,
-) -> ImageSet:
-    """The images of a split. `mark` tells, by name, an image's content from another one, quicker than decoding it."""
-    found = _of_split(names, split)
-    if not found:
-        raise UserError(
-            f"data.root = {root} holds no images for data.split = {split}. Expected class folders with files that "
-            "Pillow reads (such as .png, .jpg, .webp), at the top or under train/ and test/."
-        )
-    # No more is decoded than is asked for; with skip_bad a subset may so end up smaller, which is said.
-    found = [found[i] for i in _chosen(len(found), subset, str(root))]
+def _read(root: Path, files: Files, found: list[tuple[str, str]], how: _Decoding) -> tuple[list[str], Tensor, str]:
+    """The class of each image, the images, and what is to be said of them."""
 
-    def decode(name: str) -> Tensor | str:
+    def decode(name: str) -> tuple[Tensor, bool] | str:
         try:
-            return _decode(read(name), size)
+            return _decode(files.read(name), how.size)
         except UnidentifiedImageError:
             return f"{name} (not an image that Pillow reads)"
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels, and the environment variable DDPM_MAX_PIXELS sets it"
+            return f"{name} (too large: the limit is {limit})"
         except UNREADABLE as error:
             return f"{name} ({str(error) or type(error).__name__})"
 
-    def decode_found() -> list[tuple[str, Tensor]]:
-        with ThreadPoolExecutor(max(1, workers)) as pool:
+    notes = []
+
+    def decode_found() -> tuple[list[str], dict[str, Tensor]]:
+        with ThreadPoolExecutor(max(1, how.workers)) as pool:
             # disable=None: a bar on a terminal, silence elsewhere
             decoded = pool.map(decode, [n for n, _ in found])
             results = list(tqdm(decoded, total=len(found), desc="reading images", disable=None, leave=False))
-        bad = [r for r in results if isinstance(r, str)]
-        if bad and not (skip_bad and len(bad) < len(found)):
-            shown = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
+        bad = [printable(r) for r in results if isinstance(r, str)]
+        if bad and not (how.skip_bad and len(bad) < len(found)):
             raise UserError(
-                f"{len(bad)} of {len(found)} images in {root} cannot be read: {shown}. Mend or remove them, or leave "
-                "them out with --data.skip_bad=true."
+                f"{len(bad)} of {len(found)} images in {printable(root)} cannot be read: {some(bad)}. Mend or remove "
+                "them, or leave them out with --data.skip_bad=true."
             )
         if bad:
-            print(f"data: left out {len(bad)} of {len(found)} images that cannot be read, first {bad[0]}")
-        return [(kind, r) for (_, kind), r in zip(found, results, strict=True) if isinstance(r, Tensor)]
+            notes.append(f"; left out {len(bad)} of {len(found)} images that cannot be read, first {bad[0]}")
+        kept = [(kind, *r) for (_, kind), r in zip(found, results, strict=True) if not isinstance(r, str)]
+        several = torch.tensor(sum(more for *_, more in kept))
+        return [kind for kind, *_ in kept], {"images": torch.stack([r for _, r, _ in kept]), "several": several}
 
-    if skip_bad or len(found) < CACHED_FROM:
-        kept = decode_found()
-        kinds, images = [kind for kind, _ in kept], torch.stack([r for _, r in kept])
+    if how.skip_bad or len(found) < CACHED_FROM:
+        kinds, read = decode_found()
     else:
         kinds = [kind for _, kind in found]
-        content = json.dumps([_DECODER, size, PIL.__version__, [(n, mark(n)) for n, _ in found]])
+        decoder = max(_DECODER.get(posixpath.splitext(n)[1].lower(), 1) for n, _ in found)
+        content = json.dumps([decoder, how.size, PIL.__version__, [(n, files.mark(n)) for n, _ in found]])
         key = hashlib.sha256(content.encode()).hexdigest()
-        images = cached("images", key, lambda: {"images": torch.stack([r for _, r in decode_found()])})["images"]
-    classes = tuple(sorted(set(kinds)))
-    labels = torch.tensor([classes.index(kind) for kind in kinds])
-    return ImageSet(images, labels, classes, f"{root.resolve().name}-{split}")
+        read = cached("images", key, lambda: decode_found()[1])
+    several = int(read.get("several", 0))
+    if several:
+        notes.append(f"; {several:,} of them hold several frames, of which the first was read")
+    return kinds, read["images"], "".join(notes)
 
 
-def _decode(raw: bytes, size: int) -> Tensor:
-    """(3, size, size) uint8 RGB, as it is meant to be seen: turned by its EXIF tag, transparency on white, 16-bit grey
-    scaled to 8. Other sizes are cut to the middle square and resized (bicubic, antialiased). Raises ValueError on
-    pixels without a known range (modes I and F)."""
-    image = ImageOps.exif_transpose(Image.open(BytesIO(raw)))
+def _decode(raw: bytes, size: int) -> tuple[Tensor, bool]:
+    """(3, size, size) uint8 RGB, as it is meant to be seen, and whether the file has more images than this first one.
+
+    It is turned by its EXIF tag, transparency falls on white, and grey of 12 or 16 bits is scaled to 8. Other sizes are
+    cut to the middle square and resized (bicubic, antialiased). Raises ValueError on pixels without a known range
+    (modes I and F)."""
+    opened = Image.open(BytesIO(raw), formats=FORMATS)
+    image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+        image = _grey(image, opened)
     elif image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode} pixels have no known range")
     elif image.has_transparency_data:
@@ -258,7 +241,22 @@ def _decode(raw: bytes, size: int) -> Tensor:
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(size, size, 3).permute(2, 0, 1).contiguous()
+    return pixels.reshape(size, size, 3).permute(2, 0, 1).contiguous(), _has_more(opened)
+
+
+def _grey(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """8-bit grey of a 16-bit image. A TIFF file may use fewer bits of the 16, and may have white as 0."""
+    tags = opened.tag_v2 if isinstance(opened, TiffImageFile) else {}
+    white = 2 ** tags.get(BITSPERSAMPLE, (16,))[0] - 1
+    grey = np.asarray(image).astype(np.uint32) * 255 // white
+    return Image.fromarray((255 - grey if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 else grey).astype(np.uint8))
+
+
+def _has_more(opened: Image.Image) -> bool:
+    try:
+        return bool(getattr(opened, "is_animated", False))
+    except UNREADABLE:  # the file ends, or is damaged, behind its first image
+        return True
 
 
 # --- the order of training ---

@@ -1,6 +1,7 @@
-"""The one error that is meant for people, and what its words are made of."""
+"""The one error that is meant for people, and the words that messages need."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -29,3 +30,14 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """` Did you mean NAME?`, of the name in `known` that is most like `word`; empty where none is."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def printable(text: object) -> str:
+    """`text`, such as the name of a file, in one line that standard output can show.
+
+    Line ends, other control characters, bytes that are no text (surrogates, in Python) and letters that the terminal's
+    encoding does not have are escaped, as in `caf\\xe9.png`.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    return line.encode(encoding, "backslashreplace").decode(encoding)

@@ -146,7 +146,7 @@ def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Tr
     warns, unless quiet, where a sampler misses a known answer."""
     trained = load_trained(checkpoint, request.weights, request.device)
     check_plans(trained, request.plans, quiet)
-    return trained, *make_evaluator(trained, request)
+    return trained, *make_evaluator(trained, request, quiet)
 
 
 def check_plans(trained: Trained, plans: Sequence[SamplingPlan], quiet: bool) -> None:
@@ -161,11 +161,11 @@ def check_plans(trained: Trained, plans: Sequence[SamplingPlan], quiet: bool) ->
             print(f"warning: {plan.sampler} at nfe {plan.nfe} misses a known answer by {answer.error:+.0%}")
 
 
-def make_evaluator(trained: Trained, request: Request) -> tuple[Evaluator, ImageSet]:
+def make_evaluator(trained: Trained, request: Request, quiet: bool = False) -> tuple[Evaluator, ImageSet]:
     """What scores a checkpoint as its own config would, but for what the request says; and its real images."""
     cfg = trained.cfg
     use_folder(cfg.cache_dir)
-    images = _images(cfg, request.data)
+    images = _images(cfg, request.data, quiet)
     features = make_features(request.features or cfg.eval.features, trained.device)
     _, channels, height, width = images.images.shape
     evaluator = Evaluator(
@@ -183,11 +183,11 @@ def make_evaluator(trained: Trained, request: Request) -> tuple[Evaluator, Image
     return evaluator, images
 
 
-def _images(cfg: Config, root: Path | None) -> ImageSet:
+def _images(cfg: Config, root: Path | None, quiet: bool) -> ImageSet:
     """The images that a run was trained on, or those at `root`."""
     d = cfg.data
     dataset = "folder" if root and d.dataset == "embedded" else d.dataset
-    return load_images(dataset, root or d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad)
+    return load_images(dataset, root or d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, quiet=quiet)
 
 
 def samples_key_of(content: str, evaluator: Evaluator, plan: SamplingPlan, request: Request) -> str:

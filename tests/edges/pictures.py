@@ -1,0 +1,46 @@
+"""Folders and archives of small images for the tests here, and what is said of them."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ddpm.data import load_images
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+PNG = encoded(Image.new("RGB", (4, 4), (10, 20, 30)))
+
+
+def make(root: Path, names: Sequence[str], content: bytes = PNG) -> Path:
+    """Files of these names in the folder `root`; those that end in a slash are folders."""
+    for name in names:
+        path = root / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_bytes(content)
+    return root
+
+
+def pack(target: Path, names: Sequence[str], content: bytes = PNG) -> Path:
+    """A .zip of such files."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), b"" if name.endswith(("/", "\\")) else content)
+    return target
+
+
+def said(root: Path, capsys: pytest.CaptureFixture[str], **asked: object) -> str:
+    """The line on what was read, which has to be one line, from the count on."""
+    capsys.readouterr()
+    load_images("folder", root, **asked)  # type: ignore[arg-type]
+    (line,) = capsys.readouterr().out.splitlines()
+    return line.removeprefix("data: ").replace(f", in {root}", "")
