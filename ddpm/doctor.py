@@ -99,7 +99,12 @@ def _pair() -> Finding:
 def _device() -> Finding:
     import torch
 
+    from ddpm.gpu import unused_gpu
+
     cores = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
+    unused = unused_gpu()
+    if unused:
+        return Finding("device", False, f"{unused.says}; the CPU is used: {cores}", unused.advice)
     if not torch.cuda.is_available():
         return Finding("device", True, f"no GPU that torch can use; {cores}. The smoke configs are made for that")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
