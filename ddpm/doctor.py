@@ -112,10 +112,10 @@ def _device() -> Finding:
 
 
 def _login() -> Finding:
-    from ddpm.tracking.wandb_run import wandb_mode
+    from ddpm.tracking.open_run import possible_mode
 
-    mode, why = wandb_mode("auto")
-    advice = "" if mode == "online" else "Runs are kept offline, and `ddpm sync` uploads them later"
+    mode, why = possible_mode("auto")
+    advice = "" if mode == "online" else "Runs are kept on this disk, and `ddpm sync` uploads them later"
     return Finding("W&B login", mode == "online", f"{mode} ({why})", advice)
 
 

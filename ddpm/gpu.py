@@ -168,7 +168,7 @@ def _other() -> Unused | None:
     if kind is None:
         return None
     return Unused(
-        f"a GPU of the kind {kind.type} is here, but auto chooses CUDA alone", f"--device={kind.type} is untested"
+        f"a GPU of the kind {kind.type} is here, but `auto` chooses CUDA alone", "There is nothing to install"
     )
 
 
