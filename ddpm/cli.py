@@ -33,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"ddpm: error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0].replace("_", "-")
+        if package not in ("wandb", "wandb-workspaces"):
+            raise
+        print(f"ddpm: error: This needs {package}, which is not installed: pip install {package}", file=sys.stderr)
+        return UserError.exit_code
     except Interrupted as stop:
         print(f"ddpm: {stop}", file=sys.stderr)
         return stop.exit_code

@@ -101,7 +101,12 @@ def _pair() -> Finding:
 def _device() -> Finding:
     import torch
 
+    from ddpm.gpu import unused_gpu
+
     cores = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
+    unused = unused_gpu()
+    if unused:
+        return Finding("device", False, f"{unused.says}; the CPU is used: {cores}", unused.advice)
     if not torch.cuda.is_available():
         return Finding("device", True, f"no GPU that torch can use; {cores}. The smoke configs are made for that")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -110,15 +115,13 @@ def _device() -> Finding:
 
 def _login() -> Finding:
     from ddpm.errors import UserError
-    from ddpm.tracking.wandb_run import wandb_mode
+    from ddpm.tracking.open_run import possible_mode
 
     try:
-        mode, why = wandb_mode("auto")
+        mode, why = possible_mode("auto")
     except UserError as error:
         return Finding("W&B login", False, str(error), "No run starts until this is put right")
-    advice = "" if mode == "online" else "Runs are kept offline, and `ddpm sync` uploads them later"
-    if mode == "disabled":
-        advice = "Runs are kept in their run folders alone, and `ddpm sync` uploads them later"
+    advice = "" if mode == "online" else "Runs are kept on this disk, and `ddpm sync` uploads them later"
     return Finding("W&B login", mode == "online", f"{mode} ({why})", advice)
 
 

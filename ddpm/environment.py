@@ -3,34 +3,47 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ddpm.distributed import local_rank, world_size
+from ddpm.distributed import local_rank, rank, world_size
 from ddpm.errors import UserError
+from ddpm.gpu import Unused, try_device, unused_gpu
 
 _PACKAGES = ("torch", "torchvision", "wandb", "numpy")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is a CUDA device where there is one, else the CPU; several processes of a machine take one each.
+    """`auto` is a CUDA device that torch can compute on, else the CPU; several processes of a machine take one each. A
+    GPU that is there and not used is one line, once a process.
 
     Raises UserError on a device that is not there.
     """
     if world_size() > 1 and name != "cpu" and (name != "auto" or torch.cuda.is_available()):
         name = _own_cuda_device(name)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        unused = _said_unused() if rank() == 0 else None
+        return torch.device("cuda" if torch.cuda.is_available() and not unused else "cpu")
     try:
-        torch.empty(0, device=name)
+        try_device(name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device = {name} is not to be had here: {str(error).splitlines()[0]} Use auto or cpu."
-        ) from error
+        unused = unused_gpu() if name.startswith("cuda") else None
+        why = f"{unused.says}. {unused.advice}." if unused else str(error).splitlines()[0]
+        raise UserError(f"device = {name} is not to be had here: {why} Use auto or cpu.") from error
     return torch.device(name)
+
+
+@cache
+def _said_unused() -> Unused | None:
+    """A GPU that `auto` leaves for the CPU, after one line about it."""
+    unused = unused_gpu()
+    if unused:
+        print(f"warning: {unused.says}: running on the CPU. `ddpm doctor` says what to do")
+    return unused
 
 
 def _own_cuda_device(name: str) -> str:
@@ -66,7 +79,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """What the bits of a run depend on besides its config: versions, processor, threads, processes. Plain values."""
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
+        **{name: installed(name) for name in _PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpus": os.cpu_count(),
@@ -74,6 +87,14 @@ def environment(device: torch.device) -> dict[str, Any]:
         "world_size": world_size(),
         "backend": {"cuda": "nccl", "cpu": "gloo"}[device.type] if world_size() > 1 else None,
     }
+
+
+def installed(package: str) -> str | None:
+    """Its version; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:

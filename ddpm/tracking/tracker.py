@@ -13,6 +13,7 @@ from ddpm.environment import git_commit
 from ddpm.errors import UserError
 from ddpm.signals import Interrupted
 from ddpm.tracking import client, staged
+from ddpm.tracking.open_run import NoRun, open_run
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.wandb_run import FLUSH_S, WandbRun
 
@@ -51,7 +52,7 @@ class Tracker:
                 "config": self._cfg.nested(),
             }
             with folder.beginning(record, self._cfg.to_yaml()):
-                self._run = WandbRun(record, folder.path)
+                self._run = open_run(record, folder.path)
         folder.note_session({"wandb": self._run.path, "wandb_mode": self._run.mode, "wandb_files": self._run.files})
         print(f"W&B: {self._run.mode} ({self._run.why}), run {self._run.id}, {self._run.where}")
         self._run.log_artifact("config", folder.path / "config.yaml", ["latest"])
@@ -85,7 +86,7 @@ class Tracker:
         self.folder.continuing(session["from_step"], session, config)
         if id := self._agents_run():
             self.folder.record["wandb_id"] = id  # an agent's run is its own: it gets all rows
-        self._run = WandbRun(self.folder.record, self.folder.path)
+        self._run = open_run(self.folder.record, self.folder.path)
         # Again what W&B may not have: rows after those that its server knows, and of the last seconds before a kill.
         # Rows of one step are merged where they are read.
         rows = self.folder.rows
@@ -181,7 +182,7 @@ class Tracker:
             print(f"to upload what the server may lack: ddpm sync {self.folder.path}")
 
 
-def send_row(run: WandbRun, folder: RunFolder, step: int) -> None:
+def send_row(run: WandbRun | NoRun, folder: RunFolder, step: int) -> None:
     """The row of `step` that the folder holds, and its sample grid, to W&B."""
     grid = folder.grid_path(step)
     run.log(step, folder.rows[step], grid if grid.is_file() else None)
@@ -189,13 +190,13 @@ def send_row(run: WandbRun, folder: RunFolder, step: int) -> None:
         send_grid(run, folder, step)
 
 
-def send_grid(run: WandbRun, folder: RunFolder, step: int) -> None:
+def send_grid(run: WandbRun | NoRun, folder: RunFolder, step: int) -> None:
     """The sample grid of `step` that the folder holds, to W&B as an artifact."""
     newest = not any(folder.grid_path(later).is_file() for later in folder.rows if later > step)
     run.log_artifact("samples", folder.grid_path(step), [f"step-{step}", *(["latest"] if newest else [])])
 
 
-def send_checkpoint(run: WandbRun, folder: RunFolder, step: int, last: int) -> None:
+def send_checkpoint(run: WandbRun | NoRun, folder: RunFolder, step: int, last: int) -> None:
     """The milestone checkpoint of `step` that the folder holds to W&B, where the newest sent is that of `last`."""
     fids = {at: fid for at, fid in folder.fids().items() if at <= last}
     aliases = [f"step-{step}"]

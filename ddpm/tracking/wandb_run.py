@@ -49,15 +49,14 @@ def wandb_mode(wanted: str) -> tuple[str, str]:
 class WandbRun:
     """The W&B run of a run folder's record (`run.json`), started or taken up under its id.
 
-    folder: where the run is kept. mode: `online`, `offline` or `disabled`; null is what the record's config and the
-    environment say. Offline is also what an online run becomes whose server does not answer in time. Raises UserError
-    where W&B refuses to start.
+    folder: where the run is kept. mode: `online` or `offline`, and why. An online run becomes offline if its server does
+    not answer in time. Raises UserError if W&B refuses to start.
     """
 
-    def __init__(self, record: dict[str, Any], folder: Path, mode: str | None = None):
+    def __init__(self, record: dict[str, Any], folder: Path, mode: str, why: str = "asked for"):
         self._record, self._folder = record, folder
         self._options = record["config"]["logging"]["wandb"]
-        self.mode, self.why = wandb_mode(self._options["mode"]) if mode is None else (mode, "asked for")
+        self.mode, self.why = mode, why
         self._run = self._start()
         self.id: str = self._run.id
         self.unsent: list[str] = []

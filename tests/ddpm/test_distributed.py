@@ -394,7 +394,7 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("ddpm.environment.local_rank", lambda: 1)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
-    monkeypatch.setattr("torch.empty", lambda *size, device: None)
+    monkeypatch.setattr("ddpm.environment.try_device", lambda name: None)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert {choose_device(name) for name in ("auto", "cuda")} == {torch.device("cuda:1")}
     assert choose_device("cpu") == torch.device("cpu")
