@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm.evenly import evenly_spaced
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -159,8 +161,7 @@ def spaced_timesteps(T: int, steps: int, spacing: str = "linspace") -> Tensor:
     if not 1 <= steps <= T:
         raise ValueError(f"a sampler takes 1 ... T = {T} steps, got {steps}")
     if spacing == "linspace":
-        even = torch.linspace(0, T - 1, steps, dtype=torch.float64).round().long()
-        return even if steps > 1 else torch.tensor([T - 1])
+        return evenly_spaced(T, steps) if steps > 1 else torch.tensor([T - 1])
     if spacing == "leading":
         return torch.arange(steps) * (T // steps)
     if spacing == "trailing":

@@ -101,6 +101,7 @@ def make_workspace(study: Study, entity: str, project: str, runs: Sequence[tuple
             pinned_columns=["summary:val/fid.min", "summary:final/fid", "config:loss.weighting", "config:seed"],
         ),
     )
+    # Hexadecimal: the client does not find a view again if its name makes another `nw-` or `-v`, as one ending in `nw`.
     slug = hashlib.sha256(f"{entity}/{project}/{study.name}".encode()).hexdigest()[:11]
     workspace._internal_name = f"nw-{slug}-v"
     with contextlib.suppress(ValueError):  # there is none yet

@@ -21,6 +21,7 @@ from reports.statistics import (
     sample_contrast,
     shared_seeds,
 )
+from reports.tidy import settled
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def metric_curve(arm: Arm, metric: str) -> pd.Series:
     values = curve(arm, top)
     if values.empty and (ends := at_end(arm, top)):  # logged once, at the end (run_time_s)
         values = pd.Series([float(np.mean(ends))], index=[arm.last_step])
-    return values / curve(arm, bottom).reindex(values.index) if bottom else values
+    return settled(values / curve(arm, bottom).reindex(values.index)) if bottom else values
 
 
 def windowed(span: Span | None, values: pd.Series, arm: Arm) -> pd.Series:

@@ -41,6 +41,7 @@ def bootstrap_mean(values: Array, level: float = LEVEL) -> tuple[Array, Array]:
         means = np.take_along_axis(means, order, axis=1)
         below = np.cumsum(chances[order], axis=1)
         for out, tail in ((low, (1 - level) / 2), (high, (1 + level) / 2)):
+            # Of 1,000 resamples 25 add up to 0.025 in truth, and to that but for 1e-13 in floats.
             place = (below < tail - 1e-12).sum(axis=1).clip(max=means.shape[1] - 1)
             out[start : start + _CHUNK] = means[np.arange(len(means)), place]
     return low, high

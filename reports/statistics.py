@@ -17,6 +17,7 @@ from reports.experiments import Windows
 from reports.experiments.choice import Arm, Selection, differing_keys, matches
 from reports.intervals import bootstrap_mean, student, welch
 from reports.runs import Run, canonical, flatten
+from reports.tidy import settled
 
 COLUMNS = ["experiment", "metric", "statistic", "value"]
 TRAINED, COMMON = "curvature/hutch_trace_mean", "curvature/ref_trace_mean"
@@ -45,6 +46,8 @@ def curve(arm: Arm, metric: str) -> pd.Series:
     """Mean over seeds of `metric` by step, shape (n,), empty where it was never logged. Shared: not to be changed."""
     table = seed_table(arm, metric)
     values = table.mean(axis=1) if len(table.columns) else pd.Series(dtype=float)
+    if len(table.columns) > 1:
+        values = settled(values)
     values.index.name = "step"
     return values.rename(metric)
 

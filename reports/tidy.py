@@ -48,3 +48,13 @@ def _logged(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _categories(names: list[str]) -> pd.Categorical:
     return pd.Categorical(pd.array(names, dtype="str"), categories=pd.array(sorted(set(names)), dtype="str"))
+
+
+def settled(values: pd.Series) -> pd.Series:
+    """The values at 13 significant digits. What a sum or a quotient has beyond them is rounding, which would decide
+    where a curve is lowest, whether it rises and which of two is lower, and differ from processor to processor."""
+    numbers = values.to_numpy(dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        unit = 10.0 ** (12 - np.floor(np.log10(np.abs(numbers))))
+        kept = np.where((unit > 0) & np.isfinite(unit), np.round(numbers * unit) / unit, numbers)
+    return pd.Series(kept, index=values.index)

@@ -305,17 +305,24 @@ def test_api_reads_back(server: StandIn, tmp_path: Path) -> None:
 
 
 def test_saved_workspace_and_report(server: StandIn) -> None:
-    """A view saved by `wandb-workspaces` is read back by its address. Catches: a view saved under no name."""
+    """A view saved by `wandb-workspaces` is read back by its address. Catches: a view saved under no name.
+
+    Its name is given. The client draws one else, and finds it again only if it has no `nw-` or `-v` of its own: it
+    takes every one out of `nw-NAME-v` to make the address.
+    """
     workspaces = pytest.importorskip("wandb_workspaces.workspaces")
     reports = pytest.importorskip("wandb_workspaces.reports.v2")
     panel = reports.LinePlot(x="step", y=["train/loss"])
     section = workspaces.Section(name="loss", panels=[panel], is_open=True)
-    workspace = workspaces.Workspace(entity="study", project="p", name="Study", sections=[section]).save()
+    workspace = workspaces.Workspace(entity="study", project="p", name="Study", sections=[section])
+    workspace._internal_name = "nw-study-v"
+    workspace.save()
     again = workspaces.Workspace.from_url(workspace.url)
     assert (again.name, [s.name for s in again.sections]) == ("Study", ["loss"])
     again.name = "Study 2"
     again.save()
-    assert [(v.display_name, v.type) for v in server.views.values()] == [("Study 2", "project-view")]
+    views = [(v.name, v.display_name, v.type) for v in server.views.values()]
+    assert views == [("nw-study-v", "Study 2", "project-view")]
 
     report = reports.Report(entity="study", project="p", title="E6", blocks=[reports.H1("Loss")]).save()
     assert reports.Report.from_url(report.url).title == "E6"

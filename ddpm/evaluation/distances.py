@@ -73,6 +73,11 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def symmetric_root(covariance: Tensor) -> Tensor:
-    """The symmetric square root (d, d) of a covariance; eigenvalues that rounding made negative count as 0."""
+    """The symmetric square root (d, d) of a covariance.
+
+    Eigenvalues up to d eps times the largest count as 0: rounding makes that much of a zero, of either sign. Its root,
+    1e-8 of the largest, would be no rounding error any more, and differ from processor to processor.
+    """
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    rounding = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
+    return (vectors * torch.where(values > rounding, values, 0).sqrt()) @ vectors.T

@@ -19,8 +19,9 @@ from ddpm.errors import UserError
 from ddpm.evaluation.distances import Gaussian
 from ddpm.evaluation.features import Features, file_digest
 from ddpm.evaluation.scores import FeatureSums, kept_positions
+from ddpm.evenly import evenly_spaced
 
-_STATISTICS = 2  # another number where they are taken in another way: what is cached is then taken anew
+_STATISTICS = 3  # another number where they are taken in another way: what is cached is then taken anew
 BATCH = 250
 PUBLISHED = {"cifar10-train": 50_000, "cifar10-test": 10_000}  # clean-fid's statistics, and of how many images they are
 
@@ -66,7 +67,7 @@ def make_reference(features: Features, images: ImageSet, n: int | None) -> Refer
 
 
 def _reference_positions(images: ImageSet, n: int | None) -> Tensor:
-    return torch.linspace(0, len(images) - 1, min(n or len(images), len(images))).round().long()
+    return evenly_spaced(len(images), min(n or len(images), len(images)))
 
 
 # --- clean-fid's own ---
@@ -158,7 +159,7 @@ def held_out(images: ImageSet, reference_n: int | None, n: int) -> Tensor:
     left = torch.ones(len(images), dtype=torch.bool)
     left[_reference_positions(images, reference_n)] = False
     positions = left.nonzero().flatten() if left.sum() >= n else torch.arange(len(images))
-    return images.images[positions[torch.linspace(0, len(positions) - 1, n).round().long()]]
+    return images.images[positions[evenly_spaced(len(positions), n)]]
 
 
 def uniform_noise(n: int, shape: tuple[int, int, int]) -> Iterator[Tensor]:

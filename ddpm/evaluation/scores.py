@@ -11,6 +11,7 @@ from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.intervals import extrapolate, frechet_error
 from ddpm.evaluation.kernel import Kid, kid
 from ddpm.evaluation.kernel import neighbours as nearest
+from ddpm.evenly import evenly_spaced
 
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
 ROWS = 10_000  # features kept one by one, of each set: 2.5 MB of embedded features, 82 MB of Inception's
@@ -20,7 +21,7 @@ INFINITE_ROWS = 4  # a dimension: of fewer, the smaller subsets' FIDs do not lie
 
 def kept_positions(n: int) -> Tensor:
     """Which of n features are kept one by one: min(n, ROWS), evenly spaced."""
-    return torch.linspace(0, n - 1, min(n, ROWS), dtype=torch.float64).round().long()
+    return evenly_spaced(n, min(n, ROWS))
 
 
 class FeatureSums:

@@ -51,9 +51,9 @@ def xtrace(operator: Operator | Tensor, products: int, rng: Generator) -> TraceE
     """XTrace (Epperly, Tropp & Webber 2024, section 2.1): Hutch++ with each test vector left out of Q in turn.
 
     With k = products // 2 sign vectors w_i, Y = A W = QR and P_i the projector on all columns of Y but the i-th,
-    values_i = tr(P_i A P_i) + w_i' (I - P_i) A (I - P_i) w_i. P_i = Q (I - s_i s_i') Q' with s_i the direction that
-    only y_i adds, orthogonal to all other columns of R. The values share their products: `sem` is the authors' error
-    estimate and no more. Raises ValueError where products < 4.
+    values_i = tr(P_i A P_i) + w_i' (I - P_i) A (I - P_i) w_i. P_i = Q B_i B_i' Q' with B_i orthonormal and spanning all
+    columns of R but the i-th (see `_range`): one direction less than Q, or none less if Y has not its full rank. The
+    values share their products: `sem` is the authors' error estimate and no more. Raises ValueError if products < 4.
     """
     k = products // 2
     if k < 2:
@@ -62,20 +62,30 @@ def xtrace(operator: Operator | Tensor, products: int, rng: Generator) -> TraceE
     Y = operator @ W
     Q = _orthonormal(Y)
     H, R, C = _finite(_dot(Q, operator @ Q)), _finite(_dot(Q, Y)), _dot(Q, W)
-    S = torch.stack([torch.linalg.svd(_without(R, i)).U[:, -1] for i in range(k)], dim=1)
-    caught = H.diagonal().sum() - (S * (H @ S)).sum(0)
-    C = C - S * (S * C).sum(0)  # coefficients of P_i w_i in Q
+    bases = [_range(torch.cat([R[:, :i], R[:, i + 1 :]], dim=1), Y.dtype) for i in range(k)]
+    caught = torch.stack([(B * (H @ B)).sum() for B in bases])
+    C = torch.stack([B @ (B.T @ C[:, i]) for i, B in enumerate(bases)], dim=1)  # coefficients of P_i w_i in Q
     left = (W.double() * Y).sum(0) - 2 * (C * R).sum(0) + (C * (H @ C)).sum(0)
     return TraceEstimate(finite_or_missing((caught + left).cpu())[None])
 
 
-def _without(R: Tensor, i: int) -> Tensor:
-    return torch.cat([R[:, :i], R[:, i + 1 :]], dim=1)
-
-
 def _orthonormal(Y: Tensor) -> Tensor:
-    Q = torch.linalg.qr(_finite(Y)).Q
-    return _finite(Q)  # of very large products it is not
+    """An orthonormal basis of the columns of Y; they may depend on each other."""
+    Q, R = map(_finite, torch.linalg.qr(_finite(Y)))  # of very large products they are not
+    turn = _range(R, Y.dtype)
+    return Q if turn.shape[1] == Q.shape[1] else Q @ turn
+
+
+def _range(R: Tensor, dtype: torch.dtype) -> Tensor:
+    """An orthonormal basis of what the columns of R span, products of precision `dtype`; of zeros it is one vector.
+
+    Directions with less than sqrt(eps) of the largest singular value are left out. If the columns depend on each other,
+    rounding alone says where those point. Hutchinson takes what a left-out direction holds, and its share of the
+    variance, the square, is no more than rounding.
+    """
+    U, scales, _ = torch.linalg.svd(R, full_matrices=False)
+    rank = int((scales > torch.finfo(dtype).eps ** 0.5 * scales[0]).sum())
+    return U[:, : max(rank, 1)]
 
 
 def _finite(product: Tensor) -> Tensor:

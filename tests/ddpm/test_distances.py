@@ -146,3 +146,17 @@ def test_a_difference_of_two_that_share_their_noise() -> None:
     deviation = float(torch.tensor(found).std())
     assert sum(paired) / 60 == pytest.approx(deviation, rel=0.3)
     assert sum(apart) / 60 > 2 * deviation
+
+
+def test_fewer_features_than_dimensions_have_one_distance_whatever_rounds() -> None:
+    """A distance is the same in turned coordinates, which round otherwise, as another processor does. 12 features in 40
+    dimensions; relative to a trace, to d eps. Catches the root of what rounding makes of an eigenvalue of 0, which is
+    1e-8 and no rounding."""
+    d = 40
+    samples, reference = _features(12, d), _features(200, d, 1) / torch.arange(1.0, d + 1)
+    expected = frechet_distance(_gaussian(samples), _gaussian(reference))
+    allowed = 10 * d * torch.finfo(torch.float64).eps * _gaussian(samples).covariance.trace().item()
+    for seed in range(2, 6):
+        turn = torch.linalg.qr(_features(d, d, seed)).Q
+        turned = frechet_distance(_gaussian(samples @ turn), _gaussian(reference @ turn))
+        assert turned == pytest.approx(expected, rel=0, abs=allowed)

@@ -13,7 +13,6 @@ from ddpm.hessian import (
     top_eigenvalue,
     xtrace,
 )
-from ddpm.hessian.lanczos import lanczos
 
 
 def _rng(seed: int = 0) -> Generator:
@@ -99,17 +98,6 @@ def test_the_top_eigenvalue_is_the_dense_one() -> None:
         assert (dense - ritz.value).abs().min() <= ritz.residual + 1e-12
 
 
-def test_lanczos_keeps_its_vectors_orthogonal_and_ends_where_nothing_is_left() -> None:
-    """T has the matrix' eigenvalues after n steps though they span six decades; three distinct ones take three steps.
-    Catches ghost eigenvalues, and a division by a residual of rounding."""
-    A = _matrix(torch.logspace(-3, 3, 30))
-    alpha, beta = lanczos(A, torch.ones(30, dtype=torch.float64), 30)
-    T = alpha.diag() + beta[:-1].diag(1) + beta[:-1].diag(-1)
-    torch.testing.assert_close(torch.linalg.eigvalsh(T), torch.logspace(-3, 3, 30).double(), rtol=1e-5, atol=1e-9)
-    few = _matrix(torch.tensor([1.0, 2.0, 5.0]).repeat(10))
-    assert len(lanczos(few, torch.ones(30, dtype=torch.float64), 30)[0]) == 3
-
-
 def test_quadrature_of_the_spectrum_is_exact_for_what_it_promises() -> None:
     """A start's quadrature of m nodes integrates powers up to 2m - 1 as v' A^p v / |v|^2, and with all nodes exp too.
     Catches weights that are not squared first components."""
@@ -193,3 +181,36 @@ def test_hutchinson_of_a_fixed_batch_agrees_with_the_sketches() -> None:
     p = torch.zeros(29, dtype=torch.float64, requires_grad=True)
     plain = hutchinson_trace(lambda: p @ H @ p / 2, [p], 400, rng, per_draw=400, chunk=400)[0]
     assert abs(plain.mean - H.trace().item()) < 4 * plain.sem
+
+
+@pytest.mark.parametrize("rank", [3, 8])
+@pytest.mark.parametrize("k", [3, 5, 11])
+def test_xtrace_leaves_each_vector_out_also_of_columns_that_depend_on_each_other(
+    rank: int, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its values are the definition's, with projectors from a dense pseudo-inverse: of 8 dimensions and 5 test vectors,
+    one of them twice, and of more vectors than dimensions. Catches a direction that rounding chose in the place of the
+    one that is to be left out."""
+    A = _matrix(torch.cat([torch.arange(1.0, 1 + rank), torch.zeros(8 - rank)]))
+    W = (torch.randint(0, 2, (8, k), generator=_rng(k)) * 2 - 1).double()
+    W[:, 1] = W[:, 0]
+    monkeypatch.setattr("ddpm.hessian.sketch.signs", lambda *_: W)
+    expected = []
+    for i in range(k):
+        rest = A @ torch.cat([W[:, :i], W[:, i + 1 :]], dim=1)
+        P = rest @ torch.linalg.pinv(rest, rtol=1e-9)
+        w = W[:, i] - P @ W[:, i]
+        expected.append((P @ A @ P).trace() + w @ A @ w)
+    torch.testing.assert_close(xtrace(A, 2 * k, _rng()).values, torch.stack(expected), rtol=1e-9, atol=0)
+    spanned = torch.linalg.matrix_rank(W) >= 8 or (rank == 3 and k > 3)
+    for found in (xtrace(A, 2 * k, _rng()), hutchpp_trace(A, 3 * k, _rng())):
+        assert not spanned or found.mean == pytest.approx(A.trace().item(), rel=1e-9)
+
+
+def test_sketches_of_nothing_and_of_more_products_than_dimensions_are_exact() -> None:
+    """Catches a sketch without a column, and one that leaves out a direction of a space that it spans."""
+    A = _matrix(torch.tensor([3.0, -1.0, 0.5]))
+    for found in (xtrace(A, 24, _rng()), hutchpp_trace(A, 36, _rng())):
+        assert found.mean == pytest.approx(2.5, rel=1e-9) and found.sem < 1e-9
+    for found in (xtrace(torch.zeros(9, 9), 8, _rng()), hutchpp_trace(torch.zeros(9, 9), 12, _rng())):
+        assert (found.mean, found.sem) == (0, 0)

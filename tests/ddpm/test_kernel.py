@@ -90,6 +90,21 @@ def test_a_set_against_itself() -> None:
     assert neighbours(x, x, k=5) == {"precision": 1.0, "recall": 1.0, "density": pytest.approx(1.2), "coverage": 1.0}
 
 
+@pytest.mark.parametrize("d", [4, 64, 300])
+def test_images_that_both_sets_have_lie_on_the_edge_of_their_balls_and_count(d: int) -> None:
+    """A permutation of the reference, alone and with strangers far away: each ball reaches just to its k-th neighbour,
+    whose twin is a sample. Catches distances of one pair, out of two products, that rounding sets apart."""
+    x = _features(50, d) + 3
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
+    whole = {"precision": 1.0, "recall": 1.0, "density": 1.2, "coverage": 1.0}
+    assert neighbours(x[order], x, k=5) == whole == neighbours(x.float()[order], x.float(), k=5)
+    strangers = torch.cat([x[order], _features(7, d, 2) + 1e3])
+    assert neighbours(strangers, x, k=5) == whole | {
+        "precision": 50 / 57,
+        "density": pytest.approx(1.2 * 50 / 57, rel=1e-12),
+    }
+
+
 def test_far_apart_nothing_is_within_reach() -> None:
     assert set(neighbours(_features(50, 4) + 1e3, _features(60, 4, 1), k=3).values()) == {0.0}
 

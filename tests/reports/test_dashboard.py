@@ -1,6 +1,7 @@
 """The workspace that a study gets on W&B's server, against the stand-in; and what is said without one."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_a_workspace_is_made_and_then_renewed(server: StandIn) -> None:
     assert "run-e6" in spec
     assert "run-unrelated" not in spec
     assert view.display_name.startswith("e6: ")
+    # Of a name with letters beyond f the client might not make the address that leads back to it.
+    assert re.fullmatch(r"nw-[0-9a-f]{11}-v", view.name) and first.endswith(f"?nw={view.name[3:-2]}")
 
 
 def test_another_experiment_has_a_workspace_of_its_own(server: StandIn) -> None:

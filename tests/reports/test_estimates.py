@@ -6,22 +6,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.estimates import of_each_seed, over_steps, within_runs
-from reports.experiments import Check
+from reports.estimates import of_curves, of_each_seed, over_steps, within_runs
+from reports.experiments import Check, Windows
 from reports.experiments.choice import Arm
 from reports.intervals import block_jackknife
 from reports.sources import open_source
+from reports.statistics import curve, describe
+from reports.verdicts import trend
 from tests.reports.conftest import write_run
 
 METRIC, OTHER = "curvature/hutch_trace_mean", "train/grad_abs_mean"
 
 
-def arms(root: Path, values: dict[str, list[np.ndarray]], other: np.ndarray | None = None) -> list[Arm]:
+def arms(root: Path, logged: dict[str, list[np.ndarray]], other: np.ndarray | None = None) -> list[Arm]:
     """An arm of each experiment, of seeds that log a curve every 10 steps."""
     found = []
-    for experiment, curves in values.items():
-        for seed, curve in enumerate(curves):
-            rows = [(10 * (i + 1), {METRIC: x}) for i, x in enumerate(curve)]
+    for experiment, curves in logged.items():
+        for seed, values in enumerate(curves):
+            rows = [(10 * (i + 1), {METRIC: x}) for i, x in enumerate(values)]
             if other is not None:  # logged from the seventh row on
                 rows = [(step, row | ({OTHER: other[i]} if i > 5 else {})) for i, (step, row) in enumerate(rows)]
             write_run(root / experiment / str(seed), experiment, seed, rows=rows)
@@ -61,3 +63,21 @@ def test_a_correlation_is_of_its_window_and_leaves_blocks_out_of_both(tmp_path: 
         by_hand = block_jackknife([pairs], lambda kept: float(kept[0]["x"].rank().corr(kept[0]["y"].rank())))
         assert found.number is not None and sign * found.number > 0.8
         assert found.interval == pytest.approx(by_hand)
+
+
+def test_rounding_of_a_mean_or_a_quotient_decides_nothing(tmp_path: Path) -> None:
+    """Three seeds that take turns with the same three values have a flat mean curve, and a quotient that is 3
+    everywhere has no correlation with anything. Catches a lowest step, a trend and a rank by the last bit."""
+    values = np.array([0.1, 0.7, 0.4])
+    seeds = [np.tile(np.roll(values, shift), 8) for shift in range(3)]
+    (arm,) = arms(tmp_path / "flat", {"e5": seeds})
+    flat = curve(arm, METRIC)
+    assert np.ptp(np.mean(seeds, axis=0)) > 0, "the plain mean is not flat"
+    assert trend(list(flat)) == "is flat"
+    assert describe(flat, arm.last_step, Windows())["min_step"] == 10
+    assert of_curves(Check(metric=METRIC, of="value", statistic="min_step", at_most=0), [arm]).number == 10
+    x = np.random.default_rng(0).uniform(1, 2, 24)
+    (one,) = arms(tmp_path / "quotient", {"e5": [x]}, other=x * 3)
+    check = Check(metric=f"{OTHER} / {METRIC}", of="value", statistic="correlation", against_metric=METRIC, at_most=0)
+    assert len(set((x * 3 / x)[6:])) > 1, "the plain quotient is not constant"
+    assert of_curves(check, [one]).number is None
