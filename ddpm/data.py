@@ -92,10 +92,10 @@ def load_images(
     root = home(root)
     if dataset == "cifar10":
         return _cifar10(root, split, subset)
-    images, said = _folder(root, split, subset, _Decoding(size, skip_bad, workers))
+    found, said = _folder(root, split, subset, _Decoding(size, skip_bad, workers))
     if not quiet:
         print(said)
-    return images
+    return found
 
 
 def _chosen(count: int, subset: int | None, where: str) -> list[int]:

@@ -38,7 +38,8 @@ class NoRun:
 
 
 def open_run(record: dict[str, Any], folder: Path) -> WandbRun | NoRun:
-    """The W&B run of the record (`run.json`) of the run in `folder`, in the mode that its config and the environment say. Raises UserError."""
+    """The W&B run of a record (`run.json`) that is kept in `folder`, in the mode that its config and the environment
+    say. Raises UserError."""
     mode, why = possible_mode(record["config"]["logging"]["wandb"]["mode"])
     return NoRun(record, why) if mode == "disabled" else WandbRun(record, folder, mode, why)
 

@@ -49,8 +49,8 @@ def wandb_mode(wanted: str) -> tuple[str, str]:
 class WandbRun:
     """The W&B run of a run folder's record (`run.json`), started or taken up under its id.
 
-    folder: where the run is kept. mode: `online` or `offline`, and why. An online run becomes offline if its server does
-    not answer in time. Raises UserError if W&B refuses to start.
+    folder: where the run is kept. mode: `online` or `offline`, and why. An online run becomes offline if its server
+    does not answer in time. Raises UserError if W&B refuses to start.
     """
 
     def __init__(self, record: dict[str, Any], folder: Path, mode: str, why: str = "asked for"):
@@ -90,8 +90,7 @@ class WandbRun:
         }
         wait = options["init_timeout_s"]
         try:
-            if self.mode != "disabled":
-                client.name_run(record["wandb_id"])
+            client.name_run(record["wandb_id"])
             if self.mode == "online":
                 try:
                     run = wandb.init(
@@ -128,8 +127,8 @@ class WandbRun:
 
     @property
     def files(self) -> str | None:
-        """The folder in which W&B keeps the files of this start; None where it keeps none."""
-        return str(self._run.settings.sync_dir) if self.mode != "disabled" else None
+        """The folder in which W&B keeps the files of this start."""
+        return str(self._run.settings.sync_dir)
 
     @property
     def path(self) -> str:
@@ -157,8 +156,6 @@ class WandbRun:
 
     def log_artifact(self, kind: str, path: Path, aliases: list[str]) -> None:
         """One file as the next version of the artifact `ID-KIND`; of `model`, a server keeps the newest and best."""
-        if self.mode == "disabled":
-            return  # even then the client would copy the file into its staging folder
 
         def hand_over() -> None:
             import wandb

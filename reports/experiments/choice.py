@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from ddpm.errors import UserError
-from reports.columns import as_number
 from ddpm.yaml12 import read_value
+from reports.columns import as_number
 from reports.experiments import Study
 from reports.runs import Run, canonical, flat_config
 
