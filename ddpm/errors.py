@@ -20,6 +20,10 @@ class Held(UserError):  # noqa: N818 - it is none
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
+class NotFinite(UserError):  # noqa: N818 - see Held
+    """Weights, samples or features are not finite numbers: there is no image, score or measurement of them."""
+
+
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """` Did you mean NAME?`, of the name in `known` that is most like `word`; empty where none is."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)

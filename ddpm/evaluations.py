@@ -39,7 +39,7 @@ from ddpm.evaluation.scores import NEIGHBOURS, ROWS, FeatureSums, Wanted
 from ddpm.frontier import draw_frontier
 from ddpm.sample import Trained, find_checkpoint, load_trained
 from ddpm.samplers import make_chain
-from ddpm.tracking.run_folder import note_evaluation
+from ddpm.tracking.record import note_evaluation
 
 COLUMNS = (
     *("experiment", "run", "step", "checkpoint", "weights", "sampler", "nfe", "spacing", "x0_limit", "n", "seed"),

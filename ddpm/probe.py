@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints
+from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints, weights_of
 from ddpm.config import Config, as_meant, differences
 from ddpm.config_files import resolve
 from ddpm.curvature import CHECKS, CurvatureProbe, Measurement
@@ -20,7 +20,8 @@ from ddpm.objective import Objective
 from ddpm.signals import StopSignals
 from ddpm.tracking.amend import send_amended
 from ddpm.tracking.run_folder import RunFolder
-from ddpm.train import make_model, schedule_of
+from ddpm.train import schedule_of
+from ddpm.unet import make_model
 
 # What a value of a method depends on, of the keys of `curvature`, with their defaults.
 _DRAWS = {"draws": "fixed", "seed": 0, "batch_size": None, "weights": "live"}
@@ -32,7 +33,6 @@ _DESIGN: dict[str, dict[str, Any]] = {
     "slq": {**_DRAWS, "lanczos_steps": 16, "slq_starts": 2},
     "noise_scale": {**_DRAWS, "probes": 16},
 }
-_EXAMPLE = "runs/e5/RUN_ID/checkpoints/step-002000.pt, or the folder runs/e5/RUN_ID"
 
 
 def probe(source: Path, overrides: Sequence[str], data: str | None, device: str, out: Path | None) -> str:
@@ -96,11 +96,7 @@ class _Measuring:
         with bar, StopSignals(first="what was measured is kept") as stop:
             for checkpoint, methods in work:
                 state = load_checkpoint(checkpoint.path)
-                averaged = self.cfg.curvature.weights == "ema"
-                weights = state["ema" if averaged else "model"]
-                if weights is None:
-                    raise UserError("The run has no averaged weights (ema.enabled was false). Use --weights live.")
-                self._model.load_state_dict(weights)
+                self._model.load_state_dict(weights_of(checkpoint.path, state, self.cfg.curvature.weights))
                 part = self.cfg.curvature.model_copy(update={"method": tuple(methods)})
                 cfg = self.cfg.model_copy(update={"curvature": part})
                 measuring = CurvatureProbe(cfg, self._objective, self._images)
@@ -197,8 +193,6 @@ def _find(source: Path) -> tuple[list[Path], Path | None]:
 
 def _described(path: Path) -> _Checkpoint:
     state = load_checkpoint(path)
-    if not {"config", "step", "model", "indices"} <= state.keys():
-        raise UserError(f"{path} is no checkpoint of a training by this package. Give {_EXAMPLE}.")
     return _Checkpoint(path, state["step"], state["config"])
 
 

@@ -8,14 +8,15 @@ from PIL import Image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints
+from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints, weights_of
 from ddpm.config import Config
 from ddpm.data import to_uint8
 from ddpm.environment import choose_device
 from ddpm.errors import UserError
 from ddpm.samplers import LIMITS, SAMPLERS, Denoiser, draw, make_chain, model_denoiser
 from ddpm.schedule import Schedule
-from ddpm.train import make_model, schedule_of
+from ddpm.train import schedule_of
+from ddpm.unet import make_model
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,8 @@ def load_trained(path: Path, weights: str = "ema", device: str = "auto") -> Trai
     where = choose_device(device)
     state = load_checkpoint(path)
     cfg = Config.model_validate(state["config"])
-    chosen = state["ema"] if weights == "ema" else state["model"]
-    if chosen is None:
-        raise UserError(f"{path} holds no averaged weights (ema.enabled was false). Use --weights live.")
     model = make_model(cfg).to(where)
-    model.load_state_dict(chosen)
+    model.load_state_dict(weights_of(path, state, weights))
     model = model.eval().to(memory_format=torch.channels_last)
     schedule = schedule_of(cfg)
     return Trained(model_denoiser(model, schedule, cfg.diffusion.prediction), schedule, cfg, state["step"], where)

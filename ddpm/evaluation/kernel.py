@@ -3,6 +3,7 @@
 Plain tensor maths on rows (n, d).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +29,11 @@ def kid(samples: Tensor, reference: Tensor, settings: Kid = Kid(), seed: int = 0
     (n, d) and (m, d) under the cubic kernel (x'y / d + 1)^3 (Binkowski et al. 2018, section 4).
 
     The mean is unbiased whatever n, and so can be negative. The deviation (population) is that of one subset's value,
-    as other implementations report it; it is no standard error of the mean. Which subsets, the seed decides.
+    as other implementations report it; it is no standard error of the mean. Which subsets, the seed decides. NaN, if any
+    feature is not finite, in a subset or not.
     """
+    if not (samples.isfinite().all() and reference.isfinite().all()):
+        return math.nan, math.nan
     rng = Generator().manual_seed(seed)
     size = settings.size(len(samples), len(reference))
     values = []
@@ -61,8 +65,11 @@ def neighbours(samples: Tensor, reference: Tensor, k: int = 5) -> dict[str, floa
     samples (n, d), reference (m, d), each more than k. Around each row of a set lies a ball that reaches to its k-th
     nearest neighbour in the set. Precision: samples within any ball of the reference; recall: the other way round.
     Density: balls of the reference around a sample / k, on average. Coverage: balls of the reference that hold a
-    sample. All but density lie in 0 ... 1, where 1 is best; two sets of one distribution have a density of about 1.
+    sample. All but density lie in 0 ... 1, where 1 is best; two sets of one distribution have a density of about 1. NaN,
+    if any feature is not finite.
     """
+    if not (samples.isfinite().all() and reference.isfinite().all()):
+        return dict.fromkeys(("precision", "recall", "density", "coverage"), math.nan)
     origin = reference.double().mean(0)  # distances from products of large numbers would lose digits
     samples, reference = samples.double() - origin, reference.double() - origin
     real_reach, fake_reach = _reach(reference, k), _reach(samples, k)

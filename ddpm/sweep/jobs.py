@@ -11,6 +11,7 @@ from ddpm.config_files import Chain, read_chain, resolve
 from ddpm.errors import UserError
 from ddpm.sweep.command import expand, parameter_file, parse_train
 from ddpm.sweep.space import Sweep, count_points, points
+from ddpm.tracking.record import read_result
 
 MANY = 10_000
 
@@ -35,7 +36,7 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether the run is finished."""
-        return not self.cfg.clean_run and (self.cfg.run_dir / "results.jsonl").is_file()
+        return not self.cfg.clean_run and bool(read_result(self.cfg.run_dir))
 
     @property
     def step(self) -> int:

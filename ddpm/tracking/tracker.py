@@ -82,7 +82,8 @@ class Tracker:
         config = self._cfg.nested()
         for key in ("project", "entity"):  # it stays the run that it is
             config["logging"]["wandb"][key] = before["config"]["logging"]["wandb"][key]
-        self.folder.continuing(session["from_step"], session, config)
+        known = {**{key: session[key] for key in ("started", "commit", "version")}, **facts}
+        self.folder.continuing(session["from_step"], session, config, known)
         if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
             self.folder.record["wandb_id"] = os.environ["WANDB_RUN_ID"]  # an agent's run is its own: it gets all rows
         self._run = WandbRun(self.folder.record)
