@@ -9,6 +9,7 @@ from typing import Any
 
 from ddpm import __version__
 from ddpm.arguments import fraction, names, not_negative, positive, positives
+from ddpm.disk import FIGURES, require_file, require_folder
 from ddpm.errors import UserError, did_you_mean
 from ddpm.memory import keep_freed_memory
 from ddpm.signals import Interrupted
@@ -288,7 +289,7 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> None:
-    out = args.out or Path("out") / Path(args.experiment).stem  # of a YAML file, its name alone
+    out = require_folder(args.out or Path("out") / Path(args.experiment).stem)  # of a YAML file, its name alone
     if args.experiment == "library":
         if args.publish is not None:
             raise UserError(
@@ -327,6 +328,7 @@ def _dashboard(args: argparse.Namespace) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    require_folder(args.out)
     from ddpm.sample import find_checkpoint, load_trained, sample
 
     checkpoint = find_checkpoint(args.source)
@@ -356,6 +358,7 @@ def _probe(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    require_folder(args.out)
     from ddpm.evaluations import Request, evaluate
 
     other = ("run", "verb", "overrides", "sampler", "nfe")
@@ -364,6 +367,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _schedule(args: argparse.Namespace) -> None:
+    require_file(args.out, FIGURES)
     from ddpm.config_files import load_config
 
     cfg = load_config(args.config, args.overrides)

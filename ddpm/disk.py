@@ -62,7 +62,7 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
 
 def require_folder(path: Path, what: str = "--out") -> Path:
     """`path`, if it is a folder that can be written to, or can be made one. Raises UserError; makes nothing."""
-    return _required(path, what, Path.is_dir, "is a file. A folder is needed")
+    return _required(path, what, Path.is_dir, "no folder")
 
 
 def require_file(path: Path, endings: Sequence[str] = (), what: str = "--out") -> Path:
@@ -70,14 +70,15 @@ def require_file(path: Path, endings: Sequence[str] = (), what: str = "--out") -
     makes nothing."""
     if endings and path.suffix.lower() not in endings:
         raise UserError(f"{what} {path} cannot be written: its name has to end in {', '.join(endings)}.")
-    return _required(path, what, Path.is_file, "is not a file. The name of a file is needed")
+    return _required(path, what, Path.is_file, "no file")
 
 
 def _required(path: Path, what: str, fits: Callable[[Path], bool], otherwise: str) -> Path:
     try:
         if path.exists():
             if not fits(path):
-                raise UserError(f"{what} {path} cannot be written: it {otherwise}.")
+                kind = "a folder" if path.is_dir() else "a file" if path.is_file() else otherwise
+                raise UserError(f"{what} {path} cannot be written: it is {kind}. Give another name.")
             places = [path, path.parent] if path.is_file() else [path]
         else:
             places = [next(folder for folder in path.absolute().parents if os.path.lexists(folder))]

@@ -13,7 +13,6 @@ OUT/.part/KEY/          the features of a point that is not finished
 import csv
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -28,6 +27,7 @@ from ddpm.cache import kept, use_folder
 from ddpm.checkpoint import digest
 from ddpm.config import Config
 from ddpm.data import ImageSet, load_images
+from ddpm.disk import make_folder, write_whole
 from ddpm.errors import Held, UserError
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan
 from ddpm.evaluation.features import file_digest, make_features
@@ -319,10 +319,5 @@ def write_table(out: Path) -> list[Row]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.part")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    make_folder(path.parent)
+    write_whole(path, text)

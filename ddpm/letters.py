@@ -1,4 +1,4 @@
-"""Text in figures as it is: nothing in it is set as mathematics, and letters that a font lacks come from another one."""
+"""Text in figures as it is: nothing in it is set as mathematics, and letters that a font lacks come from another."""
 
 import sys
 import unicodedata
@@ -35,8 +35,8 @@ def _powers(axes: Axes) -> set[Text]:
     found = set()
     for axis in (axes.xaxis, axes.yaxis):
         for ticks, formatter in (
-            (axis.majorTicks, axis.get_major_formatter()),
-            (axis.minorTicks, axis.get_minor_formatter()),
+            (axis.get_major_ticks(), axis.get_major_formatter()),
+            (axis.get_minor_ticks(), axis.get_minor_formatter()),
         ):
             if isinstance(formatter, LogFormatterMathtext):
                 found |= {label for tick in ticks for label in (tick.label1, tick.label2)}
@@ -59,7 +59,7 @@ def _as_it_is(text: Text) -> None:
     if new:
         _told.update(new)
         print(
-            f"note: no font of this machine has {len(new)} letter(s) in a figure's text ({' '.join(sorted(new)[:10])}); "
+            f"note: no font of this machine has {len(new)} letter(s) of a figure's text ({' '.join(sorted(new)[:9])}): "
             "boxes stand for them. Fonts such as Noto Sans CJK or Noto Emoji have most.",
             file=sys.stderr,
         )

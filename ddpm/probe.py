@@ -14,6 +14,7 @@ from ddpm.config import Config, as_meant, differences
 from ddpm.config_files import resolve
 from ddpm.curvature import CHECKS, CurvatureProbe, Measurement
 from ddpm.data import ImageSet, load_images
+from ddpm.disk import require_file, sync, write_whole, written
 from ddpm.environment import choose_device
 from ddpm.errors import Held, UserError
 from ddpm.objective import Objective
@@ -48,6 +49,8 @@ def probe(source: Path, overrides: Sequence[str], data: str | None, device: str,
     foreign = [word for word in overrides if not (word.startswith("--curvature.") and "=" in word)]
     if foreign:
         raise UserError(f"{' '.join(foreign)}: besides its options a probe takes --curvature.key=value alone.")
+    if out is not None:
+        require_file(out)
     found, path = _find(source)
     if out is None and path is None:
         raise UserError(f"{source} is not a part of a run folder, which could take the numbers. Give --out FILE.")
@@ -143,24 +146,22 @@ def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: P
         "curvature": cfg.curvature.model_dump(mode="json"),
     }
     part = out.with_name(f"{out.name}.part")
-    try:
-        if out.is_dir():
-            raise IsADirectoryError("it is a folder")
+    with written(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         known = _lines(part, about)
-        part.write_text("".join(json.dumps(line) + "\n" for line in known))
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}.") from error
+        write_whole(part, "".join(json.dumps(line) + "\n" for line in known))
     steps = {line["_i"] for line in known}
     work = [(checkpoint, cfg.curvature.method) for checkpoint in checkpoints if checkpoint.step not in steps]
     found = [(line["_i"], Measurement(line["out"])) for line in known]
-    with part.open("a") as file:
+    with written(out), part.open("a") as file:
         for step, measurement in measuring.over(work):
             details = {key: [_plain(v) for v in values] for key, values in measurement.details.items()}
             file.write(json.dumps({"_i": step, **about, "out": measurement.row, "details": details}) + "\n")
             file.flush()
             found.append((step, measurement))
-    part.replace(out)
+    with written(out):
+        sync(part)
+        part.replace(out)
     return f"{_table(sorted(found, key=lambda pair: pair[0]))}\nwritten to {out}"
 
 

@@ -29,8 +29,8 @@ def kid(samples: Tensor, reference: Tensor, settings: Kid = Kid(), seed: int = 0
     (n, d) and (m, d) under the cubic kernel (x'y / d + 1)^3 (Binkowski et al. 2018, section 4).
 
     The mean is unbiased whatever n, and so can be negative. The deviation (population) is that of one subset's value,
-    as other implementations report it; it is no standard error of the mean. Which subsets, the seed decides. NaN, if any
-    feature is not finite, in a subset or not.
+    as other implementations report it; it is no standard error of the mean. Which subsets, the seed decides.
+    NaN, if any feature is not finite, in a subset or not.
     """
     if not (samples.isfinite().all() and reference.isfinite().all()):
         return math.nan, math.nan
@@ -65,8 +65,8 @@ def neighbours(samples: Tensor, reference: Tensor, k: int = 5) -> dict[str, floa
     samples (n, d), reference (m, d), each more than k. Around each row of a set lies a ball that reaches to its k-th
     nearest neighbour in the set. Precision: samples within any ball of the reference; recall: the other way round.
     Density: balls of the reference around a sample / k, on average. Coverage: balls of the reference that hold a
-    sample. All but density lie in 0 ... 1, where 1 is best; two sets of one distribution have a density of about 1. NaN,
-    if any feature is not finite.
+    sample. All but density lie in 0 ... 1, where 1 is best; two sets of one distribution have a density of about 1.
+    NaN, if any feature is not finite.
     """
     if not (samples.isfinite().all() and reference.isfinite().all()):
         return dict.fromkeys(("precision", "recall", "density", "coverage"), math.nan)

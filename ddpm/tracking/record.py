@@ -1,4 +1,4 @@
-"""What a run folder says of its run: `run.json`, or what the newest checkpoint knows if that is lost; and its result."""
+"""What a run folder says of its run: in `run.json`, or in a checkpoint if that is lost; and of its results."""
 
 import json
 import secrets
@@ -12,7 +12,7 @@ RESTORED = "restored"  # in a record that was made from a checkpoint: why
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record in `run.json`. If that is lost, one that the newest intact checkpoint gives, whose W&B id is a new one.
+    """The record in `run.json`. If that is lost, one from the newest intact checkpoint, with a new W&B id.
 
     Raises UserError, if there is neither.
     """

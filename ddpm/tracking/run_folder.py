@@ -264,9 +264,8 @@ class RunFolder:
             lost = self._lost(self.rows, state["step"])
             if not lost:
                 return state
-            print(
-                f"warning: {self.path / 'loss.jsonl'} lacks {_rows_of(lost)}, before step {state['step']} of a checkpoint"
-            )
+            before = f"from before the checkpoint of step {state['step']}"
+            print(f"warning: {self.path / 'loss.jsonl'} lacks {_rows_of(lost)} {before}")
         if states:
             print("warning: those rows stay lost: no recent checkpoint comes before them")
         return states[0] if states else None
