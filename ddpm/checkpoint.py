@@ -158,7 +158,7 @@ def _foreign(state: Any) -> str:
             return f"{key} is a {type(state[key]).__name__}, not a {kind.__name__}"
     try:
         cfg = Config.model_validate(as_meant(state["config"]))
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):  # on the meta device torch would import for two seconds first
             wanted = make_model(cfg).state_dict()
     except (ValueError, TypeError, RuntimeError) as error:
         return f"its config is none of this version ({' '.join(str(error).split())[:300]})"

@@ -22,15 +22,8 @@ SCORES = ("fid", "fid_infinity", "kid", "prdc")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Bad input prints one paragraph to stderr and gives 2."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
-    if rest and args.run not in (_train, _schedule, _sweep, _probe):
-        args.verb.error(f"unrecognized arguments: {' '.join(rest)}.{_meant(rest, args.verb)}")
-    args.overrides = rest
-    if args.run in (_train, _sample, _probe, _evaluate):
-        keep_freed_memory()
     try:
-        return args.run(args) or 0
+        return _main(argv)
     except UserError as error:
         print(f"ddpm: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -40,6 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ddpm: interrupted", file=sys.stderr)
         return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.run not in (_train, _schedule, _sweep, _probe):
+        args.verb.error(f"unrecognized arguments: {' '.join(rest)}.{_meant(rest, args.verb)}")
+    args.overrides = rest
+    if args.run in (_train, _sample, _probe, _evaluate):
+        keep_freed_memory()
+    return args.run(args) or 0
 
 
 def _meant(words: Sequence[str], verb: argparse.ArgumentParser) -> str:

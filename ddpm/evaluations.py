@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ddpm.cache import kept, use_folder
-from ddpm.checkpoint import digest
+from ddpm.checkpoint import digest, load_checkpoint, weights_of
 from ddpm.config import Config
 from ddpm.data import ImageSet, load_images
 from ddpm.disk import make_folder, write_whole
@@ -99,6 +99,8 @@ def evaluate(request: Request) -> Path:
             f"--influence is of each sample's feature on FID: it needs --metrics fid and --n up to {ROWS:,}."
         )
     checkpoints = [find_checkpoint(source) for source in request.sources]
+    for checkpoint in checkpoints:  # before the folder is made
+        weights_of(checkpoint, load_checkpoint(checkpoint), request.weights)
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         with FileLock(request.out / ".lock", timeout=0):

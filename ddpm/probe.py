@@ -54,9 +54,9 @@ def probe(source: Path, overrides: Sequence[str], data: str | None, device: str,
     found, path = _find(source)
     if out is None and path is None:
         raise UserError(f"{source} is not a part of a run folder, which could take the numbers. Give --out FILE.")
-    checkpoints = [_described(checkpoint) for checkpoint in found]
-    stored = checkpoints[0].config
+    stored = load_checkpoint(found[0])["config"]
     cfg = resolve([(str(found[0]), stored)], ["--curvature.enabled=true", *overrides, *_data_overrides(stored, data)])
+    checkpoints = [_described(checkpoint, cfg.curvature.weights) for checkpoint in found]
     if out is not None:
         run_id = resolve([(str(found[0]), stored)], []).run_id  # of the training: how it is probed names no other run
         return _into_file(_Measuring(cfg, device), checkpoints, out, run_id)
@@ -192,8 +192,10 @@ def _find(source: Path) -> tuple[list[Path], Path | None]:
     return checkpoints, run if (run / "run.json").is_file() else None
 
 
-def _described(path: Path) -> _Checkpoint:
+def _described(path: Path, which: str) -> _Checkpoint:
+    """Raises UserError, if the weights to measure are not there or not finite."""
     state = load_checkpoint(path)
+    weights_of(path, state, which)
     return _Checkpoint(path, state["step"], state["config"])
 
 

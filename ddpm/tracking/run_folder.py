@@ -153,6 +153,12 @@ class RunFolder:
                     raise UserError(f"The run folder {self.path} is read-only. Make it writable, or copy it elsewhere.")
                 self._read_record()
                 self.rows = self._read_rows()
+                lost = self._lost(self.rows, self._cfg.train.total_steps + 1) if self.finished else []
+                if lost:
+                    print(
+                        f"warning: {self.path / 'loss.jsonl'} of a finished run lacks {_rows_of(lost)}. `ddpm train` "
+                        "measures that of the last step again, if its checkpoint is there; `ddpm probe` adds its own"
+                    )
         except BaseException:
             self._lock.release()
             raise
