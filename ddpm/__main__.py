@@ -1,12 +1,26 @@
-"""`python -m ddpm`, the same as the `ddpm` command; under torchrun, one process of several."""
+"""The `ddpm` command, `python -m ddpm` too; under torchrun, one process of several."""
+
+import signal
+
+# Ctrl-C while Python still imports is no error of the program's: it ends, without a traceback.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os
 import sys
 
-from ddpm.cli import main
 
-if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-    from ddpm.distributed import run  # imports torch
+def run() -> int:
+    """Run the command line; the exit code."""
+    several = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if several:
+        from ddpm import distributed  # imports torch
+    from ddpm.cli import main
 
-    sys.exit(run(main))
-sys.exit(main())
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on `main` answers to it
+    return distributed.run(main) if several else main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

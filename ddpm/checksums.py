@@ -10,23 +10,21 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from ddpm.disk import write_whole
 from ddpm.rows import listed
 
 
 def note(path: Path, *contents: str) -> None:
     """Note that `contents` are about to be written to `path`: lines, or the whole file. A file that is there without
     checksums stays without: of what was in it before, nothing is known. Raises OSError."""
-    place = _place(path)
-    if place.exists() or not path.exists():
-        with place.open("a") as file:
+    if place(path).exists() or not path.exists():
+        with place(path).open("a") as file:
             file.write("".join(_checksum(content.encode()) + "\n" for content in contents))
 
 
 def replace(path: Path, contents: Iterable[str]) -> None:
     """Note that `path` holds `contents` and nothing else. Raises OSError."""
-    aside = _place(path).with_name(f"{_place(path).name}.part")
-    aside.write_text("".join(_checksum(content.encode()) + "\n" for content in contents))
-    aside.replace(_place(path))
+    write_whole(place(path), "".join(_checksum(content.encode()) + "\n" for content in contents))
 
 
 def altered_lines(path: Path, content: bytes) -> tuple[list[int], int]:
@@ -61,13 +59,14 @@ def as_written(path: Path, content: bytes) -> list[str]:
     return said
 
 
-def _place(path: Path) -> Path:
+def place(path: Path) -> Path:
+    """Where the checksums of the file `path` are."""
     return path.with_name(f"{path.name}.crc")
 
 
 def _noted(path: Path) -> Counter[str]:
     try:
-        return Counter(_place(path).read_text(errors="replace").split())
+        return Counter(place(path).read_text(errors="replace").split())
     except OSError:
         return Counter()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ddpm import __version__
 from ddpm.arguments import fraction, names, not_negative, path, positive, positives
+from ddpm.disk import FIGURES, require_file, require_folder
 from ddpm.errors import UserError, did_you_mean
 from ddpm.memory import keep_freed_memory
 from ddpm.signals import Interrupted
@@ -21,15 +22,8 @@ SCORES = ("fid", "fid_infinity", "kid", "prdc")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Bad input prints one paragraph to stderr and gives 2."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
-    if rest and args.run not in (_train, _schedule, _sweep, _probe):
-        args.verb.error(f"unrecognized arguments: {' '.join(rest)}.{_meant(rest, args.verb)}")
-    args.overrides = rest
-    if args.run in (_train, _sample, _probe, _evaluate):
-        keep_freed_memory()
     try:
-        return args.run(args) or 0
+        return _main(argv)
     except UserError as error:
         print(f"ddpm: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -45,6 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ddpm: interrupted", file=sys.stderr)
         return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.run not in (_train, _schedule, _sweep, _probe):
+        args.verb.error(f"unrecognized arguments: {' '.join(rest)}.{_meant(rest, args.verb)}")
+    args.overrides = rest
+    if args.run in (_train, _sample, _probe, _evaluate):
+        keep_freed_memory()
+    return args.run(args) or 0
 
 
 def _meant(words: Sequence[str], verb: argparse.ArgumentParser) -> str:
@@ -294,7 +299,7 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> None:
-    out = args.out or Path("out") / Path(args.experiment).stem  # of a YAML file, its name alone
+    out = require_folder(args.out or Path("out") / Path(args.experiment).stem)  # of a YAML file, its name alone
     if args.experiment == "library":
         if args.publish is not None:
             raise UserError(
@@ -333,6 +338,7 @@ def _dashboard(args: argparse.Namespace) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    require_folder(args.out)
     from ddpm.sample import find_checkpoint, load_trained, sample
 
     checkpoint = find_checkpoint(args.source)
@@ -362,6 +368,7 @@ def _probe(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    require_folder(args.out)
     from ddpm.evaluations import Request, evaluate
 
     other = ("run", "verb", "overrides", "sampler", "nfe")
@@ -370,6 +377,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _schedule(args: argparse.Namespace) -> None:
+    require_file(args.out, FIGURES)
     from ddpm.config_files import load_config
 
     cfg = load_config(args.config, args.overrides)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ddpm import embedded
 from ddpm.cache import cached
-from ddpm.errors import UserError, printable
+from ddpm.errors import NotFinite, UserError, printable
 from ddpm.image_files import FORMATS, UNREADABLE, Files, Limits, choose, open_files, some
 from ddpm.paths import home
 
@@ -61,7 +61,15 @@ def to_model(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float in [-1, 1] (values outside are cut) to uint8, rounding to nearest: the inverse of `to_model`."""
+    """Float in [-1, 1] (values outside are cut) to uint8, rounding to nearest: the inverse of `to_model`. Raises
+    NotFinite, if a value of the (B, ...) images is no finite number: as uint8 it would be black."""
+    finite = images.isfinite().flatten(1).all(1)
+    if not finite.all():
+        raise NotFinite(
+            f"{int((~finite).sum())} of {len(images)} images hold values that are not finite numbers, so they can be "
+            "neither shown nor scored. The weights are too large or the sampler runs away: take an earlier checkpoint, "
+            "or limit x_0 (--x0-limit clip, eval.x0_limit=clip)."
+        )
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ddpm.errors import UserError
+from ddpm.errors import NotFinite, UserError
 from ddpm.signals import Interrupted, StopSignals
 from ddpm.streams import stream_seed
 
@@ -120,6 +120,7 @@ class _Word:
     """What each process says where all of them meet. Every meeting is alike, so that no two kinds can be confused."""
 
     error: str = ""
+    finite: bool = True
     signum: int = 0
     leaves: bool = False
 
@@ -141,13 +142,13 @@ def together() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        word, cause = _Word(error=str(error)), error
+        word, cause = _Word(str(error), finite=not isinstance(error, NotFinite)), error
     except Interrupted as error:
         word = _Word(signum=error.signum)
     words = _meet(word)
     for theirs in words:
         if theirs.error:
-            raise UserError(theirs.error) from cause
+            raise (UserError if theirs.finite else NotFinite)(theirs.error) from cause
     if any(theirs.signum for theirs in words):
         raise Interrupted(max(theirs.signum for theirs in words))
 

@@ -21,6 +21,10 @@ class Held(UserError):  # noqa: N818 - it is none
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
+class NotFinite(UserError):  # noqa: N818 - see Held
+    """Weights, samples or features are not finite numbers: there is no image, score or measurement of them."""
+
+
 def cut(text: str, most: int = 60) -> str:
     """The text, or its beginning and `...` if it is longer than `most` characters."""
     return text if len(text) <= most else f"{text[:most]}..."

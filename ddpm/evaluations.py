@@ -13,7 +13,6 @@ OUT/.part/KEY/          the features of a point that is not finished
 import csv
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -25,9 +24,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ddpm.cache import kept, use_folder
-from ddpm.checkpoint import digest
+from ddpm.checkpoint import digest, load_checkpoint, weights_of
 from ddpm.config import Config
 from ddpm.data import ImageSet, load_images
+from ddpm.disk import make_folder, write_whole
 from ddpm.errors import Held, UserError
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan
 from ddpm.evaluation.features import file_digest, make_features
@@ -39,7 +39,7 @@ from ddpm.evaluation.scores import NEIGHBOURS, ROWS, FeatureSums, Wanted
 from ddpm.frontier import draw_frontier
 from ddpm.sample import Trained, find_checkpoint, load_trained
 from ddpm.samplers import make_chain
-from ddpm.tracking.run_folder import note_evaluation
+from ddpm.tracking.record import note_evaluation
 
 COLUMNS = (
     *("experiment", "run", "step", "checkpoint", "weights", "sampler", "nfe", "spacing", "x0_limit", "n", "seed"),
@@ -99,6 +99,8 @@ def evaluate(request: Request) -> Path:
             f"--influence is of each sample's feature on FID: it needs --metrics fid and --n up to {ROWS:,}."
         )
     checkpoints = [find_checkpoint(source) for source in request.sources]
+    for checkpoint in checkpoints:  # before the folder is made
+        weights_of(checkpoint, load_checkpoint(checkpoint), request.weights)
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         with FileLock(request.out / ".lock", timeout=0):
@@ -319,10 +321,5 @@ def write_table(out: Path) -> list[Row]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.part")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    make_folder(path.parent)
+    write_whole(path, text)

@@ -12,6 +12,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ddpm.disk import replacing
+from ddpm.letters import PlainFigure
+
 # What differs in these is on no common axis.
 _COMPARABLE = ("features", "reference", "reference_n", "reference_digest", "n")
 _LINE = ("run", "step", "weights", "sampler", "spacing", "x0_limit", "seed")
@@ -27,15 +30,19 @@ def draw_frontier(rows: Sequence[dict[str, Any]], out: Path) -> None:
     named = [key for key in _LINE if len({row[key] for row in rows}) > 1 or key == "sampler"]
     with sns.axes_style("whitegrid"):
         figure, found = plt.subplots(
-            len(panels), 1, figsize=(9, 0.6 + 4.4 * len(panels)), layout="constrained", squeeze=False
+            len(panels),
+            1,
+            figsize=(9, 0.6 + 4.4 * len(panels)),
+            layout="constrained",
+            squeeze=False,
+            FigureClass=PlainFigure,
         )
         for axes, (what, mine) in zip(found[:, 0], panels.items(), strict=True):
             _draw_panel(axes, mine, named)
             axes.set_title("features {}, reference {} ({} images, {:.12}), n = {}".format(*what), fontsize=10)
             axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-        aside = out.with_name(f".{out.name}")
-        figure.savefig(aside, dpi=150, format="png")
-        aside.replace(out)
+        with replacing(out) as aside:
+            figure.savefig(aside, dpi=150, format="png")
         plt.close(figure)
 
 

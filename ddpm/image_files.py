@@ -84,7 +84,9 @@ class Limits:
 def _limit(variable: str, default: int) -> int:
     text = os.environ.get(variable) or str(default)
     if not re.fullmatch(r"[1-9][0-9_]{0,18}", text):
-        raise UserError(f"The environment variable {variable} = {text} must be a whole number above 0, such as {default}.")
+        raise UserError(
+            f"The environment variable {variable} = {text} must be a whole number above 0, such as {default}."
+        )
     return int(text.replace("_", ""))
 
 

@@ -213,6 +213,14 @@ _TABLE = [
         "`eval.grid.sample_seed`), as an image and as a versioned artifact.",
     ),
     Metric(
+        "samples/not_finite",
+        "samples not finite",
+        "1",
+        "where a grid is due and a sample is not finite",
+        "none",
+        "Then there is no grid: a value that is no number would be drawn as black.",
+    ),
+    Metric(
         "time/train_s",
         "time in training steps",
         "s",

@@ -66,8 +66,16 @@ def score_metrics(prefix: str, when: str, how: str, final: str = "") -> list[Met
             Metric(f"{prefix}/{name}", f"{final}{name}", "higher is better", prdc, "seconds", meaning)
             for name, meaning in _NEIGHBOURS.items()
         ),
+        Metric(
+            f"{prefix}/not_finite",
+            f"{final}samples not finite",
+            "1",
+            f"{when}, if samples or their features are not finite numbers",
+            "none",
+            "Then there is no score: this stands in the row instead of all others of this table.",
+        ),
     ]
-    named = [m for m in found if not m.key.endswith(("_sem", "_floor", "_ceiling", "_std"))]
+    named = [m for m in found if not m.key.endswith(("_sem", "_floor", "_ceiling", "_std", "_finite"))]
     about = "Fingerprint of all that makes {} comparable; spelled out in the run's `protocols`."
     return found + [
         Metric(f"{m.key}_protocol", f"{final}protocol", "fingerprint", m.when, "none", about.format(m.key))

@@ -10,6 +10,7 @@ import seaborn as sns
 import torch
 
 from ddpm.config import Config
+from ddpm.disk import replacing, written
 from ddpm.loss import WEIGHTINGS, make_weighting, weights
 from ddpm.train import schedule_of
 
@@ -17,7 +18,7 @@ from ddpm.train import schedule_of
 def draw_schedule(cfg: Config, out: Path) -> Path:
     """alpha_bar, SNR and the w_eps of every weighting over the t trained on, for a config; the configured one thick.
 
-    Writes `out` (.png, .svg or .pdf, by its ending) and returns it.
+    Writes `out`, in the format of its ending, and returns it. Raises UserError, if it cannot be written.
     """
     schedule = schedule_of(cfg)
     trained = schedule.respace(torch.tensor(cfg.trained_timesteps))
@@ -46,7 +47,9 @@ def draw_schedule(cfg: Config, out: Path) -> Path:
             weight.semilogy(trained.timesteps, w, styles[i % 4], lw=3 if chosen else 1.4, label=label)
         weight.set(xlabel="t", ylabel="weight of the eps-MSE (log scale)", ylim=(1e-4, 1e2))
         weight.legend(fontsize=8)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150)
+        with written(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(out) as aside:
+                figure.savefig(aside, dpi=150, format=out.suffix.removeprefix(".").lower())
         plt.close(figure)
     return out

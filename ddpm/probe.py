@@ -9,18 +9,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints
+from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints, weights_of
 from ddpm.config import Config, as_meant, differences
 from ddpm.config_files import resolve
 from ddpm.curvature import CHECKS, CurvatureProbe, Measurement
 from ddpm.data import ImageSet, load_images
+from ddpm.disk import require_file, sync, write_whole, written
 from ddpm.environment import choose_device
 from ddpm.errors import Held, UserError
 from ddpm.objective import Objective
 from ddpm.signals import StopSignals
 from ddpm.tracking.amend import send_amended
 from ddpm.tracking.run_folder import RunFolder
-from ddpm.train import make_model, schedule_of
+from ddpm.train import schedule_of
+from ddpm.unet import make_model
 
 # What a value of a method depends on, of the keys of `curvature`, with their defaults.
 _DRAWS = {"draws": "fixed", "seed": 0, "batch_size": None, "weights": "live"}
@@ -32,7 +34,6 @@ _DESIGN: dict[str, dict[str, Any]] = {
     "slq": {**_DRAWS, "lanczos_steps": 16, "slq_starts": 2},
     "noise_scale": {**_DRAWS, "probes": 16},
 }
-_EXAMPLE = "runs/e5/RUN_ID/checkpoints/step-002000.pt, or the folder runs/e5/RUN_ID"
 
 
 def probe(source: Path, overrides: Sequence[str], data: str | None, device: str, out: Path | None) -> str:
@@ -48,12 +49,14 @@ def probe(source: Path, overrides: Sequence[str], data: str | None, device: str,
     foreign = [word for word in overrides if not (word.startswith("--curvature.") and "=" in word)]
     if foreign:
         raise UserError(f"{' '.join(foreign)}: besides its options a probe takes --curvature.key=value alone.")
+    if out is not None:
+        require_file(out)
     found, path = _find(source)
     if out is None and path is None:
         raise UserError(f"{source} is not a part of a run folder, which could take the numbers. Give --out FILE.")
-    checkpoints = [_described(checkpoint) for checkpoint in found]
-    stored = checkpoints[0].config
+    stored = load_checkpoint(found[0])["config"]
     cfg = resolve([(str(found[0]), stored)], ["--curvature.enabled=true", *overrides, *_data_overrides(stored, data)])
+    checkpoints = [_described(checkpoint, cfg.curvature.weights) for checkpoint in found]
     if out is not None:
         run_id = resolve([(str(found[0]), stored)], []).run_id  # of the training: how it is probed names no other run
         return _into_file(_Measuring(cfg, device), checkpoints, out, run_id)
@@ -96,11 +99,7 @@ class _Measuring:
         with bar, StopSignals(first="what was measured is kept") as stop:
             for checkpoint, methods in work:
                 state = load_checkpoint(checkpoint.path)
-                averaged = self.cfg.curvature.weights == "ema"
-                weights = state["ema" if averaged else "model"]
-                if weights is None:
-                    raise UserError("The run has no averaged weights (ema.enabled was false). Use --weights live.")
-                self._model.load_state_dict(weights)
+                self._model.load_state_dict(weights_of(checkpoint.path, state, self.cfg.curvature.weights))
                 part = self.cfg.curvature.model_copy(update={"method": tuple(methods)})
                 cfg = self.cfg.model_copy(update={"curvature": part})
                 measuring = CurvatureProbe(cfg, self._objective, self._images)
@@ -147,24 +146,22 @@ def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: P
         "curvature": cfg.curvature.model_dump(mode="json"),
     }
     part = out.with_name(f"{out.name}.part")
-    try:
-        if out.is_dir():
-            raise IsADirectoryError("it is a folder")
+    with written(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         known = _lines(part, about)
-        part.write_text("".join(json.dumps(line) + "\n" for line in known))
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}.") from error
+        write_whole(part, "".join(json.dumps(line) + "\n" for line in known))
     steps = {line["_i"] for line in known}
     work = [(checkpoint, cfg.curvature.method) for checkpoint in checkpoints if checkpoint.step not in steps]
     found = [(line["_i"], Measurement(line["out"])) for line in known]
-    with part.open("a") as file:
+    with written(out), part.open("a") as file:
         for step, measurement in measuring.over(work):
             details = {key: [_plain(v) for v in values] for key, values in measurement.details.items()}
             file.write(json.dumps({"_i": step, **about, "out": measurement.row, "details": details}) + "\n")
             file.flush()
             found.append((step, measurement))
-    part.replace(out)
+    with written(out):
+        sync(part)
+        part.replace(out)
     return f"{_table(sorted(found, key=lambda pair: pair[0]))}\nwritten to {out}"
 
 
@@ -195,10 +192,10 @@ def _find(source: Path) -> tuple[list[Path], Path | None]:
     return checkpoints, run if (run / "run.json").is_file() else None
 
 
-def _described(path: Path) -> _Checkpoint:
+def _described(path: Path, which: str) -> _Checkpoint:
+    """Raises UserError, if the weights to measure are not there or not finite."""
     state = load_checkpoint(path)
-    if not {"config", "step", "model", "indices"} <= state.keys():
-        raise UserError(f"{path} is no checkpoint of a training by this package. Give {_EXAMPLE}.")
+    weights_of(path, state, which)
     return _Checkpoint(path, state["step"], state["config"])
 
 

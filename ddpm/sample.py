@@ -5,17 +5,20 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints
+from ddpm.checkpoint import list_checkpoints, load_checkpoint, no_checkpoints, weights_of
 from ddpm.config import Config
 from ddpm.data import to_uint8
+from ddpm.disk import replacing, written
 from ddpm.environment import choose_device
 from ddpm.errors import UserError
 from ddpm.samplers import LIMITS, SAMPLERS, Denoiser, draw, make_chain, model_denoiser
 from ddpm.schedule import Schedule
-from ddpm.train import make_model, schedule_of
+from ddpm.train import schedule_of
+from ddpm.unet import make_model
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,8 @@ def load_trained(path: Path, weights: str = "ema", device: str = "auto") -> Trai
     where = choose_device(device)
     state = load_checkpoint(path)
     cfg = Config.model_validate(state["config"])
-    chosen = state["ema"] if weights == "ema" else state["model"]
-    if chosen is None:
-        raise UserError(f"{path} holds no averaged weights (ema.enabled was false). Use --weights live.")
     model = make_model(cfg).to(where)
-    model.load_state_dict(chosen)
+    model.load_state_dict(weights_of(path, state, weights))
     model = model.eval().to(memory_format=torch.channels_last)
     schedule = schedule_of(cfg)
     return Trained(model_denoiser(model, schedule, cfg.diffusion.prediction), schedule, cfg, state["step"], where)
@@ -70,7 +70,8 @@ def sample(
 ) -> Path:
     """Write n samples as one grid `out/grid.png` (and, with `each`, as `out/images/00000.png` ...); the grid's path.
 
-    Equal seeds give equal images whatever the batch size. Raises UserError where the sampler cannot run here.
+    Equal seeds give equal images whatever the batch size. Raises UserError, and writes nothing, if the sampler cannot
+    run here or an image is not finite.
     """
     if SAMPLERS[sampler].adjacent:
         print(f"warning: {sampler} is the original study's faulty sampler; its samples keep most of their noise")
@@ -95,11 +96,24 @@ def sample(
     except ValueError as error:  # more steps than the schedule has, or a sampler that cannot start on it
         raise UserError(f"--sampler {sampler} --nfe {nfe}: {error}.") from None
     everything = torch.cat(images)
-    out.mkdir(parents=True, exist_ok=True)
-    if each:
-        (out / "images").mkdir(exist_ok=True)
-        for i, image in enumerate(everything):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(out / "images" / f"{i:05d}.png")
-    grid = make_grid(everything, nrow=max(1, round(n**0.5)), padding=2)
-    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(out / "grid.png")
+    with written(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if each:
+            _save_each(everything, out / "images")
+        _save(make_grid(everything, nrow=max(1, round(n**0.5)), padding=2), out / "grid.png")
     return out / "grid.png"
+
+
+def _save_each(images: Tensor, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for i, image in enumerate(images):
+        _save(image, folder / f"{i:05d}.png")
+    others = len(list(folder.iterdir())) - len(images)
+    if others > 0:
+        print(f"note: {folder} holds {others} other file(s), which are not of these images")
+
+
+def _save(image: Tensor, path: Path) -> None:
+    """An image (3, H, W) uint8 as PNG."""
+    with replacing(path, synced=False) as aside:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(aside, format="png")

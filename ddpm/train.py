@@ -30,7 +30,7 @@ from ddpm.step_stats import StepStats, gradient_norm, gradient_stats
 from ddpm.streams import stream_seed
 from ddpm.tracking.shared import SharedTracker, open_folder, open_tracker
 from ddpm.tracking.tracker import Tracker
-from ddpm.unet import MODELS, count_parameters
+from ddpm.unet import count_parameters, make_model
 
 _PARTS = ("train", "probe", "sample", "features", "distance", "recon")
 
@@ -45,8 +45,9 @@ def train(cfg: Config) -> Path:
     distributed.require_possible(cfg.data.batch_size)
     folder = open_folder(cfg)
     folder.check()  # here too: the quick answer, before images are read
-    if folder.finished:
-        print(f"This run is finished already. --clean_run=true trains it anew: {folder.path}")
+    over = folder.over()
+    if over:
+        print(over)
         return folder.path
     with distributed.together():
         trainer = Trainer(cfg)
@@ -54,7 +55,7 @@ def train(cfg: Config) -> Path:
         {"config": cfg.run_id, "images": trainer.images_digest, "kind of device": trainer.device.type}
     )
     with folder:
-        if folder.finished:  # by another process, meanwhile
+        if folder.over():  # by another process, meanwhile
             return folder.path
         state = folder.newest_checkpoint()
         if state:
@@ -185,6 +186,8 @@ class Trainer:
                     row |= self.probe(step, exact=tracker.last("curvature/exact") == 1)
             row |= self.milestones.score(step, self.denoiser)
             grid = self.milestones.draw_grid(step, self.denoiser)
+            if self.milestones.has_grid(step) and not grid:
+                row["samples/not_finite"] = 1.0
             if self.row:
                 row |= {f"time/{part}_s": self.timers.seconds[part] for part in _PARTS}
                 if self.cfg.curvature.enabled:
@@ -348,12 +351,6 @@ class Trainer:
     def elapsed_s(self) -> float:
         """Seconds in this run, those of earlier sessions up to the checkpoint included."""
         return self._elapsed_before + time.perf_counter() - self._started
-
-
-def make_model(cfg: Config) -> nn.Module:
-    """A fresh network of the configured kind, weights from the global random stream."""
-    m = cfg.model
-    return MODELS[m.name](m.base_channels, m.dropout, m.time_embedding, m.gn_groups, m.time_frequencies)
 
 
 def schedule_of(cfg: Config) -> Schedule:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm.config import Config
+
 
 def timestep_frequencies(dim: int, kind: str) -> Tensor:
     """(dim / 2,) angular frequencies of the sinusoidal embedding of integer t.
@@ -160,6 +162,12 @@ class UNetCifar32(nn.Module):
 
 
 MODELS = {"unet_cifar32": UNetCifar32}
+
+
+def make_model(cfg: Config) -> nn.Module:
+    """A fresh network of the configured kind, weights from the global random stream."""
+    m = cfg.model
+    return MODELS[m.name](m.base_channels, m.dropout, m.time_embedding, m.gn_groups, m.time_frequencies)
 
 
 def count_parameters(model: nn.Module) -> int:

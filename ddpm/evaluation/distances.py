@@ -1,5 +1,6 @@
 """Distances between two sets of features, each seen as a Gaussian."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,11 @@ class Gaussian:
     mean: Tensor
     covariance: Tensor
     count: int
+
+
+def finite(*gaussians: Gaussian) -> bool:
+    """Whether all means and covariances are finite numbers."""
+    return all(bool(part.isfinite().all()) for g in gaussians for part in (g.mean, g.covariance))
 
 
 class GaussianSum:
@@ -66,7 +72,11 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
     tr (S_a S_b)^(1/2) is the sum of the singular values of S_a^(1/2) S_b^(1/2): symmetric roots alone, so a singular
     covariance (fewer features than dimensions) needs no jitter and nothing turns complex.
+
+    NaN, if a mean or a covariance is not finite.
     """
+    if not finite(a, b):
+        return math.nan
     cross = torch.linalg.svdvals(symmetric_root(a.covariance) @ symmetric_root(b.covariance)).sum()
     shift = (a.mean - b.mean).square().sum()
     return (shift + a.covariance.trace() + b.covariance.trace() - 2 * cross).item()

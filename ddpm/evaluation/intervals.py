@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance, symmetric_root
+from ddpm.evaluation.distances import Gaussian, GaussianSum, finite, frechet_distance, symmetric_root
 
 Z95 = 1.959964  # the normal distribution's 97.5 % point: value +- Z95 * standard error
 EXTRAPOLATED_FROM = 5  # sizes of subsets; more need more distances and tell little
@@ -14,8 +14,11 @@ def frechet_influence(samples: Gaussian, reference: Gaussian, rows: Tensor) -> T
 
     The influence function of the distance as a function of the samples' mean m and covariance S (its linear term):
     2 (m - m_r)'(x - m) + (x - m)'(I - A)(x - m), less its mean, where A = S_r^(1/2) (S_r^(1/2) S S_r^(1/2))^(-1/2)
-    S_r^(1/2) is the optimal transport map from N(0, S) to N(0, S_r), half the gradient of 2 tr (S S_r)^(1/2).
+    S_r^(1/2) is the optimal transport map from N(0, S) to N(0, S_r), half the gradient of 2 tr (S S_r)^(1/2). NaN, if
+    anything given is not finite.
     """
+    if not (finite(samples, reference) and rows.isfinite().all()):
+        return torch.full((len(rows),), torch.nan, dtype=torch.float64)
     left, scales, right = torch.linalg.svd(symmetric_root(samples.covariance) @ symmetric_root(reference.covariance))
     del left
     # Directions that the samples do not have (fewer of them than dimensions) carry no gradient.

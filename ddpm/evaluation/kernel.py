@@ -3,6 +3,7 @@
 Plain tensor maths on rows (n, d).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,10 @@ def kid(samples: Tensor, reference: Tensor, settings: Kid = Kid(), seed: int = 0
 
     The mean is unbiased whatever n, and so can be negative. The deviation (population) is that of one subset's value,
     as other implementations report it; it is no standard error of the mean. Which subsets, the seed decides.
+    NaN, if any feature is not finite, in a subset or not.
     """
+    if not (samples.isfinite().all() and reference.isfinite().all()):
+        return math.nan, math.nan
     rng = Generator().manual_seed(seed)
     size = settings.size(len(samples), len(reference))
     values = []
@@ -62,7 +66,10 @@ def neighbours(samples: Tensor, reference: Tensor, k: int = 5) -> dict[str, floa
     nearest neighbour in the set. Precision: samples within any ball of the reference; recall: the other way round.
     Density: balls of the reference around a sample / k, on average. Coverage: balls of the reference that hold a
     sample. All but density lie in 0 ... 1, where 1 is best; two sets of one distribution have a density of about 1.
+    NaN, if any feature is not finite.
     """
+    if not (samples.isfinite().all() and reference.isfinite().all()):
+        return dict.fromkeys(("precision", "recall", "density", "coverage"), math.nan)
     origin = reference.double().mean(0)  # distances from products of large numbers would lose digits
     samples, reference = samples.double() - origin, reference.double() - origin
     real_reach, fake_reach = _reach(reference, k), _reach(samples, k)

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from ddpm.checkpoint import digest
 from ddpm.config import Config
 from ddpm.config_sections import Eval, Sampling
 from ddpm.data import ImageSet, to_model
 from ddpm.distributed import from_main, in_turn
+from ddpm.errors import NotFinite
 from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers
 from ddpm.evaluation.features import Features, make_features
 from ddpm.evaluation.kernel import Kid
@@ -97,8 +99,13 @@ class Milestones:
         return images, noise()
 
     def _scores(self, prefix: str, denoiser: Denoiser, plan: SamplingPlan) -> dict[str, Any]:
-        """Each score of `plan` with its protocol, and what FID's scale is: the floor and the ceiling at the same n."""
-        found = self.evaluator.scores(denoiser, plan, self.cfg.sample_seed)
+        """Each score of `plan` with its protocol, and what FID's scale is: the floor and the ceiling at the same n.
+        Of samples that are not finite, `not_finite` alone."""
+        try:
+            found = self.evaluator.scores(denoiser, plan, self.cfg.sample_seed)
+        except NotFinite as error:
+            tqdm.write(f"warning: there is no {prefix}/ score: {error}")
+            return {f"{prefix}/not_finite": 1.0}
         row: dict[str, Any] = {f"{prefix}/{name}": value for name, value in found.items()}
         for name in [name for name in found if name in ("fid", "kid", *NEIGHBOURS)]:
             row[f"{prefix}/{name}_protocol"] = self.evaluator.protocol(plan, name).fingerprint
@@ -112,12 +119,20 @@ class Milestones:
             self._ends[n] = from_main(lambda: ends(self.evaluator, self._images, self.cfg.reference_n, n))
         return self._ends[n]
 
+    def has_grid(self, step: int) -> bool:
+        """Whether samples are drawn to be looked at after `step`."""
+        return self.grid_plan is not None and (_due(self.cfg.grid.every, step) or step == self.total)
+
     def draw_grid(self, step: int, denoiser: Callable[[], Denoiser]) -> Image.Image | None:
-        """The sample grid of a step that has one."""
-        if not (self.grid_plan and (_due(self.cfg.grid.every, step) or step == self.total)):
-            return None
+        """The sample grid of a step that has one; None, too, if samples are not finite, which is said."""
         plan = self.grid_plan
-        picture = from_main(lambda: self.evaluator.grid(denoiser(), plan, self.cfg.grid.sample_seed))
+        if not (plan and self.has_grid(step)):
+            return None
+        try:
+            picture = from_main(lambda: self.evaluator.grid(denoiser(), plan, self.cfg.grid.sample_seed))
+        except NotFinite as error:
+            tqdm.write(f"warning: there is no sample grid: {error}")
+            return None
         return Image.fromarray(picture.permute(1, 2, 0).numpy())
 
     def _make_evaluator(self, schedule: Schedule, images: ImageSet, device: torch.device, timers: Timers) -> Evaluator:

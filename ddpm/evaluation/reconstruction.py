@@ -35,11 +35,16 @@ def reconstruction(
     mses, psnrs = [], []
     for t in t_values:
         eps_mse, mse = _errors(denoiser, images, noise, schedule.alpha_bar[t], t, batch_size, limit)
-        psnr = 10 * math.log10(4 / mse) if mse > 0 else math.inf
+        psnr = _psnr(mse)
         row |= {f"mse_per_t/mse_t{t:04d}": eps_mse, f"val/recon_mse_t{t:04d}": mse, f"val/recon_psnr_t{t:04d}": psnr}
         mses.append(mse)
         psnrs.append(psnr)
     return row | {"val/recon_mse": sum(mses) / len(mses), "val/recon_psnr": sum(psnrs) / len(psnrs)}
+
+
+def _psnr(mse: float) -> float:
+    """In dB, of values within -1 ... 1. Of an error that is no number there is none either."""
+    return math.inf if mse == 0 else 10 * math.log10(4 / mse) if math.isfinite(mse) else -mse
 
 
 def profile(

@@ -16,7 +16,7 @@ from ddpm.cache import cache_dir, cached
 from ddpm.checkpoint import digest
 from ddpm.data import ImageSet
 from ddpm.errors import UserError
-from ddpm.evaluation.distances import Gaussian
+from ddpm.evaluation.distances import Gaussian, finite
 from ddpm.evaluation.features import Features, file_digest
 from ddpm.evaluation.scores import FeatureSums, kept_positions
 from ddpm.evenly import evenly_spaced
@@ -91,6 +91,8 @@ def published_reference(name: str, features: Features, with_rows: bool) -> Refer
     if mean.shape != (features.dim,) or covariance.shape != (features.dim, features.dim):
         raise UserError(f"{path} holds a mean of shape {tuple(mean.shape)}, not ({features.dim},). {_advice(path)}")
     gaussian, content = Gaussian(mean, covariance, PUBLISHED[name]), file_digest(path)
+    if not finite(gaussian):
+        raise UserError(f"{path} holds statistics that are not finite numbers. {_advice(path)}")
     if not with_rows:
         return Reference(f"clean-fid-{name}", content[:12], gaussian, None, content)
     rows = _published_rows(rows_path, features.dim)

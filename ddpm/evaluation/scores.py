@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddpm.errors import UserError
+from ddpm.errors import NotFinite, UserError
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.intervals import extrapolate, frechet_error
 from ddpm.evaluation.kernel import Kid, kid
@@ -38,11 +38,11 @@ class FeatureSums:
         self._at = first
 
     def add(self, features: Tensor) -> None:
-        """Take in the next batch (B, d). Raises UserError where a feature is not a finite number."""
+        """Take in the next batch (B, d). Raises NotFinite, if a feature is not a finite number."""
         features = features.float().cpu()
         finite = features.isfinite().all(1)
         if not finite.all():
-            raise UserError(
+            raise NotFinite(
                 f"The features of {int((~finite).sum())} of the images {self._at} ... {self._at + len(features) - 1} "
                 "are not finite numbers, so there is no score of them. Look at the samples (ddpm sample), and at the "
                 "feature net if it is one of your own; eval.features=embedded needs no other."

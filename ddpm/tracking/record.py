@@ -1,11 +1,17 @@
-"""The record of a run, `run.json`, validated where it is read."""
+"""What a run folder says of its run: in `run.json`, or in a checkpoint if that is lost; and of its results."""
 
+import json
+import secrets
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ddpm.checkpoint import intact, list_checkpoints
+from ddpm.errors import UserError
 from ddpm.rows import parse, read_objects
+
+RESTORED = "restored"  # in a record that was made from a checkpoint: why
 
 
 class _Part(BaseModel):
@@ -43,16 +49,46 @@ class _Record(_Part):
     amendments: list[_Amendment] = []
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What the file `path` says of a run, as it stands there. Raises OSError, and ValueError in words where it is no
-    record."""
-    found = parse(path.read_bytes())
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record in `run.json`, if it has the shape of one. Else one from the newest intact checkpoint, with a new W&B
+    id.
+
+    Raises UserError if there is neither.
+    """
+    path = folder / "run.json"
+    try:
+        return _validated(parse(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        reason = "it is empty" if path.is_file() and not path.stat().st_size else " ".join(str(error).split())
+    if list_checkpoints(folder):
+        for _, state in intact(folder):
+            return _restored(folder.name, state["config"], reason)
+    raise UserError(
+        f"{folder} exists and is not a run folder of this project, or its run.json is lost ({reason}) and it has no "
+        "intact checkpoint. Move it, or give another --out_dir."
+    )
+
+
+def _validated(found: Any) -> dict[str, Any]:
+    """A record, as it stands in its file. Raises ValueError, in words, if it has not the shape of one."""
     try:
         _Record.model_validate(found)
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors(include_url=False)]
         raise ValueError("; ".join(wrong[:3]) + ("; ..." if len(wrong) > 3 else "")) from None
-    return found
+    return dict(found)
+
+
+def _restored(run_id: str, config: dict[str, Any], reason: str) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "wandb_id": f"{run_id}-{secrets.token_hex(3)}",
+        "experiment": config["experiment"],
+        "seed": config["seed"],
+        "sessions": [{}],
+        "config": config,
+        RESTORED: reason,
+    }
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -63,3 +99,29 @@ def read_result(folder: Path) -> dict[str, Any]:
         return {}
     found = [each for _, each in read_objects(path.read_bytes(), {}) if isinstance(each.get("out"), dict)]
     return found[-1] if found else {}
+
+
+def note_evaluation(folder: Path, step: int, point: str, rows: list[dict[str, Any]]) -> None:
+    """Append the rows of an evaluated point to the record of the run in `folder`, once; elsewhere do nothing. Says so
+    where the record cannot be read or written."""
+    if not (folder / "run.json").exists():
+        return
+    path = folder / "evaluations.jsonl"
+    try:
+        before = path.read_bytes() if path.exists() else b""
+        noted = any(_is_of(line, point) for line in before.splitlines())
+        torn = "\n" if before and not before.endswith(b"\n") else ""  # a kill in the middle of a line
+        line = "" if noted else json.dumps({"_i": step, "point": point, "out": rows}) + "\n"
+        if torn or line:
+            with path.open("a") as file:
+                file.write(torn + line)
+    except OSError as error:
+        print(f"warning: the evaluation is not noted in {path}: {error.strerror or error}")
+
+
+def _is_of(line: bytes, point: str) -> bool:
+    """Whether a line of the record is of that point, and whole: cut short, it does not parse."""
+    try:
+        return bool(json.loads(line)["point"] == point)
+    except (ValueError, LookupError, TypeError):
+        return False

@@ -17,7 +17,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,12 +26,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ddpm import checksums
-from ddpm.checkpoint import checkpoint_path, checkpoint_step, intact, list_checkpoints, save_checkpoint
+from ddpm.checkpoint import checkpoint_path, checkpoint_step, intact, list_checkpoints, load_checkpoint, save_checkpoint
 from ddpm.config import Config, as_meant, differences
+from ddpm.disk import make_folder, replacing, require_folder, sync, write_whole
 from ddpm.errors import Held, UserError
 from ddpm.metrics import CURVES
 from ddpm.rows import LeftOut, read_rows
-from ddpm.tracking.record import read_record, read_result
+from ddpm.tracking.record import RESTORED, read_record, read_result
 
 Row = dict[str, Any]
 
@@ -50,32 +51,29 @@ class RunFolder:
 
     @classmethod
     def at(cls, path: Path) -> "RunFolder":
-        """The run folder at `path`, wherever it was trained. Raises UserError where its `run.json` is damaged."""
+        """The run folder at `path`, wherever it was trained. Raises UserError if its `run.json` is lost, see
+        `read_record`, or holds no config of this version."""
+        config = read_record(path)["config"]
         try:
-            config = read_record(path / "run.json")["config"]
             return cls(Config.model_validate(as_meant(config)), path)
-        except (OSError, ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"{path / 'run.json'} cannot be read: {' '.join(str(error).split())}.") from None
 
     # --- what is there ---
 
     def check(self) -> None:
-        """Raises UserError where the folder is something else, or holds the same run under another config."""
+        """Raises UserError if the folder cannot be made, is something else, or holds the same run under another
+        config."""
         try:
             if not self.path.exists():
+                require_folder(self.path, "The run folder")
                 return
         except OSError as error:  # a folder above it may not be entered, or the path is too long
             raise UserError(f"The run folder {self.path} cannot be made: {error.strerror}.") from None
-        try:
-            stored = read_record(self.path / "run.json")["config"]
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.path} exists and is not a run folder of this project (run.json: {error}). Move it, or give "
-                "another --out_dir."
-            ) from None
+        record = read_record(self.path)
         if self._cfg.clean_run:
             return
-        changed = differences(stored, self._cfg.nested())
+        changed = differences(record["config"], self._cfg.nested())
         if changed:
             raise UserError(
                 f"The run in {self.path} has another config: {'; '.join(changed)}. Use the config it was started with "
@@ -86,6 +84,38 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run's last step and evaluation are done."""
         return not self._cfg.clean_run and bool(read_result(self.path))
+
+    def over(self) -> str | None:
+        """What to say of a run with nothing left to do: it is finished, and its rows are there, or what is lost cannot
+        be brought back. None of a run to train, or to repair: the row of the last step is measured again, if its
+        checkpoint is there."""
+        if not self.finished:
+            return None
+        rows, bad, damage = self._parse_rows()
+        last = self._cfg.train.total_steps
+        lost = self._lost(rows, last + 1)
+        if lost == [last] and not bad[:-1] and self._has_checkpoint(last):
+            return None
+        said = f"This run is finished already. --clean_run=true trains it anew: {self.path}"
+        if lost:
+            damage.append(f"it lacks {_rows_of(lost)}")
+        if damage:
+            said = (
+                f"warning: {self.path / 'loss.jsonl'} is damaged: {'; '.join(damage)}. What is lost cannot be brought "
+                f"back from this folder, and reports are without it.\n{said}"
+            )
+        return said
+
+    def _lost(self, rows: dict[int, Row], before: int) -> list[int]:
+        """The steps before `before` that should have a row and have none."""
+        return [step for step in range(1, before) if self._cfg.has_row(step) and step not in rows]
+
+    def _has_checkpoint(self, step: int) -> bool:
+        try:
+            load_checkpoint(checkpoint_path(self.path, step))
+        except UserError:
+            return False
+        return True
 
     def fid_summary(self) -> dict[str, Any]:
         """The lowest and the last FID, as W&B's summary shows them. W&B's own minimum forgets earlier sessions."""
@@ -114,7 +144,7 @@ class RunFolder:
 
     def __enter__(self) -> "RunFolder":
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             self._lock.acquire()
         except Timeout:
             raise Held(
@@ -128,11 +158,17 @@ class RunFolder:
             if self.path.exists() and not self._cfg.clean_run:
                 if not os.access(self.path, os.W_OK):
                     raise UserError(f"The run folder {self.path} is read-only. Make it writable, or copy it elsewhere.")
-                self.record = read_record(self.path / "run.json")
+                self._read_record()
                 self.rows = self._read_rows()
                 for path in (self.path / name for name in ("run.json", "results.jsonl")):
                     for said in checksums.as_written(path, path.read_bytes()) if path.exists() else []:
                         print(f"warning: {self.path}: {said}")
+                lost = self._lost(self.rows, self._cfg.train.total_steps + 1) if self.finished else []
+                if lost:
+                    print(
+                        f"warning: {self.path / 'loss.jsonl'} of a finished run lacks {_rows_of(lost)}. `ddpm train` "
+                        "measures that of the last step again, if its checkpoint is there; `ddpm probe` adds its own"
+                    )
         except BaseException:
             self._lock.release()
             raise
@@ -140,6 +176,20 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._lock.release()
+
+    def _read_record(self) -> None:
+        self.record = read_record(self.path)
+        if RESTORED in self.record and (reason := self.record.pop(RESTORED)):
+            with self._writing("run.json"):
+                if (self.path / "run.json").exists():
+                    (self.path / "run.json").replace(self.path / "run.json.damaged")
+            self._save_record()
+            print(
+                f"warning: {self.path / 'run.json'} was lost ({reason}). It is made again from the newest checkpoint; "
+                f"to W&B this is now the run {self.record['wandb_id']}"
+            )
+        if (self.path / "results.jsonl").exists() and not self.finished:
+            print(f"warning: {self.path / 'results.jsonl'} holds no result: the run counts as not finished")
 
     # --- beginning and continuing ---
 
@@ -162,30 +212,37 @@ class RunFolder:
                 (draft / "config.yaml").write_text(config_yaml)
             yield draft
             with self._writing("run.json"):
+                for path in (*draft.rglob("*"), draft):
+                    sync(path)
                 # Two renames: a kill leaves the old folder or the new one whole.
                 if self.path.exists():
                     self.path.rename(old)
                 draft.rename(self.path)
+                sync(self.path.parent)
                 shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         self.record = record
 
-    def continuing(self, step: int, session: dict[str, Any], config: dict[str, Any]) -> None:
+    def continuing(self, step: int, session: dict[str, Any], config: dict[str, Any], known: dict[str, Any]) -> None:
         """Forget what came after `step`, which will come again: rows, checkpoints, a divergence. Note the new session,
-        and the keys of the config that may change in a run, in `run.json`."""
+        the keys of the config that may change in a run, and what is `known` and not noted yet, in `run.json`."""
         self.rows = {s: row for s, row in self.rows.items() if s <= step}
-        self.record = {**self.record, "config": config, "sessions": [*self.record["sessions"], session]}
+        known = {key: value for key, value in known.items() if key not in self.record}
+        self.record = {**self.record, **known, "config": config, "sessions": [*self.record["sessions"], session]}
         with self._writing("loss.jsonl"):
-            lines = {s: _line(s, row) for s, row in self.rows.items()}
-            self._replace("loss.jsonl", "".join(lines.values()), *lines.values())
-            # Of a line that was not as it was written, nothing more is known now.
-            checksums.replace(self.path / "loss.jsonl", [lines[s] for s in lines.keys() - self._altered])
             for path in list_checkpoints(self.path):
                 if checkpoint_step(path) > step:
                     path.unlink()
             for path in (*self.path.glob("checkpoints/*.part"), self.path / "diverged.json"):
                 path.unlink(missing_ok=True)
+            # After the checkpoints that presume the rows that go.
+            lines = {s: _line(s, row) for s, row in self.rows.items()}
+            checksums.note(self.path / "loss.jsonl", *lines.values())
+            self._sync_rows()
+            write_whole(self.path / "loss.jsonl", "".join(lines.values()))
+            # Of a line that was not as it was written, nothing more is known now.
+            checksums.replace(self.path / "loss.jsonl", [lines[s] for s in lines.keys() - self._altered])
         self._save_record()
 
     def note_session(self, facts: dict[str, Any]) -> None:
@@ -204,6 +261,8 @@ class RunFolder:
         self.record = {**self.record, "amendments": [*kept, {"steps": steps, "sent": False, "how": how}]}
         self._save_record()
         self.append(step, row)
+        with self._writing("loss.jsonl"):
+            self._sync_rows()
 
     @property
     def unsent_steps(self) -> set[int]:
@@ -223,19 +282,30 @@ class RunFolder:
     def newest_checkpoint(self) -> dict[str, Any] | None:
         """The state to continue from: the newest intact one, or the one before it if that brings lost rows back. None
         where no checkpoint is intact."""
-        states = [state for _, state in itertools.islice(intact(self.path), 2)] if self.begun else []
+        states = [state for _, state in itertools.islice(self._own_checkpoints(), 2)] if self.begun else []
         for state in states:
-            lost = [step for step in range(1, state["step"]) if self._cfg.has_row(step) and step not in self.rows]
+            lost = self._lost(self.rows, state["step"])
             if not lost:
                 return state
-            print(
-                f"warning: {self.path / 'loss.jsonl'} lacks the rows of {lost}, which come before step {state['step']}"
-            )
+            before = f"from before the checkpoint of step {state['step']}"
+            print(f"warning: {self.path / 'loss.jsonl'} lacks {_rows_of(lost)} {before}")
         if states:
             print("warning: those rows stay lost: no recent checkpoint comes before them")
         return states[0] if states else None
 
-    def _read_rows(self) -> dict[int, Row]:
+    def _own_checkpoints(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """The intact checkpoints of this run, newest first. Names those that are of another run or step."""
+        for path, state in intact(self.path):
+            other = differences(state["config"], self._cfg.nested())
+            if state["step"] != checkpoint_step(path):
+                other = [f"it is of step {state['step']}"]
+            if other:
+                print(f"warning: {path} is not what its name says and is passed over: {'; '.join(other)}")
+            else:
+                yield path, state
+
+    def _parse_rows(self) -> tuple[dict[int, Row], list[int], list[str]]:
+        """The rows in `loss.jsonl` by step, the numbers of the lines that do not parse, and how the file is damaged."""
         path = self.path / "loss.jsonl"
         content = path.read_bytes() if path.exists() else b""
         lines = content.splitlines()
@@ -247,26 +317,32 @@ class RunFolder:
         altered, gone = checksums.altered_lines(path, content)
         altered = [number for number in altered if number not in bad]
         self._altered = {step for step, _ in read_rows(b"\n".join(lines[n - 1] for n in altered), {})}
-        said = []
+        damage = []
         # A torn last line, or one too few, is what a kill leaves: the run goes on, and it comes again.
         if bad and (bad != [len(lines)] or self.finished):
-            said.append(f"line(s) {', '.join(map(str, bad))} do not parse as rows and are left out")
+            damage.append(f"line(s) {', '.join(map(str, bad))} do not parse as rows and are left out")
         if altered:
             listed = ", ".join(map(str, altered))
-            said.append(f"line(s) {listed} are not as they were written, or their checksums are lost, and are kept")
+            damage.append(f"line(s) {listed} are not as they were written, or their checksums are lost, and are kept")
         if gone and self.finished:
-            said.append(f"{gone} line(s) that were written are not there")
-        if said:
+            damage.append(f"{gone} line(s) that were written are not there")
+        return dict(sorted(rows.items())), bad, damage
+
+    def _read_rows(self) -> dict[int, Row]:
+        path = self.path / "loss.jsonl"
+        rows, _, damage = self._parse_rows()
+        if damage:
             aside = path.with_name("loss.jsonl.damaged")
             with self._writing(aside.name):
                 shutil.copyfile(path, aside)
-            print(f"warning: {path}: {'; '.join(said)}; the file as it was is kept as {aside.name}")
-        return dict(sorted(rows.items()))
+            print(f"warning: {path}: {'; '.join(damage)}; the file as it was is kept as {aside.name}")
+        return rows
 
     # --- writing ---
 
     def append(self, step: int, row: Row) -> None:
-        """Add one row to `loss.jsonl`. Raises UserError where it cannot be written."""
+        """Add one row to `loss.jsonl`, which the next checkpoint has reach the disk. Raises UserError if it cannot be
+        written."""
         self.rows[step] = {**self.rows.get(step, {}), **row}
         path, line = self.path / "loss.jsonl", _line(step, row)
         with self._writing(path.name):
@@ -276,8 +352,13 @@ class RunFolder:
                 file.write(("\n" * bool(torn) + line).encode())
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the checkpoint of `step`, then drop the older ones beyond `checkpoint.keep`; milestones stay."""
+        """Write the checkpoint of `step`, then drop the older ones beyond `checkpoint.keep`; milestones stay.
+
+        The rows before it are on the disk first: after a power cut, no checkpoint presumes rows that are lost.
+        """
         path = checkpoint_path(self.path, step)
+        with self._writing("loss.jsonl"):
+            self._sync_rows()
         with self._writing(f"checkpoints/{path.name}"):
             save_checkpoint(path, state)
             passing = [p for p in list_checkpoints(self.path) if not self._cfg.is_milestone(checkpoint_step(p))]
@@ -298,20 +379,30 @@ class RunFolder:
         """Write a PIL image as the sample grid of `step`."""
         path = self.grid_path(step)
         with self._writing(f"samples/{path.name}"):
-            path.parent.mkdir(exist_ok=True)
-            picture.save(path)
+            make_folder(path.parent)
+            with replacing(path) as aside:
+                picture.save(aside, format="png")
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write one JSON line as the file `name`, whole or not at all."""
+        """Write one JSON line as the file `name`, whole or not at all, after the rows so far."""
         with self._writing(name):
+            self._sync_rows()
             self._replace(name, json.dumps(value) + "\n")
 
-    def _replace(self, name: str, text: str, *lines: str) -> None:
-        """Write `text`, which is made of `lines`, or else one content, as the file `name`: whole or not at all."""
-        checksums.note(self.path / name, *(lines or [text]))
-        aside = self.path / f"{name}.part"
-        aside.write_text(text)
-        aside.replace(self.path / name)
+    def _replace(self, name: str, text: str) -> None:
+        """Write `text` as the file `name`: whole or not at all, its checksum first."""
+        path = self.path / name
+        checksums.note(path, text)
+        if checksums.place(path).exists():
+            sync(checksums.place(path))
+        write_whole(path, text)
+
+    def _sync_rows(self) -> None:
+        path = self.path / "loss.jsonl"
+        for each in (checksums.place(path), path):
+            if each.exists():
+                sync(each)
+        sync(self.path)
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -328,30 +419,10 @@ class RunFolder:
             ) from error
 
 
-def note_evaluation(folder: Path, step: int, point: str, rows: list[Row]) -> None:
-    """Append the rows of an evaluated point to the record of the run in `folder`, once; elsewhere do nothing. Says so
-    where the record cannot be read or written."""
-    if not (folder / "run.json").exists():
-        return
-    path = folder / "evaluations.jsonl"
-    try:
-        before = path.read_bytes() if path.exists() else b""
-        noted = any(_is_of(line, point) for line in before.splitlines())
-        torn = "\n" if before and not before.endswith(b"\n") else ""  # a kill in the middle of a line
-        line = "" if noted else json.dumps({"_i": step, "point": point, "out": rows}) + "\n"
-        if torn or line:
-            with path.open("a") as file:
-                file.write(torn + line)
-    except OSError as error:
-        print(f"warning: the evaluation is not noted in {path}: {error.strerror or error}")
-
-
-def _is_of(line: bytes, point: str) -> bool:
-    """Whether a line of the record is of that point, and whole: cut short, it does not parse."""
-    try:
-        return bool(json.loads(line)["point"] == point)
-    except (ValueError, LookupError, TypeError):
-        return False
+def _rows_of(steps: Sequence[int]) -> str:
+    """`3 rows (steps 10 ... 70)`."""
+    spread = f"steps {steps[0]} ... {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
+    return f"{len(steps)} row{'s' * (len(steps) > 1)} ({spread})"
 
 
 def _line(step: int, row: Row) -> str:

@@ -24,10 +24,9 @@ class SharedFolder:
         """See `RunFolder.check`."""
         from_main(self.held.check)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run's last step and evaluation are done."""
-        return from_main(lambda: self.held.finished)
+    def over(self) -> str | None:
+        """See `RunFolder.over`."""
+        return from_main(self.held.over)
 
     def newest_checkpoint(self) -> dict[str, Any] | None:
         """The state to continue from, sent to every process: they need no disk in common."""

@@ -83,7 +83,8 @@ class Tracker:
         config = self._cfg.nested()
         for key in ("project", "entity"):  # it stays the run that it is
             config["logging"]["wandb"][key] = before["config"]["logging"]["wandb"][key]
-        self.folder.continuing(session["from_step"], session, config)
+        known = {**{key: session[key] for key in ("started", "commit", "version")}, **facts}
+        self.folder.continuing(session["from_step"], session, config, known)
         if id := self._agents_run():
             self.folder.record["wandb_id"] = id  # an agent's run is its own: it gets all rows
         self._run = open_run(self.folder.record, self.folder.path)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from reports.figures.style import Drawn, NothingToDraw, label, legend, palette, panels, plain, wrapped
+from reports.figures.style import Drawn, NothingToDraw, label, legend, palette, panels, wrapped
 from reports.runs import Run, flat_config, flatten
 from reports.statistics import COMMON, TRAINED, rank_correlation
 
@@ -101,7 +101,7 @@ def protocol_text(shown: Sequence[Entry], protocol: str) -> str:
     """A protocol in a line: its fingerprint, sampler, NFE, samples and features."""
     described = next((flatten(entry.run.protocols.get(protocol, {})) for entry in shown), {})
     known = [f"{key} = {described[key]}" for key in ("sampler", "nfe", "n_samples", "features") if key in described]
-    return plain(f"protocol {protocol}" + (f": {', '.join(known)}" if known else ""))
+    return f"protocol {protocol}" + (f": {', '.join(known)}" if known else "")
 
 
 def last_correlation(shown: Sequence[Entry]) -> float | None:

@@ -3,7 +3,6 @@
 import itertools
 import re
 import textwrap
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ddpm.letters import PlainFigure
 from ddpm.metrics import axis_label
 from reports.experiments.choice import Arm, Selection, differing_keys, matches, show
 from reports.statistics import curve
@@ -57,7 +57,7 @@ def theme() -> Iterator[None]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of that many inches on the Agg canvas, with constrained layout."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = PlainFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -65,11 +65,9 @@ def new_figure(width: float, height: float) -> Figure:
 def save(drawn: Drawn, stem: Path, *, dpi: int = DPI, svg: bool = True) -> Path:
     """Write `<stem>.png` and, if `svg`, `<stem>.svg`; returns the PNG. Without dates: equal data, equal bytes."""
     png = stem.with_name(stem.name + ".png")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands in for a letter the font lacks
-        drawn.figure.savefig(png, dpi=dpi)
-        if svg:
-            drawn.figure.savefig(stem.with_name(stem.name + ".svg"), metadata={"Date": None})
+    drawn.figure.savefig(png, dpi=dpi)
+    if svg:
+        drawn.figure.savefig(stem.with_name(stem.name + ".svg"), metadata={"Date": None})
     return png
 
 
@@ -156,13 +154,8 @@ def arm_labels(arms: Sequence[Arm], selection: Selection) -> dict[str, str]:
     labels = {}
     for arm in arms:
         text = ", ".join(f"{key} = {_short(show(arm.config, key))}" for key in chosen)
-        labels[arm.experiment] = plain(f"{arm.experiment}: {text}" if text else arm.experiment)
+        labels[arm.experiment] = f"{arm.experiment}: {text}" if text else arm.experiment
     return labels
-
-
-def plain(text: str) -> str:
-    """Text from a run or its config, of which nothing is to be set as mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _short(value: str) -> str:
@@ -280,4 +273,4 @@ def log_if_wide(axes: Axes, arms: Sequence[Arm], metric: str) -> str:
 def note_on(figure: Figure, note: str | None) -> None:
     """Write a protocol warning across the top of the figure."""
     if note:
-        figure.suptitle(plain(note), color="#b30000", fontsize=8, wrap=True)
+        figure.suptitle(note, color="#b30000", fontsize=8, wrap=True)

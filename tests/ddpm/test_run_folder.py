@@ -130,7 +130,7 @@ def test_a_torn_last_row_is_written_again(tmp_path: Path, capsys: pytest.Capture
     assert _steps(cfg.run_dir) == [0, 2, 4]
     out = capsys.readouterr().out
     assert "do not parse" not in out
-    assert "lacks the rows of [2], which come before step 3" in out
+    assert "lacks 1 row (step 2) from before the checkpoint of step 3" in out
     assert f"continuing {cfg.run_id} after step 2" in out
 
 

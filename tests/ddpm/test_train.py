@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm.checkpoint import load_checkpoint, save_checkpoint
+from ddpm.checkpoint import load_checkpoint, load_state, save_checkpoint
 from ddpm.config import Config
 from ddpm.config_files import load_config
 from ddpm.environment import choose_device, choose_precision
@@ -355,13 +355,13 @@ def test_divergence_stops_the_run_with_advice(tmp_path: Path) -> None:
 def test_checkpoints_are_whole_or_absent_and_run_no_code(tmp_path: Path) -> None:
     path = tmp_path / "a/b.pt"
     save_checkpoint(path, {"x": torch.ones(3), "n": 4})
-    assert load_checkpoint(path)["n"] == 4
+    assert load_state(path)["n"] == 4
     assert [p.name for p in path.parent.iterdir()] == ["b.pt"]
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match="damaged"):
-        load_checkpoint(path)
+        load_state(path)
     with pytest.raises(UserError, match="no checkpoint"):
-        load_checkpoint(tmp_path / "none.pt")
+        load_state(tmp_path / "none.pt")
     torch.save({"x": Path("x")}, path)  # an object that needs pickle
     with pytest.raises(UserError, match="damaged"):
-        load_checkpoint(path)
+        load_state(path)

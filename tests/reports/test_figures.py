@@ -288,5 +288,5 @@ def test_log_axes_are_labelled_and_dollars_are_dollars(tmp_path: Path) -> None:
         assert ticks and max(tick.get_window_extent().width for tick in ticks) < 0.5 * figure.dpi
         (said,) = [text for text in figure.legends[0].get_texts() if "HOME" in text.get_text()]
         width = said.get_window_extent().width
-        said.set_text(said.get_text().replace(r"\$", "S"))
+        said.set_text(said.get_text().replace("$", "S"))
         assert width == pytest.approx(said.get_window_extent().width, rel=0.02)
