@@ -9,7 +9,7 @@ Source: https://yaml.org/spec/1.2.2/#103-core-schema
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from yaml.composer import ComposerError
@@ -33,11 +33,6 @@ _MOST_VALUES = 100_000  # a few lines of anchors (&, *) can stand for more than 
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-    yaml_constructors: ClassVar[dict[Any, Any]] = {
-        tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (NULL, TEXT, _BOOL, _LIST, _MAP, None)
-    }
-
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
         node: MappingNode = super().compose_mapping_node(anchor)
         first: dict[tuple[str, str], Node] = {}
@@ -61,6 +56,9 @@ def _decimal(loader: Any, node: ScalarNode) -> float:
     return float(loader.construct_yaml_float(node)) + 0.0  # -0.0 is 0.0
 
 
+_PLAIN = (NULL, TEXT, _BOOL, _LIST, _MAP, None)  # None: what says that a tag is not known
+_Loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _PLAIN}
+_Loader.yaml_implicit_resolvers = {}
 _Loader.add_constructor(_WHOLE, _whole)
 _Loader.add_constructor(_DECIMAL, _decimal)
 for _tag, _look, _starts in _LOOKS:

@@ -1,6 +1,7 @@
 """What a config says is what is trained: files, overrides, sweep points, filters, paths and names."""
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from ddpm.arguments import path as path_argument
 from ddpm.cache import cache_dir, use_folder
 from ddpm.cli import main
 from ddpm.config import Config
-from ddpm.config_files import ARTIFACT_LETTERS, PROJECT_LETTERS, TAG_LETTERS, load_config, sweep_point
+from ddpm.config_files import (
+    ARTIFACT_LETTERS,
+    PROJECT_LETTERS,
+    TAG_LETTERS,
+    load_config,
+    read_chain,
+    resolve,
+    sweep_point,
+)
 from ddpm.config_keys import key_types
 from ddpm.data import load_images
 from ddpm.errors import UserError
@@ -33,10 +42,11 @@ from reports.runs import Run
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "configs/smoke/quick.yaml"
+CHAIN = read_chain(QUICK)
 
 
 def _config(*overrides: str, point: dict[str, Any] | None = None) -> Config:
-    return load_config(QUICK, overrides, point)
+    return resolve(CHAIN, overrides, point)
 
 
 def _of_file(folder: Path, text: str | bytes, *overrides: str) -> Config:
@@ -315,8 +325,9 @@ def test_the_points_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "point.yaml").write_text(
         "wandb_version: 1\noptim.lr: {value: 1e-4}\ntrain.total_steps: {value: 20}\nid: {value: 20260501}\n"
     )
-    for values in (point, from_server, sweep_point()):
-        cfg = _config("--optim.lr=0.0001", "--id=20260501", point=values)
+    by_agent = ("--optim.lr=0.0001", "--train.total_steps=20.0", "--id=20260501")
+    for values, overrides in itertools.product((point, from_server, sweep_point()), (by_agent, ())):
+        cfg = _config(*overrides, point=values)
         assert (cfg.optim.lr, cfg.train.total_steps, cfg.id) == (1e-4, 20, "20260501")
         assert {"lr=0.0001", "total_steps=20"} <= set(cfg.logging.wandb.tags)
     (tmp_path / "point.yaml").write_text("wandb_version: 1\nstudy_name: {value: 1e-4}\n")

@@ -221,7 +221,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, originals: Path) -> None:
 
 
 def test_a_filter_that_is_no_yaml(tmp_path: Path, originals: Path) -> None:
-    with pytest.raises(UserError, match="no YAML value"):
+    with pytest.raises(UserError, match=r"The filter `seed=\[1` is not valid YAML"):
         make_report("e6", str(originals), tmp_path / "out", where=["seed=[1"])
 
 
