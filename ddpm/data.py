@@ -91,10 +91,10 @@ def load_images(
     root = root.expanduser()
     if dataset == "cifar10":
         return _cifar10(root, split, subset)
-    images, said = _folder(root, split, subset, _Decoding(size, skip_bad, workers))
+    loaded, said = _folder(root, split, subset, _Decoding(size, skip_bad, workers))
     if not quiet:
         print(said)
-    return images
+    return loaded
 
 
 def _chosen(count: int, subset: int | None, where: str) -> list[int]:
