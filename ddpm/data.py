@@ -100,10 +100,10 @@ def load_images(
     root = home(root)
     if dataset == "cifar10":
         return _cifar10(root, split, subset)
-    found, said = _folder(root, split, subset, _Decoding(size, skip_bad, workers))
+    loaded, said = _folder(root, split, subset, _Decoding(size, skip_bad, workers))
     if not quiet:
         print(said)
-    return found
+    return loaded
 
 
 def _chosen(count: int, subset: int | None, where: str) -> list[int]:

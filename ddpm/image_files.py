@@ -85,7 +85,7 @@ def _limit(variable: str, default: int) -> int:
     text = os.environ.get(variable) or str(default)
     if not re.fullmatch(r"[1-9][0-9_]{0,18}", text):
         raise UserError(
-            f"The environment variable {variable} = {text} must be a whole number above 0, such as {default}."
+            f"The environment variable {variable} = {text} must be a number of 1 or more, such as {default}."
         )
     return int(text.replace("_", ""))
 
@@ -96,7 +96,9 @@ def _limit(variable: str, default: int) -> int:
 class Files(Protocol):
     """The files at a data.root. A name that ends in a slash is a folder."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]: ...
+
     left_out: Counter[str]  # what is left out already, by reason
 
     def read(self, name: str) -> bytes:
@@ -160,6 +162,7 @@ class _Zip:
             raise ValueError("packed by a method that is not read here: pack the archive anew with deflate")
         self._limits.require_file(info.file_size)
         with self._archive.open(info) as member:  # piece by piece: what it says of its size may be wrong
+            assert isinstance(member, zipfile.ZipExtFile)
             return b"".join(iter(lambda: member.read1(4096), b""))
 
     def mark(self, name: str) -> object:
@@ -181,7 +184,7 @@ class _Folder:
         self._root, self._limits = root, limits
         self.left_out: Counter[str] = Counter()
         self.names, lost = [], []
-        todo = [("", (_identity(root),))]
+        todo: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (_identity(root),))]
         while todo:
             inside, around = todo.pop()
             try:

@@ -75,7 +75,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("DDPM_MAX_FILE_BYTES", str(len(large)))
     assert len(load_images("folder", root)) == 2
     monkeypatch.setenv("DDPM_MAX_FILE_BYTES", "much")
-    with pytest.raises(UserError, match="DDPM_MAX_FILE_BYTES = much must be a whole number"):
+    with pytest.raises(UserError, match="DDPM_MAX_FILE_BYTES = much must be a number of 1 or more"):
         load_images("folder", root)
 
 

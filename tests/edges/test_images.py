@@ -27,6 +27,7 @@ LAYOUTS = {
     "pictures beside the splits": (["logo.png", "train/a/0.png", "test/a/1.png", "extra/a/2.png"], ["a"], 1, 1),
     "validation": (["train/a/0.png", "Valid/a/1.png", "val/a/2.png", "test/a/3.png"], ["a"], 1, 1),
     "folders of classes": (["train/x/a/0.png", "train/y/b/1.png", "test/x/a/2.png"], ["a", "b"], 2, 1),
+    "classes of two cases": (["Cat/0.png", "cat/1.png"], ["Cat", "cat"], 2, 2),
     "backslashes": (["train\\a\\0.png", "train\\b\\1.png", "test\\a\\2.png"], ["a", "b"], 2, 1),
     "absolute names": (["/train/a/0.png", "/test/a/1.png"], ["a"], 1, 1),
     "names with dots": (["./train/a/0.png", "./test/a/1.png"], ["a"], 1, 1),
