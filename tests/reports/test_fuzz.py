@@ -164,7 +164,8 @@ def test_a_training_that_goes_on_in_a_damaged_folder(
         shutil.copytree(trained, cfg.run_dir)
         name = rng.choice(FILES[: 3 if seed % 2 else 2])
         path = cfg.run_dir / name
-        path.write_bytes(_mutated(path.read_bytes(), rng))
+        damaged = _mutated(path.read_bytes(), rng)
+        path.write_bytes(damaged)
         if not seed % 2:
             (cfg.run_dir / "results.jsonl").unlink()
         capsys.readouterr()
@@ -174,6 +175,8 @@ def test_a_training_that_goes_on_in_a_damaged_folder(
             assert str(cfg.run_dir) in str(error), (seed, str(error))
             continue
         said = capsys.readouterr().out
+        if "finished already" in said and path.read_bytes() == damaged:
+            continue  # nothing was done
         try:
             found = _written(cfg.run_dir)
         except (ValueError, LookupError, TypeError, AttributeError):
