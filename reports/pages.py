@@ -222,7 +222,7 @@ def _comparisons(selection: Selection, numbers: pd.DataFrame) -> list[dict[str, 
             {
                 "pair": pair,
                 "metric": metric,
-                "mark": " †" if differ and metric in _WEIGHTED else "",
+                "mark": "†" if differ and metric in _WEIGHTED else "",
                 "count": f"{get['paired_count']:.0f}",
                 "lower": f"{get['lower_count']:.0f}",
                 "mean": _signed(get.get("mean_change_pct")),

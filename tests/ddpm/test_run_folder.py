@@ -6,10 +6,12 @@ import os
 import resource
 import signal
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 
+from ddpm import checksums
 from ddpm.checkpoint import list_checkpoints
 from ddpm.config import Config
 from ddpm.errors import Held, UserError
@@ -144,6 +146,41 @@ def test_a_damaged_row_is_kept_aside_and_named(tmp_path: Path, capsys: pytest.Ca
     assert "line(s) 1 do not parse" in capsys.readouterr().out
     assert (cfg.run_dir / "loss.jsonl.damaged").read_bytes() == damaged
     assert sorted(_steps(cfg.run_dir)) == [0, 2, 4]
+
+
+def test_a_row_that_is_not_as_it_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One digit turned, before the run goes on: said then, and by a report afterwards; the other lines are vouched for.
+    Catches a changed number that is as good as new once the file is written again, and checksums that nobody wrote."""
+    cfg = plain(tmp_path, "--checkpoint.every=1", "--logging.wandb.mode=disabled")
+    rows = _interrupted(cfg) / "loss.jsonl"
+    assert checksums.as_written(rows, rows.read_bytes()) == []
+    at = rows.read_bytes().index(b'"train/mse": 0.') + len(b'"train/mse": 0.')
+    content = bytearray(rows.read_bytes())
+    content[at] ^= 1
+    rows.write_bytes(content)
+    train(cfg)
+    assert "line(s) 2 are not as they were written" in capsys.readouterr().out
+    assert _steps(cfg.run_dir) == [0, 2, 4]
+    (said,) = checksums.as_written(rows, rows.read_bytes())
+    assert said.startswith("loss.jsonl: 1 line(s) are not as they were written") and said.endswith("(line 2)")
+    for name in ("run.json", "results.jsonl"):
+        path = cfg.run_dir / name
+        assert (path.with_name(f"{name}.crc").exists(), checksums.as_written(path, path.read_bytes())) == (True, [])
+
+
+@pytest.mark.parametrize(
+    "change", [{"sessions": [5]}, {"config": []}, {"sessions": []}, {"wandb_id": None}, {"amendments": [{}]}]
+)
+def test_a_run_json_of_another_shape(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Catches: a traceback where a part of the record is used that is not what it has to be."""
+    cfg = plain(tmp_path)
+    cfg.run_dir.mkdir(parents=True)
+    record = {"run_id": "r", "wandb_id": "r-1", "sessions": [{}], "config": cfg.nested()}
+    (cfg.run_dir / "run.json").write_text(json.dumps(record | change))
+    key = next(iter(change))
+    for way in (lambda: train(cfg), lambda: RunFolder.at(cfg.run_dir)):
+        with pytest.raises(UserError, match=rf"run\.json.*{key}"):
+            way()
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"run_id": 3}', "[]"])

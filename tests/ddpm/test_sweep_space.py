@@ -248,9 +248,9 @@ def test_nothing_else_decides_a_swept_key(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"loss\.weighting is swept, and the command line .* sets it to p2"):
         load_config(smoke, ["--loss.weighting=p2"], point)
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(tmp_path / "point.yaml"))
-    for text in ("", "loss.weighting: {value: p2}\n"):
-        (tmp_path / "point.yaml").write_text(text)
-        with pytest.raises(UserError, match="cannot be read"):
+    for content in (b"", b"loss.weighting: {value: p2}\n", b"a: [1\nb: {", b"wandb_version: 1\na: \xff"):
+        (tmp_path / "point.yaml").write_bytes(content)
+        with pytest.raises(UserError, match=r"\A.*cannot be read.* start the agent again\.\Z"):  # and in one line
             sweep_point()
 
 

@@ -6,14 +6,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import wandb
 
+from reports.figures import grids
 from reports.library import make_library
 from reports.markup import code, html_page, link, text, verbatim
 from reports.report import make_report
 from reports.sources import api, open_source, pictures
-from tests.reports.conftest import rows_of, write_run
+from tests.reports.conftest import chosen, rows_of, write_run
 from tests.wandb_standin import StandIn
 from tests.wandb_standin.records import HISTORY
 
@@ -110,6 +112,17 @@ def test_a_hostile_text_in_the_library(tmp_path: Path) -> None:
         (folder / "run.json").write_text(json.dumps(card | {"experiment": name, "run_id": HOSTILE}))
     page = make_library(str(tmp_path / "runs"), tmp_path / "out")
     _assert_harmless(page.read_text())
+
+
+def test_a_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a small file that takes all memory when it is drawn; one left out without a word."""
+    for name in ("e5", "e6"):
+        write_run(tmp_path / name, name)
+    monkeypatch.setattr(grids, "_MOST_PIXELS", 24 * 24)
+    assert "left out" not in grids.sample_grids(chosen(tmp_path, "e6"), False).caption
+    PIL.Image.new("L", (25, 24)).save(tmp_path / "e6/samples/step-000200.png")
+    caption = grids.sample_grids(chosen(tmp_path, "e6"), False).caption
+    assert "Samples at step 100" in caption and "pixels, are left out: 1 of e6." in caption
 
 
 @pytest.mark.parametrize("way", [text, code, verbatim])
