@@ -45,7 +45,7 @@ def _powers(axes: Axes) -> set[Text]:
 
 def _as_it_is(text: Text) -> None:
     text.set_parse_math(False)
-    said = "".join(map(_drawable, text.get_text()))
+    said = drawable(text.get_text())
     if said != text.get_text():
         text.set_text(said)
     if said.isascii():
@@ -65,8 +65,13 @@ def _as_it_is(text: Text) -> None:
         )
 
 
+def drawable(text: str) -> str:
+    """`text` with what stands for signs that are no letters: control characters, half pairs, codes that XML forbids.
+    At ticks, whose texts are made while they are drawn, it has to be called for; elsewhere `PlainFigure` does."""
+    return "".join(map(_drawable, text))
+
+
 def _drawable(letter: str) -> str:
-    """A letter, or what stands for a sign that is none: a control character, half a pair, a code that XML forbids."""
     if letter == "\t":
         return " "
     is_none = unicodedata.category(letter) in ("Cc", "Cs") or ord(letter) & 0xFFFE == 0xFFFE

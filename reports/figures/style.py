@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ddpm.letters import PlainFigure
+from ddpm.letters import PlainFigure, drawable
 from ddpm.metrics import axis_label
 from reports.experiments.choice import Arm, Selection, differing_keys, matches, show
 from reports.statistics import curve
@@ -154,7 +154,7 @@ def arm_labels(arms: Sequence[Arm], selection: Selection) -> dict[str, str]:
     labels = {}
     for arm in arms:
         text = ", ".join(f"{key} = {_short(show(arm.config, key))}" for key in chosen)
-        labels[arm.experiment] = f"{arm.experiment}: {text}" if text else arm.experiment
+        labels[arm.experiment] = drawable(f"{arm.experiment}: {text}" if text else arm.experiment)
     return labels
 
 
