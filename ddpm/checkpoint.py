@@ -99,7 +99,7 @@ def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
         stored = state.pop("digest", None) if isinstance(state, dict) else None
         if stored is not None and not mmap and stored != digest(state):
             raise ValueError("its content does not match its digest")
-        return state  # type: ignore[no-any-return]
+        return state
     except UserError:
         raise
     except Exception as error:  # torch raises whatever the damaged bytes lead it to

@@ -72,7 +72,8 @@ def assert_same(cfg: Config, undisturbed: Config) -> None:
             4,
         ),  # in the second milestone's evaluation (before it, the first and both ends of the scale)
         ("ddpm.evaluation.evaluate.draw", 1),  # before the first sample
-        ("os.fsync", 5),  # in a checkpoint write
+        ("os.fsync", 19),  # in a checkpoint's write, before it has its name
+        ("os.fsync", 20),  # and after
         ("ddpm.hessian.squares._values", 7),  # in a probe
         ("ddpm.evaluation.reconstruction.eps_from_x0", 2),  # between two timesteps of a reconstruction
         ("ddpm.tracking.tracker.Tracker.log_checkpoint", 2),  # between a milestone's row and its artifact

@@ -22,7 +22,7 @@ from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.sync import sync
 from ddpm.tracking.wandb_run import wandb_mode
 from ddpm.train import train
-from reports.sources.api import _cached, _root
+from reports.sources.api import _cached, _folder
 from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
 from tests.wandb_standin import RunRecord, StandIn
 
@@ -328,7 +328,7 @@ def test_checkpoints_can_stay_out_of_it(tmp_path: Path, server: StandIn) -> None
 
 def test_a_project_with_brackets_is_found_in_the_cache() -> None:
     """Its name is no pattern. Catches `--offline-cache` that says the project was never read."""
-    folder = _root() / "study/p[1]/run"
+    folder = _folder(["study", "p[1]", "run"])
     folder.mkdir(parents=True)
     (folder / "history.jsonl").touch()
     (folder / "card.json").write_text('{"bytes": 0}')
