@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import REPOSITORY, read_claims
+from ddpm.disk import require_file, write_whole
+from ddpm.errors import UserError
 
 # The quick ones first. `python -m benchmarks.NAME` is each alone.
 NAMES = ("start", "training_step", "sampling", "distributed", "evaluation", "curvature", "sweep", "report_reading")
@@ -28,6 +30,10 @@ def main() -> int:
     if args.table:
         print(table(json.loads(args.table.read_text())))
         return 0
+    try:
+        require_file(args.out)
+    except UserError as error:
+        parser.error(str(error))
     found = json.loads(args.out.read_text()) if args.out.exists() else {}
     failed = []
     for name in args.only:
@@ -37,7 +43,9 @@ def main() -> int:
             continue
         found[name] = record
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")  # after each: an hour's work is not lost with the next
+        write_whole(
+            args.out, json.dumps(found, indent=1) + "\n"
+        )  # after each: an hour's work is not lost with the next
     print("\n" + table(found) + f"\n\nAll of it: {args.out}")
     if failed:
         print(f"These could not be measured, see above: {', '.join(failed)}", file=sys.stderr)

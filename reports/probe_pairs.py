@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
 from ddpm.arguments import path
+from ddpm.disk import require_file
 from ddpm.errors import UserError
 from reports.figures.style import Drawn, new_figure, palette, save, theme, thousands
 from reports.intervals import student
@@ -135,6 +136,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
+        for ending in (".csv", ".png", ".svg"):
+            require_file(args.out.with_suffix(ending))
         if len(args.baseline) != len(args.variant):
             raise UserError(
                 f"{len(args.baseline)} baseline files and {len(args.variant)} of the variant make no pairs."

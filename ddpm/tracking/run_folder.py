@@ -167,7 +167,7 @@ class RunFolder:
                 if lost:
                     print(
                         f"warning: {self.path / 'loss.jsonl'} of a finished run lacks {_rows_of(lost)}. `ddpm train` "
-                        "measures that of the last step again, if its checkpoint is there; `ddpm probe` adds its own"
+                        "measures that of the last step again, if its checkpoint is there"
                     )
         except BaseException:
             self._lock.release()

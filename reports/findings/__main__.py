@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from ddpm.arguments import path
+from ddpm.disk import require_folder
 from ddpm.errors import UserError
 from reports.findings.records import keep
 from reports.findings.write import write_figures, write_text
@@ -36,8 +37,9 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     try:
         if args.verb == "keep":
-            print("\n".join(keep(args.runs, args.to or args.docs / "findings" / "runs")))
+            print("\n".join(keep(args.runs, require_folder(args.to or args.docs / "findings" / "runs", "--to"))))
             return
+        require_folder(args.docs, "--docs")
         if not args.no_figures:
             for line in write_figures(args.docs, args.original):
                 print(line)
