@@ -5,13 +5,16 @@ whole file. A checksum is noted before its content is written: a kill leaves one
 themselves stay as other tools know them.
 """
 
+import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ddpm.disk import write_whole
 from ddpm.rows import listed
+
+_WORD = re.compile(rb"[0-9a-f]{8}")
 
 
 def note(path: Path, *contents: str) -> None:
@@ -19,37 +22,39 @@ def note(path: Path, *contents: str) -> None:
     checksums stays without: of what was in it before, nothing is known. Raises OSError."""
     if place(path).exists() or not path.exists():
         with place(path).open("a") as file:
-            file.write("".join(_checksum(content.encode()) + "\n" for content in contents))
+            file.write("".join(_checksum(content) for content in contents))
 
 
 def replace(path: Path, contents: Iterable[str]) -> None:
     """Note that `path` holds `contents` and nothing else. Raises OSError."""
-    write_whole(place(path), "".join(_checksum(content.encode()) + "\n" for content in contents))
+    write_whole(place(path), "".join(_checksum(content) for content in contents))
 
 
-def altered_lines(path: Path, content: bytes) -> tuple[list[int], int]:
-    """(numbers of the lines of the file `path`, which holds `content`, that have no checksum; how many lines were
+def altered_lines(path: Path, lines: Sequence[bytes]) -> tuple[list[int], int]:
+    """(numbers of the `lines` of the file `path` that have no checksum; how many lines were
     written and are not there). Neither of a file without checksums."""
     noted = _noted(path)
-    if not noted:
+    found = list(map(zlib.crc32, lines))
+    if not noted or found == noted:
         return [], 0
+    left = Counter(noted)
     altered = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        checksum = _checksum(line)
-        if noted[checksum]:
-            noted[checksum] -= 1
-        elif line:
+    for number, checksum in enumerate(found, start=1):
+        if left[checksum]:
+            left[checksum] -= 1
+        elif checksum:  # that of an empty line is 0
             altered.append(number)
-    return altered, max(0, noted.total() - len(altered))
+    return altered, max(0, left.total() - len(altered))
 
 
-def as_written(path: Path, content: bytes) -> list[str]:
+def as_written(path: Path, content: bytes, lines: Sequence[bytes] | None = None) -> list[str]:
     """What is to be said of `content`, that of the file `path`; nothing if it is as it was written, or if nothing is
-    known. Of a .jsonl line by line."""
+    known. Of a .jsonl line by line; `lines` are those of `content`, if they are known already."""
     if path.suffix != ".jsonl":
         noted = _noted(path)
-        return [f"{path.name} is not as it was written"] if noted and not noted[_checksum(content)] else []
-    altered, gone = altered_lines(path, content)
+        same = not noted or zlib.crc32(content.rstrip()) in noted
+        return [] if same else [f"{path.name} is not as it was written"]
+    altered, gone = altered_lines(path, content.splitlines() if lines is None else lines)
     said = []
     if altered:
         lost = "are not as they were written, or their checksums are lost"
@@ -64,12 +69,17 @@ def place(path: Path) -> Path:
     return path.with_name(f"{path.name}.crc")
 
 
-def _noted(path: Path) -> Counter[str]:
+def _noted(path: Path) -> list[int]:
+    """The checksums beside `path`; what is none counts as that of no content."""
     try:
-        return Counter(place(path).read_text(errors="replace").split())
+        words = place(path).read_bytes().split()
     except OSError:
-        return Counter()
+        return []
+    try:
+        return [int(word, 16) for word in words]
+    except ValueError:
+        return [int(word, 16) if _WORD.fullmatch(word) else -1 for word in words]
 
 
-def _checksum(content: bytes) -> str:
-    return f"{zlib.crc32(content.rstrip()):08x}"  # the end of a line is no part of it
+def _checksum(content: str) -> str:
+    return f"{zlib.crc32(content.rstrip().encode()):08x}\n"  # the end of a line is no part of it

@@ -1,7 +1,7 @@
 """JSON as runs write it, and the lines of `loss.jsonl`: what a line says, or that it says nothing."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -41,10 +41,10 @@ def step_of(value: Any) -> int | None:
     return int(value) if value == int(value) else None
 
 
-def read_rows(content: bytes, left_out: LeftOut) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(lines: Sequence[bytes], left_out: LeftOut) -> Iterator[tuple[int, dict[str, Any]]]:
     """(step, {metric: value}) of each line `{"_i": step, "out": {metric: value}}`. The numbers of other lines are added
     to `left_out`; empty lines are passed."""
-    for number, found in read_objects(content, left_out):
+    for number, found in read_objects(lines, left_out):
         step, out = found.get("_i"), found.get("out")
         if type(step) is int and 0 <= step <= LARGEST_STEP and type(out) is dict:
             yield step, out
@@ -52,9 +52,9 @@ def read_rows(content: bytes, left_out: LeftOut) -> Iterator[tuple[int, dict[str
             left_out.setdefault(NO_ROW, []).append(number)
 
 
-def read_objects(content: bytes, left_out: LeftOut) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_objects(lines: Sequence[bytes], left_out: LeftOut) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number of the line, its JSON object). The numbers of lines that hold none are added to `left_out`."""
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -49,7 +49,7 @@ class Job:
         except OSError:
             return 0
         for line in reversed(lines):
-            for step, _ in read_rows(line, {}):  # none: a row that is being written, or the end of the first
+            for step, _ in read_rows([line], {}):  # none: a row that is being written, or the end of the first
                 return step
         return 0
 

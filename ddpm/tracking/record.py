@@ -97,7 +97,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     path = folder / "results.jsonl"
     if not path.exists():
         return {}
-    found = [each for _, each in read_objects(path.read_bytes(), {}) if isinstance(each.get("out"), dict)]
+    found = [each for _, each in read_objects(path.read_bytes().splitlines(), {}) if isinstance(each.get("out"), dict)]
     return found[-1] if found else {}
 
 

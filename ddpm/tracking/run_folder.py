@@ -307,16 +307,15 @@ class RunFolder:
     def _parse_rows(self) -> tuple[dict[int, Row], list[int], list[str]]:
         """The rows in `loss.jsonl` by step, the numbers of the lines that do not parse, and how the file is damaged."""
         path = self.path / "loss.jsonl"
-        content = path.read_bytes() if path.exists() else b""
-        lines = content.splitlines()
+        lines = path.read_bytes().splitlines() if path.exists() else []
         rows: dict[int, Row] = {}
         left_out: LeftOut = {}
-        for step, row in read_rows(content, left_out):
+        for step, row in read_rows(lines, left_out):
             rows.setdefault(step, {}).update(row)
         bad = sorted(number for numbers in left_out.values() for number in numbers)
-        altered, gone = checksums.altered_lines(path, content)
+        altered, gone = checksums.altered_lines(path, lines)
         altered = [number for number in altered if number not in bad]
-        self._altered = {step for step, _ in read_rows(b"\n".join(lines[n - 1] for n in altered), {})}
+        self._altered = {step for step, _ in read_rows([lines[number - 1] for number in altered], {})}
         damage = []
         # A torn last line, or one too few, is what a kill leaves: the run goes on, and it comes again.
         if bad and (bad != [len(lines)] or self.finished):

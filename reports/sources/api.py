@@ -75,8 +75,8 @@ def _refresh(path: str, experiments: Sequence[str]) -> list[Path]:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         folders = list(tqdm(pool.map(_fetch, found), desc="runs", total=len(found), disable=None, leave=False))
     # After all rows: pictures are the least of a report, and wait for nothing else.
-    listed = [(run, folder, _card(folder).get("pictures", [])) for run, folder in zip(found, folders, strict=True)]
-    pictures.fetch([(run, folder, names) for run, folder, names in listed if names], api.api_key, client.server())
+    names = [_card(folder).get("pictures", []) for folder in folders]
+    pictures.fetch(list(zip(found, folders, names, strict=True)), api.api_key, client.server())
     return folders
 
 

@@ -52,8 +52,9 @@ def read_run(folder: Path) -> Run:
 def _read_rows(path: Path) -> cache.Read:
     left_out: LeftOut = {}
     content = path.read_bytes()
-    logged = collect(read_rows(content, left_out))
-    return logged, {"notes": [*said_of(path.name, left_out), *checksums.as_written(path, content)]}
+    lines = content.splitlines()
+    logged = collect(read_rows(lines, left_out))
+    return logged, {"notes": [*said_of(path.name, left_out), *checksums.as_written(path, content, lines)]}
 
 
 def _read_result(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -62,7 +63,7 @@ def _read_result(path: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     left_out: LeftOut = {}
     content = path.read_bytes()
-    results = [found for _, found in read_objects(content, left_out) if found]
+    results = [found for _, found in read_objects(content.splitlines(), left_out) if found]
     notes = [*said_of(path.name, left_out), *checksums.as_written(path, content)]
     if not results:
         notes.append(f"{path.name} holds no result: the run counts as not finished")
