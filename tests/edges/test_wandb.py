@@ -86,7 +86,7 @@ def test_the_client_is_the_one_that_was_read() -> None:
             None,
             {"mode": "offline", "nosuchkey": "1"},
             "offline",
-        ),  # the client drops all
+        ),  # the client drops such a file
         ("offline", {"WANDB_API_KEY": KEY}, None, {"mode": "online"}, "offline"),
         ("auto", {}, None, {"mode": "online"}, "offline"),
         ("online", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "true"}, None, {}, "disabled"),
