@@ -26,7 +26,6 @@ _OF_ONE_RUN = {
     "resume": "the run folder decides what is continued",
     "resume_from": "the run folder decides what is continued",
     "fork_from": "the run folder decides what is continued",
-    "config_paths": "the config file decides",
     "sweep_id": "the run is not one that a sweep's agent has started",
 }
 _OF_A_SWEEP = ("run_id", "sweep_id", "project")

@@ -80,6 +80,13 @@ def test_the_client_is_the_one_that_was_read() -> None:
         ("auto", {"WANDB_API_KEY": KEY}, None, {"mode": "dryrun"}, "offline"),
         ("auto", {"WANDB_API_KEY": KEY}, None, {"mode": "disabled"}, "disabled"),
         ("online", {"WANDB_API_KEY": KEY}, None, {"mode": "offline"}, "offline"),
+        (
+            "auto",
+            {"WANDB_API_KEY": KEY},
+            None,
+            {"mode": "offline", "nosuchkey": "1"},
+            "offline",
+        ),  # the client drops such a file
         ("offline", {"WANDB_API_KEY": KEY}, None, {"mode": "online"}, "offline"),
         ("auto", {}, None, {"mode": "online"}, "offline"),
         ("online", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "true"}, None, {}, "disabled"),
@@ -188,6 +195,8 @@ def _leave_over(monkeypatch: pytest.MonkeyPatch, *but: str) -> None:
     for name, value in LEFT_OVER.items():
         if name not in but:
             monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SM_TRAINING_ENV", "{}")  # on SageMaker the client names a run after its job
+    monkeypatch.setenv("TRAINING_JOB_NAME", "job")
 
 
 def test_a_shell_that_is_used_again_names_no_run(
@@ -196,8 +205,7 @@ def test_a_shell_that_is_used_again_names_no_run(
     """Variables of an earlier run: two trainings are two W&B runs under their own names, and a line says what is not
     used. Then the variables of the first one's agent do not make the second one a part of it."""
     client._say.cache_clear()
-    _leave_over(monkeypatch)
-    monkeypatch.delenv("WANDB_SWEEP_ID")
+    _leave_over(monkeypatch, "WANDB_SWEEP_ID")
     first, second = (tiny(tmp_path, *SHORT, arm=arm) for arm in ("e5", "e6"))
     folders = [train(cfg) for cfg in (first, second)]
     out = capsys.readouterr().out
