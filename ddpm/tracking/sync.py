@@ -75,7 +75,7 @@ def sync_folder(folder: RunFolder) -> str:
         counts = ((steps, "row"), (grids, "sample grid"), (checkpoints, "checkpoint"))
         sent += [f"{len(what)} {name}{'s' * (len(what) > 1)}" for what, name in counts if what]
         sent += ["the config"] * config
-    if sent:
+    if sent and (checkpoints or known.aliases.get("model")):  # of a run without checkpoints there are no versions
         drop_old_versions(_path(folder), folder.record["config"]["checkpoint"]["keep_online"])
     return f"uploaded {', '.join(sent) or 'its end'}" if sent else "everything is on the server"
 
