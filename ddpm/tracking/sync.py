@@ -89,7 +89,7 @@ def sync_folder(folder: RunFolder) -> str:
         sent += ["the config"] * config
         sent = sent or ["its end"]
     done = [f"uploaded {', '.join(sent)}" if sent else "everything is on the server"]
-    if sent:
+    if sent and (checkpoints or known.aliases.get("model")):  # of a run without checkpoints there are no versions
         done.append(_drop_old_versions(folder))
     if staged.copies(folder.path):
         done.append(staged.remove_arrived(folder.path, _ask_server(folder).digests))

@@ -139,6 +139,12 @@ def test_a_title_is_text(tmp_path: Path) -> None:
     assert "<script>" not in page and "&lt;/title&gt;&lt;script&gt;" in page
 
 
+def test_html_in_the_markdown_is_text(tmp_path: Path) -> None:
+    """Catches: a page that is safe only as long as no filter was forgotten."""
+    page = html_page("<script>alert(1)</script>\n\n<div>\n\na <b>c</b> <http://e.example>\n", tmp_path, "t")
+    assert _Page(page).tags <= _TAGS - {"div"}, page
+
+
 def test_a_link_leads_to_the_web_alone() -> None:
     """Catches: a run's address on its server that is a script, or that ends the link."""
     label = code("r")
