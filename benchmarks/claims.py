@@ -127,8 +127,9 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The commit that is measured; with `+` where files differ from it."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    return done.stdout.strip()
+    """The commit that is measured, with `+` if files differ from it; empty without git or outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""

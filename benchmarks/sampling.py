@@ -58,24 +58,24 @@ def main() -> int:
 # --- ours, and the plain loop ---
 
 
-def plain_loop(model: nn.Module, device: torch.device, nfe: int) -> None:
+def plain_loop(model: nn.Module, device: torch.device, nfe: int, batch: int = PLAIN_BATCH) -> None:
     """DDIM as one would write it down: a batch of 64 in the default layout, gradients off."""
     chain = make_chain(make_schedule("linear"), "ddim", nfe)
-    x = torch.randn(PLAIN_BATCH, 3, 32, 32, device=device)
+    x = torch.randn(batch, 3, 32, 32, device=device)
     with torch.no_grad():
         for i in reversed(range(len(chain))):
             ab, before = chain.alpha_bar[i].float(), chain.alpha_bar_prev[i].float()
-            eps = model(x, torch.full((PLAIN_BATCH,), int(chain.timesteps[i]), device=device))
+            eps = model(x, torch.full((batch,), int(chain.timesteps[i]), device=device))
             x_0 = ((x - (1 - ab).sqrt() * eps) / ab.sqrt()).clamp(-1, 1)
             eps = (x - ab.sqrt() * x_0) / (1 - ab).sqrt()
             x = before.sqrt() * x_0 + (1 - before).sqrt() * eps
 
 
-def sampling_of(model: nn.Module, device: torch.device, nfe: int) -> Callable[[int], None]:
-    """A function that draws so many samples of `model` as `ddpm evaluate` does."""
+def sampling_of(model: nn.Module, device: torch.device, nfe: int, batch: int | None = None) -> Callable[[int], None]:
+    """A function that draws so many samples of `model` as `ddpm evaluate` does, `batch` of them at a time."""
     schedule = make_schedule("linear")
     features = make_features("embedded", device)
-    evaluator = Evaluator(schedule, features, None, device, default_batch_size(device), "clip", "ema")
+    evaluator = Evaluator(schedule, features, None, device, batch or default_batch_size(device), "clip", "ema")
     denoiser = model_denoiser(model.to(memory_format=torch.channels_last), schedule)
 
     def draw(n: int) -> None:
@@ -85,9 +85,17 @@ def sampling_of(model: nn.Module, device: torch.device, nfe: int) -> Callable[[i
     return draw
 
 
-def measure_plain(device: torch.device, nfe: int, rounds: int) -> list[Claim]:
-    plain, model = (UNetCifar32().eval().to(device) for _ in range(2))
-    draw, batch = sampling_of(model, device, nfe), default_batch_size(device)
+def measure_plain(
+    device: torch.device,
+    nfe: int,
+    rounds: int,
+    network: Callable[[], nn.Module] = UNetCifar32,
+    batch: int | None = None,
+) -> list[Claim]:
+    """batch: of the plain loop and of ours, where they are not to have their own."""
+    plain, model = (network().eval().to(device) for _ in range(2))
+    draw, plain_batch = sampling_of(model, device, nfe, batch), batch or PLAIN_BATCH
+    batch = batch or default_batch_size(device)
     n = 3 * batch
     x = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
 
@@ -97,9 +105,10 @@ def measure_plain(device: torch.device, nfe: int, rounds: int) -> list[Claim]:
             model.at_one_t(x, 500)
 
     taken = in_turn(
-        {"plain": lambda: plain_loop(plain, device, nfe), "ours": lambda: draw(n), "passes": passes}, rounds
+        {"plain": lambda: plain_loop(plain, device, nfe, plain_batch), "ours": lambda: draw(n), "passes": passes},
+        rounds,
     )
-    plain_s, ours_s = [s / PLAIN_BATCH for s in taken["plain"]], [s / n for s in taken["ours"]]
+    plain_s, ours_s = [s / plain_batch for s in taken["plain"]], [s / n for s in taken["ours"]]
     return [
         of_rounds(f"plain loop: images/s at NFE {nfe}", [1 / s for s in plain_s], "/s", better="more"),
         of_rounds(f"ours: images/s at NFE {nfe}", [1 / s for s in ours_s], "/s", better="more"),

@@ -10,10 +10,11 @@ import torch
 
 
 def seconds(work: Callable[[], Any], repeats: int = 1, wall: bool = False) -> float:
-    """Seconds a call takes. Waits for a GPU, where torch has used one. Where torch has one thread, seconds of the
-    processor: other processes of a shared machine do not add to them. wall: always of the clock on the wall, for work
-    that is done in other threads or processes."""
-    clock = time.process_time if torch.get_num_threads() == 1 and not wall else time.perf_counter
+    """Seconds a call takes. Waits for a GPU if torch has used one. If torch has one thread and no GPU, these are
+    seconds of the processor: other processes of a shared machine do not add to them. wall: always the clock on the
+    wall, for work that is done in other threads or processes."""
+    elsewhere = wall or torch.cuda.is_initialized()  # a GPU works while the processor waits
+    clock = time.process_time if torch.get_num_threads() == 1 and not elsewhere else time.perf_counter
     wait()
     begun = clock()
     for _ in range(repeats):

@@ -22,7 +22,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,15 +54,30 @@ def main() -> int:
 
 
 def claims_of(batch: int, found: dict[str, dict[str, Any]]) -> list[Claim]:
-    target = LARGE if batch >= LARGE_FROM else SMALL
     alone, offline = found["disabled"], found["offline"]
     off, on = (quotient("", t["step"], t["bare"]).measured for t in (alone, offline))
-    at = f"batch {batch}"
+    at, target = f"batch {batch}", target_of(batch)
+    bare, step, *parts = claims_of_one(at, batch, alone)
     return [
-        of_rounds(f"bare forward and backward, {at}", [1e3 * s for s in alone["bare"]], "ms"),
-        quotient(f"whole step over the bare pass, {at}, W&B off", alone["step"], alone["bare"], target=target),
+        bare,
+        step,
         quotient(f"whole step over the bare pass, {at}, W&B offline", offline["step"], offline["bare"], target=target),
         Claim(f"   W&B offline over W&B off, {at}", on / off, "x", WANDB),
+        *parts,
+    ]
+
+
+def target_of(batch: int) -> float:
+    return LARGE if batch >= LARGE_FROM else SMALL
+
+
+def claims_of_one(at: str, batch: int, alone: dict[str, Any]) -> list[Claim]:
+    """What was measured without W&B: the bare pass, the whole step over it, and the rest."""
+    return [
+        of_rounds(f"bare forward and backward, {at}", [1e3 * s for s in alone["bare"]], "ms"),
+        quotient(
+            f"whole step over the bare pass, {at}, W&B off", alone["step"], alone["bare"], target=target_of(batch)
+        ),
         quotient(f"first-draft step over the bare pass, {at}", alone["draft"], alone["bare"], better="neither"),
         *(of_rounds(f"   of the bare pass, {part}, {at}", s, "%") for part, s in alone["parts"].items()),
         of_rounds(f"   of the bare pass, a checkpoint in 500 steps, {at}", alone["checkpoint"], "%"),
@@ -88,8 +103,9 @@ def in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any
 # --- in the process that measures ---
 
 
-def measure_in_process(batch: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a step of each way in each round, and what the step's parts take of the bare pass, in percent."""
+def measure_in_process(batch: int, args: argparse.Namespace, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Seconds a step of each way in each round, and what the step's parts take of the bare pass, in percent. more:
+    options of the training besides those of `overrides`."""
     from ddpm.config_files import load_config
     from ddpm.distributed import check_stop
     from ddpm.memory import keep_freed_memory
@@ -100,7 +116,7 @@ def measure_in_process(batch: int, args: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()  # as `ddpm train` does
     block, every = (2, 2) if args.quick else (10, 100) if batch < LARGE_FROM else (5, 10)
     rounds = 1 if args.quick else args.rounds
-    cfg = load_config(CONFIG, overrides(batch, every, args))
+    cfg = load_config(CONFIG, [*overrides(batch, every, args), *more])
     folder = open_folder(cfg)
     trainer = Trainer(cfg)
     ways: dict[str, Callable[[], Any]] = {"bare": bare(trainer, batch), "draft": first_draft(trainer, batch)}

@@ -72,7 +72,8 @@ def choose_precision(amp: bool | str, device: torch.device) -> torch.dtype:
         return torch.float32
     if amp == "fp16":
         return torch.float16
-    return torch.bfloat16 if amp == "bf16" or torch.cuda.is_bf16_supported() else torch.float16
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)  # a T4 only emulates it
+    return torch.bfloat16 if amp == "bf16" or has_bf16 else torch.float16
 
 
 def environment(device: torch.device) -> dict[str, Any]:

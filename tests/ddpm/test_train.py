@@ -233,6 +233,15 @@ def test_amp_is_off_on_a_cpu_and_says_so(capsys: pytest.CaptureFixture[str]) -> 
     assert choose_precision("bf16", torch.device("cuda")) is torch.bfloat16
 
 
+@pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_amp_takes_bf16_where_a_gpu_has_it_itself(
+    monkeypatch: pytest.MonkeyPatch, has: bool, dtype: torch.dtype
+) -> None:
+    """A T4 says that it supports bf16 unless it is asked about its own units. Catches emulated bf16."""
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: has or including_emulation)
+    assert choose_precision(True, torch.device("cuda")) is dtype
+
+
 def test_a_device_that_is_not_there() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="device = cuda"):

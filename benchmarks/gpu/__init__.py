@@ -1,0 +1,1 @@
+"""The check of a GPU: `python -m benchmarks.gpu --help`."""

@@ -1,0 +1,194 @@
+"""What is right or wrong: training in reduced precision, and a GPU's numbers against a CPU's from the same draws."""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.claims import Claim
+from benchmarks.gpu.task import Task, trained, trainer_of
+from ddpm.data import to_model, to_uint8
+from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
+from ddpm.evaluation.features import make_features
+from ddpm.hessian.squares import ROUNDING, TOLERANCE
+from ddpm.hessian.untouched import untouched
+from ddpm.samplers import Denoiser, draw, make_chain, model_denoiser
+from ddpm.schedule import make_schedule
+from ddpm.train import Trainer
+
+Found = Iterator[Claim | str]
+CPU = torch.device("cpu")
+
+# The last quarter's mean loss over the first's: it has fallen.
+FALLEN = 0.95
+# Of a loss in reduced precision, relative to float32. The first one, of equal weights: a rounding unit of bf16, 2^-8;
+# each of 12,288 or more outputs is off by a few of these, with either sign, and the square of that is what is left of
+# their mean. The last quarter's mean: Adam goes other ways after rounding, to losses of the same size.
+FIRST, LAST = 2**-8, 0.02
+# A float32 image's error against a network in float64, of the CPU's own error. Other orders of summation are worth a
+# factor of a few; Winograd's form of a 3x3 convolution, which cuDNN may take, one or two digits. TF32, imitated on a
+# CPU by rounding what a convolution reads, was at 500 to 700.
+ROUNDED = 100.0
+# As images are drawn, with TF32 where the GPU has it: mean difference in levels of 0 ... 255. Imitated: 0.03.
+LEVELS = 0.3
+# A FID's relative error by features in float32, and as they are taken (TF32 imitated: 3e-5); of a distance in float64.
+FID, FID_AS_RUN, DISTANCE = 1e-5, 1e-3, 1e-6
+
+
+# --- precision ---
+
+
+def precision(task: Task) -> Found:
+    """Losses in float32, bf16 and fp16 from the same weights, images, t and eps; and a scale that overflows."""
+    losses: dict[str, Tensor] = {}
+    for name in ("fp32", "bf16", "fp16"):
+        if name == "bf16" and task.on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+            yield "skipped: bf16, which this GPU emulates"
+            continue
+        losses[name] = series = _losses(task, name)
+        quarter = len(series) // 4
+        yield Claim(f"{name}: losses that are not finite", float((~series.isfinite()).sum()), target=0)
+        fallen = series[-quarter:].mean() / series[:quarter].mean()
+        yield Claim(f"{name}: mean loss of the last quarter of the steps over the first's", fallen.item(), "x", FALLEN)
+        if name != "fp32":
+            exact = losses["fp32"]
+            first = abs(series[0] / exact[0] - 1).item()
+            last = abs(series[-quarter:].mean() / exact[-quarter:].mean() - 1).item()
+            yield Claim(f"{name} against fp32: the first loss, relative difference", first, target=FIRST)
+            yield Claim(f"{name} against fp32: the last quarter's mean loss, relative difference", last, target=LAST)
+    yield from _overflow(task)
+
+
+def _losses(task: Task, name: str) -> Tensor:
+    batch, lr = task.pick(64, 2), 0.001
+    trainer = trainer_of(task.config(f"--data.batch_size={batch}", "--model.dropout=0", f"--optim.lr={lr}"), name)
+    steps = [trainer.step(next(trainer.batches)).loss for _ in range(task.pick(300, 8))]
+    return torch.stack(steps).double().cpu()
+
+
+def _overflow(task: Task) -> Found:
+    """A scale far too large: fp16's gradients overflow, and the scaler has to come down without touching the
+    weights."""
+    cfg = task.config(f"--data.batch_size={task.pick(64, 2)}", "--model.dropout=0")
+    trainer = trainer_of(cfg, "fp16")
+    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 2.0**40, "backoff_factor": 2.0**-6})
+    skipped = moved = stuck = 0
+    for _ in range(8):
+        scale, before = trainer.scaler.get_scale(), _flat(trainer)
+        trainer.step(next(trainer.batches))
+        same = torch.equal(before, _flat(trainer))
+        if trainer.scaler.get_scale() < scale:
+            skipped, moved = skipped + 1, moved + (not same)
+        else:
+            stuck += same
+    yield Claim("fp16, scale too large: steps that the scaler skips", skipped, target=1, better="more")
+    yield Claim("fp16, scale too large: skipped steps that move the weights", moved, target=0)
+    yield Claim("fp16, scale too large: other steps that do not", stuck, target=0)
+
+
+def _flat(trainer: Trainer) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.params])
+
+
+# --- a GPU against a CPU ---
+
+
+def samplers(task: Task) -> Found:
+    """DDIM's and DDPM's images on the device and on the CPU from the same noise, by the same network."""
+    there = copy.deepcopy(trained(task).model).eval().to(memory_format=torch.channels_last)
+    here = copy.deepcopy(there).cpu()
+    for name in ("ddim", "ddpm"):
+        exact = _images(task, name, _in_float64(here), CPU)
+        own = _rms(_images(task, name, _denoiser(here), CPU) - exact)
+        with untouched(list(there.parameters())):
+            error = _rms(_images(task, name, _denoiser(there), task.device) - exact)
+        yield Claim(f"{name}: float32 images against float64's, of the CPU's error", error / own, "x", ROUNDED)
+        as_run = _images(task, name, _denoiser(there), task.device)
+        levels = (to_uint8(as_run).double() - to_uint8(exact).double()).abs().mean().item()
+        yield Claim(f"{name}: images as they are drawn, mean difference in levels of 255", levels, target=LEVELS)
+
+
+def _denoiser(model: nn.Module) -> Denoiser:
+    return model_denoiser(model, make_schedule("linear"))
+
+
+def _in_float64(model: nn.Module) -> Denoiser:
+    exact = _denoiser(copy.deepcopy(model).double())
+    return lambda x, t: exact(x.double(), t).float()
+
+
+def _images(task: Task, name: str, denoiser: Denoiser, device: torch.device) -> Tensor:
+    """(n, 3, 32, 32) float32 on the CPU."""
+    chain = make_chain(make_schedule("linear"), name, task.pick(50, 5))
+    n = task.pick(8, 2)
+    return torch.cat([x.cpu() for x in draw(name, denoiser, chain, n, seed=0, batch_size=n, device=device)])
+
+
+def _rms(x: Tensor) -> float:
+    return x.double().square().mean().sqrt().item()
+
+
+def probe(task: Task) -> Found:
+    """Hutchinson's values on the device and on the CPU, of the same images, t, eps and vectors, of both losses."""
+    probes = task.pick(8, 2)
+    options = (
+        "--curvature.enabled=true",
+        f"--curvature.probes={probes}",
+        "--curvature.batch_size=4",
+        "--loss.weighting=minsnr",
+    )
+    there, here = trained(task, *options), Trainer(task.config(*options, "--device=cpu"))
+    here.model.load_state_dict(there.model.state_dict())
+    for exact in (False, True):
+        ours, known = _values(there, exact), _values(here, exact)
+        if any(len(v) < probes or not v.isfinite().all() for v in (*ours.values(), *known.values())):
+            raise RuntimeError("the probe misses values")
+        if exact:
+            off = max(((ours[k] - known[k]).abs().max() / known[k].abs().mean()).item() for k in known)
+            # Products round a trace by ROUNDING; ten times that for a single value, of which a trace is the mean.
+            yield Claim("exact products: the largest difference, of a value's size", off, target=10 * ROUNDING)
+        else:
+            bars = {k: v.std() / len(v) ** 0.5 for k, v in known.items()}
+            off = max(((ours[k].mean() - known[k].mean()).abs() / bars[k]).item() for k in known)
+            # Each of the two may be off by TOLERANCE.
+            yield Claim("differences: the largest difference of a trace", off, "sem", 2 * TOLERANCE)
+
+
+def _values(trainer: Trainer, exact: bool) -> dict[str, Tensor]:
+    """The probe's values by loss and form."""
+    nothing = torch.empty(0, dtype=torch.int64)  # its draws are fixed ones, not the batch's
+    measured = trainer.curvature.measure(trainer.model, 1, nothing, lambda: None, checks=0, exact=exact)
+    return {key: torch.tensor(values, dtype=torch.float64) for key, values in measured.details.items()}
+
+
+def distances(task: Task) -> Found:
+    """The FID of real images with noise added, by features taken on the device and on the CPU."""
+    images = task.images(task.subset).images
+    half = len(images) // 2
+    noise = torch.randn(images[half:].shape, generator=torch.Generator().manual_seed(0))
+    noisy = to_uint8(to_model(images[half:]) + 0.1 * noise)
+
+    def gaussians(device: torch.device) -> tuple[Gaussian, Gaussian]:
+        return _gaussian(images[:half], device), _gaussian(noisy, device)
+
+    on_cpu = gaussians(CPU)
+    known = frechet_distance(*on_cpu)
+    with untouched([torch.zeros((), device=task.device)]):
+        strict = frechet_distance(*gaussians(task.device))
+    yield Claim("FID by features in float32, relative difference", abs(strict / known - 1), target=FID)
+    as_run = frechet_distance(*gaussians(task.device))
+    yield Claim("FID by features as they are taken, relative difference", abs(as_run / known - 1), target=FID_AS_RUN)
+    moved = [Gaussian(g.mean.to(task.device), g.covariance.to(task.device), g.count) for g in on_cpu]
+    off = abs(frechet_distance(*moved) / known - 1)
+    yield Claim("the distance itself in float64, relative difference", off, target=DISTANCE)
+    if not math.isfinite(known):
+        raise RuntimeError(f"the FID is {known}")
+
+
+def _gaussian(images: Tensor, device: torch.device) -> Gaussian:
+    features, found = make_features("embedded", device), GaussianSum()
+    for rows in features.of(images.split(250)):
+        found.add(rows)
+    return found.result()

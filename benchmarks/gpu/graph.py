@@ -1,0 +1,152 @@
+"""A training step as a CUDA graph, which is launched at once: what it would buy where a GPU waits for launches.
+
+A trial, not a part of the product. Captured are forward, loss, backward, clipping, Adam and EMA; the batch, t and eps
+are drawn outside, by the trainer's own streams, into tensors that stay where they are. Dropout draws inside, from the
+device's stream, which a replay moves on as a step does. Left out is what a step decides on the host: one whose loss or
+gradient is not finite still moves the weights here, and clipping multiplies always, by 1 where the norm is below the
+limit.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.claims import Claim, of_rounds, quotient
+from benchmarks.gpu.task import Task, repeatable, trainer_of
+from benchmarks.timing import in_turn
+from ddpm.step_stats import gradient_norm
+from ddpm.train import Trainer
+
+Found = Iterator[Claim | str]
+BATCH = 4
+# Relative difference of any step's loss from the eager one's in float32: in 100 steps, other orders of summation moved
+# it by 1e-7 on a CPU. Where the device does not give the same bits twice, ten times that difference.
+SAME, APART = 1e-5, 10.0
+WORTH_IT = 3.0
+
+
+class StaticStep:
+    """The steps of a fresh trainer, each of them one replay."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        size, device = trainer.cfg.data.batch_size, trainer.device
+        self.x_0 = torch.zeros(size, *trainer.batches.images.shape[1:], device=device)
+        self.t = torch.full((size,), trainer.objective.t_range[0], device=device)
+        self.eps = torch.zeros_like(self.x_0)
+        self.said = torch.zeros(2, device=device)
+        self.replay: Callable[[], None] = self.capture() if device.type == "cuda" else self.work
+
+    def work(self) -> None:
+        """`Trainer.step` without what the host decides."""
+        trainer = self.trainer
+        reduced = trainer.precision is not torch.float32
+        with torch.autocast(trainer.device.type, trainer.precision, enabled=reduced):
+            loss, _ = trainer.losses(self.x_0, self.t, self.eps, self.t)
+        trainer.optimizer.zero_grad()
+        loss.backward()
+        norm = gradient_norm(trainer.params)
+        if trainer.cfg.train.grad_clip:
+            nn.utils.clip_grads_with_norm_(trainer.params, trainer.cfg.train.grad_clip, norm)
+        trainer.optimizer.step()
+        if trainer.ema:
+            trainer.ema.update(trainer.model)
+        self.said.copy_(torch.stack([loss.detach(), norm]))
+
+    def capture(self) -> Callable[[], None]:
+        """The graph of `work`. Warming up moves weights, moments, averages and the stream; all are put back."""
+        trainer = self.trainer
+        averaged = list(trainer.ema.model.parameters()) if trainer.ema else []
+        moved = [p.detach() for p in (*trainer.params, *averaged)]
+        before, stream_before = [p.clone() for p in moved], torch.cuda.get_rng_state(trainer.device)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # a graph is captured beside the default stream, and so is this
+            for _ in range(3):
+                self.work()
+        torch.cuda.current_stream().wait_stream(aside)
+        torch._foreach_copy_(moved, before)
+        for state in trainer.optimizer.state.values():
+            torch._foreach_zero_(list(state.values()))  # a fresh Adam's: step count and both moments
+        trainer.optimizer.zero_grad()  # the gradients come to lie in the graph's own memory
+        for group in trainer.optimizer.param_groups:
+            group["capturable"] = True
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.work()
+        torch.cuda.set_rng_state(stream_before, trainer.device)
+        return graph.replay
+
+    def step(self) -> float:
+        """One step; its loss. The draws are those of `Trainer.step`, in its order."""
+        trainer = self.trainer
+        self.x_0.copy_(next(trainer.batches))
+        rng, device, t_range = trainer.noise_rng, trainer.device, trainer.objective.t_range
+        self.t.copy_(torch.randint(*t_range, self.t.shape, generator=rng, device=device))
+        self.eps.copy_(torch.randn(self.eps.shape, generator=rng, device=device))
+        self.replay()
+        loss, _ = self.said.tolist()  # as a step has to read both
+        return loss
+
+
+def equal(task: Task) -> Found:
+    """Losses of the captured step against the eager one's, from the same start; with dropout and in bf16 too."""
+    repeatable()
+    if not task.on_gpu:
+        yield "skipped: the capture itself, on a GPU alone; the step that it would hold is compared"
+    steps = task.pick(100, 4)
+    for name, dropout, tf32 in (("fp32", 0.0, False), ("fp32", 0.1, True), ("bf16", 0.1, True)):
+        if name == "bf16" and not (task.on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)):
+            yield "skipped: bf16, which is a GPU's"
+            continue
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+            eager, again, captured = (_losses(task, name, dropout, steps, kind) for kind in (False, False, True))
+        control, off = (_apart(eager, other) for other in (again, captured))
+        what = f"{name}, dropout {dropout:g}: captured against eager, {steps} steps, the largest relative difference"
+        if dropout:  # its masks are the same if a replay moves the stream on as a step does: to be seen, not required
+            yield Claim(what, off, better="neither")
+        else:
+            yield Claim("   the same of two eager trainings", control, better="neither")
+            yield Claim(what, off, target=max(SAME, APART * control))
+
+
+def _losses(task: Task, name: str, dropout: float, steps: int, captured: bool) -> Tensor:
+    trainer = _trainer(task, name, dropout)  # which seeds the streams
+    step = StaticStep(trainer).step if captured else _eager(trainer)
+    return torch.tensor([step() for _ in range(steps)], dtype=torch.float64)
+
+
+def _trainer(task: Task, name: str, dropout: float) -> Trainer:
+    return trainer_of(task.config(f"--data.batch_size={BATCH}", f"--model.dropout={dropout}"), name)
+
+
+def _eager(trainer: Trainer) -> Callable[[], float]:
+    return lambda: trainer.step(next(trainer.batches)).loss.item()
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    return (b / a - 1).abs().max().item()
+
+
+def speed(task: Task) -> Found:
+    """What capturing buys at batch 4."""
+    if not task.on_gpu:
+        yield "skipped: a CUDA graph's speed, on a GPU alone"
+    steps, rounds = task.pick(50, 1), task.pick(5, 1)
+    names = ("fp32", "bf16") if task.on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else ("fp32",)
+    for name in names:
+        # Each a trainer of its own. The captured one first: what it warms up is nobody's.
+        captured = StaticStep(_trainer(task, name, 0.1)).step
+        eager = _eager(_trainer(task, name, 0.1))
+
+        def block(step: Callable[[], float]) -> list[float]:
+            return [step() for _ in range(steps)]
+
+        taken = in_turn({"eager": partial(block, eager), "captured": partial(block, captured)}, rounds)
+        for way, seconds in taken.items():
+            yield of_rounds(f"{way} step, batch {BATCH}, {name}", [1e3 * s / steps for s in seconds], "ms")
+        if task.on_gpu:
+            what = f"captured step's speed over the eager one's, batch {BATCH}, {name}"
+            yield quotient(what, taken["eager"], taken["captured"], target=WORTH_IT, better="more")

@@ -1,0 +1,156 @@
+"""What every section works on: the device, the images, and the study's network in training there."""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+from benchmarks.claims import REPOSITORY
+from benchmarks.training_step import CONFIG
+from ddpm.cli import main
+from ddpm.config import Config
+from ddpm.config_files import load_config
+from ddpm.data import ImageSet, load_images
+from ddpm.train import Trainer, make_model
+
+FINDINGS = REPOSITORY / "configs/findings"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SMALL = {"base_channels": 8, "gn_groups": 8, "time_embedding": 32}  # of `model`, in a quick check
+
+
+@dataclass(frozen=True)
+class Task:
+    """root: a folder or .zip of class folders; None is the embedded images. folder: for what is not kept. out: for what
+    is. quick: a small network and few steps, to see that the script works. seconds: how long the section may take."""
+
+    device: torch.device
+    root: Path | None
+    folder: Path
+    out: Path
+    quick: bool
+    seconds: float = 60.0
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def pick(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+    @property
+    def subset(self) -> int:
+        """How many images the checks take."""
+        return self.pick(5000, 160)
+
+    def images(self, subset: int | None) -> ImageSet:
+        """So many of the images, all for None; of which a quick check has few."""
+        subset = self.subset if self.quick else subset
+        return load_images("folder" if self.root else "embedded", self.root, subset=subset, workers=8)
+
+    def data(self, subset: int) -> list[str]:
+        """The options that name so many of the images."""
+        named = ["--data.dataset=folder", f"--data.root={self.root}"]
+        none = ["--data.dataset=embedded", "--data.root=null"]
+        return [*(named if self.root else none), f"--data.subset={subset}", "--data.num_workers=8"]
+
+    @property
+    def small(self) -> list[str]:
+        """The options that make the network small, in a quick check."""
+        return [f"--model.{key}={value}" for key, value in SMALL.items()] if self.quick else []
+
+    def config(self, *overrides: str, file: Path = CONFIG) -> Config:
+        """The study's e5 on these images and this device, in float32, without W&B; nothing is measured beside it."""
+        parts = ("curvature", *(f"eval.{part}" for part in ("grid", "fid_milestone", "final", "recon")))
+        return load_config(
+            file,
+            [
+                *self.data(self.subset),
+                *(f"--{part}.enabled=false" for part in parts),
+                f"--device={self.device}",
+                "--train.amp=false",
+                "--eval.features=embedded",
+                "--logging.wandb.mode=disabled",
+                *self.small,
+                *overrides,
+            ],
+        )
+
+    def network(self) -> nn.Module:
+        """A fresh network of the size that is trained."""
+        return make_model(self.config())
+
+
+def in_precision(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Within, a trainer runs its network in `dtype` on a CPU too, where the config alone leaves it in float32."""
+    if device.type == "cuda":
+        return nullcontext()
+    return mock.patch("ddpm.train.choose_precision", lambda amp, device: dtype)
+
+
+def trainer_of(cfg: Config, name: str = "fp32") -> Trainer:
+    """A trainer in one of `DTYPES`."""
+    device = torch.device(cfg.device)
+    if name != "fp32":
+        cfg = cfg.model_copy(update={"train": cfg.train.model_copy(update={"amp": name})})
+    with in_precision(DTYPES[name], device):
+        return Trainer(cfg)
+
+
+def trained(task: Task, *overrides: str) -> Trainer:
+    """A trainer whose network has learned a little."""
+    batch = task.pick(64, 4)
+    trainer = Trainer(task.config(f"--data.batch_size={batch}", "--optim.lr=0.001", *overrides))
+    for _ in range(task.pick(200, 4)):
+        trainer.step(next(trainer.batches))
+    return trainer
+
+
+def repeatable() -> None:
+    """Ask torch for algorithms that give the same bits twice. Before the first matrix product on a GPU."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+# --- `ddpm train` in processes of their own ---
+
+
+def start_training(cfg: Config, name: str = "fp32", before: Callable[[], None] | None = None) -> BaseProcess:
+    """Begin `ddpm train` of `cfg` in a new process, after `before` there. What it prints goes to `OUT_DIR/log`."""
+    cfg.out_dir.mkdir(parents=True, exist_ok=True)
+    (cfg.out_dir / "cfg.yaml").write_text(cfg.to_yaml())
+    device = torch.device(cfg.device)
+    # Neither CUDA nor a pool of threads survives a fork; without them it saves the time that imports take.
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    context: Any = get_context("fork" if alone else "spawn")
+    process: BaseProcess = context.Process(target=_train, args=(cfg.out_dir, device, name, before))
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess, cfg: Config, code: int = 0) -> None:
+    """Wait for a training that ends with this exit code. Raises RuntimeError, with what it said, on another."""
+    process.join()
+    if process.exitcode != code:
+        said = (cfg.out_dir / "log").read_text().strip().splitlines()[-3:]
+        raise RuntimeError(f"a training ended with {process.exitcode}, not {code}: {' / '.join(said)}")
+
+
+def _train(folder: Path, device: torch.device, name: str, before: Callable[[], None] | None) -> None:
+    log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if before:
+        before()
+    with in_precision(DTYPES[name], device):
+        code = main(["train", str(folder / "cfg.yaml")])
+    sys.stdout.flush()
+    sys.exit(code)
