@@ -63,7 +63,7 @@ def _read_result(path: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     left_out: LeftOut = {}
     content = path.read_bytes()
-    results = [found for _, found in read_objects(content.splitlines(), left_out) if found]
+    results = [found for _, found in read_objects(content.splitlines(), left_out) if isinstance(found.get("out"), dict)]
     notes = [*said_of(path.name, left_out), *checksums.as_written(path, content)]
     if not results:
         notes.append(f"{path.name} holds no result: the run counts as not finished")
