@@ -30,7 +30,7 @@ def note(word):
         file.write(f"{word} {folder.name} {os.environ['OMP_NUM_THREADS']} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
 def end():
     folder.mkdir(parents=True)
-    (folder / "results.jsonl").write_text("{}")
+    (folder / "results.jsonl").write_text('{"out": {}}')
 tries.parent.mkdir(parents=True, exist_ok=True)
 with tries.open("a") as file:
     file.write("x")
