@@ -11,10 +11,10 @@ FILE ?= sweeps/smoke.yaml
 BENCH ?= out/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format report sweep agent docs bench clean
+.PHONY: help setup demo test test-core lint format report sweep agent docs bench clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 	@echo "  e.g.  make report EXP=e6 FROM=runs OUT=out/e6   (FROM: a folder of W&B files, of run folders, or wandb:ENTITY/PROJECT)"
 
 setup: $(VENV)/.installed ## make .venv with everything a run needs
@@ -34,6 +34,12 @@ demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked
 # of them take longest (tests/conftest.py).
 test: $(VENV)/.installed-dev ## run the tests, on all cores (about 8 minutes on two, after installation)
 	$(BIN)/python -m pytest --maxschedchunk 1 --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
+
+# What computes, by the names of its tests. `default` are the kernels for any processor: sums in another order, and other
+# last bits of a sine, than with vector instructions.
+CORE := hessian samplers schedule prediction loss unet ema evenly distances kernel reconstruction known_answer data
+test-core: $(VENV)/.installed-dev ## run the tests of the numerical core once more, as on another processor (about a minute on two cores)
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(CORE:%=tests/ddpm/test_%*.py) tests/reports/test_intervals.py
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ddpm.data import load_images, to_model
 from ddpm.evaluation.reconstruction import profile, reconstruction
+from ddpm.evenly import evenly_spaced
 from ddpm.samplers import dynamic_threshold, model_denoiser
 from ddpm.schedule import Schedule, make_schedule
 from ddpm.train import Trainer
@@ -156,7 +157,7 @@ def test_the_batch_is_held_out_and_its_noise_is_fixed(tmp_path: Path) -> None:
     """Four images of the set that the reference (100 of 200) does not hold; the noise is one for each, the same in a
     run of another seed, and another for another `eval.sample_seed`."""
     images = load_images("embedded", None, subset=200).images
-    rows = torch.linspace(0, 199, 100).round().long()
+    rows = evenly_spaced(200, 100)
     reference = {image.numpy().tobytes() for image in images[rows]}
     all_images = {to_model(image).numpy().tobytes(): image.numpy().tobytes() for image in images}
     batches = [

@@ -43,11 +43,12 @@ def test_published_values(name: str, last: float, first_below_5: int) -> None:
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_betas_equal_those_of_diffusers(name: str) -> None:
-    """To 1e-6, as theirs are float32. Catches a wrong range, a missing square or root, and cosine's index and cap."""
+    """To 80 roundings of float32, in which theirs are: some 10 come together, by processor. Catches a wrong range, a
+    missing square or root, and cosine's index and cap."""
     kind, start, end = THEIRS[name]
     theirs = DDPMScheduler(beta_schedule=kind, beta_start=start, beta_end=end).betas.double()
     # cosine: theirs is the float64 value rounded, ours 1 - ab / ab_prev with 2^-53 of absolute error
-    torch.testing.assert_close(SCHEDULES[name](1000), theirs, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(SCHEDULES[name](1000), theirs, rtol=5e-6, atol=1e-12)
 
 
 def test_cosine_match_linear_has_the_sum_of_the_linear_betas() -> None:
@@ -107,6 +108,7 @@ def test_zero_terminal_snr_at_its_ends(name: str) -> None:
     assert zero.snr[-1] == 0
     assert zero.log_snr[-1] == -torch.inf
     assert zero.beta[-1] == 1
+    # A root, a product and a quotient, whose roundings the square doubles, and its own: 7 * 2^-53 = 0.8e-15.
     torch.testing.assert_close(zero.alpha_bar[0], schedule.alpha_bar[0], rtol=1e-15, atol=0)
 
 
