@@ -71,10 +71,14 @@ def sweep_point() -> dict[str, Any]:
         values = read_yaml(home(path).read_bytes(), name, _mark_point)
         del values["wandb_version"]  # a file without it is not whole
         return {key: entry["value"] for key, entry in values.items()}
+    except UserError as error:
+        raise UserError(f"{error} Start the agent again.") from None
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error}. The agent writes it: start the agent again.") from None
+        raise UserError(f"{name} cannot be read: {error}. Start the agent again.") from None
     except (TypeError, KeyError, AttributeError):
-        raise UserError(f"{name} is not whole, or W&B's agent did not write it. Start the agent again.") from None
+        raise UserError(
+            f"{name} cannot be read: it is not whole, or W&B's agent did not write it. Start the agent again."
+        ) from None
 
 
 def _mark_point(node: Node) -> None:

@@ -63,7 +63,7 @@ def to_model(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Float in [-1, 1] (values outside are cut) to uint8, rounding to nearest: the inverse of `to_model`. Raises
     NotFinite, if a value of the (B, ...) images is no finite number: as uint8 it would be black."""
-    finite = images.isfinite().flatten(1).all(1)
+    finite = images.isfinite().reshape(len(images), -1).all(1)
     if not finite.all():
         raise NotFinite(
             f"{int((~finite).sum())} of {len(images)} images hold values that are not finite numbers, so they can be "

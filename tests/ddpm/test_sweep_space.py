@@ -250,7 +250,7 @@ def test_nothing_else_decides_a_swept_key(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(tmp_path / "point.yaml"))
     for content in (b"", b"loss.weighting: {value: p2}\n", b"a: [1\nb: {", b"wandb_version: 1\na: \xff"):
         (tmp_path / "point.yaml").write_bytes(content)
-        with pytest.raises(UserError, match=r"\A.*cannot be read.* start the agent again\.\Z"):  # and in one line
+        with pytest.raises(UserError, match=r"\A.*PARAM_PATH\).* Start the agent again\.\Z"):  # and in one line
             sweep_point()
 
 
