@@ -25,7 +25,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Where most of the time goes, the longest first: started last, they would leave the other workers idle at the end.
 LONGEST = (
     *("test_tracking_online", "test_resume", "test_sweep_points", "test_distributed", "test_api", "test_wandb_standin"),
-    *("test_colab", "test_without_wandb"),
+    *("test_gpu_check", "test_colab", "test_without_wandb", "test_wandb", "test_fuzz", "test_durable"),
     *("test_signals", "test_curvature", "test_probe", "test_train", "test_evaluations", "test_report", "test_figures"),
 )
 
