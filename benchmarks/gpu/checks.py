@@ -122,7 +122,7 @@ def _in_float64(model: nn.Module) -> Denoiser:
 def _images(task: Task, name: str, denoiser: Denoiser, device: torch.device) -> Tensor:
     """(n, 3, 32, 32) float32 on the CPU."""
     chain = make_chain(make_schedule("linear"), name, task.pick(50, 5))
-    n = task.pick(8, 2)
+    n = task.pick(4, 2)
     return torch.cat([x.cpu() for x in draw(name, denoiser, chain, n, seed=0, batch_size=n, device=device)])
 
 
