@@ -19,8 +19,8 @@ from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.task import Task
 from ddpm.config import Config
 
-# Runs the check twice in one process: a section that skips everything, then all of them and three that go wrong. No
-# package that a machine with a GPU may lack can be imported.
+# Runs the check twice in one process: a section that skips everything, then all of them and three that go wrong. None
+# of the packages that a machine with a GPU may lack can be imported.
 DRIVER = """
 import os, sys
 sys.modules |= dict.fromkeys("wandb pandas pyarrow seaborn matplotlib orjson cleanfid jinja2 markdown requests".split())

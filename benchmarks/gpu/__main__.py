@@ -76,6 +76,8 @@ def check(args: argparse.Namespace) -> int:
         return _refuse(
             f"torch {torch.__version__} (for {built}) sees no GPU here; --device cpu --quick tries the script"
         )
+    if args.device == "cpu":
+        import scipy.stats  # noqa: F401  # else each section, which is a fork of this process, would import it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every `finally`: no process is left behind
 
     path = args.out / "gpu.json"
