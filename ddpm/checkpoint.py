@@ -1,9 +1,10 @@
 """Checkpoints: one file of tensors and plain values, loadable without running code from it, and known to be whole."""
 
+import copy
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a training, on the CPU, known to be whole: its config, step, images of the last step, and weights
     that fit the network of its config. Raises UserError if `path` is anything else."""
-    _require_ours(path, _read(path, mmap=True))  # first without its tensors: another program's file may be huge
-    state = _read(path)
-    _require_ours(path, state)  # it is not the same file if it was replaced in between
-    return state
+    return _load(path, _require_ours)
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` wrote, whatever it is, on the CPU. Raises UserError if there is none or it is damaged."""
-    return _read(path)
+    return _load(path, lambda path, state: None)
 
 
 def weights_of(path: Path, state: dict[str, Any], which: str) -> dict[str, Tensor]:
@@ -89,17 +87,19 @@ def weights_of(path: Path, state: dict[str, Any], which: str) -> dict[str, Tenso
     return weights
 
 
-def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
-    """A file's state; with `mmap` its tensors are not read, and so its digest is not compared."""
+def _load(path: Path, require: Callable[[Path, Any], None]) -> dict[str, Any]:
+    """A file's state, in memory, once `require` has let it pass: until then no tensor is read, of a file that may be
+    another program's and huge."""
     try:
         if not path.exists():
             raise UserError(f"There is no checkpoint {path}.")
         _require_archive(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         stored = state.pop("digest", None) if isinstance(state, dict) else None
-        if stored is not None and not mmap and stored != digest(state):
+        require(path, state)
+        if stored is not None and stored != digest(state):
             raise ValueError("its content does not match its digest")
-        return state
+        return copy.deepcopy(state)
     except UserError:
         raise
     except Exception as error:  # torch raises whatever the damaged bytes lead it to

