@@ -16,7 +16,7 @@ from ddpm.train import Trainer
 Found = Iterator[Claim | str]
 ARMS = ("e5", "e6")
 # Seconds for starting and scoring, and for stopping; and how much longer a step takes with another arm beside it.
-START_S, STOP_S, BESIDE = 40.0, 15.0, 1.6
+START_S, STOP_S, BESIDE = 40.0, 15.0, 2.0
 MOST, ROUND = 10_000, 100  # steps of the study; a run ends with a logged one
 
 
@@ -108,12 +108,12 @@ def _said(task: Task, arm: str, cfg: Config) -> Found:
         "curvature/hutch_trace_mean": "trace of the trained loss",
         "curvature/ref_trace_mean": "trace of the unweighted loss",
         "val/fid": f"FID by the embedded features, {cfg.eval.fid_milestone.n_samples} samples",
-        "val/fid_ceiling": "   the same of uniform noise",
+        "val/fid_ceiling": "FID of uniform noise",
         "time/total_s": "seconds",
     }
     for key, what in wanted.items():
         if key not in last:
-            yield f"{arm}: no {what}"
+            yield f"{arm}: no {what.strip()}"
         elif not math.isfinite(last[key]):
             raise RuntimeError(f"{arm}: {key} is {last[key]}")
         else:

@@ -54,7 +54,7 @@ def _config(task: Task, name: str, kind: str) -> Config:
     return task.config(
         f"--out_dir={task.folder / f'{name}-{kind}'}",
         f"--train.amp={name if name != 'fp32' else 'false'}",
-        f"--data.batch_size={task.pick(64, 2)}",
+        f"--data.batch_size={task.pick(64, 1)}",
         f"--train.total_steps={STEPS}",
         f"--logging.log_every_n_steps={LOGGED}",
         f"--checkpoint.every={SAVED}",
