@@ -23,7 +23,7 @@ from ddpm.config import Config
 # of the packages that a machine with a GPU may lack can be imported.
 DRIVER = """
 import os, sys
-sys.modules |= dict.fromkeys("wandb pandas pyarrow seaborn matplotlib orjson cleanfid jinja2 markdown requests".split())
+sys.modules |= dict.fromkeys("wandb pandas pyarrow seaborn matplotlib cleanfid jinja2 markdown requests".split())
 from benchmarks.claims import Claim
 from benchmarks.gpu import sections
 from benchmarks.gpu.__main__ import main

@@ -32,6 +32,7 @@ NEEDED = {
     "filelock": "filelock",
     "safetensors": "safetensors",
     "pydantic": "pydantic",
+    "orjson": "orjson",
 }
 
 
