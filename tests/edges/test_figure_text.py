@@ -20,7 +20,7 @@ from reports.figures.style import Drawn, new_figure, note_on, save, theme
 from reports.sources import open_source
 from tests.reports.conftest import write_run
 
-HOSTILE = r"$x^{_$\frac{1%s%d<b>&{}\$\alpha$漢字عربى😀"
+HOSTILE = r"$x^{_$\frac{1%s%d<b>&{}\$\alpha漢字عربى😀"
 BELL, SHOWN = "\x07", "\N{REPLACEMENT CHARACTER}"
 
 
