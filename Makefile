@@ -38,7 +38,7 @@ demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked
 
 # Two to a core: many tests wait for processes that they start, or for W&B's. They are given out one by one, as the first
 # of them take longest (tests/conftest.py).
-test: $(VENV)/.installed-dev ## run the tests, on all cores (about 8 minutes on two, after installation)
+test: $(VENV)/.installed-dev ## run the tests, on all cores (about 12 minutes on two, after installation)
 	$(BIN)/python -m pytest --maxschedchunk 1 --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
 
 # What computes, by the names of its tests. `default` are the kernels for any processor: sums in another order, and other
