@@ -25,7 +25,7 @@ help: ## this list
 
 setup: $(VENV)/.installed ## make .venv with everything a run needs
 
-demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked offline, and write their report (about 5 minutes on two idle cores)
+demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked offline, and write their report (about 6 minutes on two idle cores)
 	@echo "Training e5 (constant weighting) and e6 (Min-SNR) side by side, one thread each"
 	@$(MAKE) --no-print-directory -j2 .demo-e5 .demo-e6
 	$(BIN)/ddpm report e6 --from wandb --where study_name=smoke --where out_dir=runs/demo --out out/demo
