@@ -154,7 +154,7 @@ def _folder(root: Path, split: str, subset: int | None, how: _Decoding) -> tuple
                 "Expected class folders with files that Pillow reads (such as .png, .jpg, .webp), at the top or under "
                 "train/ and test/."
             )
-        # No more is decoded than is asked for; with skip_bad a subset may so end up smaller, which is said.
+        # No more is decoded than is asked for. With skip_bad a subset may end up smaller, and a line says so.
         found = [choice.found[i] for i in _chosen(len(choice.found), subset, printable(root))]
         files.require_bounded([name for name, _ in found])
         with _bounded(limits.pixels):
