@@ -289,7 +289,7 @@ _NEEDED = {*("run", "step", "weights", "sampler", "nfe", "n", "point"), *("metri
 
 
 def read_point(path: Path) -> list[Row] | None:
-    """The rows of a point; None where it is not there, or damaged, which is said."""
+    """The rows of a point. None if it is not there, or damaged: a line says so."""
     try:
         rows = json.loads(path.read_bytes())
         if rows and all(row.keys() >= _NEEDED for row in rows):

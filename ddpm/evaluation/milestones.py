@@ -124,7 +124,7 @@ class Milestones:
         return self.grid_plan is not None and (_due(self.cfg.grid.every, step) or step == self.total)
 
     def draw_grid(self, step: int, denoiser: Callable[[], Denoiser]) -> Image.Image | None:
-        """The sample grid of a step that has one; None, too, if samples are not finite, which is said."""
+        """The sample grid of a step. None if it has none, or if samples are not finite: a line says so."""
         plan = self.grid_plan
         if not (plan and self.has_grid(step)):
             return None
