@@ -1,0 +1,254 @@
+"""What a setting can change, as values that compare: each function makes a run of a config, or a part of one."""
+
+import functools
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from PIL import Image
+
+from ddpm.checkpoint import digest
+from ddpm.config import Config
+from ddpm.errors import UserError
+from ddpm.evaluation.evaluate import SamplingPlan
+from ddpm.evaluation.milestones import _plan
+from ddpm.hessian.chunks import Chunks
+from ddpm.tracking.open_run import open_run
+from ddpm.train import Trainer, train
+
+Observe = Callable[[Config], Any]
+
+
+def pictures(folder: Path) -> Path:
+    """A folder of class folders under train/ and test/, 100 images each, no two alike."""
+    if not folder.exists():
+        for seed, split in enumerate(("train", "test")):
+            pixels = torch.randint(256, (100, 32, 32, 3), generator=torch.Generator().manual_seed(seed))
+            for i, image in enumerate(pixels.to(torch.uint8).numpy()):
+                path = folder / split / f"class{i % 2}" / f"{i:03d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(path)
+    return folder
+
+
+def _trained(cfg: Config, steps: int = 2) -> Trainer:
+    trainer = Trainer(cfg)
+    for _ in range(steps):
+        trainer.indices = trainer.batches.next_indices()
+        trainer.step(trainer.batches.take(trainer.indices))
+    return trainer
+
+
+# --- the network and its training ---
+
+
+def weights(cfg: Config) -> str:
+    """The network after two steps."""
+    return digest(_trained(cfg).model.state_dict())
+
+
+def averaged(cfg: Config) -> str:
+    """The averaged network after two steps."""
+    ema = _trained(cfg).ema
+    return digest(ema.model.state_dict()) if ema else "none"
+
+
+def images(cfg: Config) -> str:
+    """The images that are trained on."""
+    return Trainer(cfg).images_digest
+
+
+def first_batch(cfg: Config) -> str:
+    """The first batch."""
+    return digest(next(Trainer(cfg).batches))
+
+
+def loss_curve(cfg: Config) -> str:
+    """The weights of the loss, as they are logged."""
+    return json.dumps(Trainer(cfg).objective.row)
+
+
+def alpha_bar(cfg: Config) -> str:
+    """The noise schedule."""
+    return digest(Trainer(cfg).schedule.alpha_bar)
+
+
+def outcome(cfg: Config) -> str:
+    """How the training ends: its steps, or the start of its error."""
+    try:
+        return "trained: " + ", ".join(map(str, rows(cfg)))
+    except UserError as error:
+        return str(error)[:40]
+
+
+def devices(cfg: Config) -> str:
+    """Where it trains, or that it cannot."""
+    try:
+        return str(Trainer(cfg).device)
+    except (UserError, RuntimeError) as error:
+        return str(error)[:40]
+
+
+def precision_asked(cfg: Config) -> list[Any]:
+    """What the trainer asks for as the precision of its passes; a CPU gives it float32 all the same."""
+    with mock.patch("ddpm.train.choose_precision", side_effect=lambda amp, device: torch.float32) as asked:
+        Trainer(cfg)
+    return [call.args[0] for call in asked.call_args_list]
+
+
+def threads(cfg: Config) -> list[Any]:
+    """How many threads decode images."""
+    from ddpm.data import ThreadPoolExecutor
+
+    with mock.patch("ddpm.data.ThreadPoolExecutor", side_effect=ThreadPoolExecutor) as pools:
+        Trainer(cfg)
+    return [call.args for call in pools.call_args_list]
+
+
+# --- a whole run ---
+
+
+@functools.cache
+def _run(cfg: Config) -> Path:
+    """The folder of a run, apart from those that have its id."""
+    cfg.out_dir.mkdir(parents=True, exist_ok=True)
+    return train(cfg.model_copy(update={"out_dir": Path(tempfile.mkdtemp(dir=cfg.out_dir))}))
+
+
+def rows(cfg: Config) -> dict[int, list[str]]:
+    """The keys that are logged, by step."""
+    lines = map(json.loads, (_run(cfg) / "loss.jsonl").read_text().splitlines())
+    return {line["_i"]: sorted(line["out"]) for line in lines}
+
+
+def numbers(cfg: Config) -> list[dict[str, Any]]:
+    """All that is logged but times."""
+    lines = map(json.loads, (_run(cfg) / "loss.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line["out"].items() if not key.startswith("time/")} for line in lines]
+
+
+def checkpoints(cfg: Config) -> list[str]:
+    """The checkpoints that stay."""
+    return sorted(path.name for path in (_run(cfg) / "checkpoints").iterdir())
+
+
+def grids(cfg: Config) -> list[str]:
+    """The sample grids of a run."""
+    return sorted(path.name for path in _run(cfg).glob("samples/*"))
+
+
+def record(cfg: Config) -> str:
+    """What the run's record says of its config."""
+    return json.dumps(json.loads((_run(cfg) / "run.json").read_text())["config"], sort_keys=True)
+
+
+def starts(cfg: Config) -> int:
+    """How many W&B ids a run has had that the same command was given twice for."""
+    ids = [json.loads((train(cfg) / "run.json").read_text())["wandb_id"] for _ in range(2)]
+    return len(set(ids))
+
+
+def folder(cfg: Config) -> str:
+    """Where the run is written."""
+    return str(cfg.run_dir)
+
+
+def cache_files(cfg: Config) -> list[str]:
+    """Where a run leaves what it may use again."""
+    Trainer(cfg)
+    return sorted(str(path) for path in cfg.out_dir.parent.rglob("*.safetensors"))
+
+
+# --- what is measured ---
+
+
+def trace(cfg: Config) -> dict[str, float]:
+    """The curvature after two steps of training."""
+    return _trained(cfg).probe(2)
+
+
+def products(cfg: Config) -> list[int]:
+    """How many Hessian-vector products one pass may take, as the curvature probe asks for it."""
+    trainer = _trained(cfg, steps=1)
+    with mock.patch("ddpm.hessian.squares.Chunks", side_effect=Chunks) as chunks:
+        trainer.probe(1)
+    return [call.args[0] for call in chunks.call_args_list]
+
+
+def _scores(cfg: Config, section: str, prefix: str) -> dict[str, Any]:
+    trainer = _trained(cfg)
+    plan = _plan(getattr(cfg.eval, section))
+    assert isinstance(plan, SamplingPlan)
+    found = trainer.milestones._scores(prefix, trainer.denoiser(), plan)
+    return {key: value for key, value in found.items() if not key.endswith("_protocol")}
+
+
+def scores(cfg: Config) -> dict[str, Any]:
+    """The scores of a milestone's samples, after two steps."""
+    return _scores(cfg, "fid_milestone", "val")
+
+
+def final_scores(cfg: Config) -> dict[str, Any]:
+    """The scores of the last samples, after two steps."""
+    return _scores(cfg, "final", "final")
+
+
+def floor(cfg: Config) -> dict[str, float]:
+    """What real images score."""
+    return Trainer(cfg).milestones.ends(80)[0]
+
+
+def protocols(cfg: Config) -> list[str]:
+    """The fingerprints of the scores."""
+    return sorted(Trainer(cfg).milestones.protocols)
+
+
+def batches(cfg: Config) -> list[int]:
+    """How many samples are drawn at a time."""
+    trainer = Trainer(cfg)
+    plan = SamplingPlan("ddim", 1, 8)
+    return [len(batch) for batch in trainer.milestones.evaluator.samples(trainer.denoiser(), plan, 0, None)]
+
+
+def grid(cfg: Config) -> bytes:
+    """The sample grid of a network of two steps."""
+    trainer = _trained(cfg)
+    picture = trainer.milestones.draw_grid(2, trainer.denoiser)
+    return picture.tobytes() if picture else b""
+
+
+def recon(cfg: Config) -> dict[str, float]:
+    """Errors at single timesteps, after two steps."""
+    trainer = _trained(cfg)
+    fixed = trainer.milestones.fixed_batch
+    return trainer.milestones.reconstruct(trainer.denoiser(), *fixed) if fixed else {}
+
+
+# --- W&B ---
+
+
+def _with_client(cfg: Config) -> tuple[mock.Mock, Any]:
+    """A W&B client that only listens, and the W&B run of the config."""
+    said = {"wandb_id": "id", "run_id": cfg.run_id, "experiment": cfg.experiment, "sessions": []}
+    with mock.patch("wandb.init") as init, mock.patch("ddpm.tracking.client.logged_in", return_value=True):
+        return init, open_run({**said, "config": cfg.nested()}, cfg.run_dir)
+
+
+def wandb_call(cfg: Config) -> str:
+    """What a run tells W&B's client at its start."""
+    init, _ = _with_client(cfg)
+    if not init.called:
+        return "not called"
+    about = {key: value for key, value in init.call_args.kwargs.items() if key not in ("config", "settings")}
+    return json.dumps({**about, "wait": init.call_args.kwargs["settings"].init_timeout})
+
+
+def alerts(cfg: Config) -> int:
+    """How many alerts reach W&B."""
+    init, run = _with_client(cfg)
+    run.alert("title", "text", "INFO")
+    return int(init.return_value.alert.call_count)

@@ -1,0 +1,245 @@
+"""Every option of every verb reaches what it is for.
+
+The options are the command line's own. For each, `OPTIONS` has a second value and what has to change when it is given;
+an option without an entry fails.
+"""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from ddpm import cli
+from ddpm.evaluation import evaluate
+from ddpm.samplers import draw
+from ddpm.train import train
+from tests.once import apart
+from tests.settings.test_keys import World
+
+Argv = list[str]
+SECONDS = ("sample_s", "features_s", "distance_s")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- what is seen of a command: each function runs it in a folder of its own ---
+
+
+def places(argv: Argv, folder: Path) -> list[str]:
+    """Where files are written."""
+    assert cli.main(argv) == 0
+    return sorted(_files(folder))
+
+
+def pictures(argv: Argv, folder: Path) -> dict[str, bytes]:
+    """The images that are written, whatever their place."""
+    assert cli.main(argv) == 0
+    return {Path(name).name: content for name, content in _files(folder).items() if name.endswith(".png")}
+
+
+def table(argv: Argv, folder: Path) -> list[dict[str, str]]:
+    """The rows of an evaluation, without the seconds and without the digest of how they came about."""
+    with mock.patch("ddpm.evaluations.draw_frontier"):
+        assert cli.main(argv) == 0
+    rows = csv.DictReader(next(folder.rglob("evaluations.csv")).read_text().splitlines())
+    return [{key: value for key, value in row.items() if key not in (*SECONDS, "point", "protocol")} for row in rows]
+
+
+def protocols(argv: Argv, folder: Path) -> str:
+    """What the fingerprints of an evaluation stand for."""
+    table(argv, folder)
+    return next(folder.rglob("protocols.json")).read_text()
+
+
+def curvature(argv: Argv, folder: Path) -> list[Any]:
+    """The numbers of a probe."""
+    assert cli.main(argv) == 0
+    lines = next(folder.rglob("*.jsonl")).read_text().splitlines()
+    return [json.loads(line)["out"] for line in lines]
+
+
+def batch_sizes(argv: Argv, folder: Path) -> list[int]:
+    """How many images are drawn at a time."""
+    drawn = mock.Mock(side_effect=draw)
+    with (
+        mock.patch("ddpm.sample.draw", drawn),
+        mock.patch.object(evaluate, "draw", drawn),
+        mock.patch("ddpm.evaluations.draw_frontier"),
+    ):
+        assert cli.main(argv) == 0
+    return [call.kwargs["batch_size"] for call in drawn.call_args_list]
+
+
+def influences(argv: Argv, folder: Path) -> int:
+    """How many samples' influence is noted in the run's record."""
+    table(argv, folder)
+    run = Path(argv[1]).parents[1]
+    noted = json.loads((run / "evaluations.jsonl").read_text().splitlines()[-1])["out"][0]
+    return len(noted.get("influence", ()))
+
+
+def answer(argv: Argv, folder: Path) -> int:
+    """The exit code."""
+    return cli.main(argv)
+
+
+def handed_on(argv: Argv, folder: Path) -> list[Any]:
+    """What the function that does the verb's work is called with; its own tests hold it to that."""
+    work = {
+        "train": ["ddpm.train.train"],
+        "sweep": ["ddpm.sweep.start.run_sweep", "ddpm.sweep.start.requeue_sweep"],
+        "report": ["reports.report.make_report", "reports.library.make_library"],
+        "sync": ["ddpm.tracking.sync.sync"],
+        "dashboard": ["reports.dashboard.browse"],
+        "schedule": ["ddpm.plots.draw_schedule"],
+    }
+    calls = []
+    for name in work[argv[0]]:
+        with mock.patch(name, return_value=0 if argv[0] == "sweep" else "") as function:
+            cli.main(argv)
+        calls += [(name, call.args, call.kwargs) for call in function.call_args_list]
+    assert calls
+    return calls
+
+
+@dataclass(frozen=True)
+class Option:
+    """`with_it`, put behind `without` (or in its place, where `instead`), changes all of `by`."""
+
+    by: tuple[Callable[[Argv, Path], Any], ...]
+    without: str
+    with_it: str
+    instead: bool = False
+
+
+SAMPLE = "sample {run} --out {out} --nfe 3 --n 5"
+EVALUATE = "evaluate {run}/checkpoints/step-000002.pt --out {out} --n 80 --nfe 2 --sampler ddpm"
+PROBE = "probe {run}/checkpoints/step-000002.pt --out {out}/p.jsonl --probes 2"
+REPORT = "report e6 --from {run}"
+
+
+def _on(*by: Callable[[Argv, Path], Any], without: str, given: str) -> Option:
+    return Option(by, without, given)
+
+
+def _for(*by: Callable[[Argv, Path], Any], without: str, given: str) -> Option:
+    return Option(by, without, given, instead=True)
+
+
+OPTIONS = {
+    "train config": _for(handed_on, without="train {config}", given="train {other_config}"),
+    "train --dry-run": _on(places, without="train {config} --out_dir={out}", given="--dry-run"),
+    "sweep file": _for(handed_on, without="sweep a.yaml", given="sweep b.yaml"),
+    "sweep --requeue": _for(handed_on, without="sweep a.yaml", given="sweep --requeue a/b/c"),
+    "sweep --workers": _on(handed_on, without="sweep a.yaml", given="--workers 2"),
+    "sweep --gpus": _on(handed_on, without="sweep a.yaml", given="--gpus 0,1"),
+    "sweep --count": _on(handed_on, without="sweep a.yaml", given="--count 3"),
+    "sweep --yes": _on(handed_on, without="sweep a.yaml", given="--yes"),
+    "report experiment": _for(handed_on, without=REPORT, given="report e5 --from {run}"),
+    "report --from": _on(handed_on, without=REPORT, given="--from {out}"),
+    "report --out": _on(handed_on, without=REPORT, given="--out {out}/there"),
+    "report --where": _on(handed_on, without=REPORT, given="--where seed=1"),
+    "report --allow-mixed-protocols": _on(handed_on, without=REPORT, given="--allow-mixed-protocols"),
+    "report --offline-cache": _on(handed_on, without=REPORT, given="--offline-cache"),
+    "report --publish": _on(handed_on, without=REPORT, given="--publish a/b"),
+    "sync root": _for(handed_on, without="sync a", given="sync b"),
+    "dashboard experiment": _for(handed_on, without="dashboard e5", given="dashboard e6"),
+    "dashboard --from": _on(handed_on, without="dashboard e6", given="--from wandb:a/b"),
+    "sample source": _for(pictures, without=SAMPLE, given=SAMPLE.replace("{run}", "{other_run}")),
+    "sample --out": _on(places, without=SAMPLE, given="--out {out}/there"),
+    "sample --n": _on(pictures, without=SAMPLE, given="--n 6"),
+    "sample --sampler": _on(pictures, without=SAMPLE, given="--sampler ddpm_large"),
+    "sample --nfe": _on(pictures, without=SAMPLE, given="--nfe 4"),
+    "sample --spacing": _on(pictures, without=SAMPLE, given="--spacing trailing"),
+    "sample --eta": _on(pictures, without=f"{SAMPLE} --sampler ddim", given="--eta 0.8"),
+    "sample --x0-limit": _on(pictures, without=SAMPLE, given="--x0-limit none"),
+    "sample --weights": _on(pictures, without=SAMPLE, given="--weights live"),
+    "sample --seed": _on(pictures, without=SAMPLE, given="--seed 3"),
+    "sample --batch-size": _on(batch_sizes, without=SAMPLE, given="--batch-size 2"),
+    "sample --device": _on(answer, without=SAMPLE, given="--device cuda:63"),
+    "sample --each": _on(places, without=SAMPLE, given="--each"),
+    "probe source": _for(curvature, without=PROBE, given=PROBE.replace("step-000002", "step-000004")),
+    "probe --data": _on(curvature, without=PROBE, given="--data {pictures}"),
+    "probe --method": _on(curvature, without=f"{PROBE} --probes 4", given="--method xtrace"),
+    "probe --probes": _on(curvature, without=PROBE, given="--probes 4"),
+    "probe --weights": _on(curvature, without=PROBE, given="--weights ema"),
+    "probe --device": _on(answer, without=PROBE, given="--device cuda:63"),
+    "probe --out": _on(places, without=PROBE, given="--out {out}/q.jsonl"),
+    "evaluate sources": _for(table, without=EVALUATE, given=EVALUATE.replace("step-000002", "step-000004")),
+    "evaluate --out": _on(places, without=EVALUATE, given="--out {out}/there"),
+    "evaluate --sampler": _on(table, protocols, without=EVALUATE, given="--sampler ddpm_large"),
+    "evaluate --nfe": _on(table, protocols, without=EVALUATE, given="--nfe 3"),
+    "evaluate --n": _on(table, protocols, without=EVALUATE, given="--n 90"),
+    "evaluate --metrics": _on(table, protocols, without=EVALUATE, given="--metrics prdc"),
+    "evaluate --features": _on(table, protocols, without=EVALUATE, given="--features {net}"),
+    "evaluate --data": _on(table, protocols, without=EVALUATE, given="--data {pictures}"),
+    "evaluate --weights": _on(table, protocols, without=EVALUATE, given="--weights live"),
+    "evaluate --spacing": _on(table, protocols, without=EVALUATE, given="--spacing trailing"),
+    "evaluate --x0-limit": _on(table, protocols, without=EVALUATE, given="--x0-limit none"),
+    "evaluate --seed": _on(table, without=EVALUATE, given="--seed 3"),
+    "evaluate --batch-size": _on(batch_sizes, without=EVALUATE, given="--batch-size 30"),
+    "evaluate --device": _on(answer, without=EVALUATE, given="--device cuda:63"),
+    "evaluate --influence": _on(influences, without=EVALUATE, given="--influence"),
+    "schedule config": _for(handed_on, without="schedule {config}", given="schedule {other_config}"),
+    "schedule --out": _on(handed_on, without="schedule {config}", given="--out {out}/curves.svg"),
+}
+
+
+def _options() -> list[str]:
+    """`VERB OPTION` of all that the command line takes, but --help."""
+    verbs = next(action for action in cli._parser()._actions if action.dest not in ("help", "version")).choices
+    assert isinstance(verbs, dict)
+    actions = [(verb, action) for verb, parser in verbs.items() for action in parser._actions if action.dest != "help"]
+    return [f"{verb} {action.option_strings[-1] if action.option_strings else action.dest}" for verb, action in actions]
+
+
+class Runs(World):
+    """Runs of four steps at a rate at which averaged and live weights draw other images."""
+
+    def __init__(self, root: Path):
+        super().__init__(root)
+        for name, seed in (("run", 1), ("other_run", 5)):
+            cfg = self.config("--optim.lr=0.05", "--ema.decay=0.9", f"--seed={seed}")
+            self.names[name] = train(cfg)
+            self.names[name.replace("run", "config")] = root / f"{name}.yaml"
+            (root / f"{name}.yaml").write_text(cfg.to_yaml())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    root = tmp_path_factory.mktemp("options")
+    with pytest.MonkeyPatch.context() as patch:
+        apart(patch, root)
+        return Runs(root)
+
+
+def test_every_option_has_an_entry() -> None:
+    """Catches an option that is added and tried by no test."""
+    assert set(OPTIONS) == set(_options())
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_an_option_reaches_what_it_is_for(
+    name: str, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an option that is parsed and not handed on, or handed on and not used."""
+    apart(monkeypatch, runs.root)
+    monkeypatch.chdir(tmp_path)
+    option = OPTIONS[name]
+    for by in option.by:
+        found = []
+        given = option.with_it if option.instead else f"{option.without} {option.with_it}"
+        for i, line in enumerate((option.without, given)):
+            out = tmp_path / by.__name__ / str(i)
+            out.mkdir(parents=True)
+            argv = [word.format(**runs.names, out=out) for word in line.split()]
+            found.append(by(argv, out))
+        shown = [str(value).replace(str(tmp_path / by.__name__ / str(i)), "OUT") for i, value in enumerate(found)]
+        assert shown[0] != shown[1], f"{name}: {by.__name__} is as it was"
