@@ -118,7 +118,7 @@ BRISK = [
 
 
 def test_kill_9_at_random_moments(tmp_path: Path) -> None:
-    """Twenty moments anywhere between a run's start and its end. Catches an order of writes that a kill can split."""
+    """Eight moments anywhere between a run's start and its end. Catches an order of writes that a kill can split."""
     undisturbed = tiny(tmp_path / "undisturbed", *BRISK)
     processes.ready()
     start = time.monotonic()
@@ -137,4 +137,4 @@ def test_kill_9_at_random_moments(tmp_path: Path) -> None:
         return killed
 
     with ThreadPoolExecutor(2) as two:
-        assert sum(two.map(kill_and_continue, range(20))) >= 10
+        assert sum(two.map(kill_and_continue, range(8))) >= 4

@@ -58,13 +58,6 @@ def test_equal_seeds_give_equal_images_whatever_the_batch(folder: Path, tmp_path
         assert abs(a - c).max() > 20
 
 
-def test_eta_reaches_ddim(folder: Path, tmp_path: Path) -> None:
-    """eta 0 draws no noise after x_T; eta 1 does, and so draws other images."""
-    for eta in ("0", "1"):
-        assert _sample(folder, tmp_path / eta, "--sampler", "ddim", "--eta", eta) == 0
-    assert abs(_pixels(tmp_path / "0/grid.png") - _pixels(tmp_path / "1/grid.png")).max() > 10
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

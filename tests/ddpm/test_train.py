@@ -12,7 +12,6 @@ from ddpm.config_files import load_config
 from ddpm.environment import choose_device, choose_precision
 from ddpm.errors import UserError
 from ddpm.samplers import model_denoiser
-from ddpm.schedule import make_schedule
 from ddpm.streams import stream_seed
 from ddpm.train import Trainer, train
 from tests.once import once
@@ -293,34 +292,6 @@ def test_clean_run_never_deletes_a_folder_that_is_not_a_run(tmp_path: Path) -> N
     with pytest.raises(UserError, match="not a run folder"):
         train(cfg)
     assert (cfg.run_dir / "thesis.txt").exists()
-
-
-def test_every_key_reaches_what_it_configures(tmp_path: Path) -> None:
-    """Catches a key that is read and forgotten: each is set to an unusual value and looked up where it should act."""
-    flags = [
-        *("--diffusion.beta_schedule=cosine", "--diffusion.T=60", "--ema.decay=0.75", "--data.shuffle=false"),
-        *("--model.time_frequencies=study", "--model.dropout=0.3", "--eval.x0_limit=none", "--eval.sample_seed=5"),
-        *(
-            "--eval.batch_size=7",
-            "--optim.lr=0.02",
-            "--eval.fid_milestone.spacing=trailing",
-            "--eval.fid_milestone.nfe=30",
-            "--eval.recon.t_values=[3]",
-        ),
-    ]
-    trainer = Trainer(tiny(tmp_path, *flags))
-    evaluator = trainer.milestones.evaluator
-    assert torch.equal(trainer.schedule.alpha_bar, make_schedule("cosine", 60).alpha_bar)
-    assert trainer.batches.next_indices().tolist() == [0, 1, 2, 3]
-    assert trainer.model.frequencies[-1] > 1
-    assert trainer.model.mid.dropout.p == 0.3
-    assert (evaluator.x0_limit, evaluator.batch_size) == ("none", 7)
-    assert trainer.optimizer.param_groups[0]["lr"] == 0.02
-    assert (trainer.milestones.fid_plan.spacing, trainer.milestones.fid_plan.nfe) == ("trailing", 30)
-    first = trainer.model.stem.weight.detach().clone()
-    trainer.step(next(trainer.batches))
-    expected = 0.75 * first + 0.25 * trainer.model.stem.weight
-    torch.testing.assert_close(trainer.ema.model.stem.weight, expected.detach(), atol=1e-6, rtol=0)
 
 
 def test_evaluation_uses_the_averaged_weights_unless_told(tmp_path: Path) -> None:
