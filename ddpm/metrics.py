@@ -145,7 +145,8 @@ _TABLE = [
         "steps",
         _LOG,
         "one synchronisation a step",
-        "How many steps so far had a loss or gradient that was not finite and were left out (`train.skip_nonfinite`).",
+        "How many steps so far had a loss or gradient that was not finite and were left out (`train.skip_nonfinite`). "
+        "Steps that the loss scale of fp16 leaves out while it comes down are not among them.",
     ),
     *CURVATURE,
     *score_metrics(

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class StepStats:
     """What one step measured, still on the device: loss, mse and gradient L2 norm before clipping, all scalars; and
-    whether loss and gradient were finite."""
+    whether loss and gradient were finite. A gradient that overflows in fp16 counts as finite: the next step is scaled
+    less."""
 
     loss: Tensor
     mse: Tensor

@@ -221,7 +221,7 @@ class Trainer:
         """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W), or for this
         process's part of it: t and eps are drawn for the whole batch, however many share it.
 
-        Where the loss or the gradient is not finite, weights and optimizer stay as they are.
+        Where the loss or the gradient is not finite, weights, their average and optimizer stay as they are.
         """
         batch = len(x_0) * distributed.world_size()
         mine = distributed.part(batch)
@@ -237,18 +237,18 @@ class Trainer:
         loss, mse = distributed.means(loss.detach(), mse.detach())  # every step: what is not finite, all have to see
         norm = gradient_norm(self.params)
         loss_is, norm_is = torch.stack([loss, norm]).tolist()  # the one time that a step waits for the device
-        # An fp16 gradient that overflows is the scaler's to handle: it skips the step and scales less.
-        scaling = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        finite = math.isfinite(loss_is) and (math.isfinite(norm_is) or scaling)
-        limit = self.cfg.train.grad_clip
-        if limit and norm_is > limit:  # else a pass over all gradients for nothing
-            nn.utils.clip_grads_with_norm_(self.params, limit, norm)
-        if finite:
+        taken = math.isfinite(loss_is) and math.isfinite(norm_is)
+        # An fp16 gradient that overflows is the scaler's to handle, as long as it can scale less: without one it is 1.
+        overflow = math.isfinite(loss_is) and not taken and self.scaler.get_scale() > 1
+        if taken:
+            limit = self.cfg.train.grad_clip
+            if limit and norm_is > limit:  # else a pass over all gradients for nothing
+                nn.utils.clip_grads_with_norm_(self.params, limit, norm)
             self.scaler.step(self.optimizer)
+            if self.ema:
+                self.ema.update(self.model)
         self.scaler.update()
-        if finite and self.ema:
-            self.ema.update(self.model)
-        return StepStats(loss, mse, norm, stats, finite)
+        return StepStats(loss, mse, norm, stats, taken or overflow)
 
     def diverge(
         self, tracker: Tracker | SharedTracker, step: int, indices: Tensor, stats: StepStats, before: dict[str, Any]

@@ -1,5 +1,8 @@
 """Images from every source, and the order training sees them in."""
 
+import hashlib
+import pickle
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -52,6 +55,38 @@ def test_embedded_images_are_deterministic_varied_and_prefix_stable() -> None:
     assert not torch.equal(other, again)
 
 
+def test_no_embedded_image_is_in_both_splits() -> None:
+    """Of more images than are drawn at a time. Catches a test split that is the training images."""
+    splits = [load_images("embedded", split=split, subset=embedded.CHUNK + 20) for split in ("train", "test")]
+    train, test = ({image.numpy().tobytes() for image in split.images} for split in splits)
+    assert len(train) == len(test) == embedded.CHUNK + 20 and not train & test
+    assert [split.name for split in splits] == ["embedded-train", "embedded-test"]
+
+
+def test_an_embedded_image_is_painted_where_it_should_be() -> None:
+    """A disc of radius 0.85 * 0.4, to the right of the middle and above it, of known colour on one grey. A pixel well
+    inside is the colour, darker by 1 / 8 a unit downwards; one well outside is the grey. Catches an image that is
+    transposed or upside down, channels in another order, and a shape in another place."""
+    n = torch.zeros(1, dtype=torch.float64)
+    front, grey = torch.tensor([[0.9, 0.6, 0.2]], dtype=torch.float64), n + 0.4
+    disc = torch.tensor([embedded.CLASSES.index("disc")])
+    (image,) = embedded._paint(disc, n + 0.4, n, n + 0.5, n - 0.25, n, front, grey, grey)
+    assert image.shape == (3, 32, 32)
+    inside = outside = 0
+    for row in range(32):
+        for column in range(32):
+            x, y = (2 * column + 1) / 32 - 1, (2 * row + 1) / 32 - 1
+            away = ((x - 0.5) ** 2 + (y + 0.25) ** 2) ** 0.5
+            if away < 0.34 - 0.1:
+                inside += 1
+                want = [255 * value * (1 - (y + 1) / 8) for value in (0.9, 0.6, 0.2)]
+                assert image[:, row, column].tolist() == pytest.approx(want, abs=0.51)
+            elif away > 0.34 + 0.1:
+                outside += 1
+                assert image[:, row, column].tolist() == [102] * 3
+    assert inside > 30 and outside > 800
+
+
 def test_every_shape_covers_its_own_part_of_the_frame() -> None:
     """Catches a shape that draws nothing, everything, or the same as another."""
     axis = (torch.arange(64) + 0.5) / 32 - 1
@@ -76,16 +111,17 @@ def test_class_folders_in_a_directory_and_in_a_zip(tmp_path: Path, zipped: bool)
 
 
 def test_other_sizes_are_cut_and_resized(tmp_path: Path) -> None:
-    """A 64 x 48 image whose outer columns are red: the middle square is kept."""
+    """A 64 x 48 image whose outer columns are red, and one whose outer rows are: the middle square is kept."""
     folder = tmp_path / "a"
     folder.mkdir()
     image = Image.new("RGB", (64, 48), (255, 0, 0))
     image.paste((0, 0, 255), (8, 0, 56, 48))
     image.save(folder / "x.png")
-    out = load_images("folder", tmp_path).images
-    assert out.shape == (1, 3, 32, 32)
-    assert out[0, 2].min() == 255
-    assert out[0, 0].max() == 0
+    image.transpose(Image.Transpose.ROTATE_90).save(folder / "y.png")
+    for out in load_images("folder", tmp_path).images:
+        assert out.shape == (3, 32, 32)
+        assert out[2].min() == 255
+        assert out[0].max() == 0
 
 
 def test_subset_is_fixed_and_spread(tmp_path: Path) -> None:
@@ -207,6 +243,90 @@ def test_cifar10_without_a_download_gives_advice(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", refuse)
     with pytest.raises(UserError, match=r"no route to host.*data\.dataset=folder"):
         load_images("cifar10", tmp_path)
+
+
+def _value(image: int, channel: int, row: int, column: int) -> int:
+    """The pixel of a synthetic image: another one for each turn, flip and order of channels, and for each image."""
+    return (17 * image + 101 * channel + 5 * row + 3 * column) % 256
+
+
+def _pixels(image: int) -> torch.Tensor:
+    """(3, 32, 32) uint8, written out value by value."""
+    values = [[[_value(image, c, r, k) for k in range(32)] for r in range(32)] for c in range(3)]
+    return torch.tensor(values, dtype=torch.uint8)
+
+
+def test_a_pixel_is_where_it_is_in_the_file(tmp_path: Path) -> None:
+    """Red, green and blue at (row, column) of asymmetric images, in a folder and in a .zip, in both splits. Catches an
+    image that is transposed, mirrored or has its channels in another order, and the other split's."""
+    for number, split in enumerate(("train", "test")):
+        folder = tmp_path / "set" / split / "a"
+        folder.mkdir(parents=True)
+        picture = Image.new("RGB", (32, 32))
+        for row in range(32):
+            for column in range(32):
+                colour = tuple(_value(number, channel, row, column) for channel in range(3))
+                picture.putpixel((column, row), colour)  # Pillow's x comes first
+        picture.save(folder / "0.png")
+    for root in (tmp_path / "set", _zip(tmp_path / "set", tmp_path / "set.zip")):
+        for number, split in enumerate(("train", "test")):
+            (image,) = load_images("folder", root, split=split).images
+            assert torch.equal(image, _pixels(number)), (root.name, split)
+
+
+@pytest.fixture
+def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `cifar-10-python.tar.gz`, as downloaded by hand: two images in each of its five batches for
+    training, numbered 0 ... 9, and two in that for testing, 10 and 11. Of image i the class is (3 * i + 1) % 10.
+
+    The format is https://www.cs.toronto.edu/~kriz/cifar.html's: a row of 3072 values, the red ones first, then green
+    and blue; each colour row by row.
+    """
+    from torchvision.datasets import CIFAR10
+
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    contents: dict[str, dict[str, object]] = {"batches.meta": {"label_names": names}}
+    for batch, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        numbers = (2 * batch, 2 * batch + 1)
+        rows = np.stack([_pixels(number).flatten().numpy() for number in numbers])
+        contents[name] = {"data": rows, "labels": [(3 * number + 1) % 10 for number in numbers]}
+    folder, archive = tmp_path / "made/cifar-10-batches-py", tmp_path / "root/cifar-10-python.tar.gz"
+    folder.mkdir(parents=True)
+    archive.parent.mkdir()
+    md5s = {}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        md5s[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5] for name, md5 in md5s.items() if "data" in name])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5s["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5s["batches.meta"]})
+    return archive.parent
+
+
+def test_cifar10_is_read_pixel_by_pixel(cifar10: Path) -> None:
+    """Every value of both splits, with its label and the labels' names, unpacked from the archive at the first call.
+    Catches images that are transposed, classes that are another image's, and a split that holds the other one."""
+    for split, numbers in (("train", range(10)), ("test", (10, 11))):
+        found = load_images("cifar10", cifar10, split=split)
+        assert torch.equal(found.images, torch.stack([_pixels(number) for number in numbers])), split
+        assert found.images.is_contiguous()
+        assert found.labels.tolist() == [(3 * number + 1) % 10 for number in numbers]
+        assert (found.classes[3], len(found.classes), found.name) == ("cat", 10, f"cifar10-{split}")
+
+
+def test_a_subset_of_cifar10_keeps_labels_beside_images(cifar10: Path) -> None:
+    """Five of ten: each is one of them, once, and has its own label; the same ones again. Catches labels of the first
+    five."""
+    found = load_images("cifar10", cifar10, subset=5)
+    numbers = [next(n for n in range(10) if torch.equal(image, _pixels(n))) for image in found.images]
+    assert len(set(numbers)) == 5 and numbers != list(range(5))
+    assert found.labels.tolist() == [(3 * number + 1) % 10 for number in numbers]
+    assert torch.equal(load_images("cifar10", cifar10, subset=5).images, found.images)
+    with pytest.raises(UserError, match=r"data\.subset = 3 asks for more images than cifar10-test has \(2\)"):
+        load_images("cifar10", cifar10, split="test", subset=3)
 
 
 def test_batches_visit_every_image_once_an_epoch() -> None:

@@ -14,7 +14,7 @@ from ddpm.errors import UserError
 from ddpm.evaluation import scores
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.features import INCEPTION_FILE, LEGACY_FILE, MODES, Features, at_once, make_features
-from ddpm.evaluation.reference import make_reference, published_reference, uniform_noise
+from ddpm.evaluation.reference import held_out, make_reference, published_reference, uniform_noise
 from tests.distortions import DISTORTIONS, KEPT_CLASSES, STRENGTHS, Distort
 
 CPU = torch.device("cpu")
@@ -299,3 +299,33 @@ def test_the_reference_is_spread_over_the_whole_set() -> None:
     images = ImageSet(pixels, torch.zeros(200, dtype=torch.int64), ("a",), "ramp")
     features = Features("mean", "none", 1, at_once(lambda batch: batch.float().mean((1, 2, 3))[:, None]))
     assert make_reference(features, images, 20).gaussian.mean.item() == pytest.approx(99.5, abs=1)
+
+
+def _numbered(n: int) -> ImageSet:
+    """n images, each of one grey that is its number."""
+    pixels = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 2, 2)
+    return ImageSet(pixels, torch.zeros(n, dtype=torch.int64), ("a",), "ramp")
+
+
+def test_held_out_images_are_not_the_references() -> None:
+    """Of ten images the reference takes four, 0, 3, 6 and 9: what is held out comes from the other six, evenly spaced,
+    as long as there are enough. Catches a floor that is taken of the reference's own images, and of the first ones."""
+    images, seen = _numbered(10), []
+
+    def extract(batch: torch.Tensor) -> torch.Tensor:
+        seen.extend(batch[:, 0, 0, 0].tolist())
+        return batch.float().mean((1, 2, 3))[:, None]
+
+    make_reference(Features("mean", "none", 1, at_once(extract)), images, 4)
+    assert set(seen) == {0, 3, 6, 9}
+
+    def held(reference_n: int | None, n: int) -> list[int]:
+        return held_out(images, reference_n, n)[:, 0, 0, 0].tolist()
+
+    assert held(4, 6) == [1, 2, 4, 5, 7, 8]
+    assert held(4, 2) == [1, 8]
+    assert held(9, 1) == [5]  # nine evenly spaced of 0 ... 9: 0, 1.125, 2.25, 3.375, 4.5 (to 4), 5.625, 6.75, 7.875, 9
+    # too few are left, or none: over the whole set, and over again
+    assert held(4, 7) == [0, 2, 3, 4, 6, 8, 9]
+    assert held(None, 2) == held(10, 2) == held(99, 2) == [0, 9]
+    assert len(held(None, 15)) == 15 and set(held(None, 15)) == set(range(10))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ddpm.errors import UserError
-from ddpm.evaluation.known_answer import require, try_sampler
+from ddpm.evaluation.known_answer import KnownAnswer, require, try_sampler
 from ddpm.schedule import make_schedule
-from ddpm.train import train
-from tests.ddpm.test_train import NO_WANDB, tiny
+from ddpm.train import Trainer, train
+from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
 
 LINEAR = make_schedule("linear")
 
@@ -42,6 +42,43 @@ def test_it_draws_nothing_from_the_global_stream() -> None:
     before = torch.get_rng_state()
     try_sampler(LINEAR, "ddpm", 10, "linspace")
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("section", ["fid_milestone", "final"])
+def test_each_evaluations_own_sampler_is_tried(tmp_path: Path, section: str) -> None:
+    """The study's in either place stops the run, unless it is named; a section that is off is not tried. Catches an
+    alarm that looks at the milestone's sampler alone."""
+    adjacent, named = f"--eval.{section}.sampler=ddpm_adjacent_posterior", "[ddpm, ddpm_adjacent_posterior]"
+    flags = [*PLAIN, "--eval.fid_milestone.enabled=true", "--eval.final.enabled=true", adjacent]
+    with pytest.raises(UserError, match=r"ddpm_adjacent_posterior at nfe = 2 .* misses a known answer"):
+        Trainer(tiny(tmp_path, *flags))
+    checks = Trainer(tiny(tmp_path, *flags, f"--eval.accept_sampler_error={named}")).milestones.checks
+    keys = {"fid_milestone": "check/sampler_std_error", "final": "check/final_sampler_std_error"}
+    assert set(checks) == set(keys.values()) and checks[keys[section]] > 0.4
+    assert set(Trainer(tiny(tmp_path, *flags, f"--eval.{section}.enabled=false")).milestones.checks) == {
+        key for name, key in keys.items() if name != section
+    }
+
+
+def test_a_sampler_is_tried_as_it_will_score(tmp_path: Path) -> None:
+    """Each with its own NFE, spacing and eta, on the run's own schedule. Catches an alarm that tries defaults."""
+    flags = [*PLAIN, "--eval.fid_milestone.enabled=true", "--eval.final.enabled=true", "--diffusion.T=400"]
+    flags += [f"--eval.fid_milestone.{key}" for key in ("sampler=ddim", "nfe=12", "spacing=trailing", "eta=0.7")]
+    flags += [f"--eval.final.{key}" for key in ("sampler=ddpm_large", "nfe=30", "spacing=leading")]
+    checks = Trainer(tiny(tmp_path, *flags)).milestones.checks
+    chain = make_schedule("linear", 400)
+    assert checks["check/sampler_std_error"] == try_sampler(chain, "ddim", 12, "trailing", 0.7).error
+    assert checks["check/final_sampler_std_error"] == try_sampler(chain, "ddpm_large", 30, "leading").error
+
+
+def test_the_tolerance_has_two_ends() -> None:
+    """An error of -0.5 to +0.4 passes, of the data's std 0.5: from 0.25 to 0.7. Catches a bound that is not looked at,
+    and an error of another sign."""
+    stds = (0.2, 0.24, 0.26, 0.5, 0.69, 0.71, 1.0)
+    assert [KnownAnswer("ddpm", 9, "linspace", std).passes for std in stds] == [False] * 2 + [True] * 3 + [False] * 2
+    assert KnownAnswer("ddpm", 9, "linspace", 0.6).error == pytest.approx(0.2)
+    with pytest.raises(UserError, match="lose their variance"):
+        require(KnownAnswer("ddpm", 9, "linspace", 0.2), ())
 
 
 def test_a_run_with_the_studys_sampler_stops_before_it_starts(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What is kept of features that stream by, and the numbers that a run logs of them."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 
+from ddpm.data import load_images
 from ddpm.errors import UserError
 from ddpm.evaluation import scores as module
 from ddpm.evaluation.distances import frechet_distance
@@ -13,8 +15,9 @@ from ddpm.evaluation.intervals import frechet_error
 from ddpm.evaluation.kernel import Kid, kid, neighbours
 from ddpm.evaluation.milestones import ends
 from ddpm.evaluation.scores import FeatureSums, Wanted, scores
+from ddpm.evenly import evenly_spaced
 from ddpm.train import Trainer, train
-from tests.ddpm.test_train import NO_WANDB, tiny
+from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
 
 
 def _gathered(features: torch.Tensor, batch: int, **kwargs: object) -> FeatureSums:
@@ -144,6 +147,30 @@ def test_a_run_logs_what_its_config_asks_for(tmp_path: Path) -> None:
     without = json.loads((plain / "loss.jsonl").read_text().splitlines()[-1])["out"]
     assert without["val/fid_protocol"] == row["val/fid_protocol"]  # other scores change nothing of FID
     assert not [key for key in without if "kid" in key or "recall" in key]
+
+
+def test_the_floor_is_of_images_that_the_reference_does_not_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 200 images the reference takes every second, or nearly: 70 others are the floor's, each once; the ceiling's
+    are 70 of noise, whose values are spread over all of 0 ... 255. Catches a floor of the reference's own images, which
+    is lower than any denoiser can reach, and the two ends in each other's place."""
+    milestones = Trainer(tiny(tmp_path, *PLAIN, "--eval.final.enabled=true")).milestones
+    taken: list[torch.Tensor] = []
+
+    def scores_of(what: str, images: Iterable[torch.Tensor], n: int) -> dict[str, float]:
+        taken.append(torch.cat(list(images)))
+        return {"fid": float(len(taken))}
+
+    monkeypatch.setattr(milestones.evaluator, "scores_of", scores_of)
+    assert milestones.ends(70) == ({"fid": 1.0}, {"fid": 2.0})
+    everything = load_images("embedded", subset=200).images
+    reference = {image.numpy().tobytes() for image in everything[evenly_spaced(200, 100)]}
+    real = [image.numpy().tobytes() for image in taken[0]]
+    assert len(set(real)) == 70 and not set(real) & reference
+    assert set(real) < {image.numpy().tobytes() for image in everything}
+    counts = taken[1].flatten().bincount(minlength=256)
+    assert len(taken[1]) == 70 and counts.min() > 0.8 * counts.max()  # 840 of each value, give or take 29
 
 
 def test_the_ends_of_the_scale_are_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,48 @@ def test_one_number_has_one_name() -> None:
     assert len({_named({"optim.lr": v}).experiment for v in ("1e-4", 1e-4, 0.0001)}) == 1
 
 
+TYPED = {  # key, its values as Python has them, and what a sweep file, a server or an agent's words may make of them
+    "data.shuffle": {False: (False, "False", "false", "FALSE"), True: (True, "True", "true")},
+    "data.subset": {None: (None, "None", "null", "NULL", ""), 300: (300, "300", "3e2", 300.0)},
+    "optim.lr": {1e-4: (1e-4, "1e-4", "0.0001"), 2.0: (2, 2.0, "2", "2.0")},
+    "train.grad_clip": {None: (None, "None", "null"), 0.5: (0.5, "0.5", ".5")},
+    "train.amp": {False: (False, "False"), "bf16": ("bf16",)},
+    "eval.accept_sampler_error": {("ddpm",): (["ddpm"],), (): ([],)},
+    "eval.recon.t_values": {(10, 500): ([10, 500], "[10, 500]")},
+    "loss.weighting": {"p2": ("p2",)},
+    "study_name": {"False": ("False",), "5": (5, "5"), "1e-4": ("1e-4",), "None.": ("None.",)},  # text stays text
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in TYPED.items() for value in values])
+def test_a_points_value_has_the_keys_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object
+) -> None:
+    """However it is written, in the point, in the file of an agent's parameters and as a word of the command line: one
+    value of one type, one run, one name. Catches `False` that is the text "False" (and so true, or another arm), a
+    number or null that is text, and text that becomes a number."""
+
+    def found(cfg: Any) -> tuple[Any, str, tuple[str, ...]]:
+        at: Any = cfg
+        for part in key.split("."):
+            at = getattr(at, part)
+        return at, cfg.run_id, cfg.logging.wandb.tags
+
+    seen = []
+    path = tmp_path / "point.yaml"
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(path))
+    for written in TYPED[key][value]:
+        seen.append(found(_named({key: written})))
+        path.write_text(parameter_file({key: written}))
+        seen.append(found(_named(sweep_point())))
+        (word,) = (word for word in expand(_sweep({key: {"value": written}}), {key: written}) if word.startswith("--"))
+        seen.append(found(_named({key: written}, word)))  # else it says that something else decides the key
+        assert found(load_config(Path(E5), [word]))[0] == value
+    for one, run_id, tags in seen:
+        assert one == value and type(one) is type(value), seen
+        assert (run_id, tags) == seen[0][1:], seen
+
+
 def test_no_two_points_share_a_name() -> None:
     """Values that differ in what a name cannot hold, that imitate a key, or only beyond the longest name."""
     lists = [[10, 500], [105, 0], [1, 0, 500], [10, 50, 0]]

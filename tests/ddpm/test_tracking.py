@@ -9,6 +9,7 @@ import pytest
 import wandb
 
 from ddpm.errors import UserError
+from ddpm.metrics import CURVES, METRICS
 from ddpm.tracking import wandb_run
 from ddpm.train import train
 from tests.ddpm.test_train import PLAIN, tiny
@@ -72,17 +73,28 @@ def test_wandb_reads_back_what_was_logged(tracked: tuple[Path, Path]) -> None:
     assert "step-4" in artifacts[-1][1]
 
 
-def test_metrics_are_charted_against_step(tracked: tuple[Path, Path]) -> None:
-    """define_metric ties every metric to `step`. Catches charts over W&B's own row counter."""
+def test_every_metric_of_the_table_is_defined_as_it_says(tracked: tuple[Path, Path]) -> None:
+    """Each is charted against `step`. The summary holds the last value; of those whose row says so the lowest and the
+    last; of lists, which make no chart and are hidden, nothing. A definition by a name counts, else that of all names.
+
+    Catches charts over W&B's own row counter, a summary without FID's lowest value, and a name that the table lacks.
+    """
     _, wandb_folder = tracked
-    metrics = [json.loads(line).get("metric") for line in _inspect(wandb_folder).splitlines()]
-    globs = [m for m in metrics if m and m.get("glob_name") == "*"]
-    assert [m["step_metric"] for m in globs] == ["step"]
-    # a list at one step makes no chart, and is no summary
-    hidden = {m["name"] for m in metrics if m and m["options"].get("hidden")}
-    assert hidden == {"mins_snr_curve/t", "mins_snr_curve/weight"}
+    found = [json.loads(line).get("metric") for line in _inspect(wandb_folder).splitlines()]
+    named = {m["name"]: m for m in found if m and "name" in m}
+    (all_others,) = [m for m in found if m and "glob_name" in m]
+    assert all_others["glob_name"] == "*" and named.keys() <= {"step", *METRICS}
+    for metric in METRICS.values():
+        defined = named.get(metric.key.replace("XXXX", "0500"), all_others)
+        is_list = metric.meaning.endswith(": a list.") or "a list. " in metric.meaning
+        lowest = "summary holds its min and its last" in metric.meaning
+        assert defined["step_metric"] == "step", metric.key
+        expected = {"none": True} if is_list else {"min": True, "last": True} if lowest else {}
+        assert defined.get("summary", {}) == expected, metric.key
+        assert defined["options"].get("hidden", False) == is_list, metric.key
+        assert (metric.key in CURVES) == is_list and lowest == (metric.key == "val/fid")
     summary = json.loads(_inspect(wandb_folder, "--summary"))["summary"]
-    assert summary["loss/mean_weight"] and not hidden & set(summary)
+    assert summary["loss/mean_weight"] and not set(CURVES) & set(summary)
 
 
 @pytest.mark.parametrize(

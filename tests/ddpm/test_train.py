@@ -199,6 +199,22 @@ def test_per_batch_normalisation_is_the_studys(tmp_path: Path) -> None:
     torch.testing.assert_close(trainer.losses(x_0, t, eps)[0], before)
 
 
+def test_normalised_over_the_schedule_a_weight_is_its_timesteps_own(tmp_path: Path) -> None:
+    """minsnr_norm over the schedule: min(SNR, 5) / SNR over its mean over all t that are trained on, whatever else the
+    batch holds. Catches the batch's mean where the schedule's is asked for."""
+    snr = make_schedule("linear").snr
+    for flags, drawn in (([], slice(None)), (["--loss.t_max=400"], slice(0, 401))):
+        objective = Trainer(tiny(tmp_path, *PLAIN, "--loss.weighting=minsnr_norm", *flags)).objective
+        w_eps = snr.clamp(max=5) / snr
+        expected = w_eps / w_eps[drawn].mean()
+        for t in ([0, 1, 2, 3], [3, 400]):
+            given = torch.tensor(t)
+            assert objective.weights_at(given)[0].tolist() == pytest.approx(expected[given].tolist(), rel=1e-5)
+        assert objective.weights_at(torch.tensor([3]), torch.tensor([3, 400]))[0].item() == pytest.approx(
+            expected[3].item(), rel=1e-5
+        )
+
+
 def test_training_learns(tmp_path: Path) -> None:
     """The error falls well below that of predicting nothing (1). Catches a sign, a detached graph, a dead optimizer."""
     trainer = Trainer(tiny(tmp_path, "--data.batch_size=16", "--optim.lr=0.003"))
@@ -325,6 +341,29 @@ def test_grids_alone_need_no_features(tmp_path: Path) -> None:
     flags = ["--eval.features=inception", "--data.subset=20", "--eval.fid_milestone.enabled=false"]
     folder = train(tiny(tmp_path, *flags, "--eval.final.enabled=false", "--curvature.enabled=false", NO_WANDB))
     assert len(list((folder / "samples").iterdir())) == 2
+
+
+def test_the_mean_error_of_a_row_is_unweighted_and_of_its_own_steps(tmp_path: Path) -> None:
+    """Six steps, a row every other one: train/mse_mean is the mean of the two steps' train/mse, as a run has them that
+    logs each step. Min-SNR weighs, so that train/loss is another number.
+
+    Catches a mean of the loss, of the last step alone, or of all steps so far.
+    """
+    weighed = [*PLAIN, "--loss.minsnr_gamma=0.01"]
+    each, other = (Trainer(tiny(tmp_path, *weighed, f"--logging.log_every_n_steps={n}")) for n in (1, 2))
+    rows, means = [], []
+    for step in range(1, 7):
+        for trainer in (each, other):
+            trainer.advance(None)  # type: ignore[arg-type]  # it is for a divergence
+        rows.append(each.row)
+        assert bool(other.row) == (step % 2 == 0)
+        if other.row:
+            means.append(other.row["train/mse_mean"])
+            assert (other.row["train/images_seen"], other.row["train/skipped_steps"]) == (4 * step, 0)
+    mses, losses = ([row[f"train/{name}"] for row in rows] for name in ("mse", "loss"))
+    assert [row["train/mse_mean"] for row in rows] == pytest.approx(mses, rel=1e-6)
+    assert means == pytest.approx([(mses[i] + mses[i + 1]) / 2 for i in (0, 2, 4)], rel=1e-6)
+    assert all(loss < 0.9 * mse for loss, mse in zip(losses, mses, strict=True))
 
 
 def test_divergence_stops_the_run_with_advice(tmp_path: Path) -> None:
