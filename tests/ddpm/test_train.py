@@ -104,6 +104,15 @@ def test_a_run_shorter_than_the_interval_logs_its_last_step(tmp_path: Path) -> N
     assert {"train/loss", "train/mse", "train/grad_global_L2", "time/total_s"} <= set(last["out"])
 
 
+def test_the_probes_share_of_the_time_is_that_of_probes(trained: Path) -> None:
+    """Seconds in probes of those in probes and steps. Catches the share of the steps, and that of all seconds."""
+    timed = [row["out"] for row in _rows(trained) if "time/probe_share" in row["out"]]
+    assert timed and all(row["time/probe_s"] != row["time/train_s"] > 0 for row in timed)
+    for row in timed:
+        share = row["time/probe_s"] / (row["time/probe_s"] + row["time/train_s"])
+        assert row["time/probe_share"] == pytest.approx(share)
+
+
 def test_what_a_run_leaves_behind(trained: Path) -> None:
     """The run folder, complete: rows at each logged step, both milestones, final FID, grids, checkpoints, results."""
     folder = trained
