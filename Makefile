@@ -17,7 +17,7 @@ FILE ?= sweeps/smoke.yaml
 BENCH ?= out/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-core lint format report sweep agent docs bench lock clean
+.PHONY: help setup demo test test-core mutate lint format report sweep agent docs bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ test: $(VENV)/.installed-dev ## run the tests, on all cores (about 12 minutes on
 CORE := hessian samplers schedule prediction loss unet ema evenly distances kernel reconstruction known_answer data
 test-core: $(VENV)/.installed-dev ## run the tests of the numerical core once more, as on another processor (about a minute on two cores)
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(CORE:%=tests/ddpm/test_%*.py) tests/reports/test_intervals.py
+
+mutate: $(VENV)/.installed-mutate ## which small edits of the product does no test notice: ROOM=diffusion SAMPLE=12 SEED=0 WORKERS=2 AGAIN=1
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(ROOM) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(AGAIN),--again)
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
@@ -119,6 +123,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@echo "Adding the libraries that are measured beside this one"
 	@$(call install,[dev$(comma)bench])
+	@touch $@
+
+$(VENV)/.installed-mutate: $(VENV)/.installed-dev
+	@echo "Adding the tool that edits the product"
+	@$(call install,[dev$(comma)mutate])
 	@touch $@
 
 comma := ,

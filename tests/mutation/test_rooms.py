@@ -1,0 +1,19 @@
+"""What `make mutate` works on. The tool itself is not in the gate."""
+
+from tests.mutation.rooms import REPOSITORY, rooms
+
+
+def test_every_rooms_files_and_tests_are_there() -> None:
+    """Catches a file that was moved, a pattern that finds nothing, and a product file named as a test."""
+    found = rooms()
+    assert [room.name for room in found] == ["diffusion", "curvature", "evaluation", "training", "reports"]
+    for room in found:
+        assert room.files and {path.split("/")[0] for path in room.files} <= {"ddpm", "reports"}
+        assert room.tests and all(path.startswith("tests/") and "/test_" in path for path in room.tests)
+        assert all((REPOSITORY / path).is_file() for path in room.files + room.tests)
+
+
+def test_no_file_is_in_two_rooms() -> None:
+    """Catches a pattern that takes another room's files: their edits would count twice."""
+    files = [path for room in rooms() for path in room.files]
+    assert sorted(files) == sorted(set(files))
