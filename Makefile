@@ -41,20 +41,22 @@ demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked
 test: $(VENV)/.installed-dev ## run the tests, on all cores (about 12 minutes on two, after installation)
 	$(BIN)/python -m pytest --maxschedchunk 1 --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
 
-# What computes, by the names of its tests. `default` are the kernels for any processor: sums in another order, and other
+# The tests of what computes. `default` are the kernels for any processor: sums in another order, and other
 # last bits of a sine, than with vector instructions.
-CORE := hessian samplers schedule prediction loss unet ema evenly distances kernel reconstruction known_answer data
+CORE := $(wildcard tests/curvature/test_hessian_*.py) tests/diffusion tests/models tests/data tests/test_evenly.py \
+	$(foreach name,distances kid_prdc reconstruction sampler_check,tests/evaluation/test_$(name).py) tests/reports/test_intervals.py
 test-core: $(VENV)/.installed-dev ## run the tests of the numerical core once more, as on another processor (about a minute on two cores)
-	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(CORE:%=tests/ddpm/test_%*.py) tests/reports/test_intervals.py
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(CORE)
 
 mutate: $(VENV)/.installed-mutate ## which small edits of the product does no test notice: ROOM=diffusion SAMPLE=12 SEED=0 WORKERS=2 AGAIN=1
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(ROOM) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(if $(AGAIN),--again)
 
-lint: $(VENV)/.installed-dev ## ruff and mypy
+lint: $(VENV)/.installed-dev ## ruff, mypy, and that no import goes up a floor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import REPOSITORY, read_claims
-from ddpm.disk import require_file, write_whole
 from ddpm.errors import UserError
+from ddpm.files.disk import require_file, write_whole
 
 # The quick ones first. `python -m benchmarks.NAME` is each alone.
 NAMES = ("start", "training_step", "sampling", "distributed", "evaluation", "curvature", "sweep", "report_reading")

@@ -1,4 +1,4 @@
-"""What a Hessian trace costs and how exact it is: `ddpm.hessian` beside its peers; `unet_cifar32`, batch 4, 16 probes.
+"""What a Hessian trace costs and how exact it is, beside its peers; `unet_cifar32`, batch 4, 16 probes.
 
 `python -m benchmarks.curvature` trains a network for a while (`--checkpoints FOLDER` keeps its checkpoints, or takes
 those that are there) and measures
@@ -31,12 +31,13 @@ from torch import Generator, Tensor, nn
 
 from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
 from benchmarks.timing import forget_peak_memory, peak_memory, seconds
-from ddpm.data import Batches, load_images, to_model
-from ddpm.hessian import LeastSquares, hutchinson_trace, least_squares_trace
-from ddpm.loss import constant, make_weighting, weights
-from ddpm.prediction import add_noise
-from ddpm.schedule import make_schedule
-from ddpm.unet import UNetCifar32
+from ddpm.curvature.hessian import LeastSquares, hutchinson_trace, least_squares_trace
+from ddpm.data.batches import Batches
+from ddpm.data.images import load_images, to_model
+from ddpm.diffusion.prediction import add_noise
+from ddpm.diffusion.schedule import make_schedule
+from ddpm.diffusion.weighting import constant, make_weighting, weights
+from ddpm.models.unet import UNetCifar32
 
 BATCH, PROBES = 4, 16
 STEPS = (0, 500, 1500, 3000)

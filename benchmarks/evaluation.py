@@ -29,15 +29,15 @@ from torch import Tensor, nn
 
 from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
 from benchmarks.timing import forget_peak_memory, in_turn, peak_memory, seconds
-from ddpm.data import ImageSet, load_images
+from ddpm.data.images import ImageSet, load_images
+from ddpm.diffusion.schedule import make_schedule
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
-from ddpm.evaluation.evaluate import Evaluator
+from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import INCEPTION_FILE, make_features
-from ddpm.evaluation.intervals import frechet_error
-from ddpm.evaluation.kernel import kid, neighbours
+from ddpm.evaluation.fid_error import frechet_error
+from ddpm.evaluation.kid_prdc import kid, neighbours
 from ddpm.evaluation.milestones import default_batch_size
 from ddpm.evaluation.reference import held_out, make_reference, uniform_noise
-from ddpm.schedule import make_schedule
 from tests.distortions import DISTORTIONS, KEPT_CLASSES, STRENGTHS
 
 # Of clean-fid's seconds; MiB above the model's own memory; the floor as a share of the ceiling.
@@ -245,10 +245,10 @@ def measure_memory(features: str, n: int) -> list[Claim]:
 
 def memory_of(features: str, n: int) -> int:
     """Bytes by which `ddpm evaluate` of n samples grew beyond what this process held with the network loaded."""
-    from ddpm.config_files import load_config
-    from ddpm.evaluations import Request, evaluate
-    from ddpm.sample import load_trained
-    from ddpm.train import train
+    from ddpm.commands.evaluate import Request, evaluate
+    from ddpm.config.files import load_config
+    from ddpm.models.trained import load_trained
+    from ddpm.training.loop import train
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"WANDB_MODE": "disabled", "DDPM_CACHE": f"{folder}/cache"}

@@ -120,7 +120,7 @@ def report(folder: Path, cache: Path) -> tuple[float, float]:
 
     Linux counts what the parent held when it started the child as the child's, hence the steps in other processes.
     """
-    code = "import sys; from ddpm.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from ddpm.commands.cli import main; sys.exit(main(sys.argv[1:]))"
     argv = ["report", "e6", "--from", str(folder / "runs"), "--out", str(folder / "out")]
     environment = {**os.environ, "DDPM_CACHE": str(cache)}
     begin = time.perf_counter()

@@ -28,12 +28,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.claims import Claim, arguments, conclude, of_rounds, quotient, say
 from benchmarks.timing import in_turn, seconds
-from ddpm.evaluation.evaluate import Evaluator, SamplingPlan
+from ddpm.diffusion.samplers import make_chain, model_denoiser
+from ddpm.diffusion.schedule import make_schedule
+from ddpm.evaluation.evaluator import Evaluator, SamplingPlan
 from ddpm.evaluation.features import make_features
 from ddpm.evaluation.milestones import default_batch_size
-from ddpm.samplers import make_chain, model_denoiser
-from ddpm.schedule import make_schedule
-from ddpm.unet import UNetCifar32, count_parameters
+from ddpm.models.unet import UNetCifar32, count_parameters
 
 PLAIN_BATCH, PEER_BATCH = 64, 25
 # Times the plain loop's images/s; of the peers' seconds per image, step and GFLOP; of the passes alone.

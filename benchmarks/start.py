@@ -39,10 +39,10 @@ marks = [(time.time(), "begun")]
 def mark(name):
     marks.append((time.time(), name))
 from pathlib import Path
-from ddpm.config_files import load_config
+from ddpm.config.files import load_config
 cfg = load_config(Path(sys.argv[1]), sys.argv[2:])
 mark("Python and the config")
-import torch, torchvision.utils, ddpm.train
+import torch, torchvision.utils, ddpm.training.loop
 torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports torch._dynamo
 import wandb
 mark("imports")
@@ -53,7 +53,7 @@ def after(module, name, part):
         mark(part)
         return found
     setattr(module, name, marked)
-import ddpm.evaluation.milestones as milestones, ddpm.train as train, ddpm.tracking.tracker as tracker
+import ddpm.evaluation.milestones as milestones, ddpm.training.loop as train, ddpm.tracking.tracker as tracker
 after(train, "load_images", "images")
 after(milestones, "make_reference", "reference statistics")
 after(train.Trainer, "facts", "the rest of the trainer")

@@ -106,12 +106,12 @@ def in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any
 def measure_in_process(batch: int, args: argparse.Namespace, more: Sequence[str] = ()) -> dict[str, Any]:
     """Seconds a step of each way in each round, and what the step's parts take of the bare pass, in percent. more:
     options of the training besides those of `overrides`."""
-    from ddpm.config_files import load_config
-    from ddpm.distributed import check_stop
-    from ddpm.memory import keep_freed_memory
-    from ddpm.signals import StopSignals
+    from ddpm.config.files import load_config
+    from ddpm.runtime.distributed import check_stop
+    from ddpm.runtime.memory import keep_freed_memory
+    from ddpm.runtime.signals import StopSignals
     from ddpm.tracking.shared import open_folder, open_tracker
-    from ddpm.train import Trainer
+    from ddpm.training.loop import Trainer
 
     keep_freed_memory()  # as `ddpm train` does
     block, every = (2, 2) if args.quick else (10, 100) if batch < LARGE_FROM else (5, 10)
@@ -221,7 +221,7 @@ def first_draft(trainer: Any, batch: int) -> Callable[[], Any]:
 
 def parts_of(trainer: Any) -> list[tuple[str, Callable[[], Any]]]:
     """What the step does besides forward and backward, each alone. The gradients are the last step's."""
-    from ddpm.step_stats import gradient_norm, gradient_stats
+    from ddpm.training.step import gradient_norm, gradient_stats
 
     batch, device = trainer.cfg.data.batch_size, trainer.device
 

@@ -14,8 +14,8 @@ def run() -> int:
     """Run the command line; the exit code."""
     several = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if several:
-        from ddpm import distributed  # imports torch
-    from ddpm.cli import main
+        from ddpm.runtime import distributed  # imports torch
+    from ddpm.commands.cli import main
 
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on `main` answers to it

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddpm.errors import UserError, did_you_mean
-from ddpm.paths import home
+from ddpm.files.paths import home
 
 
 def path(text: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ddpm.metrics import metric_of
+from ddpm.metrics.table import metric_of
 
 PROTOCOL_SUFFIX = "_protocol"
 # A number from here on, whose square is soon no number, is in no mean and no figure: as if it were infinite.

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ddpm.errors import UserError
-from ddpm.metrics import STEP, axis_label
-from ddpm.paths import home
+from ddpm.files.paths import home
+from ddpm.metrics.table import STEP, axis_label
 from ddpm.tracking import client
 from reports.experiments import Study, load
 

@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from ddpm.errors import UserError
-from reports.experiments.choice import filtered, missing_rows
+from reports.experiments.selection import filtered, missing_rows
 from reports.figures import Figure, render
 from reports.figures.library import COMMON, TRACES, TRAINED, Entry, draw_library, entries, last_correlation
-from reports.markup import html_page, template
+from reports.long_table import tidy
 from reports.runs import Run
 from reports.sources import open_source
-from reports.tidy import tidy
-from reports.verdicts import number
+from reports.text.markup import html_page, template
+from reports.text.verdicts import number
 from reports.write import write_report
 
 NAME, FIGURE = "library", "curvature_fid_library"
@@ -50,7 +50,7 @@ def _fill(draft: Path, runs: Sequence[Run], shown: Sequence[Entry], command: str
     _table(shown).to_csv(draft / "numbers.csv", index=False)
     tidy([entry.run for entry in shown if entry.trace == TRAINED]).to_parquet(draft / "data.parquet", index=False)
     figure = _draw(shown, draft / "figures")
-    page = template("library.md.jinja").render(
+    page = template("text/library.md.jinja").render(
         sentences=sentences(shown),
         figure=figure,
         rows=table_rows(shown),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from ddpm.errors import UserError
-from reports.experiments.choice import Arm, Selection
+from reports.experiments.selection import Arm, Selection
 from reports.runs import SCORES, Run, canonical, flatten
 
 # clean-fid's Inceptions are `inception-MODE-DIGEST`; the study's statistics `stats/cifar10_inception_train.npz`.

@@ -13,7 +13,7 @@ from typing import Any
 from ddpm.tracking import client
 from reports.dashboard import TIMEOUT_S, line_plots, saving, training_runs
 from reports.experiments import Study
-from reports.experiments.choice import Selection
+from reports.experiments.selection import Selection
 from reports.figures import Figure
 from reports.figures.style import colour
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import pandas as pd
 
 from ddpm.errors import UserError
-from reports.checks import claim_numbers
 from reports.experiments import load
-from reports.experiments.choice import Selection, select
+from reports.experiments.selection import Selection, select
 from reports.figures import FIGURES, Figure, draw_all
-from reports.markup import html_page
-from reports.pages import markdown_page
+from reports.judging.checks import claim_numbers
+from reports.long_table import tidy
 from reports.protocols import check_all_protocols
 from reports.publish import publish
-from reports.short import in_short
 from reports.sources import open_source
-from reports.statistics import numbers
-from reports.tidy import tidy
+from reports.stats.statistics import numbers
+from reports.text.markup import html_page
+from reports.text.pages import markdown_page
+from reports.text.short import in_short
 from reports.write import write_report
 
 _NOTES = 3  # on how runs were read, in an error that they may explain

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ddpm.config import Config, as_meant
+from ddpm.config.run import Config, as_meant
 from reports.columns import LARGEST, PROTOCOL_SUFFIX
 
 FID_METRICS = ("val/fid", "final/fid")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddpm.schedule import Schedule
+from ddpm.diffusion.schedule import Schedule
 
 
 def gaussian_denoiser(schedule: Schedule, std: float, mean: float = 0.0) -> Callable[[Tensor, int], Tensor]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ddpm.test_train import ROOT, TINY
+from tests.training.test_train import ROOT, TINY
 
 NOTEBOOK = ROOT / "docs/colab.ipynb"
 LEFT_OUT = {"get": ["needs-network"], "install": ["needs-network"], "login": ["needs-login"], "sync": ["needs-login"]}

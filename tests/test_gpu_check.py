@@ -17,7 +17,7 @@ from benchmarks.claims import REPOSITORY, Claim
 from benchmarks.gpu import checks, graph, resume
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.task import Task
-from ddpm.config import Config
+from ddpm.config.run import Config
 
 # Runs the check twice in one process: a section that skips everything, then all of them and three that go wrong. None
 # of the packages that a machine with a GPU may lack can be imported.

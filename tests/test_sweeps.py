@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from ddpm.config_files import load_config
+from ddpm.config.files import load_config
 from ddpm.sweep.command import expand, parse_train
 from ddpm.sweep.space import parse_sweep, points
 
@@ -65,8 +65,8 @@ def test_every_sweep_is_listed() -> None:
 
 def test_final_samplers_of_the_frontier_pass_their_known_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sampler that cannot reach a known answer at its NFE would stop its run at the start."""
-    from ddpm.evaluation.known_answer import try_sampler
-    from ddpm.schedule import make_schedule
+    from ddpm.diffusion.schedule import make_schedule
+    from ddpm.evaluation.sampler_check import try_sampler
 
     tree = yaml.safe_load((ROOT / "sweeps/nfe_frontier.yaml").read_text())["parameters"]
     for sampler in tree["eval.final.sampler"]["values"]:

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from benchmarks.claims import Claim
 from benchmarks.gpu.task import Task, trained, trainer_of
-from ddpm.data import to_model, to_uint8
+from ddpm.curvature.hessian.squares import ROUNDING, TOLERANCE
+from ddpm.curvature.hessian.untouched import untouched
+from ddpm.data.images import to_model, to_uint8
+from ddpm.diffusion.samplers import Denoiser, draw, make_chain, model_denoiser
+from ddpm.diffusion.schedule import make_schedule
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.features import make_features
-from ddpm.hessian.squares import ROUNDING, TOLERANCE
-from ddpm.hessian.untouched import untouched
-from ddpm.samplers import Denoiser, draw, make_chain, model_denoiser
-from ddpm.schedule import make_schedule
-from ddpm.train import Trainer
+from ddpm.training.loop import Trainer
 
 Found = Iterator[Claim | str]
 CPU = torch.device("cpu")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from benchmarks.claims import Claim, of_rounds, quotient
 from benchmarks.gpu.task import Task, repeatable, trainer_of
 from benchmarks.timing import in_turn
-from ddpm.step_stats import gradient_norm
-from ddpm.train import Trainer
+from ddpm.training.loop import Trainer
+from ddpm.training.step import gradient_norm
 
 Found = Iterator[Claim | str]
 BATCH = 4

@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.claims import Claim
 from benchmarks.gpu.task import FINDINGS, Task, finish, start_training
 from benchmarks.timing import seconds
-from ddpm.config import Config
-from ddpm.train import Trainer
+from ddpm.config.run import Config
+from ddpm.training.loop import Trainer
 
 Found = Iterator[Claim | str]
 ARMS = ("e5", "e6")

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from benchmarks.claims import REPOSITORY, Claim
 from benchmarks.gpu.task import Task, finish, repeatable, start_training
-from ddpm.checkpoint import checkpoint_path, load_checkpoint
-from ddpm.config import Config
-from ddpm.train import Trainer
+from ddpm.config.run import Config
+from ddpm.models.stored import load_checkpoint
+from ddpm.runtime.checkpoint import checkpoint_path
+from ddpm.training.loop import Trainer
 
 Found = Iterator[Claim | str]
 # Steps, between logged rows and between checkpoints, and the step in which the process is killed.

@@ -11,7 +11,7 @@ from benchmarks import sampling, training_step
 from benchmarks.claims import Claim, of_rounds, quotient
 from benchmarks.gpu.task import Task
 from benchmarks.timing import in_turn
-from ddpm.train import Trainer
+from ddpm.training.loop import Trainer
 
 Found = Iterator[Claim | str]
 

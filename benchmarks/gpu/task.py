@@ -16,11 +16,12 @@ from torch import nn
 
 from benchmarks.claims import REPOSITORY
 from benchmarks.training_step import CONFIG
-from ddpm.cli import main
-from ddpm.config import Config
-from ddpm.config_files import load_config
-from ddpm.data import ImageSet, load_images
-from ddpm.train import Trainer, make_model
+from ddpm.commands.cli import main
+from ddpm.config.files import load_config
+from ddpm.config.run import Config
+from ddpm.data.images import ImageSet, load_images
+from ddpm.models.build import make_model
+from ddpm.training.loop import Trainer
 
 FINDINGS = REPOSITORY / "configs/findings"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -93,7 +94,7 @@ def in_precision(dtype: torch.dtype, device: torch.device) -> AbstractContextMan
     """Within, a trainer runs its network in `dtype` on a CPU too, where the config alone leaves it in float32."""
     if device.type == "cuda":
         return nullcontext()
-    return mock.patch("ddpm.train.choose_precision", lambda amp, device: dtype)
+    return mock.patch("ddpm.training.loop.choose_precision", lambda amp, device: dtype)
 
 
 def trainer_of(cfg: Config, name: str = "fp32") -> Trainer:

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddpm.cache import cache_dir
-from ddpm.data import to_model
+from ddpm.data.images import to_model
 from ddpm.errors import UserError
 from ddpm.evaluation import embedded_features
-from ddpm.paths import home
+from ddpm.files.paths import home
+from ddpm.runtime.cache import cache_dir
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 LEGACY_FILE = "pt_inception-2015-12-05-6726825d.pth"

@@ -8,16 +8,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm.checkpoint import digest
-from ddpm.config import Config
-from ddpm.config_sections import Eval, Sampling
-from ddpm.data import ImageSet, to_model
-from ddpm.distributed import from_main, in_turn
+from ddpm.config.run import Config
+from ddpm.config.sections import Eval, Sampling
+from ddpm.data.images import ImageSet, to_model
+from ddpm.diffusion.samplers import LIMITS, Denoiser, ImageNoise
+from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import NotFinite
-from ddpm.evaluation.evaluate import Evaluator, SamplingPlan, Timers
+from ddpm.evaluation.evaluator import Evaluator, SamplingPlan, Timers
 from ddpm.evaluation.features import Features, make_features
-from ddpm.evaluation.kernel import Kid
-from ddpm.evaluation.known_answer import require, try_sampler
+from ddpm.evaluation.kid_prdc import Kid
 from ddpm.evaluation.reconstruction import profile, reconstruction
 from ddpm.evaluation.reference import (
     BATCH,
@@ -27,10 +26,11 @@ from ddpm.evaluation.reference import (
     published_reference,
     uniform_noise,
 )
+from ddpm.evaluation.sampler_check import require, try_sampler
 from ddpm.evaluation.scores import NEIGHBOURS, Wanted
-from ddpm.samplers import LIMITS, Denoiser, ImageNoise
-from ddpm.schedule import Schedule
-from ddpm.streams import stream_seed
+from ddpm.runtime.checkpoint import digest
+from ddpm.runtime.distributed import from_main, in_turn
+from ddpm.runtime.streams import stream_seed
 
 
 class Milestones:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddpm.prediction import add_noise, eps_from_x0
-from ddpm.samplers import Denoiser, Limit
-from ddpm.schedule import Schedule
+from ddpm.diffusion.prediction import add_noise, eps_from_x0
+from ddpm.diffusion.samplers import Denoiser, Limit
+from ddpm.diffusion.schedule import Schedule
 
 _BIN_T = 4  # timesteps of a bin
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm.cache import cache_dir, cached
-from ddpm.checkpoint import digest
-from ddpm.data import ImageSet
+from ddpm.data.images import ImageSet
 from ddpm.errors import UserError
 from ddpm.evaluation.distances import Gaussian, finite
 from ddpm.evaluation.features import Features, file_digest
 from ddpm.evaluation.scores import FeatureSums, kept_positions
 from ddpm.evenly import evenly_spaced
+from ddpm.runtime.cache import cache_dir, cached
+from ddpm.runtime.checkpoint import digest
 
 _STATISTICS = 3  # another number where they are taken in another way: what is cached is then taken anew
 BATCH = 250

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ddpm.errors import NotFinite, UserError
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
-from ddpm.evaluation.intervals import extrapolate, frechet_error
-from ddpm.evaluation.kernel import Kid, kid
-from ddpm.evaluation.kernel import neighbours as nearest
+from ddpm.evaluation.fid_error import extrapolate, frechet_error
+from ddpm.evaluation.kid_prdc import Kid, kid
+from ddpm.evaluation.kid_prdc import neighbours as nearest
 from ddpm.evenly import evenly_spaced
 
 NEIGHBOURS = ("precision", "recall", "density", "coverage")

@@ -16,7 +16,8 @@ from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
 
 from ddpm.arguments import path
-from ddpm.data import Batches, load_images, to_model
+from ddpm.data.batches import Batches
+from ddpm.data.images import load_images, to_model
 from ddpm.evaluation.embedded_features import DIM, WEIGHTS, EmbeddedFeatures
 
 BATCH, LEARNING_RATE, SEED = 128, 2e-3, 0

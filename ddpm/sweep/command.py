@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ddpm.errors import UserError
-from ddpm.paths import home
+from ddpm.files.paths import home
 from ddpm.sweep.space import Sweep
 
 DEFAULT = ["${env}", "${interpreter}", "${program}", "${args}"]

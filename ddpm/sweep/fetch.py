@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ddpm.config import Config
+from ddpm.config.run import Config
 from ddpm.errors import UserError
 from ddpm.tracking import client
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddpm.config import Config, differences
-from ddpm.config_files import Chain, read_chain, resolve
+from ddpm.config.files import Chain, read_chain, resolve
+from ddpm.config.run import Config, differences
 from ddpm.errors import UserError
-from ddpm.rows import read_rows
+from ddpm.files.rows import read_rows
 from ddpm.sweep.command import expand, parameter_file, parse_train
 from ddpm.sweep.space import Sweep, count_points, points
 from ddpm.tracking.record import read_result

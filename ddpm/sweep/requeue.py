@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm.config import Config
-from ddpm.config_files import Chain, resolve
+from ddpm.config.files import Chain, resolve
+from ddpm.config.run import Config
 from ddpm.errors import UserError
 from ddpm.sweep.jobs import Job, make_job
 from ddpm.sweep.space import parse_sweep

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import UserError, did_you_mean
+from ddpm.files.yaml12 import read_yaml, write_yaml
 from ddpm.sweep.distributions import Spec, complete, quantile
-from ddpm.yaml12 import read_yaml, write_yaml
 
 KEYS = (
     *("method", "parameters", "command", "program", "name", "description", "project", "entity", "run_cap", "metric"),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddpm.errors import UserError
-from ddpm.signals import Interrupted
+from ddpm.runtime.signals import Interrupted
 from ddpm.sweep import runner
 from ddpm.sweep.jobs import Job, plan
 from ddpm.sweep.progress import Progress, summary

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ddpm.checkpoint import intact, list_checkpoints
 from ddpm.errors import UserError
-from ddpm.rows import parse, read_objects
+from ddpm.files.rows import parse, read_objects
+from ddpm.models.stored import intact
+from ddpm.runtime.checkpoint import list_checkpoints
 
 RESTORED = "restored"  # in a record that was made from a checkpoint: why
 

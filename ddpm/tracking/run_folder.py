@@ -4,10 +4,10 @@ run.json        what is trained, on what, under which W&B id, and when it was co
 config.yaml     the resolved configuration, usable again
 loss.jsonl      one row a logged step: {"_i": step, "out": {metric: value}} (docs/wandb.md)
 samples/        sample grids
-checkpoints/    see ddpm/checkpoint.py
+checkpoints/    see ddpm/runtime/checkpoint.py
 diverged.json   where a loss or gradient was not finite
 results.jsonl   the summary, once the run is finished: {"cfg", "out", "_i"}
-NAME.crc        with what run.json, loss.jsonl and results.jsonl were written (ddpm/checksums.py)
+NAME.crc        with what run.json, loss.jsonl and results.jsonl were written (ddpm/files/checksums.py)
 staged.jsonl    what W&B's client has copied of it (ddpm/tracking/staged.py)
 evaluations.jsonl   what `ddpm evaluate` scored: {"_i": step, "point": key, "out": [table row, ...]}
 """
@@ -25,13 +25,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ddpm import checksums
-from ddpm.checkpoint import checkpoint_path, checkpoint_step, intact, list_checkpoints, load_checkpoint, save_checkpoint
-from ddpm.config import Config, as_meant, differences
-from ddpm.disk import make_folder, replacing, require_folder, sync, write_whole
+from ddpm.config.run import Config, as_meant, differences
 from ddpm.errors import Held, UserError
-from ddpm.metrics import CURVES
-from ddpm.rows import LeftOut, read_rows
+from ddpm.files import checksums
+from ddpm.files.disk import make_folder, replacing, require_folder, sync, write_whole
+from ddpm.files.rows import LeftOut, read_rows
+from ddpm.metrics.table import CURVES
+from ddpm.models.stored import intact, load_checkpoint
+from ddpm.runtime.checkpoint import checkpoint_path, checkpoint_step, list_checkpoints, save_checkpoint
 from ddpm.tracking.record import RESTORED, read_record, read_result
 
 Row = dict[str, Any]

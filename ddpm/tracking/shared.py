@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ddpm.checkpoint import checkpoint_path
-from ddpm.config import Config
-from ddpm.distributed import from_main, rank, world_size
+from ddpm.config.run import Config
+from ddpm.runtime.checkpoint import checkpoint_path
+from ddpm.runtime.distributed import from_main, rank, world_size
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.tracker import Tracker
 

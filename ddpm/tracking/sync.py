@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddpm.checkpoint import checkpoint_path
-from ddpm.config import Config
+from ddpm.config.run import Config
 from ddpm.errors import UserError
-from ddpm.metrics import STEP
+from ddpm.metrics.table import STEP
+from ddpm.runtime.checkpoint import checkpoint_path
 from ddpm.tracking import client, staged
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.tracker import send_checkpoint, send_grid

@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Any
 
 from ddpm import __version__
-from ddpm.checkpoint import checkpoint_path
-from ddpm.config import Config
-from ddpm.environment import git_commit
+from ddpm.config.run import Config
 from ddpm.errors import UserError
-from ddpm.signals import Interrupted
+from ddpm.runtime.checkpoint import checkpoint_path
+from ddpm.runtime.environment import git_commit
+from ddpm.runtime.signals import Interrupted
 from ddpm.tracking import client, staged
 from ddpm.tracking.open_run import NoRun, open_run
 from ddpm.tracking.run_folder import RunFolder

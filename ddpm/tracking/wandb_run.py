@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import UserError
-from ddpm.metrics import CURVES, STEP
+from ddpm.metrics.table import CURVES, STEP
 from ddpm.tracking import client, staged
 
 FLUSH_S = 1.0  # W&B's own default of 15 s is lost at a kill

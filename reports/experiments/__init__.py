@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ddpm.errors import UserError, did_you_mean
-from ddpm.paths import home
-from ddpm.yaml12 import read_yaml
+from ddpm.files.paths import home
+from ddpm.files.yaml12 import read_yaml
 
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]

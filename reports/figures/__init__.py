@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddpm.errors import UserError
-from reports.experiments.choice import Selection
+from reports.experiments.selection import Selection
 from reports.figures import cost, grids, scatter, steps, timesteps
 from reports.figures.style import Drawn, NothingToDraw, save, theme, told_apart
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from reports.experiments.choice import Arm, Selection
+from reports.experiments.selection import Arm, Selection
 from reports.figures.style import (
     WIDTH,
     Drawn,
@@ -27,7 +27,7 @@ from reports.figures.style import (
 )
 from reports.protocols import check_protocols, differing_fields
 from reports.runs import FID_METRICS, Run
-from reports.statistics import curve
+from reports.stats.statistics import curve
 
 _SCORES = ("val/fid", "val/kid")
 _COSTS = ("time/total_s", "train/images_seen")

@@ -9,9 +9,9 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from numpy.typing import NDArray
 
-from reports.experiments.choice import Arm
+from reports.experiments.selection import Arm
 from reports.figures.style import colour, dash, marker
-from reports.statistics import Z95, curve, seed_band, standard_error
+from reports.stats.statistics import Z95, curve, seed_band, standard_error
 
 Array = NDArray[Any]
 _DENSE = 5000  # so many points are drawn as an image inside the SVG,

@@ -8,7 +8,7 @@ import matplotlib.image
 import PIL.Image
 from matplotlib.figure import Figure
 
-from reports.experiments.choice import Arm, Selection
+from reports.experiments.selection import Arm, Selection
 from reports.figures.style import Drawn, NothingToDraw, arm_labels, panels, wrapped
 from reports.runs import Run
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from reports.figures.style import Drawn, NothingToDraw, label, legend, palette, panels, wrapped
 from reports.runs import Run, flat_config, flatten
-from reports.statistics import COMMON, TRAINED, rank_correlation
+from reports.stats.statistics import COMMON, TRAINED, rank_correlation
 
 TRACES = (TRAINED, COMMON)
 # One colour for a loss, whatever is there; the two most often compared have those of e5 and e6.

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.colors import Normalize
 from matplotlib.ticker import FuncFormatter
 
-from reports.experiments.choice import Arm, Selection
+from reports.experiments.selection import Arm, Selection
 from reports.figures.curves import gathered, scatter_by_step
 from reports.figures.labels import place_labels
 from reports.figures.style import (
@@ -30,7 +30,7 @@ from reports.figures.style import (
     wrapped,
 )
 from reports.protocols import check_protocols
-from reports.statistics import COMMON, TRAINED, curve, rank_correlation, standard_error, weightings_differ
+from reports.stats.statistics import COMMON, TRAINED, curve, rank_correlation, standard_error, weightings_differ
 
 _LABEL_ALL = 4  # of more arms only the first and the last milestone carry their step
 

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from reports.experiments.choice import Arm, Selection
+from reports.experiments.selection import Arm, Selection
 from reports.figures.curves import band, plot_line, plot_smoothed, raw_points, smoothing_text, smoothing_window
 from reports.figures.style import (
     WIDTH,
@@ -27,7 +27,7 @@ from reports.figures.style import (
     wrapped,
 )
 from reports.protocols import check_protocols, protocol_difference
-from reports.statistics import (
+from reports.stats.statistics import (
     COMMON,
     TRAINED,
     at_end,

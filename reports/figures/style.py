@@ -19,10 +19,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ddpm.letters import PlainFigure, drawable
-from ddpm.metrics import axis_label
-from reports.experiments.choice import Arm, Selection, differing_keys, matches, show
-from reports.statistics import curve
+from ddpm.metrics.table import axis_label
+from reports.experiments.selection import Arm, Selection, differing_keys, matches, show
+from reports.figures.letters import PlainFigure, drawable
+from reports.stats.statistics import curve
 
 DPI = 200
 WIDTH = 7.5

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.experiments.choice import Arm, Selection
+from reports.experiments.selection import Arm, Selection
 from reports.figures.style import (
     Drawn,
     NothingToDraw,
@@ -18,7 +18,7 @@ from reports.figures.style import (
     panels,
     seeds_text,
 )
-from reports.statistics import in_window
+from reports.stats.statistics import in_window
 
 PER_T = re.compile(r"mse_per_t/mse_t(\d+)$")
 _BINS = 10  # of a log that holds single timesteps, as the original study's

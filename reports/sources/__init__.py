@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ddpm.errors import UserError
-from ddpm.paths import home
+from ddpm.files.paths import home
 from reports.runs import Run
 from reports.sources import api, folders, offline
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddpm.cache import cache_dir
 from ddpm.errors import UserError
-from ddpm.rows import parse, step_of
+from ddpm.files.rows import parse, step_of
+from ddpm.runtime.cache import cache_dir
 from ddpm.tracking import client
 from reports.columns import collect, merge
 from reports.runs import Run

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm.cache import cache_dir
+from ddpm.runtime.cache import cache_dir
 from reports.columns import Logged
 
 _FORMAT = 2  # another number where a file is read in another way, or kept in another form

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ddpm import checksums
-from ddpm.rows import LeftOut, parse, read_objects, read_rows, said_of, step_of
+from ddpm.files import checksums
+from ddpm.files.rows import LeftOut, parse, read_objects, read_rows, said_of, step_of
 from reports.columns import collect, merge
 from reports.runs import Run
 from reports.sources import cache

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ddpm.rows import parse
+from ddpm.files.rows import parse
 from reports.columns import Logged, collect, merge
 from reports.runs import Run, as_time
 from reports.sources import cache

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ddpm.rows import step_of
+from ddpm.files.rows import step_of
 
 _GRID = "samples/grid"
 _DEEPEST = 20  # mappings in each other

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ddpm.data import load_images
+from ddpm.data.images import load_images
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

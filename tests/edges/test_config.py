@@ -12,12 +12,10 @@ import wandb
 import yaml
 from wandb.sdk.artifacts._validators import NAME_MAXLEN
 
-from ddpm import cli
+from ddpm.commands import cli
 from ddpm.arguments import path as path_argument
-from ddpm.cache import cache_dir, use_folder
-from ddpm.cli import main
-from ddpm.config import Config
-from ddpm.config_files import (
+from ddpm.commands.cli import main
+from ddpm.config.files import (
     ARTIFACT_LETTERS,
     PROJECT_LETTERS,
     TAG_LETTERS,
@@ -26,18 +24,20 @@ from ddpm.config_files import (
     resolve,
     sweep_point,
 )
-from ddpm.config_keys import key_types
-from ddpm.data import load_images
+from ddpm.config.keys import key_types
+from ddpm.config.run import Config
+from ddpm.data.images import load_images
+from ddpm.diffusion.schedule import SCHEDULES, from_betas, make_schedule, shortest_chain
 from ddpm.errors import UserError
 from ddpm.evaluation.features import make_features
-from ddpm.paths import home
-from ddpm.schedule import SCHEDULES, from_betas, make_schedule, shortest_chain
+from ddpm.files.paths import home
+from ddpm.files.yaml12 import read_value, read_yaml, write_yaml
+from ddpm.runtime.cache import cache_dir, use_folder
 from ddpm.sweep.space import points, read_sweep
 from ddpm.tracking.run_folder import RunFolder
-from ddpm.yaml12 import read_value, read_yaml, write_yaml
 from reports import sources
 from reports.experiments import load
-from reports.experiments.choice import filtered
+from reports.experiments.selection import filtered
 from reports.runs import Run
 
 ROOT = Path(__file__).parents[2]

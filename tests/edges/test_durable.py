@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from ddpm.checkpoint import checkpoint_path, list_checkpoints
-from ddpm.config import Config
+from ddpm.config.run import Config
 from ddpm.errors import UserError
+from ddpm.runtime.checkpoint import checkpoint_path, list_checkpoints
 from ddpm.tracking.run_folder import RunFolder
-from ddpm.train import Trainer, train
-from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
+from ddpm.training.loop import Trainer, train
 from tests.once import once
+from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
 KEYS = (*PLAIN, NO_WANDB, "--checkpoint.every=1", "--checkpoint.keep=9", "--logging.log_every_n_steps=1")
 
@@ -300,7 +300,7 @@ def test_an_interrupt_while_the_program_is_loaded_is_no_traceback(tmp_path: Path
         "sys.meta_path.insert(0, At()); sys.argv = ['ddpm', 'metrics']\n"
         "runpy.run_module('ddpm', run_name='__main__')\n"
     )
-    for module, ends in (("ddpm.cli", -signal.SIGINT), ("ddpm.metrics", 130)):
+    for module, ends in (("ddpm.commands.cli", -signal.SIGINT), ("ddpm.metrics.table", 130)):
         ended = subprocess.run([sys.executable, "-c", code.format(module=module)], capture_output=True, text=True)
         assert ended.returncode == ends, ended.stderr
         assert "Traceback" not in ended.stderr

@@ -9,12 +9,11 @@ import pytest
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 
-from ddpm import letters
-from ddpm.frontier import draw_frontier
+from ddpm.commands.frontier import draw_frontier
 from reports import figures
 from reports.experiments import load
-from reports.experiments.choice import Selection, select
-from reports.figures import FIGURES, draw
+from reports.experiments.selection import Selection, select
+from reports.figures import FIGURES, draw, letters
 from reports.figures.library import draw_library, entries
 from reports.figures.style import Drawn, new_figure, note_on, save, theme
 from reports.sources import open_source

@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddpm import cli
-from ddpm.checkpoint import _CONTINUED, checkpoint_path, load_state, save_checkpoint
-from ddpm.disk import FIGURES, replacing
+from ddpm.commands import cli
+from ddpm.diffusion.schedule import make_schedule
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
-from ddpm.evaluation.intervals import frechet_error
-from ddpm.evaluation.kernel import Kid, kid, neighbours
+from ddpm.evaluation.fid_error import frechet_error
+from ddpm.evaluation.kid_prdc import Kid, kid, neighbours
 from ddpm.evaluation.reconstruction import reconstruction
-from ddpm.schedule import make_schedule
+from ddpm.files.disk import FIGURES, replacing
+from ddpm.runtime.checkpoint import _CONTINUED, checkpoint_path, load_state, save_checkpoint
 from ddpm.tracking.run_folder import RunFolder
-from ddpm.train import Trainer, train
-from tests.ddpm.test_train import NO_WANDB, PLAIN, ROOT, tiny
+from ddpm.training.loop import Trainer, train
 from tests.once import once
+from tests.training.test_train import NO_WANDB, PLAIN, ROOT, tiny
 
 KEYS = (*PLAIN, NO_WANDB, "--checkpoint.every=1", "--checkpoint.keep=9")
 Change = Callable[[dict[str, Any]], object]
@@ -123,7 +123,7 @@ def test_a_file_of_another_program_is_refused_before_its_tensors_are_read(tmp_pa
     """It may be larger than the memory. Catches a reader that loads a file first and looks at it then."""
     path = tmp_path / "model-1.pt"
     _other_trainer(path)
-    read = mock.patch("ddpm.checkpoint.digest", side_effect=AssertionError)
+    read = mock.patch("ddpm.runtime.checkpoint.digest", side_effect=AssertionError)
     with mock.patch("torch.load", wraps=torch.load) as load, read:
         assert cli.main(["sample", str(path), "--out", str(tmp_path / "out")]) == 2
     assert [call.kwargs["mmap"] for call in load.call_args_list] == [True]

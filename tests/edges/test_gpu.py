@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from ddpm import cli, environment, gpu
-from ddpm.doctor import examine
-from ddpm.environment import choose_device
+from ddpm.commands import cli
+from ddpm.commands.doctor import examine
 from ddpm.errors import UserError
-from tests.ddpm.test_train import ROOT
+from ddpm.runtime import environment, gpu
+from ddpm.runtime.environment import choose_device
+from tests.training.test_train import ROOT
 
 HEADER = "| NVIDIA-SMI 535.104.05   Driver Version: 535.104.05   CUDA Version: 12.2 |"
 NEW_HEADER = "| NVIDIA-SMI 595.10   KMD Version: 595.10   CUDA UMD Version: 13.2 |"

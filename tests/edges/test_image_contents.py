@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm import data
-from ddpm.data import ImageSet, load_images
+from ddpm.data import images as data
+from ddpm.data.images import ImageSet, load_images
 from ddpm.errors import UserError
 from tests.edges.pictures import PNG, encoded, make, pack, said
 

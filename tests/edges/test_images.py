@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ddpm.data import load_images
+from ddpm.data.images import load_images
 from ddpm.errors import UserError, printable
 from tests.edges.pictures import encoded, make, pack, said
 
@@ -86,7 +86,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_an_ending_is_an_image_if_pillow_opens_it_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a list of endings of its own, and an .avif that is taken for broken if its plugin is not there."""
-    from ddpm import image_files
+    from ddpm.data import files as image_files
 
     assert {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".mpo"} <= image_files.IMAGE_SUFFIXES
     drawn_or_measured = {".eps", ".ps", ".pdf", ".wmf", ".h5", ".hdf", ".fits", ".grib", ".bufr", ".mpg"}

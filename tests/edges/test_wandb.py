@@ -21,9 +21,9 @@ from ddpm.tracking.amend import send_amended
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.sync import sync
 from ddpm.tracking.wandb_run import wandb_mode
-from ddpm.train import train
+from ddpm.training.loop import train
 from reports.sources.api import _cached, _folder, _root
-from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
+from tests.training.test_train import NO_WANDB, PLAIN, tiny
 from tests.wandb_standin import RunRecord, StandIn
 
 KEY = "k" * 40

@@ -12,8 +12,8 @@ import pytest
 
 from ddpm.errors import UserError
 from ddpm.tracking.open_run import possible_mode
-from tests.ddpm.test_train import NO_WANDB, PLAIN, ROOT, TINY
 from tests.once import once
+from tests.training.test_train import NO_WANDB, PLAIN, ROOT, TINY
 
 E6 = str(ROOT / "configs/smoke/e6.yaml")
 RUN = [E6, *TINY, *PLAIN, "--train.total_steps=2", "--out_dir=runs"]

@@ -39,7 +39,7 @@ def block() -> None:
 
 def main(file: Path) -> None:
     block()
-    from ddpm import cli
+    from ddpm.commands import cli
 
     for environment, words in json.loads(file.read_text()):
         said = io.StringIO()

@@ -18,7 +18,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from reports.experiments.choice import Selection
+from reports.experiments.selection import Selection
 from tests.reports.conftest import chosen, write_run
 
 STEPS = np.arange(500, 10_001, 500)

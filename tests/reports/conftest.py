@@ -13,7 +13,7 @@ import pytest
 
 from reports import report
 from reports.experiments import Study, load
-from reports.experiments.choice import Selection, select
+from reports.experiments.selection import Selection, select
 from reports.sources import open_source
 from tests.once import once
 

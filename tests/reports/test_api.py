@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import wandb
 
-from ddpm.cli import main
+from ddpm.commands.cli import main
 from ddpm.errors import UserError
-from ddpm.train import train
+from ddpm.training.loop import train
 from reports.report import make_report
 from reports.sources import api, cache, open_source
-from tests.ddpm.test_train import tiny
+from tests.training.test_train import tiny
 from tests.wandb_standin import StandIn
 
 

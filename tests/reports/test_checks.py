@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from reports.checks import bounds, describe_check, judge_criteria, judge_statements
 from reports.experiments import Check, Study, load
-from reports.experiments.choice import select
+from reports.experiments.selection import select
+from reports.judging.checks import bounds, describe_check, judge_criteria, judge_statements
 from reports.report import make_report
 from reports.sources import open_source
 from tests.reports.conftest import chosen, write_run

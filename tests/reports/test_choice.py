@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ddpm.config_files import load_config
+from ddpm.config.files import load_config
 from ddpm.errors import UserError
-from reports.experiments.choice import Arm, Selection, filtered
+from reports.experiments.selection import Arm, Selection, filtered
 from reports.report import make_report
 from reports.sources import open_source
 from tests.reports.conftest import chosen, write_run

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ddpm import checksums
-from ddpm.config import Config
-from ddpm.config_files import load_config
+from ddpm.config.files import load_config
+from ddpm.config.run import Config
 from ddpm.errors import UserError
-from ddpm.rows import LARGEST_STEP
+from ddpm.files import checksums
+from ddpm.files.rows import LARGEST_STEP
 from reports import report
 from reports.experiments import Study, load
 from reports.report import make_report

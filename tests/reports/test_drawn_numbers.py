@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from reports.experiments.choice import Selection
+from reports.experiments.selection import Selection
 from reports.figures import FIGURES
 from reports.figures.style import Drawn, theme
 from tests.reports import by_hand

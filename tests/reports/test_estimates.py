@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.estimates import of_curves, of_each_seed, over_steps, within_runs
 from reports.experiments import Check, Windows
-from reports.experiments.choice import Arm
-from reports.intervals import block_jackknife
+from reports.experiments.selection import Arm
 from reports.sources import open_source
-from reports.statistics import curve, describe
-from reports.verdicts import trend
+from reports.stats.estimates import of_curves, of_each_seed, over_steps, within_runs
+from reports.stats.intervals import block_jackknife
+from reports.stats.statistics import curve, describe
+from reports.text.verdicts import trend
 from tests.reports.conftest import write_run
 
 METRIC, OTHER = "curvature/hutch_trace_mean", "train/grad_abs_mean"

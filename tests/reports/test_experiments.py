@@ -9,11 +9,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ddpm.config import differences
-from ddpm.config_files import load_config
+from ddpm.config.files import load_config
+from ddpm.config.run import differences
 from ddpm.errors import UserError
 from reports.experiments import Study, load, names
-from reports.experiments.choice import show
+from reports.experiments.selection import show
 from reports.figures import FIGURES
 from reports.runs import flatten
 

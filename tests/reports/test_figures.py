@@ -9,14 +9,14 @@ import pytest
 from ddpm.errors import UserError
 from reports import figures
 from reports.experiments import load, names
-from reports.experiments.choice import Selection, select
+from reports.experiments.selection import Selection, select
 from reports.figures import FIGURES, draw, draw_all
 from reports.figures.curves import in_cells
 from reports.figures.labels import place_labels
 from reports.figures.style import DPI, NothingToDraw, arm_labels, colour, dash, marker, theme, told_apart
 from reports.figures.timesteps import profile, weight_curve
 from reports.sources import open_source
-from reports.statistics import curve
+from reports.stats.statistics import curve
 from tests.reports.conftest import chosen, rows_of, write_run
 
 

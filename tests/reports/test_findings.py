@@ -13,17 +13,17 @@ import pytest
 
 from ddpm.errors import UserError
 from reports.experiments import Check
-from reports.experiments.choice import Arm
+from reports.experiments.selection import Arm
 from reports.figures.style import theme
-from reports.findings import fids, figures, scores, summary, tables
-from reports.findings.__main__ import main
-from reports.findings.against_log import gaps
-from reports.findings.claims import Judged, judge
-from reports.findings.gallery import gallery
-from reports.findings.known import Known, decide, of_check, together
-from reports.findings.material import Material, gather
-from reports.findings.page import page
 from reports.runs import Run
+from reports.studies.min_snr import fids, figures, scores, summary, tables
+from reports.studies.min_snr.__main__ import main
+from reports.studies.min_snr.against_log import gaps
+from reports.studies.min_snr.claims import Judged, judge
+from reports.studies.min_snr.gallery import gallery
+from reports.studies.min_snr.known import Known, decide, of_check, together
+from reports.studies.min_snr.material import Material, gather
+from reports.studies.min_snr.page import page
 from tests.reports.campaign import Campaign
 from tests.reports.conftest import LOGS
 

@@ -17,17 +17,17 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from reports.experiments import load
-from reports.experiments.choice import Arm, Selection
+from reports.experiments.selection import Arm, Selection
 from reports.figures.library import draw_library, entries
 from reports.figures.style import colour, theme
-from reports.findings import figures, summary, tables
-from reports.findings.against_log import Gap, gaps
-from reports.findings.claims import FidCheck, Judged, Line, Said, measure
-from reports.findings.gallery import FINDINGS
-from reports.findings.known import Known
-from reports.probe_pairs import COLUMNS, draw
 from reports.runs import Run
 from reports.sources import open_source
+from reports.studies.min_snr import figures, summary, tables
+from reports.studies.min_snr.against_log import Gap, gaps
+from reports.studies.min_snr.claims import FidCheck, Judged, Line, Said, measure
+from reports.studies.min_snr.gallery import FINDINGS
+from reports.studies.min_snr.known import Known
+from reports.studies.probe_pairs import COLUMNS, draw
 from tests.reports import by_hand
 from tests.reports.by_hand import (
     COLOURS,
@@ -351,8 +351,8 @@ def library(made: Made) -> None:
 
 
 def test_pairs_are_drawn_as_they_are() -> None:
-    """The figure of `python -m reports.probe_pairs`. Catches the mean over the checkpoints drawn at step 0, and the two
-    losses in each other's panel."""
+    """The figure of `probe_pairs`. Catches the mean over the checkpoints drawn at step 0, and the two losses in each
+    other's panel."""
     each = [PAIRS[PAIRS["seed"] == seed] for seed in ("1", "2")]
     with theme():
         panels = panels_of(draw(each, ("e5", "e6")).figure, 2)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ddpm.errors import UserError
-from reports.findings.records import keep
 from reports.sources import open_source
+from reports.studies.min_snr.records import keep
 from tests.reports.campaign import Campaign
 
 
@@ -87,11 +87,11 @@ def test_what_cannot_be_kept_is_refused(run: Path, tmp_path: Path, monkeypatch: 
     written then. Catches megabytes in the repository."""
     with pytest.raises(UserError, match="No runs at or below"):
         keep([tmp_path / "nothing"], tmp_path / "kept")
-    monkeypatch.setattr("reports.findings.records.LARGEST_BYTES", 10_000)
+    monkeypatch.setattr("reports.studies.min_snr.records.LARGEST_BYTES", 10_000)
     with pytest.raises(UserError, match=r"loss\.jsonl alone has"):
         keep([run], tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
-    monkeypatch.setattr("reports.findings.records.LARGEST_BYTES", 300_000)
+    monkeypatch.setattr("reports.studies.min_snr.records.LARGEST_BYTES", 300_000)
     keep([run], tmp_path / "kept")
     with pytest.raises(UserError, match="is a record already"):
         keep([tmp_path / "kept"], tmp_path / "kept")

@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
-from ddpm import checksums
-from ddpm.config import Config
+from ddpm.config.run import Config
 from ddpm.errors import UserError
+from ddpm.files import checksums
 from ddpm.tracking.sync import sync
-from ddpm.train import train
+from ddpm.training.loop import train
 from reports.report import make_report
-from tests.ddpm.test_train import NO_WANDB, PLAIN, tiny
 from tests.once import once
 from tests.reports.conftest import WandbRuns, wandb_file
 from tests.reports.test_damaged import both, no_figures
+from tests.training.test_train import NO_WANDB, PLAIN, tiny
 from tests.wandb_standin import StandIn
 from tests.wandb_standin.records import HISTORY
 

@@ -12,9 +12,9 @@ import wandb
 
 from reports.figures import grids
 from reports.library import make_library
-from reports.markup import code, html_page, link, text, verbatim
 from reports.report import make_report
 from reports.sources import api, open_source, pictures
+from reports.text.markup import code, html_page, link, text, verbatim
 from tests.reports.conftest import chosen, rows_of, write_run
 from tests.wandb_standin import StandIn
 from tests.wandb_standin.records import HISTORY

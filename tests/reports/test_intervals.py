@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.intervals import block_jackknife, bootstrap_mean, fall, step_noise, student, welch
+from reports.stats.intervals import block_jackknife, bootstrap_mean, fall, step_noise, student, welch
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])

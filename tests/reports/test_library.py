@@ -5,14 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ddpm.cli import main
+from ddpm.commands.cli import main
 from ddpm.errors import UserError
 from reports.figures.library import draw_library, entries, last_correlation, loss_colour
 from reports.figures.style import colour, theme
 from reports.library import COLUMNS, make_library
 from reports.publish import FILES
 from reports.sources import open_source
-from reports.statistics import COMMON, TRAINED
+from reports.stats.statistics import COMMON, TRAINED
 from tests.reports.conftest import rows_of, write_run
 
 

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.checks import claim_numbers, judge_criteria, judge_statements
-from reports.experiments.choice import Selection
+from reports.experiments.selection import Selection
 from reports.figures import Figure
 from reports.figures.library import entries
+from reports.judging.checks import claim_numbers, judge_criteria, judge_statements
 from reports.library import make_library, sentences
-from reports.pages import markdown_page
-from reports.short import in_short
 from reports.sources import open_source
-from reports.statistics import numbers
-from reports.verdicts import all_verdicts
+from reports.stats.statistics import numbers
+from reports.text.pages import markdown_page
+from reports.text.short import in_short
+from reports.text.verdicts import all_verdicts
 from tests.reports import by_hand
 from tests.reports.by_hand import (
     FINALS,

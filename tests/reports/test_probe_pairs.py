@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from ddpm.errors import UserError
-from reports.probe_pairs import _change, main, over_seeds, pair, read
+from reports.studies.probe_pairs import _change, main, over_seeds, pair, read
 
 
 def _write(path: Path, trained: list[list[float]], common: list[list[float]], **design: Any) -> Path:

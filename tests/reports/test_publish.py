@@ -14,7 +14,7 @@ import wandb_workspaces.reports.v2 as wr
 from ddpm.errors import UserError
 from reports import dashboard, report
 from reports.experiments import Study, load
-from reports.experiments.choice import select
+from reports.experiments.selection import select
 from reports.figures import FIGURES, Figure
 from reports.figures.style import colour
 from reports.publish import page_blocks, publish

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ddpm.cli import main
+from ddpm.commands.cli import main
 from ddpm.errors import UserError
 from reports import report
 from reports.report import make_report
-from reports.statistics import COLUMNS
+from reports.stats.statistics import COLUMNS
 from tests.once import once
 from tests.reports.conftest import WandbRuns, rows_of, write_run
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from reports.columns import as_number, collect, merge, merge_rows
-from reports.experiments.choice import Arm
+from reports.experiments.selection import Arm
 from reports.runs import Run, as_time, flatten, resolve_protocols
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ddpm.errors import UserError
-from ddpm.rows import parse
+from ddpm.files.rows import parse
 from reports.runs import Run
 from reports.sources import folders, open_source
 from tests.reports.conftest import WandbRuns, write_run

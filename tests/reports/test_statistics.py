@@ -8,10 +8,10 @@ import pytest
 
 from ddpm.errors import UserError
 from reports.experiments import Windows
-from reports.experiments.choice import Arm
+from reports.experiments.selection import Arm
 from reports.protocols import check_protocols, protocol_difference
 from reports.runs import Run
-from reports.statistics import (
+from reports.stats.statistics import (
     COLUMNS,
     COMMON,
     TRAINED,
@@ -23,7 +23,7 @@ from reports.statistics import (
     standard_error,
     weightings_differ,
 )
-from reports.verdicts import trace_verdicts
+from reports.text.verdicts import trace_verdicts
 from tests.reports.conftest import chosen, write_run
 
 PUBLISHED = {

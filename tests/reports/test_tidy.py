@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from reports.columns import merge_rows
+from reports.long_table import settled, tidy
 from reports.runs import Run
-from reports.tidy import settled, tidy
 
 
 def _run(id: str, experiment: str, seed: int | None, rows: list[tuple[int, dict[str, Any]]]) -> Run:

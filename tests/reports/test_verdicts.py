@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from reports.checks import judge_criteria
 from reports.experiments import Windows
-from reports.statistics import compare
-from reports.verdicts import (
+from reports.judging.checks import judge_criteria
+from reports.stats.statistics import compare
+from reports.text.verdicts import (
     all_verdicts,
     below_sentence,
     fid_verdicts,

@@ -94,7 +94,7 @@ KEYS: dict[str, Seen | Elsewhere] = {
     "checkpoint.every": _seen("1", see.checkpoints),
     "checkpoint.keep": _seen("1", see.checkpoints, given=("--checkpoint.every=1",)),
     "checkpoint.keep_online": Elsewhere(
-        "ddpm/test_tracking_online.py::test_the_server_keeps_the_newest_checkpoints_and_the_best"
+        "tracking/test_tracking_online.py::test_the_server_keeps_the_newest_checkpoints_and_the_best"
     ),
     "checkpoint.upload": Elsewhere("edges/test_wandb.py::test_checkpoints_can_stay_out_of_it"),
     # loss
@@ -124,7 +124,7 @@ KEYS: dict[str, Seen | Elsewhere] = {
     # evaluation
     "eval.features": _seen("{net}", see.scores, see.protocols, given=FID),
     "eval.reference_n": _seen("70", see.scores, see.protocols, given=FID),
-    "eval.reference_stats": Elsewhere("ddpm/test_features.py::test_published_statistics_by_name"),
+    "eval.reference_stats": Elsewhere("evaluation/test_features.py::test_published_statistics_by_name"),
     "eval.weights": _seen("live", see.scores, see.protocols, given=FID),
     "eval.sample_seed": _seen("4", see.scores, see.recon, given=(*FID, *RECON)),
     "eval.batch_size": _seen("3", see.batches),
@@ -163,7 +163,7 @@ KEYS: dict[str, Seen | Elsewhere] = {
     "logging.wandb.notes": _seen("why", see.wandb_call, given=OFFLINE),
     "logging.wandb.init_timeout_s": _seen("7", see.wandb_call, given=("--logging.wandb.mode=online",)),
     "logging.wandb.finish_timeout_s": Elsewhere(
-        "ddpm/test_tracking_online.py::test_a_server_that_goes_away_in_the_middle"
+        "tracking/test_tracking_online.py::test_a_server_that_goes_away_in_the_middle"
     ),
     "logging.wandb.alerts": _seen("false", see.alerts, given=("--logging.wandb.mode=online",)),
 }

@@ -11,14 +11,14 @@ from unittest import mock
 import torch
 from PIL import Image
 
-from ddpm.checkpoint import digest
-from ddpm.config import Config
+from ddpm.config.run import Config
+from ddpm.curvature.hessian.chunks import Chunks
 from ddpm.errors import UserError
-from ddpm.evaluation.evaluate import SamplingPlan
+from ddpm.evaluation.evaluator import SamplingPlan
 from ddpm.evaluation.milestones import _plan
-from ddpm.hessian.chunks import Chunks
+from ddpm.runtime.checkpoint import digest
 from ddpm.tracking.open_run import open_run
-from ddpm.train import Trainer, train
+from ddpm.training.loop import Trainer, train
 
 Observe = Callable[[Config], Any]
 
@@ -95,16 +95,16 @@ def devices(cfg: Config) -> str:
 
 def precision_asked(cfg: Config) -> list[Any]:
     """What the trainer asks for as the precision of its passes; a CPU gives it float32 all the same."""
-    with mock.patch("ddpm.train.choose_precision", side_effect=lambda amp, device: torch.float32) as asked:
+    with mock.patch("ddpm.training.loop.choose_precision", side_effect=lambda amp, device: torch.float32) as asked:
         Trainer(cfg)
     return [call.args[0] for call in asked.call_args_list]
 
 
 def threads(cfg: Config) -> list[Any]:
     """How many threads decode images."""
-    from ddpm.data import ThreadPoolExecutor
+    from ddpm.data.images import ThreadPoolExecutor
 
-    with mock.patch("ddpm.data.ThreadPoolExecutor", side_effect=ThreadPoolExecutor) as pools:
+    with mock.patch("ddpm.data.images.ThreadPoolExecutor", side_effect=ThreadPoolExecutor) as pools:
         Trainer(cfg)
     return [call.args for call in pools.call_args_list]
 
@@ -174,7 +174,7 @@ def trace(cfg: Config) -> dict[str, float]:
 def products(cfg: Config) -> list[int]:
     """How many Hessian-vector products one pass may take, as the curvature probe asks for it."""
     trainer = _trained(cfg, steps=1)
-    with mock.patch("ddpm.hessian.squares.Chunks", side_effect=Chunks) as chunks:
+    with mock.patch("ddpm.curvature.hessian.squares.Chunks", side_effect=Chunks) as chunks:
         trainer.probe(1)
     return [call.args[0] for call in chunks.call_args_list]
 

@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import torch
 
-from ddpm.config import Config, is_bookkeeping
-from ddpm.config_files import load_config
-from ddpm.config_sections import Section
+from ddpm.config.files import load_config
+from ddpm.config.run import Config, is_bookkeeping
+from ddpm.config.sections import Section
 from tests.once import apart
 from tests.settings import observe
 from tests.settings.keys import KEYS, Elsewhere, Seen

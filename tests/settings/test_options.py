@@ -14,10 +14,10 @@ from unittest import mock
 
 import pytest
 
-from ddpm import cli
-from ddpm.evaluation import evaluate
-from ddpm.samplers import draw
-from ddpm.train import train
+from ddpm.commands import cli
+from ddpm.diffusion.samplers import draw
+from ddpm.evaluation import evaluator as evaluate
+from ddpm.training.loop import train
 from tests.once import apart
 from tests.settings.test_keys import World
 
@@ -46,7 +46,7 @@ def pictures(argv: Argv, folder: Path) -> dict[str, bytes]:
 
 def table(argv: Argv, folder: Path) -> list[dict[str, str]]:
     """The rows of an evaluation, without the seconds and without the digest of how they came about."""
-    with mock.patch("ddpm.evaluations.draw_frontier"):
+    with mock.patch("ddpm.commands.evaluate.draw_frontier"):
         assert cli.main(argv) == 0
     rows = csv.DictReader(next(folder.rglob("evaluations.csv")).read_text().splitlines())
     return [{key: value for key, value in row.items() if key not in (*SECONDS, "point", "protocol")} for row in rows]
@@ -69,9 +69,9 @@ def batch_sizes(argv: Argv, folder: Path) -> list[int]:
     """How many images are drawn at a time."""
     drawn = mock.Mock(side_effect=draw)
     with (
-        mock.patch("ddpm.sample.draw", drawn),
+        mock.patch("ddpm.commands.sample.draw", drawn),
         mock.patch.object(evaluate, "draw", drawn),
-        mock.patch("ddpm.evaluations.draw_frontier"),
+        mock.patch("ddpm.commands.evaluate.draw_frontier"),
     ):
         assert cli.main(argv) == 0
     return [call.kwargs["batch_size"] for call in drawn.call_args_list]
@@ -93,12 +93,12 @@ def answer(argv: Argv, folder: Path) -> int:
 def handed_on(argv: Argv, folder: Path) -> list[Any]:
     """What the function that does the verb's work is called with; its own tests hold it to that."""
     work = {
-        "train": ["ddpm.train.train"],
+        "train": ["ddpm.training.loop.train"],
         "sweep": ["ddpm.sweep.start.run_sweep", "ddpm.sweep.start.requeue_sweep"],
         "report": ["reports.report.make_report", "reports.library.make_library"],
         "sync": ["ddpm.tracking.sync.sync"],
         "dashboard": ["reports.dashboard.browse"],
-        "schedule": ["ddpm.plots.draw_schedule"],
+        "schedule": ["ddpm.commands.schedule.draw_schedule"],
     }
     calls = []
     for name in work[argv[0]]:

@@ -1,0 +1,79 @@
+"""The figure of `ddpm evaluate`: FID against NFE, between what real images and uniform noise score."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from ddpm.files.disk import replacing
+from reports.figures.letters import PlainFigure
+
+# What differs in these is on no common axis.
+_COMPARABLE = ("features", "reference", "reference_n", "reference_digest", "n")
+_LINE = ("run", "step", "weights", "sampler", "spacing", "x0_limit", "seed")
+
+
+def draw_frontier(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """FID with its 95 % interval against NFE, both on log scales, a line for each sampler on each checkpoint, from rows
+    of the table (of the metric fid). FIDs of other features, references (other images of one name, too) or counts
+    have a panel of their own."""
+    panels: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        panels.setdefault(tuple(str(row.get(key)) for key in _COMPARABLE), []).append(row)
+    named = [key for key in _LINE if len({row[key] for row in rows}) > 1 or key == "sampler"]
+    with sns.axes_style("whitegrid"):
+        figure, found = plt.subplots(
+            len(panels),
+            1,
+            figsize=(9, 0.6 + 4.4 * len(panels)),
+            layout="constrained",
+            squeeze=False,
+            FigureClass=PlainFigure,
+        )
+        for axes, (what, mine) in zip(found[:, 0], panels.items(), strict=True):
+            _draw_panel(axes, mine, named)
+            axes.set_title("features {}, reference {} ({} images, {:.12}), n = {}".format(*what), fontsize=10)
+            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        with replacing(out) as aside:
+            figure.savefig(aside, dpi=150, format="png")
+        plt.close(figure)
+
+
+def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], named: Sequence[str]) -> None:
+    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(tuple(row[key] for key in _LINE), []).append(row)
+    shades = sns.color_palette("colorblind", len(lines))
+    for i, (key, points) in enumerate(lines.items()):
+        points = sorted(points, key=lambda row: row["nfe"])
+        values = [row["value"] for row in points]
+        reach = [[row[end] for row in points] for end in ("low", "high")]
+        bars = [[v - low for v, low in zip(values, reach[0], strict=True)]]
+        bars.append([high - v for v, high in zip(values, reach[1], strict=True)])
+        text = ", ".join(f"{name} = {value}" for name, value in zip(_LINE, key, strict=True) if name in named)
+        axes.errorbar(
+            [row["nfe"] for row in points],
+            values,
+            bars,
+            marker="osD^vP*X"[i % 8],
+            color=shades[i],
+            capsize=2,
+            label=text,
+        )
+    for name, end, style in (("uniform noise", "ceiling", "--"), ("real images", "floor", ":")):
+        for level in sorted({row[end] for row in rows}):
+            axes.axhline(level, color="black", ls=style, lw=1, label=f"{name}: {level:.3g}")
+    axes.set(xscale="log", yscale="log", xlabel="NFE (network calls per image)", ylabel="FID (lower is better)")
+    axes.set_xticks(sorted({row["nfe"] for row in rows}))
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())

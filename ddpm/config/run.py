@@ -1,0 +1,210 @@
+"""What to train: one typed, frozen configuration, read from YAML files and the command line by `config_files`."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from ddpm.config.sections import (
+    NAME,
+    Checkpoint,
+    Curvature,
+    Data,
+    Diffusion,
+    Ema,
+    Eval,
+    Logging,
+    Loss,
+    Model,
+    Optim,
+    Place,
+    Sampling,
+    Section,
+    Train,
+)
+from ddpm.files.yaml12 import write_yaml
+
+
+class Config(Section):
+    """One training run, wholly described."""
+
+    experiment: Annotated[str, Field(pattern=NAME)]
+    study_name: str = "min_snr"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1077
+    # The run's id. Null derives it from experiment, seed and a digest of the config.
+    id: Annotated[str, Field(pattern=NAME)] | None = None
+    out_dir: Place = Path("runs")
+    # For weights of feature nets, reference statistics, decoded images. Null: the user's own; DDPM_CACHE overrides it.
+    cache_dir: Place | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    clean_run: bool = False  # start over: replace what an earlier run left in this run's folder
+    data: Data = Data()
+    model: Model = Model()
+    ema: Ema = Ema()
+    diffusion: Diffusion = Diffusion()
+    optim: Optim = Optim()
+    train: Train = Train()
+    checkpoint: Checkpoint = Checkpoint()
+    loss: Loss = Loss()
+    curvature: Curvature = Curvature()
+    eval: Eval = Eval()
+    logging: Logging = Logging()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Config":
+        for name in ("grid", "fid_milestone", "final"):
+            section: Sampling = getattr(self.eval, name)
+            if section.enabled and section.nfe > self.diffusion.T:
+                raise ValueError(
+                    f"eval.{name}.nfe = {section.nfe} exceeds diffusion.T = {self.diffusion.T}: a sampler takes at "
+                    "most one step for each timestep"
+                )
+            if section.enabled and section.eta > 0 and section.sampler != "ddim":
+                raise ValueError(f"eval.{name}.eta = {section.eta:g} is for ddim alone, not {section.sampler}")
+            if section.enabled and section.sampler == "heun" and self.diffusion.zero_terminal_snr:
+                raise ValueError(f"eval.{name}.sampler = heun cannot start at zero terminal SNR: use ddim or dpmpp_2m")
+        if self.data.dataset != "embedded" and self.data.root is None:
+            raise ValueError(
+                f"data.dataset = {self.data.dataset} needs data.root, the folder (or .zip) that holds the images"
+            )
+        scores = any(getattr(self.eval, name).enabled for name in ("grid", "fid_milestone", "final", "recon"))
+        if scores and self.eval.weights == "ema" and not self.ema.enabled:
+            raise ValueError("eval.weights = ema needs ema.enabled = true; or set eval.weights = live")
+        self._check_timesteps()
+        return self
+
+    def _check_timesteps(self) -> None:
+        T, low, high = self.diffusion.T, self.loss.t_min, self.loss.t_max
+        if not 0 <= low <= (T - 1 if high is None else high) <= T - 1:
+            raise ValueError(
+                f"loss.t_min = {low} and loss.t_max = {'null' if high is None else high} must keep 0 <= t_min <= t_max "
+                f"<= {T - 1}, the last of diffusion.T = {T} timesteps"
+            )
+        recon = self.eval.recon
+        rising = list(recon.t_values) == sorted(set(recon.t_values))
+        if recon.enabled and not (recon.t_values and rising and set(recon.t_values) <= set(range(T))):
+            raise ValueError(
+                f"eval.recon.t_values = {list(recon.t_values)} must be one or more timesteps, each larger than the one "
+                f"before, within 0 ... {T - 1} (diffusion.T = {T})"
+            )
+        if recon.enabled and recon.bins > T:
+            raise ValueError(f"eval.recon.bins = {recon.bins} exceeds diffusion.T = {T}: each bin holds timesteps")
+
+    @property
+    def trained_timesteps(self) -> range:
+        """The t that training draws from, each as likely as the others."""
+        return range(self.loss.t_min, (self.diffusion.T - 1 if self.loss.t_max is None else self.loss.t_max) + 1)
+
+    @property
+    def run_id(self) -> str:
+        """`id` where it is given, else `experiment-sSEED-DIGEST`; the digest covers all that the rows depend on."""
+        if self.id is not None:
+            return self.id
+        default = _defaults()
+        decisive = {
+            key: value
+            for key, value in _decisive(self.nested()).items()
+            if key != "seed" and not (key.startswith(_YOUNGER) and value == default[key])
+        }
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.experiment}-s{self.seed}-{digest}"
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder: `out_dir/experiment/run_id`."""
+        return self.out_dir / self.experiment / self.run_id
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether the checkpoint of `step` stays and goes to W&B: every `eval.fid_milestone.every`, and the last."""
+        return step > 0 and (step % self.eval.fid_milestone.every == 0 or step == self.train.total_steps)
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the training metrics of `step` are logged; those of the last one always are."""
+        return step % self.logging.log_every_n_steps == 0 or step == self.train.total_steps
+
+    def is_probed(self, step: int) -> bool:
+        """Whether the curvature is measured after `step`; where it is, the last one is too."""
+        c, last = self.curvature, self.train.total_steps
+        due = self.is_logged(step) if c.every is None else step % c.every == 0 or step == last
+        return c.enabled and step > 0 and due
+
+    def has_row(self, step: int) -> bool:
+        """Whether anything is logged after `step`."""
+        return step == self.train.total_steps or any(step % every == 0 for every in self._row_intervals)
+
+    def row_steps(self, last: int) -> list[int]:
+        """The steps from 1 to `last` that have a row, in order."""
+        steps: set[int] = set().union(*(range(every, last + 1, every) for every in self._row_intervals))
+        return sorted(steps | ({self.train.total_steps} if self.train.total_steps <= last else set()))
+
+    @property
+    def _row_intervals(self) -> list[int]:
+        """Each of these many steps something is logged."""
+        measured = (self.eval.grid, self.eval.fid_milestone, self.eval.recon)
+        probed = [self.curvature.every] if self.curvature.enabled and self.curvature.every else []
+        return [self.logging.log_every_n_steps, *probed, *(m.every for m in measured if m.enabled)]
+
+    def nested(self) -> dict[str, Any]:
+        """The whole configuration as nested plain values, as it is logged."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML that `load_config` reads back to an equal one."""
+        return write_yaml(self.nested())
+
+
+_BOOKKEEPING = (
+    *("out_dir", "cache_dir", "clean_run", "device", "id", "data.num_workers", "train.skip_nonfinite"),
+    *("checkpoint.", "logging.wandb."),
+)
+# Keys younger than the first runs: in a run's id they count where they are set, so that older runs keep theirs.
+_YOUNGER = (
+    *("loss.t_min", "loss.t_max", "eval.recon.", "eval.kid.", "eval.prdc.", "eval.reference_stats"),
+    *(f"curvature.{key}" for key in ("every", "per_draw", "seed", "batch_size", "weights", "exact", "chunk")),
+    *("curvature.lanczos_steps", "curvature.slq_starts"),
+)
+
+
+def _defaults() -> dict[str, Any]:
+    """The decisive keys as they are where nothing is set. Unvalidated: the default data set needs a folder."""
+    return _decisive(Config.model_construct(experiment="any").nested())
+
+
+def _decisive(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a nested config that a run's rows and weights depend on, dotted."""
+    unread = () if config.get("curvature", {}).get("enabled") else ("curvature.draws",)
+    return {key: value for key, value in _dotted(config) if not is_bookkeeping(key) and key not in unread}
+
+
+def as_meant(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored nested config, with a key younger than it as it was before there was the key, where that is not its
+    default: probes took the training batch."""
+    return {**config, "curvature": {"draws": "batch", **config["curvature"]}} if "curvature" in config else config
+
+
+def is_bookkeeping(key: str) -> bool:
+    """Whether a dotted key says where and how a run is kept, and changes none of its rows."""
+    return key.startswith(_BOOKKEEPING)
+
+
+def _dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two nested configs of one run, in words: `loss.weighting was constant, is minsnr`."""
+    old, new = _decisive(as_meant(before)), _decisive(now)
+    default = _defaults() if old.keys() != new.keys() else {}
+    return [
+        f"{key} was {was}, is {new.get(key)}"
+        for key in sorted({*old, *new})
+        # A key that came after the run was started held its default then.
+        if (was := old.get(key, default.get(key))) != new.get(key)
+    ]

@@ -1,0 +1,336 @@
+"""The sections of a run's configuration and their keys, each with its type, its default and what it may be."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from ddpm.errors import UserError, did_you_mean
+from ddpm.files.paths import home
+
+
+def _at_home(value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        str(value).encode()
+        return home(value)
+    except UnicodeEncodeError:
+        raise ValueError(f"{value!r} is not UTF-8, as the names in a run's record have to be") from None
+    except UserError as error:
+        raise ValueError(str(error).rstrip(".")) from None
+
+
+def _as_typed(value: Any) -> Any:
+    _at_home(value)
+    return value
+
+
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+RandomSeed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what torch's generators take
+Seconds = Annotated[float, Field(ge=1, le=1e6)]
+Place = Annotated[Path, BeforeValidator(_at_home)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+SamplerName = Literal["ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior"]
+FEATURES = ("embedded", "inception", "inception_legacy_pytorch", "inception_legacy_tensorflow")
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that knows its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `true` for 1 wherever a number is expected."""
+        takes = cls.model_fields[str(info.field_name)].annotation
+        members = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(member, bool) for member in members) and bool not in (takes, *get_args(takes)):
+            raise ValueError(f"{info.field_name} = {json.dumps(value)}: that key does not take true or false")
+        return value
+
+
+class Data(Section):
+    """Which images. `root` is the folder or .zip of `cifar10` and `folder`, as it was typed: it counts in run ids."""
+
+    dataset: Literal["embedded", "cifar10", "folder"] = "cifar10"
+    root: Annotated[Path, BeforeValidator(_as_typed)] | None = None
+    split: Literal["train", "test"] = "train"
+    subset: Positive | None = None
+    batch_size: Positive = 4
+    num_workers: Annotated[int, Field(ge=0)] = 2  # threads that decode a folder's images
+    shuffle: bool = True
+    skip_bad: bool = False  # leave unreadable images out instead of stopping
+
+
+class Model(Section):
+    """The network. `time_frequencies: study` is the original study's faulty time embedding, for faithful reruns."""
+
+    name: Literal["unet_cifar32"] = "unet_cifar32"
+    base_channels: Positive = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    time_embedding: Annotated[int, Field(ge=4, multiple_of=2)] = 512
+    time_frequencies: Literal["standard", "study"] = "standard"
+    gn_groups: Positive = 32
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> "Model":
+        if self.base_channels % self.gn_groups:
+            raise ValueError(
+                f"model.gn_groups = {self.gn_groups} must divide model.base_channels = {self.base_channels}"
+            )
+        return self
+
+
+class Ema(Section):
+    """Averaged weights, the ones that are sampled from."""
+
+    enabled: bool = True
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+
+
+class Diffusion(Section):
+    """The forward process: T steps of a beta schedule; and what the network predicts of it."""
+
+    beta_schedule: Literal["linear", "cosine", "cosine_match_linear", "sigmoid", "scaled_linear"] = "linear"
+    T: Annotated[int, Field(ge=25, le=1_000_000)] = 1000  # shorter chains would need betas of 1 and more
+    zero_terminal_snr: bool = False
+    prediction: Literal["eps", "x0", "v"] = "eps"
+
+    @model_validator(mode="after")
+    def _x0_can_be_told(self) -> "Diffusion":
+        if self.zero_terminal_snr and self.prediction == "eps":
+            raise ValueError(
+                "diffusion.zero_terminal_snr = true leaves nothing of x_0 in x_T, and eps does not tell it: set "
+                "diffusion.prediction to v or x0"
+            )
+        return self
+
+
+class Optim(Section):
+    """The optimizer."""
+
+    optimizer: Literal["adam"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+
+
+class Train(Section):
+    """The loop. `amp`: false, true (bf16 where the GPU has it, else fp16), bf16 or fp16; off on a CPU.
+
+    `skip_nonfinite`: how many steps whose loss or gradient is not finite are left out before the run stops.
+    """
+
+    total_steps: Positive = 10_000
+    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    amp: bool | Literal["bf16", "fp16"] = True
+    skip_nonfinite: Annotated[int, Field(ge=0)] = 0
+
+
+class Checkpoint(Section):
+    """What an interrupted run is continued from. There is one at every FID milestone too, and those are all kept.
+
+    `every` so many steps, of which the newest `keep` stay; `keep_online`: how many milestones W&B's server keeps,
+    besides the best. `upload: false` keeps all of them in the run folder: W&B neither copies nor uploads one.
+    """
+
+    every: Positive = 500
+    keep: Positive = 2
+    keep_online: Positive = 3
+    upload: bool = True
+
+
+class Loss(Section):
+    """The weighting over timesteps. `minsnr_gamma` is read by the three Min-SNR forms, `p2_*` by `p2`.
+
+    `minsnr_norm_over: batch` scales the weights of each batch to mean 1, as the original study did, not the schedule's.
+    `t_min`, `t_max`: training draws t from them and what lies between; null is T - 1.
+    """
+
+    weighting: Literal["constant", "snr", "minsnr", "minsnr_norm", "soft_minsnr", "truncated_snr", "p2"] = "constant"
+    minsnr_gamma: Annotated[float, Field(gt=0)] = 5.0
+    minsnr_norm_over: Literal["schedule", "batch"] = "schedule"
+    p2_k: Annotated[float, Field(gt=0)] = 1.0
+    p2_gamma: Annotated[float, Field(ge=0)] = 1.0
+    t_min: int = 0
+    t_max: int | None = None
+
+
+Method = Literal["hutchinson", "hutchpp", "xtrace", "lanczos", "slq", "noise_scale"]
+
+
+class Curvature(Section):
+    """The curvature probe (docs/curvature.md), taken every so many steps; null: at every logged one.
+
+    `draws: fixed` takes the same images, t, eps and v at every step and in every run of one `seed`; `batch` the current
+    training batch and all else anew, as the original study did. `probes` are v'Hv values, `per_draw` of them on one
+    batch of `batch_size` images (null: data.batch_size); of the sketches they are products, of the noise scale batches.
+    `exact`: Hessian-vector products instead of differences. `chunk`: products in one pass, fewer if memory runs out.
+    """
+
+    enabled: bool = False
+    every: Positive | None = None
+    method: tuple[Method, ...] = ("hutchinson",)
+    probes: Annotated[int, Field(ge=2)] = 16  # one probe has no error bar
+    per_draw: Positive = 1
+    draws: Literal["fixed", "batch"] = "fixed"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    batch_size: Positive | None = None
+    weights: Literal["live", "ema"] = "live"
+    exact: bool = False
+    chunk: Positive = 1
+    lanczos_steps: Positive = 16  # of `lanczos`, and of `slq` from each of its start vectors
+    slq_starts: Annotated[int, Field(ge=2)] = 2
+    log_prefix: Literal["curvature/hutch"] = "curvature/hutch"  # what the reports know the trace by
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _one_or_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_serializer("method")
+    def _one_by_its_name(self, method: tuple[str, ...]) -> str | list[str]:
+        return method[0] if len(method) == 1 else list(method)
+
+    @model_validator(mode="after")
+    def _methods_are_possible(self) -> "Curvature":
+        if not self.method or len(set(self.method)) < len(self.method):
+            raise ValueError(f"curvature.method = {list(self.method)} must name one or more methods, each once")
+        if self.probes % self.per_draw:
+            raise ValueError(f"curvature.per_draw = {self.per_draw} must divide curvature.probes = {self.probes}")
+        least = {"hutchpp": 6, "xtrace": 4, "noise_scale": 3}
+        for method in self.method:
+            if self.probes < least.get(method, 2):
+                raise ValueError(
+                    f"curvature.probes = {self.probes} is too few for {method}: it needs at least {least[method]} for "
+                    "an error bar"
+                )
+        return self
+
+
+class Sampling(Section):
+    """How images are drawn."""
+
+    enabled: bool = True
+    sampler: SamplerName = "ddpm"
+    nfe: Positive = 50
+    spacing: Literal["linspace", "leading", "trailing"] = "linspace"
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0  # how much fresh noise ddim adds; no other sampler reads it
+    n_samples: Positive = 5000
+
+
+class Grid(Sampling):
+    """A grid of samples from noise that is the same at every step and in every run."""
+
+    every: Positive = 5000
+    sampler: SamplerName = "ddim"
+    nfe: Positive = 20
+    n_samples: Positive = 36
+    sample_seed: RandomSeed = 0
+
+
+class FidMilestone(Sampling):
+    """FID (and a checkpoint) every so many steps."""
+
+    every: Positive = 2000
+
+
+class Final(Sampling):
+    """FID after the last step."""
+
+    n_samples: Positive = 10_000
+
+
+class Recon(Section):
+    """The error at single timesteps, on real images and with noise that are the same at every step."""
+
+    enabled: bool = False
+    every: Positive = 2000
+    n_samples: Positive = 64
+    t_values: tuple[int, ...] = (10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 990)
+    bins: Annotated[int, Field(ge=1, le=100)] = 10  # of equally many timesteps, whose mean errors are logged too
+
+
+class KidMilestone(Section):
+    """KID of the samples of each FID: the mean over random subsets."""
+
+    enabled: bool = False
+    subsets: Positive = 100
+    subset_size: Annotated[int, Field(ge=2)] = 1000
+
+
+class Prdc(Section):
+    """Precision, recall, density and coverage of the samples of each FID, by `k` nearest neighbours."""
+
+    enabled: bool = False
+    k: Positive = 5
+
+
+class Eval(Section):
+    """Evaluation. `features`: `embedded`, clean-fid's `inception` (or `inception_legacy_pytorch`,
+    `inception_legacy_tensorflow`), or the path of a TorchScript file. `reference_n`: how many training images the
+    reference statistics are taken from (all if null); or clean-fid's published ones, by name: `reference_stats`.
+    """
+
+    features: str = "inception"
+    reference_n: Positive | None = None
+    reference_stats: Literal["cifar10-train", "cifar10-test"] | None = None
+    weights: Literal["ema", "live"] = "ema"
+    sample_seed: RandomSeed = 0
+    batch_size: Positive | None = None  # null: 25 on a CPU, 250 on a GPU
+    x0_limit: Literal["clip", "dynamic", "none"] = "clip"
+    # Samplers that may score although they miss a known answer (see ddpm/evaluation/sampler_check.py).
+    accept_sampler_error: tuple[SamplerName, ...] = ()
+    grid: Grid = Grid()
+    fid_milestone: FidMilestone = FidMilestone()
+    final: Final = Final()
+    recon: Recon = Recon()
+    kid: KidMilestone = KidMilestone()
+    prdc: Prdc = Prdc()
+
+    @field_validator("features")
+    @classmethod
+    def _known_features(cls, name: str) -> str:
+        if name not in FEATURES and not name.endswith((".pt", ".pth", ".ts")):
+            hint = did_you_mean(name, FEATURES)
+            raise ValueError(
+                f"eval.features = {name} is none of {', '.join(FEATURES)}, nor the path of a TorchScript file (.pt)"
+                + (f".{hint}" if hint else "")
+            )
+        return name
+
+
+class Wandb(Section):
+    """Weights & Biases. `auto` is online where there is a login, else offline. WANDB_MODE overrides the mode, and
+    `wandb offline` overrides `online`.
+
+    `init_timeout_s`: how long a run waits for the server before it starts offline; `finish_timeout_s`: how long, at its
+    end, for what is still to be uploaded. `ddpm sync` uploads the rest.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "min_snr"
+    alerts: bool = True  # a message from the server when the run ends or diverges
+    init_timeout_s: Seconds = 20.0
+    finish_timeout_s: Seconds = 60.0
+    entity: str | None = None
+    run_name: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+
+
+class Logging(Section):
+    """How often a row is logged, and where to."""
+
+    log_every_n_steps: Positive = 100
+    wandb: Wandb = Wandb()

@@ -1,0 +1,298 @@
+"""Traces of squared-error losses at the price of forward passes, for every weighting of the samples at once.
+
+loss_l = 1/B sum_i w_li |f_i - y_i|^2 / d. Along v, with J = df/dtheta and r = f - y,
+
+    v' H_l v = 2 / (B d) sum_i w_li (|J_i v|^2 + r_i . D^2 f_i[v, v]),
+
+a Gauss-Newton part, never negative, and a residual part. Both are directional derivatives of the network's outputs, so
+that f(theta), f(theta + h v) and f(theta - h v) give them for each sample, and hence for every weighting.
+
+With a linear head (`head`, parameters b, features phi; a are all other parameters) the features alone are differenced,
+and only along v_a; whatever b adds is exact. The parts v_a' H_aa v_a, 2 v_a' H_ab v_b and v_b' H_bb v_b then come
+apart. The expectation of the second is 0 and that of the third, tr H_bb, is known: v_a' H_aa v_a + tr H_bb is unbiased
+for the same trace, and without the variance of the two. docs/curvature.md derives it.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ddpm.curvature.hessian.chunks import Chunks, MeasurementWarning, out_of_memory
+from ddpm.curvature.hessian.estimate import TraceEstimate, check_design, finite_or_missing
+from ddpm.curvature.hessian.head import LinearHead
+from ddpm.curvature.hessian.operator import gradient_graph, quadratic_terms
+from ddpm.curvature.hessian.untouched import untouched
+from ddpm.curvature.hessian.vectors import Vectors, rademacher
+
+# Step of the differences over the root mean square parameter, in units of the fourth root of the machine epsilon, where
+# rounding (eps / h^2) and truncation (h^2) of a second difference balance.
+STEP = 0.2
+# Largest numerical error that passes for none: in standard errors, or of the trace, which exact products round as well.
+TOLERANCE, ROUNDING = 0.02, 1e-5
+
+
+# (number of draws, what measures some of them and leaves 0 for the others) -> the measurements of all.
+Share = Callable[[int, Callable[[range], Tensor]], Tensor]
+
+
+def alone(draws: int, measure: Callable[[range], Tensor]) -> Tensor:
+    """One process measures all draws."""
+    return measure(range(draws))
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """A batch of a least-squares problem and its L weightings.
+
+    inputs: what the model takes; target: (B, ...) of the output's shape; weights: (L, B), one row for each loss.
+    """
+
+    inputs: tuple[Tensor, ...]
+    target: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class LeastSquaresTrace:
+    """One loss's trace. plain: by the values v' H v; improved: with the head's part in closed form (None without head).
+
+    numerical_error: |mean of value - exact value| over the checked vectors, plain and improved; NaN where none was. It
+        is the differences' also where they were found too coarse and `exact` products took their place.
+    exact: whether the values are exact products rather than differences.
+    """
+
+    plain: TraceEstimate
+    improved: TraceEstimate | None
+    numerical_error: tuple[float, float]
+    exact: bool
+
+    @property
+    def error_in_sems(self) -> float:
+        """The larger numerical error in standard errors, 0 where exact products would have rounded as much; infinite
+        where only exact products were finite, NaN where nothing could be checked.
+
+        A standard error is here half a 95 % interval / 1.96: that of a few values alone may be small by chance.
+        """
+        found = []
+        for estimate, error in zip((self.plain, self.improved), self.numerical_error, strict=True):
+            if estimate is not None:
+                sem = (estimate.interval()[1] - estimate.mean) / 1.96
+                small = error <= ROUNDING * abs(estimate.mean)
+                found.append(0.0 if small else error / sem if sem > 0 else error if math.isinf(error) else math.nan)
+        return math.nan if any(map(math.isnan, found)) else max(found)
+
+
+def least_squares_trace(
+    model: nn.Module,
+    draw: Callable[[Generator], LeastSquares],
+    probes: int,
+    rng: Generator,
+    *,
+    head: nn.Module | None = None,
+    per_draw: int = 1,
+    vectors: Vectors = rademacher,
+    exact: bool = False,
+    checks: int = 0,
+    chunk: int = 1,
+    share: Share = alone,
+) -> list[LeastSquaresTrace]:
+    """Trace of the Hessian of each of L weighted squared errors, with respect to all that `model` trains.
+
+    draw: a batch, from the generator given alone; per_draw: vectors a batch (see `hutchinson_trace`). Each draw has
+        generators of its own, for its batch and its vectors, seeded from `rng`.
+    head: the submodule whose output the model returns as it is: an `nn.Linear` or `nn.Conv2d`.
+    exact: by exact products instead of differences, about 4 times slower, `chunk` vectors at a time.
+    checks: how many of the last draws have their first vector measured both ways. Where the mean difference is above
+        2 % of the standard error, or the differences alone are not finite, all is measured again by exact products, of
+        the same draws, with a warning.
+    share: how several processes share the draws out.
+
+    The model is measured in eval mode, without autocast or TF32; it, its gradients and all random streams but `rng` are
+    left bitwise as they were. Values that are not finite, and draws for which memory does not suffice (with a warning),
+    are recorded as missing. Raises ValueError where probes < 2, where per_draw does not divide probes, where the head
+    is not what the model ends with, or on shapes that differ.
+    """
+    draws = check_design(probes, per_draw)
+    net = _Network(model, head)
+    chunks = Chunks(chunk)
+    seeds = torch.randint(2**32, (draws, 2), generator=rng).tolist()
+
+    def of_draw(k: int, count: int, exactly: bool, what: str) -> Tensor:
+        """(2 forms, L, count) values of the first vectors of draw k."""
+        of_data, of_vectors = (torch.Generator().manual_seed(seed) for seed in seeds[k])
+        data = draw(of_data)
+        drawn = (vectors(net.params, of_vectors) for _ in range(count))  # one at a time: each is as large as the model
+        try:
+            return _by_products(net, data, list(drawn), chunks) if exactly else _by_differences(net, data, drawn)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            warnings.warn(f"out of memory: {what} could not be made", MeasurementWarning, 2)
+            return torch.full((2, len(data.weights), count), torch.nan, dtype=torch.float64)
+
+    def measured(exactly: bool, checks: int) -> tuple[Tensor, Tensor]:
+        """(2, L, draws, per_draw) values, and (2, L) their mean error over the checked draws, NaN for no checks."""
+
+        def of(mine: range) -> Tensor:
+            losses = len(draw(torch.Generator().manual_seed(seeds[0][0])).weights)
+            found = torch.zeros(draws, 2, losses, per_draw + 1, dtype=torch.float64)
+            with untouched(net.params, model):
+                for k in mine:
+                    found[k, :, :, :-1] = of_draw(k, per_draw, exactly, f"{per_draw} values of one draw")
+                    if k >= draws - checks:
+                        known = of_draw(k, 1, True, "a check")[:, :, 0]
+                        error = found[k, :, :, 0] - known
+                        found[k, :, :, -1] = torch.where(known.isfinite() & ~error.isfinite(), torch.inf, error)
+            return found
+
+        found = share(draws, of)
+        error = found[draws - checks :, :, :, -1].mean(0).abs()  # the mean of nothing is NaN
+        return found[..., :-1].permute(1, 2, 0, 3), error
+
+    table, error = measured(exact, 0 if exact else min(checks, draws))
+    found = [_trace(table[:, loss], error[:, loss], head is not None, exact) for loss in range(table.shape[1])]
+    if all(trace.error_in_sems <= TOLERANCE or math.isnan(trace.error_in_sems) for trace in found):
+        return found
+    coarse = "differences of float32 outputs are too coarse here: measuring by exact products"
+    warnings.warn(coarse, MeasurementWarning, stacklevel=2)
+    table, _ = measured(True, 0)
+    return [_trace(table[:, loss], error[:, loss], head is not None, True) for loss in range(table.shape[1])]
+
+
+def _trace(table: Tensor, error: Tensor, with_head: bool, exact: bool) -> LeastSquaresTrace:
+    plain, improved = (TraceEstimate(finite_or_missing(form)) for form in table.unbind(0))
+    return LeastSquaresTrace(plain, improved if with_head else None, (error[0].item(), error[1].item()), exact)
+
+
+class _Network:
+    """A model with its trained parameters apart: those of the head, and all others."""
+
+    def __init__(self, model: nn.Module, head: nn.Module | None):
+        self.model = model
+        self.head = None if head is None else LinearHead(head)
+        own = [] if head is None else list(head.parameters())
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.params = [p for _, p in named]
+        at = [next((i for i, p in enumerate(self.params) if p is q), None) for q in own]
+        if None in at:
+            raise ValueError("the head's parameters are not all among those that the model trains")
+        self.head_at = [i for i in at if i is not None]
+        self.body_at = [i for i in range(len(named)) if i not in self.head_at]
+        self._own = [self.params[i] for i in self.body_at]
+        # Every place at which a parameter of the body is used, and which of them it is: one may be used at several.
+        known = {id(p): i for i, p in enumerate(self._own)}
+        found = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if id(p) in known]
+        self._places = [(m, name) for m, name, _ in found]
+        self._which = [known[id(p)] for _, _, p in found]
+        self.body = [self.params[i].detach() for i in self.body_at]
+        self.dtype = self.params[0].dtype
+        count = sum(p.numel() for p in self.body)
+        rms = (sum(p.double().square().sum().item() for p in self.body) / max(count, 1)) ** 0.5
+        self.step = STEP * torch.finfo(self.dtype).eps ** 0.25 * (rms or 1.0)
+
+    def displaced(self, v: Sequence[Tensor], by: float) -> Sequence[Tensor]:
+        """The parameters of the body + by v."""
+        return torch._foreach_add(self.body, [v[i] for i in self.body_at], alpha=by) if self.body else []
+
+    def at(self, inputs: tuple[Tensor, ...], body: Sequence[Tensor]) -> Tensor:
+        """In float64, the features that enter the head, or the outputs where there is none, with these parameters."""
+        with self._body_replaced(body):
+            if self.head is None:
+                return self.model(*inputs).double()
+            with self.head.recorded() as seen:
+                output = self.model(*inputs)
+        return self.features_of(seen, output).double()
+
+    @contextmanager
+    def _body_replaced(self, body: Sequence[Tensor]) -> Iterator[None]:
+        """`torch.func.functional_call` with less around it, which here would be an eighth of a forward pass."""
+        try:
+            for (module, name), tensor in zip(self._places, (body[i] for i in self._which), strict=True):
+                module._parameters[name] = tensor  # type: ignore[assignment]
+            yield
+        finally:
+            for (module, name), i in zip(self._places, self._which, strict=True):
+                module._parameters[name] = self._own[i]
+
+    @staticmethod
+    def features_of(seen: list[tuple[Tensor, Tensor]], output: Tensor) -> Tensor:
+        """The head's input in the one pass recorded. Raises ValueError where the model's output is not the head's."""
+        if len(seen) != 1 or seen[0][1] is not output:
+            raise ValueError("the head must be the model's last operation, used once, and its output be returned as is")
+        return seen[0][0]
+
+
+@torch.no_grad()
+def _by_differences(net: _Network, data: LeastSquares, drawn: Iterable[Sequence[Tensor]]) -> Tensor:
+    """(2, L, vectors) plain and improved values."""
+    here = net.at(data.inputs, net.body)
+    values = []
+    for v in drawn:
+        ahead, behind = (net.at(data.inputs, net.displaced(v, by)) for by in (net.step, -net.step))
+        v_head = [v[i] for i in net.head_at]
+        del v  # as large as the model, like the next one
+        first, second = (ahead - behind) / (2 * net.step), (ahead + behind - 2 * here) / net.step**2
+        values.append(_values(net, data, v_head, here, first, second))
+    return torch.stack(values, dim=2)
+
+
+def _values(
+    net: _Network, data: LeastSquares, v_head: Sequence[Tensor], here: Tensor, first: Tensor, second: Tensor
+) -> Tensor:
+    """(2, L) from the features (or outputs), and their first and second derivative along v_a."""
+    if net.head is None:
+        plain = _mean(data, first.square() + _residual(data, here) * second)
+        return torch.stack([plain, plain])
+    # Only the differences needed more than the model's precision.
+    dtype = net.dtype
+    here, first, second = here.to(dtype), first.to(dtype), second.to(dtype)
+    weight, bias = net.head.weights(dtype)
+    r = _residual(data, net.head(here, weight, bias))
+    along_a, along_b = net.head(first, weight).double(), net.head(here, *v_head).double()
+    bent_aa, bent_ab = net.head(second, weight).double(), 2 * net.head(first, v_head[0]).double()
+    plain = _mean(data, (along_a + along_b).square() + r * (bent_aa + bent_ab))
+    return torch.stack([plain, _mean(data, along_a.square() + r * bent_aa) + _head_trace(net.head, data, here)])
+
+
+def _by_products(net: _Network, data: LeastSquares, drawn: Sequence[Sequence[Tensor]], chunks: Chunks) -> Tensor:
+    """(2, L, vectors) as `_by_differences`, from exact products: v' H v, and less what the head has to do with it."""
+    with torch.enable_grad():
+        if net.head is None:
+            output, features = net.model(*data.inputs), None
+        else:
+            with net.head.recorded() as seen:
+                output = net.model(*data.inputs)
+            features = net.features_of(seen, output).double()
+        errors = _residual(data, output, dtype=output.dtype).square().flatten(1).mean(1)
+        losses = (data.weights.to(errors) * errors).mean(1)
+        rows = [quadratic_terms(gradient_graph(loss, net.params), net.params, drawn, chunks) for loss in losses]
+    terms = torch.stack(rows)  # (L, vectors, parameters)
+    plain = terms.sum(2)
+    if net.head is None or features is None:
+        return torch.stack([plain, plain])
+    # v_b . (H v)_b = v_b' H_ba v_a + v_b' H_bb v_b, so twice it less the last is all that b has to do with v' H v.
+    with torch.no_grad():
+        in_head = [_mean(data, net.head(features, *[v[i].double() for i in net.head_at]).square()) for v in drawn]
+        known = torch.stack(in_head, dim=1) + _head_trace(net.head, data, features)[:, None]
+    return torch.stack([plain, plain - 2 * terms[:, :, net.head_at].sum(2) + known])
+
+
+def _residual(data: LeastSquares, output: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    if output.shape != data.target.shape:
+        raise ValueError(f"output {tuple(output.shape)} and target {tuple(data.target.shape)} differ in shape")
+    return output.to(dtype) - data.target.to(dtype)
+
+
+def _mean(data: LeastSquares, per_value: Tensor) -> Tensor:
+    """(L,) on the CPU: 2 / (B d) sum_i w_li sum_j of (B, d) values."""
+    return 2 * (data.weights.double() @ per_value.double().flatten(1).mean(1) / len(per_value)).cpu()
+
+
+def _head_trace(head: LinearHead, data: LeastSquares, features: Tensor) -> Tensor:
+    """(L,) tr H_bb: 2 / (B d) sum_i w_li |df_i / db|_F^2."""
+    return _mean(data, (head.squared_jacobian(features) / data.target[0].numel())[:, None])

@@ -1,0 +1,266 @@
+"""Images: where they come from, and in which order training sees them.
+
+A set lives in memory as one uint8 tensor; batches leave it by index and reach the model as float32 in [-1, 1].
+"""
+
+import hashlib
+import http.client
+import json
+import posixpath
+import tarfile
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm.data import shapes as embedded
+from ddpm.data.files import FORMATS, UNREADABLE, Files, Limits, choose, open_files, some
+from ddpm.errors import NotFinite, UserError, printable
+from ddpm.files.paths import home
+from ddpm.runtime.cache import cached
+
+EMBEDDED_COUNT = 5000
+# By ending, else 1. Another number if such images are decoded in another way: what is cached is then made anew.
+_DECODER = {".tif": 2, ".tiff": 2}
+CACHED_FROM = 2000  # images; fewer are decoded in less than a second
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """images: (N, 3, H, W) uint8; labels: (N,) int64 into `classes`; name: what it is, for people and protocols."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of the pixels' SHA-256."""
+        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()[:12]
+
+
+def to_model(images: Tensor) -> Tensor:
+    """uint8 in 0 ... 255 to float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float in [-1, 1] (values outside are cut) to uint8, rounding to nearest: the inverse of `to_model`. Raises
+    NotFinite, if a value of the (B, ...) images is no finite number: as uint8 it would be black."""
+    finite = images.isfinite().reshape(len(images), -1).all(1)
+    if not finite.all():
+        raise NotFinite(
+            f"{int((~finite).sum())} of {len(images)} images hold values that are not finite numbers, so they can be "
+            "neither shown nor scored. The weights are too large or the sampler runs away: take an earlier checkpoint, "
+            "or limit x_0 (--x0-limit clip, eval.x0_limit=clip)."
+        )
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def load_images(
+    dataset: str,
+    root: Path | None = None,
+    *,
+    subset: int | None = None,
+    split: str = "train",
+    size: int = 32,
+    skip_bad: bool = False,
+    workers: int = 2,
+    quiet: bool = False,
+) -> ImageSet:
+    """The image set `dataset`: `embedded`, `cifar10` or `folder` (class folders in a directory or a .zip).
+
+    subset: keep this many images, drawn without replacement by a fixed seed. Of a folder, one line says what was read
+    and left out, unless `quiet`. Raises UserError on a missing path, no images, an unreadable image (unless
+    `skip_bad`), or a subset larger than the set.
+    """
+    if dataset == "embedded":
+        # Its images are drawn one after the other, so the first ones of a larger set are the smaller set.
+        seed = {"train": 0, "test": 1}[split]
+        images, labels = embedded.render(subset or EMBEDDED_COUNT, seed)
+        return ImageSet(images, labels, embedded.CLASSES, f"embedded-{split}")
+    if root is None:
+        raise UserError(f"data.dataset = {dataset} needs data.root: the folder (or .zip) that holds the images.")
+    root = home(root)
+    if dataset == "cifar10":
+        return _cifar10(root, split, subset)
+    loaded, said = _folder(root, split, subset, _Decoding(size, skip_bad, workers))
+    if not quiet:
+        print(said)
+    return loaded
+
+
+def _chosen(count: int, subset: int | None, where: str) -> list[int]:
+    """Sorted positions of the subset among `count` images, the same in every run; all of them for None."""
+    if subset is None:
+        return list(range(count))
+    if subset > count:
+        raise UserError(f"data.subset = {subset} asks for more images than {where} has ({count}).")
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:subset].sort().values.tolist()
+
+
+def _cifar10(root: Path, split: str, subset: int | None) -> ImageSet:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        raw = CIFAR10(str(root), train=split == "train", download=True)
+    except (OSError, RuntimeError, tarfile.TarError, http.client.HTTPException) as error:
+        raise UserError(
+            f"CIFAR-10 is not in {root} and could not be downloaded ({error}). Put cifar-10-python.tar.gz there by "
+            "hand, or use images of your own with data.dataset=folder data.root=PATH, or data.dataset=embedded."
+        ) from error
+    chosen = _chosen(len(raw.targets), subset, f"cifar10-{split}")
+    images = torch.from_numpy(raw.data[chosen]).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(images, torch.tensor(raw.targets)[chosen], tuple(raw.classes), f"cifar10-{split}")
+
+
+# --- class folders, in a directory or a .zip ---
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """How images are decoded."""
+
+    size: int
+    skip_bad: bool
+    workers: int
+
+
+def _folder(root: Path, split: str, subset: int | None, how: _Decoding) -> tuple[ImageSet, str]:
+    """The images of a folder or .zip, and one line that says what was read and what was left out."""
+    limits = Limits.from_environment()
+    with open_files(root, limits, how.skip_bad) as files:
+        choice = choose(files, split)
+        left_out = f"; left out {', '.join(choice.left_out)}" if choice.left_out else ""
+        if not choice.found:
+            raise UserError(
+                f"data.root = {printable(root)} holds no images for data.split = {split}{printable(left_out)}. "
+                "Expected class folders with files that Pillow reads (such as .png, .jpg, .webp), at the top or under "
+                "train/ and test/."
+            )
+        # No more is decoded than is asked for. With skip_bad a subset may end up smaller, and a line says so.
+        found = [choice.found[i] for i in _chosen(len(choice.found), subset, printable(root))]
+        files.require_bounded([name for name, _ in found])
+        with _bounded(limits.pixels):
+            kinds, images, notes = _read(root, files, found, how)
+    classes = tuple(sorted(set(kinds)))
+    labels = torch.tensor([classes.index(kind) for kind in kinds])
+    of = f" of {len(choice.found):,}" if subset else ""
+    said = (
+        f"data: {len(kinds):,}{of} images, {choice.split}, {len(classes)} class{'es' * (len(classes) > 1)}, in {root}"
+    )
+    loaded = ImageSet(images, labels, classes, f"{root.resolve().name}-{split}")
+    return loaded, printable(said + notes + left_out)
+
+
+@contextmanager
+def _bounded(pixels: int) -> Iterator[None]:
+    """Have Pillow refuse images of more pixels; by itself it warns, and refuses at twice as many."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _read(root: Path, files: Files, found: list[tuple[str, str]], how: _Decoding) -> tuple[list[str], Tensor, str]:
+    """The class of each image, the images, and what is to be said of them."""
+
+    def decode(name: str) -> tuple[Tensor, bool] | str:
+        try:
+            return _decode(files.read(name), how.size)
+        except UnidentifiedImageError:
+            return f"{name} (not an image that Pillow reads)"
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels, and the environment variable DDPM_MAX_PIXELS sets it"
+            return f"{name} (too large: the limit is {limit})"
+        except UNREADABLE as error:
+            return f"{name} ({str(error) or type(error).__name__})"
+
+    notes = []
+
+    def decode_found() -> tuple[list[str], dict[str, Tensor]]:
+        with ThreadPoolExecutor(max(1, how.workers)) as pool:
+            # disable=None: a bar on a terminal, silence elsewhere
+            decoded = pool.map(decode, [n for n, _ in found])
+            results = list(tqdm(decoded, total=len(found), desc="reading images", disable=None, leave=False))
+        bad = [printable(r) for r in results if isinstance(r, str)]
+        if bad and not (how.skip_bad and len(bad) < len(found)):
+            raise UserError(
+                f"{len(bad)} of {len(found)} images in {printable(root)} cannot be read: {some(bad)}. Mend or remove "
+                "them, or leave them out with --data.skip_bad=true."
+            )
+        if bad:
+            notes.append(f"; left out {len(bad)} of {len(found)} images that cannot be read, first {bad[0]}")
+        kept = [(kind, *r) for (_, kind), r in zip(found, results, strict=True) if not isinstance(r, str)]
+        several = torch.tensor(sum(more for *_, more in kept))
+        return [kind for kind, *_ in kept], {"images": torch.stack([r for _, r, _ in kept]), "several": several}
+
+    if how.skip_bad or len(found) < CACHED_FROM:
+        kinds, read = decode_found()
+    else:
+        kinds = [kind for _, kind in found]
+        decoder = max(_DECODER.get(posixpath.splitext(n)[1].lower(), 1) for n, _ in found)
+        content = json.dumps([decoder, how.size, PIL.__version__, [(n, files.mark(n)) for n, _ in found]])
+        key = hashlib.sha256(content.encode()).hexdigest()
+        read = cached("images", key, lambda: decode_found()[1])
+    several = int(read.get("several", 0))
+    if several:
+        notes.append(f"; {several:,} of them hold several frames, of which the first was read")
+    return kinds, read["images"], "".join(notes)
+
+
+def _decode(raw: bytes, size: int) -> tuple[Tensor, bool]:
+    """(3, size, size) uint8 RGB, as it is meant to be seen, and whether the file has more images than this first one.
+
+    It is turned by its EXIF tag, transparency falls on white, and grey of 12 or 16 bits is scaled to 8. Other sizes are
+    cut to the middle square and resized (bicubic, antialiased). Raises ValueError on pixels without a known range
+    (modes I and F)."""
+    opened = Image.open(BytesIO(raw), formats=FORMATS)
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I;16"):
+        image = _grey(image, opened)
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode} pixels have no known range")
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(size, size, 3).permute(2, 0, 1).contiguous(), _has_more(opened)
+
+
+def _grey(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """8-bit grey of a 16-bit image. A TIFF file may use fewer bits of the 16, and may have white as 0."""
+    tags = opened.tag_v2 if isinstance(opened, TiffImageFile) else {}
+    white = 2 ** tags.get(BITSPERSAMPLE, (16,))[0] - 1
+    grey = np.asarray(image).astype(np.uint32) * 255 // white
+    return Image.fromarray((255 - grey if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 else grey).astype(np.uint8))
+
+
+def _has_more(opened: Image.Image) -> bool:
+    try:
+        return bool(getattr(opened, "is_animated", False))
+    except UNREADABLE:  # the file ends, or is damaged, behind its first image
+        return True

@@ -1,0 +1,60 @@
+"""The loss that a training minimises, at any t, out of a schedule, a prediction and a weighting."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm.diffusion.prediction import add_noise, target
+from ddpm.diffusion.schedule import Schedule
+from ddpm.diffusion.weighting import Weighting, constant, weights
+
+
+class Objective:
+    """What a run minimises, and beside it the loss that all arms have in common, on one device.
+
+    weights: (T_trained,) of the squared error of what the network predicts; common_weights: those that make that error,
+    whatever is predicted, the unweighted eps-MSE. t_range: timesteps are drawn from t_range[0] ... t_range[1] - 1,
+    those of `trained`. norm_over_batch: scale the weights of each batch to mean 1, as the original study did.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        prediction: str,
+        weighting: Weighting,
+        trained: range,
+        device: torch.device,
+        *,
+        norm_over_batch: bool = False,
+    ):
+        self._prediction, self._over_batch = prediction, norm_over_batch
+        self._alpha_bar = schedule.alpha_bar.to(device)
+        self.t_range = (trained.start, trained.stop)
+        part = schedule.respace(torch.tensor(trained))
+        self.weights = weights(weighting, part, prediction).float().to(device)
+        self.common_weights = weights(constant, part, prediction).float().to(device)
+        w_eps = weights(weighting, part)
+        self.row: dict[str, Any] = {
+            "loss/mean_weight": w_eps.mean().item(),
+            "mins_snr_curve/t": list(trained),
+            "mins_snr_curve/weight": w_eps.tolist(),
+        }
+
+    @property
+    def is_common(self) -> bool:
+        """Whether the trained loss is the common one."""
+        return torch.equal(self.weights, self.common_weights)
+
+    def task(self, x_0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_t, target): what the network gets of x_0 (B, 3, H, W) beside t (B,), and what it is to say."""
+        alpha_bar = self._alpha_bar[t]
+        return add_noise(x_0, eps, alpha_bar), target(self._prediction, x_0, eps, alpha_bar)
+
+    def weights_at(self, t: Tensor, t_batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B,) weights of the trained and of the common loss at t (B,), a batch or a part of `t_batch`."""
+        at = t - self.t_range[0]
+        trained = self.weights[at]
+        if self._over_batch:
+            trained = trained / (trained if t_batch is None else self.weights[t_batch - self.t_range[0]]).mean()
+        return trained, self.common_weights[at]

@@ -1,0 +1,183 @@
+"""Scoring a denoiser: draw samples in batches, take features, compare with the reference set."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from ddpm.data.images import to_uint8
+from ddpm.diffusion.samplers import LIMITS, SAMPLERS, Denoiser, draw, make_chain
+from ddpm.diffusion.schedule import Schedule
+from ddpm.errors import UserError
+from ddpm.evaluation.features import Features
+from ddpm.evaluation.protocol import Protocol
+from ddpm.evaluation.reference import Reference
+from ddpm.evaluation.scores import FeatureSums, Wanted, scores
+from ddpm.runtime import distributed
+from ddpm.runtime.cache import cached
+from ddpm.runtime.checkpoint import digest
+
+_SCORES = 1  # another number where scores are taken in another way: what is cached of real images is then taken anew
+
+
+class Timers:
+    """Cumulative seconds by part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to `part`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How images are drawn: sampler name, its network calls and their spacing, and how many images."""
+
+    sampler: str
+    nfe: int
+    n_samples: int
+    spacing: str = "linspace"
+    eta: float = 0.0
+
+
+@dataclass
+class Evaluator:
+    """Scores and sample grids of a denoiser on one schedule, against one reference.
+
+    features and reference are None where nothing but grids is drawn. wanted: the scores besides FID.
+    """
+
+    schedule: Schedule
+    features: Features | None
+    reference: Reference | None
+    device: torch.device
+    batch_size: int
+    x0_limit: str
+    weights: str
+    shape: tuple[int, int, int] = (3, 32, 32)
+    timers: Timers = field(default_factory=Timers)
+    wanted: Wanted = field(default_factory=Wanted)
+
+    def protocol(self, plan: SamplingPlan, score: str = "fid") -> Protocol:
+        """The protocol of a score by `plan`. Raises UserError where n_samples is too small for the features or
+        a wanted score."""
+        assert self.features and self.reference, "an FID needs features and a reference"
+        if plan.n_samples <= self.features.dim:
+            raise UserError(
+                f"n_samples = {plan.n_samples} is too small for {self.features.name}: an FID needs more samples than "
+                f"the {self.features.dim} dimensions of its features. Raise eval.fid_milestone.n_samples and "
+                f"eval.final.n_samples (`ddpm evaluate`: --n) above {self.features.dim}, or use features with fewer."
+            )
+        rows = 0 if self.reference.rows is None else len(self.reference.rows)
+        self.wanted.check(plan.n_samples, rows, self.features.dim)
+        protocol = Protocol(
+            features=self.features.name,
+            resize=self.features.resize,
+            reference=self.reference.name,
+            reference_digest=self.reference.digest,
+            reference_n=self.reference.gaussian.count,
+            n_samples=plan.n_samples,
+            sampler=plan.sampler,
+            nfe=plan.nfe,
+            spacing=plan.spacing,
+            eta=plan.eta,
+            x0_limit=self.x0_limit,
+            adjacent_posterior=SAMPLERS[plan.sampler].adjacent,
+            weights=self.weights,
+        )
+        settings = self.wanted.settings(score, plan.n_samples, rows, self.reference.rows_digest)
+        return replace(protocol, settings=settings)
+
+    def samples(
+        self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str | None, part: slice = slice(None)
+    ) -> Iterator[Tensor]:
+        """plan.n_samples images, or a part of them, in batches, (B, 3, H, W) uint8; equal seeds give equal noise. Under
+        a progress bar, where it has a label."""
+        chain = make_chain(self.schedule, plan.sampler, plan.nfe, plan.spacing)
+        batches = draw(
+            plan.sampler,
+            denoiser,
+            chain,
+            plan.n_samples,
+            seed=seed,
+            shape=self.shape,
+            batch_size=self.batch_size,
+            device=self.device,
+            limit=LIMITS[self.x0_limit],
+            eta=plan.eta,
+            part=part,
+        )
+        n, hidden = len(range(plan.n_samples)[part]), None if label else True
+        with tqdm(total=n, desc=label, unit="img", disable=hidden, leave=False) as bar:
+            while True:
+                with self.timers.measure("sample"):
+                    drawn = next(batches, None)
+                    if drawn is None:
+                        return
+                    batch = to_uint8(drawn).cpu()  # waits for the device, so that the time is sampling's
+                bar.update(len(batch))
+                yield batch
+
+    def scores(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> dict[str, float]:
+        """The scores of plan.n_samples samples by name, see `scores`. Of several processes, each draws its part."""
+        assert self.features and self.reference, "a score needs features and a reference"
+        part = distributed.part(plan.n_samples)
+        several = distributed.world_size() > 1
+        found = FeatureSums(
+            plan.n_samples, self.features.dim, self.reference.gaussian.mean if several else None, part.start
+        )
+        with distributed.together():
+            drawn = self.samples(denoiser, plan, seed, "FID samples", part)
+            for rows in self.features.of(drawn, self.timing_features):
+                found.add(rows)
+        if several:
+            with self.timers.measure("features"):
+                found.add_up(distributed.total)
+        return distributed.from_main(lambda: self.score(found))
+
+    def timing_features(self) -> AbstractContextManager[None]:
+        return self.timers.measure("features")
+
+    def score(self, found: FeatureSums) -> dict[str, float]:
+        """The scores of gathered features, by name."""
+        assert self.reference, "a score needs a reference"
+        with self.timers.measure("distance"):
+            return scores(found, self.reference.gaussian, self.reference.rows, self.wanted)
+
+    def scores_of(self, what: str, images: Iterable[Tensor], n: int) -> dict[str, float]:
+        """The scores of given images, n in batches (B, 3, H, W) uint8; from the cache where they were taken before.
+
+        what: all that tells these images from others.
+        """
+        assert self.features and self.reference, "a score needs features and a reference"
+        features = self.features
+
+        def take() -> dict[str, Tensor]:
+            found = FeatureSums(n, features.dim)
+            for rows in features.of(tqdm(images, desc=what, disable=None, leave=False), self.timing_features):
+                found.add(rows)
+            return {name: torch.tensor(value, dtype=torch.float64) for name, value in self.score(found).items()}
+
+        where = [str(self.device), torch.get_num_threads(), torch.__version__]
+        key = digest([_SCORES, self.reference.key, features.name, what, n, repr(self.wanted), where])
+        return {name: value.item() for name, value in cached("scores", key, take).items()}
+
+    def grid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> Tensor:
+        """One (3, H', W') uint8 picture of plan.n_samples samples, as near to a square as they fill."""
+        images = torch.cat(list(self.samples(denoiser, plan, seed, "sample grid")))
+        rows = math.isqrt(len(images))
+        return make_grid(images, nrow=math.ceil(len(images) / rows), padding=2)

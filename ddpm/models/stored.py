@@ -1,0 +1,106 @@
+"""Checkpoints of trainings by this package: known to hold the weights of the network that their config describes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm.config.run import Config, as_meant
+from ddpm.errors import NotFinite, UserError
+from ddpm.models.build import make_model
+from ddpm.runtime.checkpoint import list_checkpoints, load
+
+FORMAT = 2  # of what a training can be continued from; raised when Trainer.state_dict changes
+_SHOWN = 5  # keys of another program's file that an error lists
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state of a training, on the CPU, known to be whole: its config, step, images of the last step, and weights
+    that fit the network of its config. Raises UserError if `path` is anything else."""
+    return load(path, _require_ours)
+
+
+def weights_of(path: Path, state: dict[str, Any], which: str) -> dict[str, Tensor]:
+    """The `ema` or `live` weights of the checkpoint at `path`. Raises UserError, if it has none, and NotFinite."""
+    weights: dict[str, Tensor] | None = state["ema" if which == "ema" else "model"]
+    if weights is None:
+        raise UserError(f"{path} holds no averaged weights (ema.enabled was false). Use --weights live.")
+    bad = sum(int((~tensor.isfinite()).sum()) for tensor in weights.values())
+    if bad:
+        total = sum(tensor.numel() for tensor in weights.values())
+        raise NotFinite(
+            f"{bad:,} of the {total:,} numbers in the {which} weights of {path} are not finite, so there is nothing to "
+            "draw, score or measure. Take an earlier checkpoint, or the other weights (--weights ema or live)."
+        )
+    return weights
+
+
+# What each reader needs, and what a training is continued from besides.
+_NEEDED: dict[str, type] = {"config": dict, "step": int, "indices": Tensor, "model": dict}
+_CONTINUED = (
+    *("device", "row", "mse_sum", "mse_count", "skipped", "elapsed_s", "seconds", "optimizer", "scaler", "batches"),
+    *("noise_rng", "global_rng", "cuda_rng"),
+)
+
+
+def _require_ours(path: Path, state: Any) -> None:
+    """Raises UserError if `state` is not that of a training by this package."""
+    wrong = _foreign(state)
+    if wrong:
+        raise UserError(
+            f"{path} is no checkpoint of a training by this package: {wrong}. Give a file such as "
+            "runs/e5/RUN_ID/checkpoints/step-002000.pt, or the folder runs/e5/RUN_ID."
+        )
+
+
+def _foreign(state: Any) -> str:
+    """What `state` is, if it is not that of a training by this package."""
+    if not isinstance(state, dict):
+        return f"it holds a {type(state).__name__}"
+    lacking = [key for key in (*_NEEDED, "ema") if key not in state]
+    if lacking:
+        held = [repr(key)[:40] for key in list(state)[:_SHOWN]] or ["nothing"]
+        return f"it holds {', '.join(held)}{', ...' * (len(state) > _SHOWN)}, and no {', '.join(lacking)}"
+    for key, kind in _NEEDED.items():
+        if not isinstance(state[key], kind):
+            return f"{key} is a {type(state[key]).__name__}, not a {kind.__name__}"
+    try:
+        cfg = Config.model_validate(as_meant(state["config"]))
+        with torch.random.fork_rng(devices=[]):  # on the meta device torch would import for two seconds first
+            wanted = make_model(cfg).state_dict()
+    except (ValueError, TypeError, RuntimeError) as error:
+        return f"its config is none of this version ({' '.join(str(error).split())[:300]})"
+    averaged = {} if state["ema"] is None else {"ema": state["ema"]}
+    found = [_misfit(name, weights, wanted) for name, weights in ({"model": state["model"]} | averaged).items()]
+    return "; ".join(said for said in found if said)
+
+
+def _misfit(name: str, weights: Any, wanted: dict[str, Tensor]) -> str:
+    """How `weights` differ from those of the network that the config describes."""
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        return f"{name} holds no tensors by name"
+    absent, other = wanted.keys() - weights.keys(), weights.keys() - wanted.keys()
+    if absent or other:
+        example = f"{min(absent)} is not there" if absent else f"{min(map(str, other))} is none of them"
+        return f"{name} is of another network than its config ({len(absent) + len(other)} names differ: {example})"
+    for key, tensor in weights.items():
+        if tensor.shape != wanted[key].shape or tensor.dtype != wanted[key].dtype:
+            shapes = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (tensor, wanted[key])]
+            return f"{name} is of another network than its config: {key} is {shapes[0]}, not {shapes[1]}"
+    return ""
+
+
+def intact(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The checkpoints of a run folder that load whole, with their states, newest first. Names those that do not."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            state = load_checkpoint(path)
+            lacking = [key for key in _CONTINUED if key not in state]
+            if lacking and state.get("format") == FORMAT:
+                raise UserError(f"The checkpoint {path} is damaged: it lacks {', '.join(lacking)}.")
+        except UserError as error:
+            print(f"warning: {error} It is passed over.")
+        else:
+            yield path, state

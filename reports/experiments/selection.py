@@ -1,0 +1,327 @@
+"""Which of the runs in a source a report compares: one setting, the newest run of each seed."""
+
+import fnmatch
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from ddpm.errors import UserError
+from ddpm.files.yaml12 import read_value
+from reports.columns import as_number
+from reports.experiments import Study
+from reports.runs import Run, canonical, flat_config
+
+# Keys that say who and where, not what was trained.
+BOOKKEEPING = (
+    *("experiment", "seed", "out_dir", "study_name", "run_id", "clean_run", "device", "notes", "tags"),
+    *("id", "session", "environment.*", "checkpoint.*", "data.num_workers", "cache_dir"),
+    *("logging.*", "metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
+)
+Condition = tuple[str, str, Any]  # a key, what was typed for its value, and the value that this is
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """An experiment's part in a report: one run per seed, all of one setting, ordered by seed."""
+
+    experiment: str
+    role: str
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The dotted config that the arm's runs share (the first run's, seed included)."""
+        return flat_config(self.runs[0])
+
+    @cached_property
+    def last_step(self) -> int:
+        """N, the last step of the arm's longest run."""
+        return max(run.last_step for run in self.runs)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What a report compares. `missing`: arms without a run; `left_out`: runs not used, with the reason;
+    `warnings`: what makes the comparison less than controlled."""
+
+    study: Study
+    arms: tuple[Arm, ...]
+    context: tuple[Arm, ...] = ()
+    missing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def arm(self, experiment: str) -> Arm | None:
+        """The arm of `experiment`, None where it is missing."""
+        return next((arm for arm in self.arms if arm.experiment == experiment), None)
+
+    @property
+    def baseline(self) -> Arm | None:
+        """The baseline's arm, None where it is missing."""
+        return self.arm(self.study.baseline)
+
+    @property
+    def variants(self) -> tuple[Arm, ...]:
+        """The other arms that are present."""
+        return tuple(arm for arm in self.arms if arm.role == "variant")
+
+
+def matches(key: str, globs: Iterable[str]) -> bool:
+    """Whether the dotted `key` is covered by one of `globs` (`loss.*`, or `loss` itself)."""
+    return any(fnmatch.fnmatchcase(key, glob) for glob in globs)
+
+
+def differing_keys(arms: Sequence[Arm]) -> list[str]:
+    """Config keys, book-keeping aside, whose values are not the same in all `arms`; sorted."""
+    configs = [arm.config for arm in arms]
+    keys = sorted(set().union(*configs)) if configs else []
+    return [
+        key
+        for key in keys
+        if not matches(key, BOOKKEEPING) and len({canonical(c.get(key, "(not set)")) for c in configs}) > 1
+    ]
+
+
+def undeclared_keys(arms: Sequence[Arm], study: Study) -> list[str]:
+    """The differing keys that the study does not declare."""
+    return [key for key in differing_keys(arms) if not matches(key, study.difference)]
+
+
+def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Selection:
+    """The runs of `study` among `runs`.
+
+    Runs that differ in more than the declared difference, the seed and book-keeping belong to different
+    *settings*. The setting with the most arms is taken, at equality the one with the newest start; within
+    it, per arm and seed the newest run. Where arms exist but no setting holds them all, each arm's newest
+    setting is taken and the undeclared differences become a warning. Runs that contradict the study's `where` are left
+    out. Where it leaves open what an arm's value of a declared difference is, several values become a warning.
+
+    Raises UserError: a filter that does not parse or leaves nothing, no run of any arm, or none of the
+    requested experiment.
+    """
+    kept, left_out = _as_meant(study, filtered(runs, where))
+    usable = [run for run in kept if not run.history.empty]
+    ours = [run for run in usable if run.experiment in study.arms]
+    _require(study, runs, ours, where, left_out)
+    left_out += [f"{run.name}: no metrics logged" for run in kept if run.history.empty]
+
+    present = {run.experiment for run in ours}
+    by_setting: dict[str, list[Run]] = defaultdict(list)
+    for run in ours:
+        by_setting[_setting(run, study)].append(run)
+    best = max(by_setting.values(), key=lambda group: (len({r.experiment for r in group}), _newest(group)))
+    if {run.experiment for run in best} == present:
+        chosen = best
+    else:
+        chosen = [run for name in study.arms for run in _newest_setting(ours, name)]
+
+    arms, replaced = _arms(study, chosen)
+    shown = {id(run) for arm in arms for run in arm.runs} | {id(run) for run in replaced}
+    left_out += [f"{run.name}: a newer run of the same seed and setting is used" for run in replaced]
+    left_out += [
+        f"{run.name}: another setting ({_difference(run, arms, study)})" for run in ours if id(run) not in shown
+    ]
+    context, context_left_out = _context(study, usable, arms)
+    return Selection(
+        study,
+        arms,
+        context,
+        missing=tuple(name for name in study.arms if name not in present),
+        left_out=tuple(left_out + context_left_out),
+        warnings=(
+            *_undeclared(arms, study),
+            *_left_open((*arms, *context), usable, study),
+            *_lacking((*arms, *context)),
+        ),
+    )
+
+
+def filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
+    """The runs whose config says all of `where`, each `key=value`. Raises UserError for one that does not parse."""
+    conditions = _conditions(where)
+    return [run for run in runs if not _contradicted(run, conditions)]
+
+
+def _conditions(where: Sequence[str]) -> list[Condition]:
+    conditions = []
+    for text in where:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UserError(f"`{text}` is no filter. Write key=value, e.g. `diffusion.beta_schedule=linear`.")
+        conditions.append((key.strip(), value, read_value(value, f"The filter `{text}`")))
+    return conditions
+
+
+def _contradicted(run: Run, conditions: Sequence[Condition]) -> list[tuple[str, Any]]:
+    """Key and value of those of `conditions` that the run's config does not meet."""
+    config = flat_config(run)
+    return [(key, value) for key, word, value in conditions if not _same(config.get(key), word, value)]
+
+
+def _same(found: Any, word: str, value: Any) -> bool:
+    """Whether a config has the value, or as text the very word that was typed; 5 is 5.0."""
+    return found == word or as_number(found) == as_number(value) is not None or canonical(found) == canonical(value)
+
+
+def _as_meant(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs that are what the study's `where` says of their experiment, and why the others are none."""
+    kept, left_out = [], []
+    for run in runs:
+        wrong = _contradicted(run, _conditions(study.where.get(run.experiment, ())))
+        config = flat_config(run)
+        said = "; ".join(f"its {key} is {show(config, key)}, not {show({key: v}, key)}" for key, v in wrong)
+        if not said:
+            kept.append(run)
+        elif run.experiment in (*study.arms, *study.context):
+            left_out.append(f"{run.name}: it is not what {study.name} means by {run.experiment}: {said}")
+    return kept, left_out
+
+
+def _require(
+    study: Study, runs: Sequence[Run], ours: Sequence[Run], where: Sequence[str], left_out: Sequence[str]
+) -> None:
+    present = {run.experiment for run in ours}
+    if study.name in present:
+        return
+    there = ", ".join(sorted({run.experiment for run in runs})) or "none"
+    filtered = f" that match {', '.join(where)}" if where else ""
+    why = "".join(f" Left out: {line}." for line in left_out)
+    if not present:
+        wanted = ", ".join(study.arms)
+        raise UserError(
+            f"No runs of the experiments in this report ({wanted}){filtered} with metrics in the source. "
+            f"Experiments there: {there}.{why}"
+        )
+    raise UserError(
+        f"No runs of `{study.name}`{filtered} with metrics in the source, so there is nothing to report on. "
+        f"Experiments there: {there}.{why}"
+    )
+
+
+def _setting(run: Run, study: Study | None = None) -> str:
+    """What the runs of one setting share: all of the config but book-keeping and the study's difference."""
+    skip = (*BOOKKEEPING, *(study.difference if study else ()))
+    return canonical({key: value for key, value in flat_config(run).items() if not matches(key, skip)})
+
+
+def _age(run: Run) -> tuple[datetime, str]:
+    """Sorts runs from old to new; the id decides between equal starts, so that the choice is stable."""
+    return (run.started or _LONG_AGO, run.id)
+
+
+def _newest(runs: Sequence[Run]) -> tuple[datetime, str]:
+    return max(_age(run) for run in runs)
+
+
+def _newest_setting(runs: Sequence[Run], experiment: str) -> list[Run]:
+    """The runs of `experiment` that share the whole setting of its newest run."""
+    own = [run for run in runs if run.experiment == experiment]
+    if not own:
+        return []
+    setting = _setting(max(own, key=_age))
+    return [run for run in own if _setting(run) == setting]
+
+
+def _arms(study: Study, chosen: Sequence[Run]) -> tuple[tuple[Arm, ...], list[Run]]:
+    """The arms, and the re-runs that a newer run of their seed replaces."""
+    arms: list[Arm] = []
+    replaced: list[Run] = []
+    for name, role in study.arms.items():
+        # Seeds of one arm may not differ even where arms may: no mean over 200 and 10,000 steps.
+        own = _newest_setting(chosen, name)
+        newest: dict[int | None, Run] = {}
+        for run in sorted(own, key=_age):
+            if run.seed in newest:
+                replaced.append(newest[run.seed])
+            newest[run.seed] = run
+        if newest:
+            ordered = sorted(newest.values(), key=lambda run: (run.seed is None, run.seed or 0))
+            arms.append(Arm(name, role, tuple(ordered)))
+    return tuple(arms), replaced
+
+
+def _difference(run: Run, arms: Sequence[Arm], study: Study) -> str:
+    """In which keys `run` differs from the chosen run of its own experiment, or else from the first arm."""
+    nearest = next((arm for arm in arms if arm.experiment == run.experiment), arms[0])
+    other = Arm(run.experiment, "", (run,))
+    keys = undeclared_keys([nearest, other], study) or differing_keys([nearest, other])
+    mine, theirs = other.config, nearest.config
+    return "; ".join(f"{key} = {show(mine, key)}, not {show(theirs, key)} as in the runs compared" for key in keys)
+
+
+def _context(study: Study, usable: Sequence[Run], arms: Sequence[Arm]) -> tuple[tuple[Arm, ...], list[str]]:
+    """Context arms: the setting nearest to the baseline's, the newest at equality."""
+    context, left_out = [], []
+    for name in study.context:
+        own = [run for run in usable if run.experiment == name]
+        if not own:
+            left_out.append(f"{name} (context): no run with metrics in the source")
+            continue
+        distance = {run.id: len(undeclared_keys([arms[0], Arm(name, "context", (run,))], study)) for run in own}
+        least = min(distance.values())
+        near = max((run for run in own if distance[run.id] == least), key=_age)
+        same = [run for run in own if _setting(run) == _setting(near)]
+        newest = {run.seed: run for run in sorted(same, key=_age)}
+        context.append(Arm(name, "context", tuple(newest[seed] for seed in sorted(newest, key=str))))
+    return tuple(context), left_out
+
+
+def _left_open(arms: Sequence[Arm], runs: Sequence[Run], study: Study) -> list[str]:
+    """Arms whose runs have several values of a key in which the arms are meant to differ: the newest need not be the
+    ones that are meant, as when a run was given another weighting on the command line."""
+    lines = []
+    for arm in arms:
+        setting = _setting(arm.runs[0], study)
+        own = [run for run in runs if run.experiment == arm.experiment and _setting(run, study) == setting]
+        for key in differing_keys([Arm(arm.experiment, arm.role, (run,)) for run in own]):
+            used = show(arm.config, key)
+            others = sorted({show(flat_config(run), key) for run in own} - {used})
+            lines.append(
+                f"{arm.experiment} has runs of several values of {key}, and it is not said which is meant: "
+                f"{used} (the newest run's) is compared, {', '.join(others)} left out. `where` in the experiment's "
+                "file says which"
+            )
+    return [f"{line}." for line in lines]
+
+
+def _undeclared(arms: Sequence[Arm], study: Study) -> tuple[str, ...]:
+    keys = undeclared_keys(arms, study)
+    if not keys:
+        return ()
+    values = "; ".join(
+        f"{key}: " + ", ".join(f"{arm.experiment} {show(arm.config, key)}" for arm in arms) for key in keys
+    )
+    return (f"The arms differ in more than the declared difference, so it is not controlled. {values}.",)
+
+
+def _lacking(arms: Sequence[Arm]) -> list[str]:
+    """Runs without some of the rows that their configs say they have, and what rests on fewer rows for it."""
+    lines = []
+    for arm in arms:
+        name, seeds = arm.experiment, len(arm.runs)
+        effect = f"the means of {name}, and what is compared with it, rest on the other rows"
+        if seeds > 1:
+            effect = f"the means over {seeds} seeds of {name}, and what is compared with them, leave these steps out"
+        lines += [f"{said}: {effect}." for run in arm.runs if (said := missing_rows(run))]
+    return lines
+
+
+def missing_rows(run: Run) -> str:
+    """How many of its rows the run lacks, and where; empty for a run that has all that its config says."""
+    missing, count = run.missing_rows
+    if not missing:
+        return ""
+    where = f"step {missing[0]}" if len(missing) == 1 else f"steps {missing[0]} to {missing[-1]}"
+    return f"{run.name} lacks {len(missing)} of its {count} rows ({where})"
+
+
+def show(config: dict[str, Any], key: str) -> str:
+    """The value of `key` as text: `(not set)` where it is missing, YAML words for null and booleans."""
+    if key not in config:
+        return "(not set)"
+    value = config[key]
+    return value if isinstance(value, str) else canonical(value)

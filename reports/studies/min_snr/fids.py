@@ -1,0 +1,101 @@
+"""Numbers of FIDs by sampler, of one arm or of two, with what is known of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from reports.experiments.selection import Arm
+from reports.runs import Run
+from reports.stats.intervals import Array
+from reports.stats.statistics import Z95, shared_seeds
+from reports.studies.min_snr.known import Known, over_seeds
+from reports.studies.min_snr.scores import influence_name, metric, scored
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number made of FIDs, its standard error over the noise of their samples, and what each sample adds to it, (n,),
+    where that is known of all of them: samples of one place in two FIDs are of one noise."""
+
+    value: float
+    sem: float
+    influence: Array | None = None
+
+
+def of(run: Run, sampler: str, step: int) -> Measured:
+    """The FID of a run's checkpoint."""
+    name = metric(sampler)
+    each = run.arrays.get(influence_name(sampler, step))
+    sem = float(run.series(f"{name}_sem").get(step, np.nan))
+    return Measured(float(run.series(name)[step]), sem, np.array(each) if each else None)
+
+
+def made_of(value: float, parts: Sequence[tuple[float, Measured]]) -> Measured:
+    """A number whose derivative by each part is given: the parts' samples in pairs where what they add is known, else
+    as if their noise were independent, which is too wide where the parts go together and are subtracted."""
+    known = [part.influence for _, part in parts if part.influence is not None]
+    if len(known) == len(parts) and len({len(each) for each in known}) == 1:
+        influence = sum(slope * each for (slope, _), each in zip(parts, known, strict=True))
+        assert isinstance(influence, np.ndarray)
+        return Measured(value, float(influence.std(ddof=1)) / len(influence) ** 0.5, influence)
+    return Measured(value, float(np.sqrt(sum((slope * part.sem) ** 2 for slope, part in parts))))
+
+
+def less(one: Measured, other: Measured, *, percent: bool = True) -> Measured:
+    """other - one; in per cent of `one` by the delta method."""
+    if not percent:
+        return made_of(other.value - one.value, [(1.0, other), (-1.0, one)])
+    scale = 100 / one.value
+    return made_of(scale * other.value - 100, [(scale, other), (-scale * other.value / one.value, one)])
+
+
+def over_runs(found: Sequence[Measured]) -> Known:
+    """The mean over seeds. They are scored with one noise: where what each sample adds is not known, the mean has the
+    mean of their errors, which do not average out."""
+    values = tuple(each.value for each in found)
+    if not values or not np.isfinite(values).all():
+        return Known(reason="not measured")
+    mean = made_of(float(np.mean(values)), [(1 / len(found), each) for each in found])
+    reach = Z95 * (mean.sem if mean.influence is not None else float(np.mean([each.sem for each in found])))
+    within = (mean.value - reach, mean.value + reach) if np.isfinite(reach) else None
+    return Known(mean.value, values, within, over_seeds(values), paired=mean.influence is not None)
+
+
+def level(arm: Arm, sampler: str, step: int) -> Known:
+    """The FID at a step."""
+    return over_runs([of(run, sampler, step) for run in scored(arm, sampler)])
+
+
+def share(arm: Arm, sampler: str, step: int) -> Known:
+    """The FID in per cent of what uniform noise scores."""
+    found = []
+    for run in scored(arm, sampler):
+        measured, scale = of(run, sampler, step), 100 / run.series(f"{metric(sampler)}_ceiling").get(step, np.nan)
+        found.append(made_of(scale * measured.value, [(scale, measured)]))
+    return over_runs(found)
+
+
+def change(arm: Arm, sampler: str, first: int, last: int, *, percent: bool = True) -> Known:
+    """The FID at `last` less that at `first`, in per cent of the latter."""
+    found = scored(arm, sampler)
+    return over_runs([less(of(run, sampler, first), of(run, sampler, last), percent=percent) for run in found])
+
+
+def difference(baseline: Arm, variant: Arm, sampler: str, step: int, *, percent: bool = True) -> Known:
+    """The variant's FID less the baseline's of the same seed, in per cent of the latter."""
+    both = [replace(arm, runs=tuple(scored(arm, sampler))) for arm in (baseline, variant)]
+    pairs = [(both[0].runs[i], both[1].runs[j]) for i, j in shared_seeds(*both)]
+    return over_runs([less(of(b, sampler, step), of(v, sampler, step), percent=percent) for b, v in pairs])
+
+
+def between_samplers(arm: Arm, one: str, other: str, step: int) -> Known:
+    """The FID by `other` less that by `one`, of the same weights, in per cent of the latter."""
+    return over_runs([less(of(run, one, step), of(run, other, step)) for run in scored(arm, one, other)])
+
+
+def band(arm: Arm, sampler: str) -> Known:
+    """From the lowest to the highest FID over the steps, in per cent of the mean: a count, of what was measured."""
+    values = [run.series(metric(sampler)) for run in scored(arm, sampler)]
+    numbers = tuple(100 * float(x.max() - x.min()) / float(x.mean()) for x in values if len(x) > 1)
+    return Known(float(np.mean(numbers)), numbers, counted=True) if numbers else Known(reason="not measured")

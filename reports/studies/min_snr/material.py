@@ -1,0 +1,84 @@
+"""What the page is made of: the records of the rerun, and the original study's logs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ddpm.errors import UserError
+from reports.experiments import load
+from reports.experiments.selection import Arm, Selection, select
+from reports.figures.library import Entry, entries
+from reports.runs import Run
+from reports.sources import folders
+from reports.studies.min_snr import scores, traces
+
+FAITHFUL = "e5_study"
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the page is made of. `selection`: e5 and e6 of the rerun; `study`: of the original logs; `faithful`: the
+    rerun with the study's time embedding and draws; `pairs`: draw by draw; `swept`: the sweep's runs for the library;
+    `frame`: what all FIDs have in common; `notes`: what was left out; `grids`: (sampler, step) -> grid of samples
+    of the run `grids_of`."""
+
+    selection: Selection
+    study: Selection
+    faithful: Arm | None
+    pairs: pd.DataFrame
+    swept: list[Entry]
+    frame: dict[str, Any]
+    notes: list[str]
+    grids_of: str
+    grids: dict[tuple[str, int], Path]
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The rerun's arms, the faithful one last."""
+        return [*self.selection.arms, *([self.faithful] if self.faithful else [])]
+
+
+def gather(records: Path, original: Path) -> Material:
+    """The material in `records` (`runs/`, and where there are, `probes/` and `sweep/`) and in the study's own logs.
+
+    Raises UserError where there are no records of e5 and e6, or no logs."""
+    logs = _read(original, "the study's logs of e5 and e6")
+    runs = _read(records / "runs", "records; python -m reports.studies.min_snr keep RUNS makes them")
+    found, frame, notes = scores.read_scores(runs)
+    runs = [scores.with_scores(run, found) for run in runs]
+    faithful = sorted((run for run in runs if run.experiment == FAITHFUL), key=lambda run: run.seed or 0)
+    selection = select(load("e6"), [run for run in runs if run.experiment in ("e5", "e6")])
+    pairs, alone = traces.read_pairs(records / "probes", {run.id for run in runs})
+    swept = folders.read(folders.find(records / "sweep"))
+    return Material(
+        selection,
+        select(load("e6"), [scores.as_the_study(run) for run in logs if run.experiment in ("e5", "e6")]),
+        Arm(FAITHFUL, "variant", tuple(faithful)) if faithful else None,
+        pairs,
+        entries(sorted(swept, key=lambda run: (run.experiment, run.seed or 0, run.id))),
+        frame,
+        [*notes, *alone, *(f"left out: {line}." for line in selection.left_out if "(context)" not in line)],
+        *_grids(records / "samples"),
+    )
+
+
+def _grids(folder: Path) -> tuple[str, dict[tuple[str, int], Path]]:
+    """The first run with pictures RUN_ID/SAMPLER-STEP.png in `folder`, of the samplers of the page; these."""
+    for run in sorted(folder.glob("*/")):
+        found = {}
+        for path in sorted(run.glob("*.png")):
+            sampler, _, step = path.stem.rpartition("-")
+            if sampler in scores.SAMPLERS and step.isdigit():
+                found[sampler, int(step)] = path
+        if found:
+            return run.name, found
+    return "", {}
+
+
+def _read(folder: Path, what: str) -> list[Run]:
+    runs = folders.read(folders.find(folder))
+    if not any(run.experiment in ("e5", "e6") for run in runs):
+        raise UserError(f"{folder} holds no {what}.")
+    return runs

@@ -1,0 +1,125 @@
+"""E6's Hessian trace against E5's, of each arm's own loss and of the common one."""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from ddpm.errors import UserError
+from reports.experiments import Check
+from reports.experiments.selection import Arm
+from reports.stats.estimates import windowed
+from reports.stats.statistics import COMMON, TRAINED, Z95, curve, paired, shared_seeds
+from reports.studies import probe_pairs
+from reports.studies.min_snr.known import Interval, Known, of_check
+
+LOSSES = {TRAINED: "each arm's own, trained loss", COMMON: "common, unweighted loss"}
+OF_PAIRS = {"hutch": TRAINED, "ref": COMMON}  # as `reports/studies/probe_pairs.py` calls the two
+SPANS: tuple[tuple[float, float] | None, ...] = (None, (100, 2000), (8000, 10_000))
+
+
+@dataclass(frozen=True)
+class Change:
+    """The mean over steps of E6's change against E5, in per cent, given the probe's draws; at how many of `count` steps
+    the mean curves have E6 lower; `reach`: half an interval over draws that it stays within whatever the draws of the
+    two arms have in common, None where their errors are not known."""
+
+    metric: str
+    span: tuple[float, float] | None
+    known: Known
+    lower: int
+    count: int
+    reach: float | None
+
+    @property
+    def at_most(self) -> Interval | None:
+        """The interval over draws, which is too wide rather than too narrow."""
+        if self.known.number is None or self.reach is None:
+            return None
+        return self.known.number - self.reach, self.known.number + self.reach
+
+
+@lru_cache(maxsize=8)  # summary and table ask for the same
+def changes(baseline: Arm, variant: Arm) -> list[Change]:
+    """For both losses, over all steps and over the early and the late ones; those that were measured in both arms."""
+    found = []
+    for metric in LOSSES:
+        for span in SPANS:
+            table = paired(baseline, variant, metric)["change_pct"]
+            inside = windowed(span, table, baseline)
+            if len(inside):
+                check = Check(metric=metric, of="step_change_pct", window=span, at_most=0)
+                known = of_check(check, [baseline, variant])
+                reach = _reach(baseline, variant, metric, inside.index)
+                found.append(Change(metric, span, known, int((inside < 0).sum()), len(inside), reach))
+    return found
+
+
+def _reach(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float | None:
+    """Z95 (se_v + R se_b) / mean_b in per cent, R the quotient of the means: the error of a quotient of two that vary
+    against each other as much as they can. Draws are the same at every step and seed: nothing averages out."""
+    reaches = []
+    for i, j in shared_seeds(baseline, variant):
+        runs = baseline.runs[i], variant.runs[j]
+        errors = [run.series(f"{metric.removesuffix('_mean')}_sem").reindex(steps).mean() for run in runs]
+        means = [run.series(metric).reindex(steps).mean() for run in runs]
+        reaches.append(100 * Z95 * (errors[1] + means[1] / means[0] * errors[0]) / means[0])
+    found = pd.Series(reaches, dtype=float)
+    return float(found.mean()) if len(found) and found.notna().all() else None
+
+
+# ---- draw by draw ----------------------------------------------------------------------------------------
+
+
+def read_pairs(folder: Path, runs: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The table of `probe_pairs` of the files of `ddpm probe --out` in `folder`, of all seeds with a file of e5 and one
+    of e6, those over seeds last; and a line for each file that has no partner. Empty without such files.
+
+    Raises UserError where two files do not belong together, or one is of none of `runs`."""
+    by_seed: dict[int, dict[str, probe_pairs.Probes]] = defaultdict(dict)
+    for path in sorted(folder.glob("*.jsonl")):
+        probes = probe_pairs.read(path)
+        if probes.run_id not in runs:
+            raise UserError(
+                f"{path} is of the run {probes.run_id}, of which there is no record. Keep that, or remove it."
+            )
+        if probes.experiment in by_seed[probes.seed]:
+            raise UserError(f"{folder} has two files of {probes.experiment} with seed {probes.seed}. Leave one.")
+        by_seed[probes.seed][probes.experiment] = probes
+    pairs = {seed: found for seed, found in sorted(by_seed.items()) if {"e5", "e6"} <= found.keys()}
+    alone = [
+        f"{probes.experiment} seed {seed} was probed draw by draw, and its partner was not."
+        for seed, found in sorted(by_seed.items())
+        if seed not in pairs
+        for probes in found.values()
+    ]
+    tables = [probe_pairs.pair(found["e5"], found["e6"]) for found in pairs.values()]
+    if not tables:
+        return pd.DataFrame(columns=list(probe_pairs.COLUMNS)), alone
+    return pd.concat([*tables, probe_pairs.over_seeds(tables)], ignore_index=True), alone
+
+
+def of_pairs(table: pd.DataFrame, loss: str) -> Known:
+    """The change of the mean over the checkpoints, in per cent, with the interval over the draws (of all seeds the
+    mean: their draws are the same) and over seeds, given these."""
+    mine = table[(table["loss"] == loss) & (table["step"] == 0)] if len(table) else table
+    single = mine[mine["seed"] != "all"] if len(mine) else mine
+    if single.empty:
+        return Known(reason="not probed draw by draw")
+    number, low, high = (float(single[name].mean()) for name in ("change_pct", "low_pct", "high_pct"))
+    of_seeds = mine[mine["seed"] == "all"]
+    seeds = (float(of_seeds["low_pct"].iloc[0]), float(of_seeds["high_pct"].iloc[0])) if len(of_seeds) else None
+    return Known(number, tuple(map(float, single["change_pct"])), (low, high), seeds)
+
+
+def relative(baseline: Arm, variant: Arm, metric: str) -> tuple[pd.Series, list[pd.Series]]:
+    """E6's change against E5 in per cent by step: of the mean curves, and of each seed that both have."""
+    each: Sequence[pd.Series] = [
+        100 * (variant.runs[j].series(metric) / baseline.runs[i].series(metric) - 1).dropna()
+        for i, j in shared_seeds(baseline, variant)
+    ]
+    mean = 100 * (curve(variant, metric) / curve(baseline, metric) - 1).dropna()
+    return mean, [values for values in each if len(values)]

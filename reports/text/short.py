@@ -1,0 +1,58 @@
+"""A report in a few lines, for the terminal."""
+
+import math
+
+from reports.experiments.selection import Arm, Selection
+from reports.protocols import protocol_difference
+from reports.stats.statistics import COMMON, TRAINED, compare, curve, weightings_differ
+from reports.text.verdicts import pairs
+
+
+def in_short(selection: Selection) -> list[str]:
+    """By how much each variant differs from the baseline, in a line, and what that rests on. The numbers are those of
+    the verdicts: changes of a trace are the mean of the changes at each step, of the loss that of its mean."""
+    compared = pairs(selection)
+    if not compared:
+        there = ", ".join(arm.experiment for arm in selection.arms)
+        return [f"There are runs of {there} alone: nothing is compared."]
+    lines = [
+        f"{variant.experiment} against {baseline.experiment}: {'; '.join(_differences(baseline, variant, selection))}"
+        for baseline, variant in compared
+    ]
+    return [*lines, _basis(selection)]
+
+
+def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
+    own = "the loss that each trains" if weightings_differ([baseline, variant]) else "the trained loss"
+    names = {
+        TRAINED: f"Hessian trace of {own}",
+        COMMON: "Hessian trace of the common loss",
+        "train/mse": "unweighted loss",
+    }
+    found = {metric: compare(baseline, variant, metric, selection.study.windows) for metric in names}
+    changes = {
+        metric: of.change_of_means_pct if metric == "train/mse" else of.mean_change_pct
+        for metric, of in found.items()
+        if of is not None
+    }
+    said = [f"{names[metric]} {change:+.1f} %" for metric, change in changes.items() if math.isfinite(change)]
+    return [*said, *_fid(baseline, variant)] or ["no metric was logged in both"]
+
+
+def _fid(baseline: Arm, variant: Arm) -> list[str]:
+    """The FIDs at the last milestone that both have; nothing of two protocols, whose difference means nothing."""
+    of_both = [curve(arm, "val/fid") for arm in (variant, baseline)]
+    steps = of_both[0].index.intersection(of_both[1].index)
+    if not len(steps) or protocol_difference([baseline, variant], "val/fid") is not None:
+        return []
+    mine, its = (float(values[steps[-1]]) for values in of_both)
+    return [f"FID {mine:.2f} against {its:.2f} at step {steps[-1]}"]
+
+
+def _basis(selection: Selection) -> str:
+    seeds = {len(arm.runs) for arm in selection.arms}
+    steps = max(arm.last_step for arm in selection.arms)
+    if max(seeds) == 1:
+        return f"(means over one seed of each, {steps} steps: no interval over seeds)"
+    count = f"{min(seeds)} seeds" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
+    return f"(means over {count} of each, {steps} steps; the report has the intervals)"

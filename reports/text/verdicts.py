@@ -1,0 +1,339 @@
+"""Verdicts in words: every number in them is computed, and they claim no more than the runs can show."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from reports.experiments.selection import Arm, Selection
+from reports.protocols import protocol_difference
+from reports.stats.statistics import (
+    COMMON,
+    TRAINED,
+    Comparison,
+    SeedContrast,
+    at_end,
+    compare,
+    curve,
+    describe,
+    sample_contrast,
+    seed_contrast,
+    standard_error,
+    unlike,
+    weightings_differ,
+)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """`value` with that many significant digits, for sentences and tables; a dash for none."""
+    if value is None or math.isnan(value):
+        return "–"
+    if value == 0 or 1e-3 <= abs(value) < 10**digits:
+        places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+        return f"{value:.{places}f}"
+    return f"{value:,.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits - 1}e}"
+
+
+def all_verdicts(selection: Selection) -> list[tuple[str, list[str]]]:
+    """(heading, sentences) for loss, curvature, FID and what seeds allow to say; empty headings left out."""
+    groups = [
+        ("Loss", loss_verdicts(selection)),
+        ("Curvature", trace_verdicts(selection)),
+        ("FID", fid_verdicts(selection)),
+        ("Seeds", seed_verdicts(selection.arms)),
+    ]
+    return [(heading, sentences) for heading, sentences in groups if sentences]
+
+
+def below_sentence(found: Comparison, what: str, unit: str = "measurements") -> str:
+    """`e6's <what> lies below e5's at k of n measurements, by x % on average (a to b %).`"""
+    v, b, n = found.variant, found.baseline, found.paired_count
+    if found.lower_count == found.higher_count == 0:
+        return f"{v}'s {what} equals {b}'s at all {n} {unit}."
+    low, high, mean = found.min_change_pct, found.max_change_pct, found.mean_change_pct
+    if not math.isfinite(mean):
+        return f"{v}'s {what} lies below {b}'s at {found.lower_count} of {n} {unit}."
+    if low * high < 0:  # not all on one side: neither the count nor the mean alone would be fair
+        return f"{_counts(found, what, unit)}; the change is {mean:+.1f} % on average ({low:+.1f} to {high:+.1f} %)."
+    side, count = ("below", found.lower_count) if mean < 0 else ("above", found.higher_count)
+    span = f"{min(abs(low), abs(high)):.1f} to {max(abs(low), abs(high)):.1f} %"
+    return f"{v}'s {what} lies {side} {b}'s at {count} of {n} {unit}, by {abs(mean):.1f} % on average ({span})."
+
+
+def loss_sentence(found: Comparison, metric: str) -> str:
+    """Of a loss, whose single values are one batch's: the counts, and the change of the mean. The mean of the changes
+    would be drawn upward by small values of the baseline."""
+    change = found.change_of_means_pct
+    said = f"; its mean over them is {_more_or_less(change)}" if math.isfinite(change) else ""
+    return f"{_counts(found, metric, 'logged steps')}{said}."
+
+
+def _counts(found: Comparison, what: str, unit: str) -> str:
+    v, b, n = found.variant, found.baseline, found.paired_count
+    return f"{v}'s {what} lies below {b}'s at {found.lower_count} of {n} {unit} and above it at {found.higher_count}"
+
+
+def _more_or_less(change_pct: float) -> str:
+    return f"{abs(change_pct):.1f} % {'lower' if change_pct < 0 else 'higher'}" if change_pct else "the same"
+
+
+# ---- loss ------------------------------------------------------------------------------------------------
+
+
+def loss_verdicts(selection: Selection) -> list[str]:
+    """How each arm's loss falls, and how the arms compare where they log comparable losses."""
+    windows = selection.study.windows
+    sentences = []
+    for arm in selection.arms:
+        sentences += _window_sentence(arm, "train/loss", "train/loss", selection)
+    for baseline, variant in pairs(selection):
+        differ = weightings_differ([baseline, variant])
+        metric = "train/mse" if differ else "train/loss"
+        found = compare(baseline, variant, metric, windows)
+        if differ:
+            sentences.append(
+                f"train/loss of {variant.experiment} and {baseline.experiment} are different quantities "
+                "(their weightings differ), so their values are not compared."
+            )
+            if found is None:
+                sentences.append("train/mse, the unweighted loss that could be compared, was not logged in both arms.")
+        if found is not None:
+            sentences.append(loss_sentence(found, metric))
+            if found.seeds is not None:
+                sentences.append(_interval_sentence(found))
+            if found.late_change_pct is not None:
+                said = _more_or_less(found.late_change_pct)
+                against = f"against {baseline.experiment}'s"
+                sentences.append(f"In the late window {variant.experiment}'s mean {metric} is {said} {against}.")
+    return sentences
+
+
+def _window_sentence(arm: Arm, metric: str, what: str, selection: Selection) -> list[str]:
+    """How far the mean moves from the early to the late window; nothing where a window is empty."""
+    stats = describe(curve(arm, metric), arm.last_step, selection.study.windows)
+    if "drop_pct" not in stats:
+        return []
+    early, late = number(stats["early_mean"]), number(stats["late_mean"])
+    moves = {1: "falls", -1: "rises", 0: "does not change"}[int(np.sign(stats["drop_pct"]))]
+    by = f" by {abs(stats['drop_pct']):.1f} %" if stats["drop_pct"] else ""
+    return [f"{arm.experiment}: {what} {moves}{by} from the early to the late window ({early} to {late})."]
+
+
+def pairs(selection: Selection) -> list[tuple[Arm, Arm]]:
+    """(baseline, variant) for every variant; none without the baseline."""
+    baseline = selection.baseline
+    return [(baseline, variant) for variant in selection.variants] if baseline else []
+
+
+# ---- curvature -------------------------------------------------------------------------------------------
+
+
+def trace_verdicts(selection: Selection) -> list[str]:
+    """Fall of each arm's trace, the arms against each other, and what that comparison is worth."""
+    sentences = []
+    for arm in selection.arms:
+        sentences += _window_sentence(arm, TRAINED, "the trace of the trained loss", selection)
+    for baseline, variant in pairs(selection):
+        sentences += _trace_pair(baseline, variant, selection)
+    return sentences
+
+
+def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
+    windows = selection.study.windows
+    trained = compare(baseline, variant, TRAINED, windows)
+    common = compare(baseline, variant, COMMON, windows)
+    sentences = []
+    if trained is not None:
+        sentences.append(below_sentence(trained, "trace of its trained loss"))
+        if weightings_differ([baseline, variant]):
+            sentences.append(
+                "These are traces of different functions: each arm's own weighted loss. Part of the "
+                "difference is the weighting's scale."
+            )
+            if common is None:
+                sentences.append(
+                    "The trace of the common unweighted loss was not logged in both arms, so how much of it "
+                    "is geometry cannot be said from these runs."
+                )
+        else:
+            sentences.append(_interval_sentence(trained))
+    if unlike([baseline, variant]) and (trained or common):
+        keys = ", ".join(unlike([baseline, variant]))
+        sentences.append(
+            f"{variant.experiment} and {baseline.experiment} differ in {keys}: the traces of their losses, unweighted "
+            "too, are traces of different functions."
+        )
+    if common is not None:
+        sentences.append(below_sentence(common, "trace of the common unweighted loss"))
+        sentences.append(_interval_sentence(common))
+    return sentences
+
+
+def _interval_sentence(found: Comparison) -> str:
+    """The mean paired difference with its interval, over seeds where there are several, and whether that excludes 0."""
+    if found.seeds is not None:
+        return f"The mean difference ({found.variant} - {found.baseline}) is {_over_seeds(found.seeds)}."
+    what = f"The mean paired difference ({found.variant} - {found.baseline}) is {number(found.mean_difference)}"
+    if found.probe_interval is None or found.sem is None:
+        return f"{what}; its standard error is not known."
+    low, high = found.probe_interval
+    excludes = "excludes" if low > 0 or high < 0 else "includes"
+    over = "over the probes, at most: both arms share their draws" if found.same_draws else "over the probes"
+    return (
+        f"{what} ± {number(found.sem, 2)} (standard error {over}); the 95 % interval "
+        f"{number(low)} to {number(high)} {excludes} 0. It covers the estimator's error at these steps, not "
+        "the variation between seeds."
+    )
+
+
+def _over_seeds(found: SeedContrast) -> str:
+    """A difference and what the seeds say of it; "noise" is said here alone, where it was measured."""
+    said = "beyond the noise of the seeds" if found.low > 0 or found.high < 0 else "within the noise of the seeds"
+    return (
+        f"{number(found.difference)}, its 95 % interval {number(found.low)} to {number(found.high)} ({found.basis}): "
+        f"it is {said}"
+    )
+
+
+# ---- FID -------------------------------------------------------------------------------------------------
+
+
+def fid_verdicts(selection: Selection) -> list[str]:
+    """Trend, best and last of each arm, and the arms' differences at common milestones."""
+    sentences = []
+    for arm in selection.arms:
+        sentences += _fid_arm(arm, selection)
+    for baseline, variant in pairs(selection):
+        sentences += _fid_pair(baseline, variant)
+    return sentences
+
+
+def trend(values: Sequence[float]) -> str:
+    """`rises`, `falls`, `is mixed` or `is flat`, by whether every step goes the same way."""
+    steps = [b - a for a, b in pairwise(values)]
+    if all(step == 0 for step in steps):
+        return "is flat"
+    if all(step >= 0 for step in steps):
+        return "rises"
+    return "falls" if all(step <= 0 for step in steps) else "is mixed"
+
+
+def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
+    values = curve(arm, "val/fid")
+    name = arm.experiment
+    sentences = []
+    if len(values) == 1:
+        sentences.append(f"{name}: one milestone, FID {values.iloc[0]:.2f} at step {values.index[0]}.")
+    elif len(values):
+        first, last = float(values.iloc[0]), float(values.iloc[-1])
+        sentences.append(
+            f"{name}: FID {trend(list(values))} over {len(values)} milestones, {first:.2f} at step "
+            f"{values.index[0]} to {last:.2f} at step {values.index[-1]}; best {values.min():.2f} at step "
+            f"{values.idxmin()}, last {last:.2f}."
+        )
+        loss = describe(curve(arm, "train/loss"), arm.last_step, selection.study.windows)
+        # Two milestones, or one step up among several, may be the noise of so many samples; a steady rise is not.
+        if len(values) >= 3 and trend(list(values)) == "rises" and loss.get("drop_pct", 0.0) > 0:
+            sentences.append(
+                f"{name}: FID gets worse while train/loss falls. Longer training should not do that: look at "
+                "the samples and at the sampler before reading anything into these FIDs."
+            )
+    if len(values):
+        sentences += _above_floor(arm, float(values.iloc[-1]))
+    finals = at_end(arm, "final/fid")
+    if finals:
+        seeds = f", mean of {len(finals)} seeds" if len(finals) > 1 else ""
+        same = all(run.protocol_of("final/fid") == run.protocol_of("val/fid") for run in arm.runs)
+        protocol = "the milestones' protocol" if same else "a protocol of its own"
+        sentences.append(
+            f"{name}: final FID {sum(finals) / len(finals):.2f}{seeds} (after the last step, under {protocol})."
+        )
+    return sentences
+
+
+def _above_floor(arm: Arm, last: float) -> list[str]:
+    """How the last milestone lies to what as many real images score, where that was measured."""
+    floor = curve(arm, "val/fid_floor")
+    if floor.empty:
+        return []
+    real = float(floor.iloc[-1])
+    if last <= real:
+        return [f"{arm.experiment}: at its last milestone it scores no worse than as many real images ({real:.2f})."]
+    return [f"{arm.experiment}: its last milestone lies {last - real:.2f} above as many real images ({real:.2f})."]
+
+
+def _fid_pair(baseline: Arm, variant: Arm) -> list[str]:
+    b, v = curve(baseline, "val/fid"), curve(variant, "val/fid")
+    names = f"{variant.experiment} minus that of {baseline.experiment}"
+    steps = b.index.intersection(v.index)
+    sentences = []
+    if len(steps):
+        differences = (v - b).loc[steps].tolist()
+        listed = ", ".join(f"{d:+.2f} at {step}" for d, step in zip(differences, steps, strict=True))
+        sentences.append(f"FID of {names} at the common milestones: {listed}.{_void(baseline, variant, 'val/fid')}")
+        if not _void(baseline, variant, "val/fid"):
+            sentences += _seed_noise(baseline, variant, int(steps[-1]))
+            sentences += _sample_noise(baseline, variant, int(steps[-1]))
+    elif len(b) and len(v):
+        sentences.append(f"{variant.experiment} and {baseline.experiment} have no milestone at a common step.")
+    b_final, v_final = at_end(baseline, "final/fid"), at_end(variant, "final/fid")
+    if b_final and v_final:
+        difference = sum(v_final) / len(v_final) - sum(b_final) / len(b_final)
+        sentences.append(f"Final FID of {names}: {difference:+.2f}.{_void(baseline, variant, 'final/fid')}")
+    return sentences
+
+
+def _void(baseline: Arm, variant: Arm, metric: str) -> str:
+    """What a difference between numbers of different protocols is worth; nothing where they share one."""
+    if protocol_difference([baseline, variant], metric) is None:
+        return ""
+    return " They were measured under different protocols: this difference means nothing."
+
+
+def _seed_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
+    """What the seeds say of the FIDs' difference at `step`; nothing with one seed in an arm."""
+    found = seed_contrast(baseline, variant, "val/fid", pd.Index([step]))
+    return [f"At step {step} the mean difference is {_over_seeds(found)}."] if found else []
+
+
+def _sample_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
+    """What the noise of the samples says of two single runs' FIDs at `step`; nothing where it was not measured."""
+    found = sample_contrast(baseline, variant, "val/fid", step)
+    if found is None:
+        return []
+    shared = "; both start from one noise, so that this is cautious" if found.shared_noise else ""
+    return [
+        f"At step {step} {variant.experiment} and {baseline.experiment} are {found.said}. The 95 % interval adds the "
+        f"errors of both as if their samples were independent{shared}."
+    ]
+
+
+# ---- seeds -----------------------------------------------------------------------------------------------
+
+
+def seed_verdicts(arms: Sequence[Arm]) -> list[str]:
+    """What the number of seeds allows to say."""
+    counts = {arm.experiment: len(arm.runs) for arm in arms}
+    single = [name for name, count in counts.items() if count == 1]
+    sentences = []
+    if len(single) == len(arms):
+        who = "one seed per arm" if len(arms) > 1 else "one seed"
+        sentences.append(f"{who.capitalize()}: no interval across seeds can be given.")
+    else:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        sentences.append(f"Seeds per arm: {listed}. Bands are 95 % bootstrap intervals over seeds.")
+        sentences += [f"{name} is a single seed: no interval across seeds can be given for it." for name in single]
+    if single and len(arms) > 1:
+        sentences.append("Whether the differences are more than seeds vary by cannot be said from these runs.")
+    for arm in arms:
+        ends = {run.last_step for run in arm.runs}
+        if len(ends) > 1:
+            sentences.append(
+                f"{arm.experiment}'s seeds end at different steps ({', '.join(map(str, sorted(ends)))}): "
+                f"means over seeds end at step {min(ends)}, of what the shortest logged."
+            )
+    if any(len(curve(arm, TRAINED)) and standard_error(arm, TRAINED).empty for arm in arms):
+        sentences.append("Some traces have no standard error: neither it nor the number of probes is recorded.")
+    return sentences

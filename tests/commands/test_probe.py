@@ -1,0 +1,269 @@
+"""`ddpm probe`: the curvature of a run that is over, in its record or in a file."""
+
+import json
+import signal
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+import wandb
+
+from ddpm.commands.cli import METHODS, main
+from ddpm.commands.probe import _DESIGN, probe
+from ddpm.config.run import differences
+from ddpm.curvature.probe import _METHODS, CurvatureProbe, Measurement
+from ddpm.errors import Held, UserError
+from ddpm.models.stored import load_checkpoint
+from ddpm.runtime.signals import Interrupted
+from ddpm.tracking.run_folder import RunFolder
+from ddpm.tracking.sync import sync
+from ddpm.training.loop import train
+from reports.sources import open_source
+from tests.tracking.test_tracking_online import _history, _record, _rows
+from tests.training.test_train import NO_WANDB, PLAIN, tiny
+from tests.wandb_standin import StandIn
+
+# Exact products: differences in so narrow a network are checked, and what is checked falls back to them.
+_EXACT = [*PLAIN, "--curvature.enabled=true", "--curvature.exact=true"]
+_UNPROBED = [*_EXACT, "--curvature.enabled=false"]
+
+
+def _curvature(rows: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
+    kept = {step: {k: v for k, v in row.items() if k.startswith("curvature/")} for step, row in rows.items()}
+    return {step: row for step, row in kept.items() if row}
+
+
+def test_a_run_probed_afterwards_has_what_it_would_have_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At every checkpoint, bitwise, in the folder and in W&B's offline files; a second time nothing is to be done.
+
+    Catches other draws or weights than the training's, and rows that replace those of the same step.
+    """
+    during = train(tiny(tmp_path / "a", *_EXACT))
+    after = train(tiny(tmp_path / "b", *_UNPROBED))
+    assert not _curvature(_all_rows(after))
+    probe(after, [], None, "cpu", None)
+    said = capsys.readouterr().out
+    assert "ref_trace_mean" in said
+    assert "ddpm sync" in said
+    assert _curvature(_all_rows(after)) == _curvature(_all_rows(during))
+    assert all("train/loss" in _all_rows(after)[step] for step in (2, 4))
+    wandb.teardown()  # W&B writes its file after `finish` has returned
+    for source in (tmp_path / "b/runs", tmp_path / "wandb"):
+        runs = [run for run in open_source(str(source), ["e6"]) if after.name in run.id]
+        assert [len(run.series("curvature/ref_trace_mean")) for run in runs] == [2]
+        assert [len(run.series("train/loss")) for run in runs] == [2]
+    begun = len(list((tmp_path / "wandb").glob("offline-run-*")))
+    assert probe(after, [], None, "cpu", None) == "2 of 2 checkpoints had these numbers already"
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == begun
+    capsys.readouterr()
+    probe(after, ["--curvature.method=[hutchinson,lanczos]"], None, "cpu", None)
+    said = capsys.readouterr().out
+    assert "top_eigenvalue" in said
+    assert "ref_trace_mean" not in said  # that is there
+
+
+def _all_rows(folder: Path) -> dict[int, dict[str, float]]:
+    with RunFolder.at(folder) as held:
+        return dict(held.rows)
+
+
+def test_what_is_added_reaches_the_server(tmp_path: Path, server: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    """Online at once; offline by `ddpm sync`, which knows of rows that the server has in part. A report that cached the
+    run sees them, and the summary keeps the last step. Catches numbers that stay on one disk."""
+    folder = train(tiny(tmp_path, *_UNPROBED, "--eval.fid_milestone.enabled=true"))
+    source = f"wandb:{_record(server).entity}/{_record(server).project}"
+    assert not len(open_source(source, ["e6"])[0].series("curvature/ref_trace_mean"))
+    probe(folder / "checkpoints/step-000002.pt", [], None, "cpu", None)
+    assert "W&B: uploaded 1 row" in capsys.readouterr().out
+    assert _history(_record(server)) == _all_rows(folder)
+    assert (_record(server).state, _record(server).summary["step"]) == ("finished", 4)
+    assert len(open_source(source, ["e6"])[0].series("curvature/ref_trace_mean")) == 1
+    with mock.patch.dict("os.environ", {"WANDB_MODE": "offline"}):
+        probe(folder, ["--curvature.method=lanczos"], None, "cpu", None)
+    assert "ddpm sync" in capsys.readouterr().out
+    assert "curvature/top_eigenvalue" not in _history(_record(server))[4]
+    assert "uploaded 2 rows" in next(iter(sync(tmp_path / "runs")))
+    assert _history(_record(server)) == _all_rows(folder)
+    assert next(iter(sync(tmp_path / "runs"))).endswith("everything is on the server")
+
+
+def test_a_run_trained_offline_goes_up_whole(tmp_path: Path, server: StandIn) -> None:
+    """Training offline, the probe with a server: rows, config and end of the run arrive with the curvature. Catches a
+    server that knows the probed steps' new keys and takes them for the rows."""
+    folder = train(tiny(tmp_path, *_UNPROBED, "--logging.wandb.mode=offline"))
+    with mock.patch.dict("os.environ", {"WANDB_MODE": "online"}):
+        probe(folder, [], None, "cpu", None)
+    assert _history(_record(server)) == _all_rows(folder)
+    assert next(iter(sync(tmp_path / "runs"))).endswith("everything is on the server")
+
+
+def test_a_probe_that_ends_early_keeps_what_it_has(
+    tmp_path: Path, server: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in the second checkpoint, it sends the first; killed between folder and server, the next command sends
+    what the folder has; a torn last line costs no row. Catches numbers that no command will ever send."""
+    folder = train(tiny(tmp_path, *_UNPROBED))
+    measure = CurvatureProbe.measure
+
+    def stopped(self: CurvatureProbe, model: object, step: int, *more: object, **keys: object) -> Measurement:
+        if step == 4:
+            raise Interrupted(signal.SIGTERM)
+        return measure(self, model, step, *more, **keys)  # type: ignore[arg-type]
+
+    with mock.patch.object(CurvatureProbe, "measure", stopped), pytest.raises(Interrupted):
+        probe(folder, [], None, "cpu", None)
+    assert "W&B: uploaded 1 row" in capsys.readouterr().out
+    assert set(_curvature(_history(_record(server)))) == {2}
+    log = folder / "loss.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"_i": 4, "out": {"curv')
+    with (
+        mock.patch("ddpm.commands.probe.send_amended", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        probe(folder, [], None, "cpu", None)
+    assert set(_curvature(_all_rows(folder))) == {2, 4}
+    assert set(_curvature(_history(_record(server)))) == {2}
+    probe(folder, [], None, "cpu", None)
+    assert set(_curvature(_history(_record(server)))) == {2, 4}
+
+
+def test_a_run_that_will_go_on_is_refused(tmp_path: Path) -> None:
+    """Its row of a step may still be missing: with numbers of the probe in it the training would take it for done.
+    Catches a loss and an FID that are never logged."""
+    folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
+    (folder / "results.jsonl").unlink()
+    before = (folder / "loss.jsonl").read_bytes()
+    with pytest.raises(UserError, match="is not finished"):
+        probe(folder, [], None, "cpu", None)
+    assert (folder / "loss.jsonl").read_bytes() == before
+    probe(folder, [], None, "cpu", tmp_path / "x.jsonl")
+    with RunFolder.at(folder), pytest.raises(Held, match="write to a file by --out"):
+        probe(folder, [], None, "cpu", None)
+
+
+def test_a_file_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Stopped after one of two checkpoints: the same command measures the other, another command both, and the file is
+    there when it is whole. Catches minutes of measurements lost, and lines of two designs in one file."""
+    folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
+    out, whole = tmp_path / "x.jsonl", tmp_path / "whole.jsonl"
+    probe(folder, [], None, "cpu", whole)
+    measure, seen = CurvatureProbe.measure, []
+
+    def counted(self: CurvatureProbe, model: object, step: int, *more: object, **keys: object) -> Measurement:
+        if seen == [2]:
+            seen.append(0)
+            raise Interrupted(signal.SIGTERM)
+        seen.append(step)
+        return measure(self, model, step, *more, **keys)  # type: ignore[arg-type]
+
+    with mock.patch.object(CurvatureProbe, "measure", counted):
+        with pytest.raises(Interrupted):
+            probe(folder, [], None, "cpu", out)
+        assert not out.exists()
+        probe(folder, [], None, "cpu", out)
+        assert seen == [2, 0, 4]
+        assert out.read_bytes() == whole.read_bytes()
+        out.rename(tmp_path / "x.jsonl.part")
+        probe(folder, ["--curvature.seed=1"], None, "cpu", out)
+    assert seen == [2, 0, 4, 2, 4]
+
+
+def test_a_file_holds_the_values_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One checkpoint on its own, by the command line: every v'Hv, whose mean is what is logged, under the name of the
+    run it is of. Catches the name that a training with the probe's own settings would have."""
+    folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
+    alone = tmp_path / "alone.pt"
+    alone.write_bytes((folder / "checkpoints/step-000004.pt").read_bytes())
+    out = tmp_path / "some/where.jsonl"
+    options = ["--method", "hutchinson,slq", "--probes", "4", "--curvature.lanczos_steps=3", "--out", str(out)]
+    assert main(["probe", str(alone), *options]) == 0
+    (line,) = map(json.loads, out.read_text().splitlines())
+    assert (line["_i"], line["run_id"]) == (4, folder.name)
+    values = line["details"]["curvature/ref_values"]
+    assert len(values) == 4
+    assert sum(values) / 4 == pytest.approx(line["out"]["curvature/ref_trace_mean"])
+    assert len(line["details"]["curvature/ref_slq_nodes"]) == 2 * 3
+    assert sum(line["details"]["curvature/ref_slq_weights"]) == pytest.approx(1)
+    assert "step" in capsys.readouterr().out
+    assert not _curvature(_rows(folder))
+    assert main(["probe", str(alone)]) == 2
+    assert "Give --out FILE" in capsys.readouterr().err
+
+
+def test_one_key_of_a_run_keeps_one_meaning(tmp_path: Path) -> None:
+    """Other probes, images or keys are refused before anything is written, and do go to a file."""
+    folder = train(tiny(tmp_path, *_EXACT, NO_WANDB))
+    before = (folder / "loss.jsonl").read_bytes()
+    for overrides, data, said in (
+        (["--curvature.probes=4"], None, "curvature.probes is 2 there, 4 here"),
+        (["--curvature.weights=ema"], None, "curvature.weights is live there, ema here"),
+        ([], str(_folder_of_images(tmp_path)), "trained on other images"),
+        (["--seed=3"], None, "--curvature.key=value alone"),
+        (["--curvature.probes", "4"], None, "--curvature.key=value alone"),
+        (["--curvature.method=hutch"], None, "noise_scale"),
+    ):
+        with pytest.raises(UserError, match=said):
+            probe(folder, overrides, data, "cpu", None)
+    strange = folder / "checkpoints/mine.pt"
+    torch.save({"weights": torch.ones(1)}, strange)
+    with pytest.raises(UserError, match="no checkpoint of a training"):
+        probe(strange, [], None, "cpu", None)
+    with pytest.raises(UserError, match="cannot be written: it is a folder"):
+        probe(folder, [], None, "cpu", tmp_path)
+    other = train(tiny(tmp_path / "other", *_UNPROBED, NO_WANDB, "--seed=5"))
+    strange.write_bytes((other / "checkpoints/step-000004.pt").read_bytes())
+    with pytest.raises(UserError, match="is of another run"):
+        probe(strange, [], None, "cpu", None)
+    strange.unlink()
+    with pytest.raises(UserError, match="neither a checkpoint nor a run folder"):
+        probe(tmp_path / "none", [], None, "cpu", None)
+    assert (folder / "loss.jsonl").read_bytes() == before
+    out = tmp_path / "other.jsonl"
+    probe(folder, ["--curvature.probes=4", "--curvature.weights=ema"], str(_folder_of_images(tmp_path)), "cpu", out)
+    assert len(out.read_text().splitlines()) == 2
+
+
+def _folder_of_images(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    folder = tmp_path / "images/train/grey"
+    folder.mkdir(parents=True, exist_ok=True)
+    for shade in range(200):
+        Image.new("RGB", (32, 32), (shade,) * 3).save(folder / f"{shade}.png")
+    return tmp_path / "images"
+
+
+def test_older_runs_had_the_studys_draws(tmp_path: Path) -> None:
+    """A run from before `curvature.draws` is `batch`: other draws are refused, and its config is another one where the
+    curvature is measured. Catches two schemes in one curve."""
+    folder = train(tiny(tmp_path, *_EXACT, NO_WANDB))
+    record = json.loads((folder / "run.json").read_text())
+    del record["config"]["curvature"]["draws"]
+    (folder / "run.json").write_text(json.dumps(record))
+    for path in (folder / "checkpoints").iterdir():
+        state = load_checkpoint(path)
+        del state["config"]["curvature"]["draws"]
+        torch.save(state, path)
+    with pytest.raises(UserError, match="draws is batch there, fixed here"):
+        probe(folder, ["--curvature.method=lanczos"], None, "cpu", None)
+    now = tiny(tmp_path, *_EXACT)
+    assert differences(record["config"], now.nested()) == ["curvature.draws was batch, is fixed"]
+    off = tiny(tmp_path, "--curvature.enabled=false")
+    older = off.nested()
+    del older["curvature"]["draws"]
+    assert differences(older, off.nested()) == []
+
+
+def test_methods_are_named_alike_everywhere() -> None:
+    """Config, command line, code and designs. Catches a method that is in one place alone."""
+    from typing import get_args
+
+    from ddpm.config.sections import Curvature, Method
+
+    assert set(get_args(Method)) == set(METHODS) == {"hutchinson", *_METHODS} == set(_DESIGN)
+    default = Curvature().model_dump()
+    for design in _DESIGN.values():
+        assert design.items() <= default.items()

@@ -1,0 +1,239 @@
+"""Hutchinson's estimate by exact products: against dense Hessians, and what it must leave alone."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from ddpm.curvature.hessian import (
+    Hessian,
+    TraceEstimate,
+    gaussian,
+    hutchinson_trace,
+    rademacher,
+    rademacher_each,
+    ratio,
+)
+from ddpm.curvature.hessian.chunks import Chunks
+
+SIZES = ((2, 3), (3,), (3, 1))
+
+
+def _rng(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _problem() -> tuple[list[Tensor], Callable[[], Tensor], Tensor]:
+    """A two-layer net of 12 parameters in float64, two losses of it, and the dense Hessian of the first."""
+    rng = _rng()
+    x, y = torch.randn(6, 2, generator=rng).double(), torch.randn(6, 1, generator=rng).double()
+    flat = torch.randn(12, generator=rng).double()
+
+    def losses(w: Tensor, b: Tensor, u: Tensor) -> Tensor:
+        error = torch.tanh(x @ w + b) @ u - y
+        return torch.stack([error.square().mean(), error.pow(4).mean()])
+
+    def dense(flat: Tensor) -> Tensor:
+        return losses(*(p.reshape(s) for p, s in zip(flat.split([6, 3, 3]), SIZES, strict=True)))[0]
+
+    params = [p.reshape(s).clone().requires_grad_() for p, s in zip(flat.split([6, 3, 3]), SIZES, strict=True)]
+    return params, lambda: losses(*params), torch.autograd.functional.hessian(dense, flat)
+
+
+def all_signs(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Every sign vector once."""
+    sizes = [p.numel() for p in params]
+    for signs in itertools.product([-1.0, 1.0], repeat=sum(sizes)):
+        parts = torch.tensor(signs, dtype=params[0].dtype).split(sizes)
+        yield [part.reshape(p.shape) for part, p in zip(parts, params, strict=True)]
+
+
+@pytest.mark.parametrize("chunk", [1, 512])
+def test_all_sign_vectors_give_trace_variance_and_groups_exactly(chunk: int) -> None:
+    """Over all 2^n vectors the mean is tr H, the variance 2 (|H|_F^2 - sum H_ii^2), and each group's mean the trace of
+    its block. Catches a transposed or dropped term, mixed-up columns of a vmapped pass, and groups that leak."""
+    params, losses, H = _problem()
+    every = all_signs(params)
+    found = hutchinson_trace(
+        losses,
+        params,
+        4096,
+        _rng(),
+        vectors=lambda *_: next(every),
+        per_draw=4096,
+        groups=["w", "rest", "rest"],
+        chunk=chunk,
+    )[0]
+    assert found.mean == pytest.approx(H.trace().item(), rel=1e-10)
+    assert found.std**2 == pytest.approx(2 * (H.square().sum() - H.diagonal().square().sum()).item(), rel=1e-10)
+    assert found.groups["w"].mean == pytest.approx(H.diagonal()[:6].sum().item(), rel=1e-10)
+    torch.testing.assert_close(found.groups["w"].values + found.groups["rest"].values, found.values)
+
+
+def test_gaussian_vectors_are_unbiased_with_their_own_variance() -> None:
+    """Mean tr H, variance 2 |H|_F^2. Catches entries that are not of unit variance, and signs under the wrong name."""
+    params, losses, H = _problem()
+    found = hutchinson_trace(losses, params, 4000, _rng(), vectors=gaussian, per_draw=4000, chunk=4000)[0]
+    assert abs(found.mean - H.trace().item()) < 4 * found.sem
+    assert found.std**2 == pytest.approx(2 * H.square().sum().item(), rel=0.15)
+
+
+@pytest.mark.parametrize("vectors", [rademacher, rademacher_each])
+def test_signs_are_fair_and_independent(vectors: Callable[..., list[Tensor]]) -> None:
+    """Entries are +-1, with mean 0 and no correlation at any of the first lags, across parameters and in odd sizes.
+    Catches bits of a byte used twice and a generator that is not moved on."""
+    params = [torch.zeros(1001), torch.zeros(7, 3), torch.zeros(9000)]
+    rng = _rng()
+    first, second = (torch.cat([v.flatten() for v in vectors(params, rng)]) for _ in range(2))
+    assert torch.equal(first.abs(), torch.ones(10022))
+    sigma = 10022**-0.5
+    assert abs(first.mean()) < 4 * sigma
+    assert abs((first * second).mean()) < 4 * sigma
+    assert all(abs((first[lag:] * first[:-lag]).mean()) < 4.5 * sigma for lag in range(1, 20))
+
+
+def test_the_numbers_of_the_study_come_out_bitwise() -> None:
+    """Its scheme, spelled out: a fresh v, then fresh data, then two backward passes, for two losses. Catches another
+    order of drawing or of adding up: curves of runs begun before would break off."""
+    model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+
+    def losses(rng: Generator) -> Callable[[], Tensor]:
+        def of_a_draw() -> Tensor:
+            errors = (model(torch.randn(4, 5, generator=rng))).square().mean(1)
+            return torch.stack([(torch.rand(4, generator=rng) * errors).mean(), errors.mean()])
+
+        return of_a_draw
+
+    params = list(model.parameters())
+    old, new = _rng(3), _rng(3)
+    values = torch.zeros(5, 2, dtype=torch.float64)
+    for k in range(5):
+        v = [torch.randint(0, 2, p.shape, generator=old, dtype=torch.int8).float() * 2 - 1 for p in params]
+        for j, loss in enumerate(losses(old)()):
+            gradient = torch.autograd.grad(loss, params, create_graph=True)
+            slope = torch.stack([(g * u).sum() for g, u in zip(gradient, v, strict=True)]).sum()
+            product = torch.autograd.grad(slope, params, retain_graph=True)
+            values[k, j] = sum((h * u).sum(dtype=torch.float64).item() for h, u in zip(product, v, strict=True))
+    found = hutchinson_trace(losses(new), params, 5, new, vectors=rademacher_each)
+    for estimate, column in zip(found, values.unbind(1), strict=True):
+        assert torch.equal(estimate.values, column)
+        # The same five numbers, summed from another place in memory and so perhaps in another order.
+        expected = [column.mean().item(), column.std(correction=0).item(), column.std(correction=1).item() / 5**0.5]
+        assert [estimate.mean, estimate.std, estimate.sem] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_model_loss_and_batch_leave_training_untouched() -> None:
+    """Dropout and batch norm are measured in eval mode; gradients, buffers, each submodule's mode, parameters and the
+    global stream stay bitwise. Catches `model.train()` on a part that was frozen, and running statistics that moved."""
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+    model[1].eval()
+    x, y = torch.randn(5, 3), torch.randn(5, 1)
+    model(x).square().mean().backward()
+    before = [
+        t.clone() for t in (*model.state_dict().values(), *(p.grad for p in model.parameters()), torch.get_rng_state())
+    ]
+    found = hutchinson_trace((model, nn.functional.mse_loss, (x, y)), None, 4, _rng())[0]
+    after = [*model.state_dict().values(), *(p.grad for p in model.parameters()), torch.get_rng_state()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert [m.training for m in model] == [True, False, True, True]
+    again = hutchinson_trace((model, nn.functional.mse_loss, (x, y)), None, 4, _rng())[0]
+    assert torch.equal(found.values, again.values)  # no dropout in it
+
+
+def test_values_that_are_not_finite_are_missing() -> None:
+    """One draw in three fails: it is counted, and the rest is the estimate. Catches a NaN that takes all with it."""
+    p = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    scales = itertools.cycle([1.0, float("nan"), 2.0])
+    found = hutchinson_trace(lambda: next(scales) * p.square().sum(), [p], 6, _rng())[0]
+    assert found.missing == 2
+    assert found.mean == pytest.approx(9)  # tr is 6 or 12
+    assert found.sem == pytest.approx((12**0.5) / 2)
+    nothing = hutchinson_trace(lambda: float("inf") * p.square().sum(), [p], 2, _rng())[0]
+    assert (nothing.missing, nothing.mean == nothing.mean, nothing.sem == nothing.sem) == (2, False, False)
+
+
+def test_what_has_no_curvature_or_no_error_bar() -> None:
+    p, unused = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
+    assert hutchinson_trace(lambda: p.sum(), [p, unused], 2, _rng())[0].mean == 0
+    assert hutchinson_trace(lambda: torch.zeros(()), [p], 2, _rng())[0].mean == 0
+    with pytest.raises(ValueError, match="at least 2"):
+        hutchinson_trace(lambda: p.sum(), [p], 1, _rng())
+    with pytest.raises(ValueError, match="divide"):
+        hutchinson_trace(lambda: p.sum(), [p], 5, _rng(), per_draw=2)
+    with pytest.raises(ValueError, match="give params"):
+        hutchinson_trace(lambda: p.sum(), None, 2, _rng())
+    with pytest.raises(ValueError, match="each of 1"):
+        hutchinson_trace(lambda: p.sum(), [p], 2, _rng(), groups=["a", "b"])
+
+
+def test_out_of_memory_falls_to_a_smaller_chunk_and_says_so() -> None:
+    """Work that holds no more than 3 at a time: everything is done once, in order, and other errors pass. Catches
+    vectors skipped or done twice after a failure, and a loop that never ends."""
+
+    def work(part: slice) -> Tensor:
+        if part.stop - part.start > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        return torch.arange(10)[part]
+
+    chunks = Chunks(8)
+    with (
+        pytest.warns(UserWarning, match="out of memory with 8 vectors at a time: going on with 4"),
+        pytest.warns(UserWarning, match="out of memory with 4 vectors at a time: going on with 2"),
+    ):
+        assert torch.cat(chunks.over(10, work)).tolist() == list(range(10))
+    assert chunks.size == 2
+    with pytest.raises(RuntimeError, match="invalid for input"):
+        Chunks(4).over(4, lambda part: torch.zeros(2).reshape(3))
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        Chunks(1).over(1, lambda part: work(slice(0, 4)))
+
+
+def test_the_operator_is_the_dense_hessian() -> None:
+    """H I = H, column by column or vmapped. Catches a wrong order of the parameters' entries."""
+    params, losses, H = _problem()
+    for chunk in (1, 5):
+        operator = Hessian(lambda: losses()[0], params, chunk)
+        torch.testing.assert_close(operator @ torch.eye(12, dtype=torch.float64), H)
+
+
+def test_statistics_of_an_estimate() -> None:
+    """Independent are the draws; their vectors are not. Catches sqrt(probes) where there are half as many draws."""
+    fresh = TraceEstimate(torch.tensor([[1.0], [2.0], [3.0], [6.0]]).double())
+    assert (fresh.mean, fresh.std) == (3, pytest.approx((14 / 4) ** 0.5))
+    assert fresh.sem == pytest.approx((14 / 3) ** 0.5 / 2)
+    low, high = fresh.interval()
+    assert (high - low) / 2 == pytest.approx(3.182446 * fresh.sem, rel=1e-6)  # Student's t, 3 degrees of freedom
+    fixed = TraceEstimate(fresh.table.T)
+    assert fixed.sem == fresh.sem
+    pairs = TraceEstimate(torch.tensor([[0.0, 2.0], [4.0, 6.0], [8.0, 10.0]]).double())
+    assert pairs.sem == pytest.approx(4 / 3**0.5)
+    assert pairs.split() == pytest.approx(((16 - 1) ** 0.5, 2**0.5))
+    with pytest.raises(ValueError, match="at least 2 draws"):
+        fixed.split()
+
+
+def test_parts_of_the_std_are_those_that_made_the_data() -> None:
+    """Draws of std 3 and vectors of std 5 around them. Catches the within part left inside the between part."""
+    rng = _rng()
+    table = 3 * torch.randn(4000, 1, generator=rng) + 5 * torch.randn(4000, 2, generator=rng)
+    between, within = TraceEstimate(table.double()).split()
+    assert between == pytest.approx(3, rel=0.1)
+    assert within == pytest.approx(5, rel=0.1)
+
+
+def test_a_ratio_of_shared_draws_has_a_small_error() -> None:
+    """Numerator = 0.9 x denominator + little: the error of the quotient is the little's. Catches errors added up as if
+    the two were independent, and a wrong sign of the correlation."""
+    b = 100 + 20 * torch.randn(16, 1, generator=_rng()).double()
+    exact = ratio(TraceEstimate(0.9 * b), TraceEstimate(b))
+    assert exact.value == pytest.approx(0.9)
+    assert exact.sem == pytest.approx(0, abs=1e-12)
+    values = []
+    for seed in range(300):
+        rng = _rng(seed)
+        b = 100 + 20 * torch.randn(16, 1, generator=rng).double()
+        values.append(ratio(TraceEstimate(0.9 * b + torch.randn(16, 1, generator=rng)), TraceEstimate(b)))
+    spread = torch.tensor([r.value for r in values]).std().item()
+    assert sum(r.sem for r in values) / 300 == pytest.approx(spread, rel=0.15)

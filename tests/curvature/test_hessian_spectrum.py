@@ -1,0 +1,216 @@
+"""Sketched traces, eigenvalues, spectra and gradient noise against dense matrices."""
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from ddpm.curvature.hessian import (
+    Hessian,
+    gradient_noise_scale,
+    hutchinson_trace,
+    hutchpp_trace,
+    spectral_density,
+    top_eigenvalue,
+    xtrace,
+)
+
+
+def _rng(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _matrix(eigenvalues: Tensor, seed: int = 0) -> Tensor:
+    """A symmetric matrix with this spectrum."""
+    n = len(eigenvalues)
+    Q = torch.linalg.qr(torch.randn(n, n, generator=_rng(seed), dtype=torch.float64)).Q
+    return Q @ eigenvalues.double().diag() @ Q.T
+
+
+def _net() -> tuple[Hessian, Tensor]:
+    """The Hessian of a net of 29 parameters as operator and as matrix."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), nn.Tanh(), nn.Linear(2, 1)).double()
+    x, y = torch.randn(20, 3).double(), torch.randn(20, 1).double()
+    params = list(model.parameters())
+    operator = Hessian(lambda: (model(x) - y).square().mean(), params)
+    return operator, operator @ torch.eye(operator.shape[0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("estimator", [hutchpp_trace, xtrace])
+def test_a_matrix_of_low_rank_is_known_exactly(estimator) -> None:  # type: ignore[no-untyped-def]
+    """Rank 3, spanned by the sketch: the trace to rounding, and no error. Catches a projector on the wrong side and a
+    test vector left in its own basis."""
+    A = _matrix(torch.tensor([5.0, -2.0, 1.0] + [0.0] * 17))
+    found = estimator(A, 15, _rng())
+    assert found.mean == pytest.approx(4, rel=1e-7)
+    assert found.sem < 1e-6
+
+
+@pytest.mark.parametrize("estimator", [hutchpp_trace, xtrace])
+def test_sketches_are_unbiased_with_an_error_bar_of_the_right_size(estimator) -> None:  # type: ignore[no-untyped-def]
+    """600 estimates of an indefinite matrix with a long tail: their mean is the trace within 4 standard errors, and the
+    reported error is their spread within a third. Catches a part counted twice and a wrong number of vectors."""
+    A = _matrix(torch.cat([torch.tensor([40.0, -15.0]), torch.linspace(-1, 2, 28)]))
+    rng = _rng()
+    found = [estimator(A, 12, rng) for _ in range(600)]
+    means = torch.tensor([f.mean for f in found])
+    assert abs(means.mean() - A.trace()) < 4 * means.std() / 600**0.5
+    reported = sum(f.sem**2 for f in found) / 600
+    assert reported**0.5 == pytest.approx(means.std().item(), rel=0.33)
+
+
+def test_sketches_beat_hutchinson_where_few_eigenvalues_hold_the_variance() -> None:
+    """12 products each, on a net's Hessian operator. Catches a sketch whose products are not the operator's."""
+    operator, H = _net()
+    rng = _rng()
+    errors = {
+        estimator: sum((estimator(operator, 12, rng).mean - H.trace().item()) ** 2 for _ in range(40))
+        for estimator in (hutchpp_trace, xtrace)
+    }
+    off_diagonal = H.square().sum() - H.diagonal().square().sum()
+    assert max(errors.values()) / 40 < (2 * off_diagonal / 12).item()
+
+
+def test_too_few_products_are_refused() -> None:
+    A = torch.eye(4)
+    for estimator, products in ((hutchpp_trace, 5), (xtrace, 3)):
+        with pytest.raises(ValueError, match="at least"):
+            estimator(A, products, _rng())
+    with pytest.raises(ValueError, match="starts"):
+        spectral_density(A, 2, 1, _rng())
+    with pytest.raises(ValueError, match="steps"):
+        top_eigenvalue(A, 0, _rng())
+    with pytest.raises(FloatingPointError, match="finite"):
+        top_eigenvalue(torch.full((3, 3), torch.nan), 2, _rng())
+
+
+def test_the_top_eigenvalue_is_the_dense_one() -> None:
+    """All steps: to rounding. A few: from below, and an eigenvalue lies within the residual. Catches the largest by
+    absolute value taken for the largest, and a residual that promises too much."""
+    operator, H = _net()
+    dense = torch.linalg.eigvalsh(H)
+    assert top_eigenvalue(operator, 29, _rng()).value == pytest.approx(dense[-1].item(), rel=1e-9)
+    assert top_eigenvalue(-H, 29, _rng()).value == pytest.approx(-dense[0].item(), rel=1e-9)
+    for steps in (2, 4, 6):
+        ritz = top_eigenvalue(operator, steps, _rng())
+        assert ritz.products == steps
+        assert ritz.value <= dense[-1] + 1e-12
+        assert (dense - ritz.value).abs().min() <= ritz.residual + 1e-12
+
+
+def test_quadrature_of_the_spectrum_is_exact_for_what_it_promises() -> None:
+    """A start's quadrature of m nodes integrates powers up to 2m - 1 as v' A^p v / |v|^2, and with all nodes exp too.
+    Catches weights that are not squared first components."""
+    _, H = _net()
+    found = spectral_density(H, 4, 3, _rng(7))
+    rng = _rng(7)
+    for nodes, weights in zip(found.nodes, found.weights, strict=True):
+        v = (torch.randint(0, 2, (29, 1), generator=rng, dtype=torch.int8) * 2 - 1).double()
+        for power in range(8):
+            exact = (v.T @ torch.linalg.matrix_power(H, power) @ v / 29).item()
+            assert (weights * nodes**power).sum().item() == pytest.approx(exact, rel=1e-8)
+    full = spectral_density(H, 29, 2, _rng(7))
+    v = (torch.randint(0, 2, (29, 1), generator=_rng(7), dtype=torch.int8) * 2 - 1).double()
+    exact = (v.T @ torch.linalg.matrix_exp(H) @ v / 29).item()
+    assert (full.weights[0] * full.nodes[0].exp()).sum().item() == pytest.approx(exact, rel=1e-9)
+
+
+def test_density_integrates_to_one_and_its_moments_are_the_matrix() -> None:
+    """The mean of many starts: trace and |H|_F^2 within 4 standard errors; the share of eigenvalues above a gap is the
+    dense count. Catches a density that is not normalised, and padding that counts as eigenvalues."""
+    A = _matrix(torch.cat([torch.zeros(24), torch.tensor([8.0, 8.5, 9.0, 9.5, 10.0, 10.5])]))
+    found = spectral_density(A, 10, 60, _rng())
+    for power, exact in ((1, A.trace()), (2, A.square().sum())):
+        value, sem = found.moment(power)
+        assert abs(value - exact.item()) < 4 * sem
+    grid = torch.linspace(-5, 15, 2001, dtype=torch.float64)
+    density = found.density(grid, 0.2)
+    assert torch.trapezoid(density, grid).item() == pytest.approx(1, abs=1e-6)
+    above = torch.trapezoid(density[grid > 4], grid[grid > 4]).item()
+    assert above == pytest.approx(6 / 30, abs=0.05)
+
+
+def test_the_operator_and_the_trace_agree() -> None:
+    """One start's first moment is Hutchinson's v' H v of the same net. Catches an operator of another loss or scale."""
+    operator, H = _net()
+    found = spectral_density(operator, 2, 200, _rng())
+    value, sem = found.moment(1)
+    assert abs(value - H.trace().item()) < 4 * sem
+    torch.testing.assert_close(operator @ torch.eye(29, dtype=torch.float64), H)
+
+
+def test_gradient_noise_scale_of_a_known_problem() -> None:
+    """loss = mean over a batch of |p - x|^2 / 2 with x ~ N(m, s^2 I): G = p - m, and one example's covariance is s^2 I.
+    Catches the batch size forgotten, |mean|^2 not corrected for its noise, and a jackknife's spread as error."""
+    p = torch.zeros(40, dtype=torch.float64, requires_grad=True)
+    rng = _rng()
+
+    def loss() -> Tensor:
+        x = 0.5 + 3 * torch.randn(8, 40, generator=rng, dtype=torch.float64)
+        return (p - x).square().sum(1).mean() / 2
+
+    found = [gradient_noise_scale(loss, [p], 16, 8) for _ in range(60)]
+    assert sum(f.trace for f in found) / 60 == pytest.approx(40 * 9, rel=0.02)
+    assert sum(f.squared_norm for f in found) / 60 == pytest.approx(40 * 0.25, rel=0.05)
+    scales = torch.tensor([f.scale for f in found])
+    assert scales.mean().item() == pytest.approx(36, rel=0.1)
+    assert sum(f.sem for f in found) / 60 == pytest.approx(scales.std().item(), rel=0.4)
+    assert p.grad is None
+
+
+def test_gradient_noise_with_missing_batches_and_too_few() -> None:
+    """A batch that is not finite is left out and counted; where noise drowns the gradient there is no scale."""
+    p = torch.ones(5, requires_grad=True)
+    signs = iter([1.0, float("nan"), 1.0, 1.0, 1.0])
+    clean = gradient_noise_scale(lambda: next(signs) * p.sum(), [p], 5, 4)
+    assert (clean.missing, clean.scale, clean.sem) == (1, 0, 0)
+    back_and_forth = iter([1.0, -1.0, 1.0, -1.0])
+    noisy = gradient_noise_scale(lambda: next(back_and_forth) * p.sum(), [p], 4, 4)
+    assert noisy.scale != noisy.scale
+    assert noisy.squared_norm < 0
+    with pytest.raises(ValueError, match="at least 3"):
+        gradient_noise_scale(lambda: p.sum(), [p], 2, 4)
+
+
+def test_hutchinson_of_a_fixed_batch_agrees_with_the_sketches() -> None:
+    """Three estimators, one trace, within their errors. Catches a batch that is not the same one."""
+    operator, H = _net()
+    rng = _rng(1)
+    for found in (hutchpp_trace(operator, 18, rng), xtrace(operator, 18, rng)):
+        assert abs(found.mean - H.trace().item()) < 5 * found.sem
+    p = torch.zeros(29, dtype=torch.float64, requires_grad=True)
+    plain = hutchinson_trace(lambda: p @ H @ p / 2, [p], 400, rng, per_draw=400, chunk=400)[0]
+    assert abs(plain.mean - H.trace().item()) < 4 * plain.sem
+
+
+@pytest.mark.parametrize("rank", [3, 8])
+@pytest.mark.parametrize("k", [3, 5, 11])
+def test_xtrace_leaves_each_vector_out_also_of_columns_that_depend_on_each_other(
+    rank: int, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its values are the definition's, with projectors from a dense pseudo-inverse: of 8 dimensions and 5 test vectors,
+    one of them twice, and of more vectors than dimensions. Catches a direction that rounding chose in the place of the
+    one that is to be left out."""
+    A = _matrix(torch.cat([torch.arange(1.0, 1 + rank), torch.zeros(8 - rank)]))
+    W = (torch.randint(0, 2, (8, k), generator=_rng(k)) * 2 - 1).double()
+    W[:, 1] = W[:, 0]
+    monkeypatch.setattr("ddpm.curvature.hessian.sketch.signs", lambda *_: W)
+    expected = []
+    for i in range(k):
+        rest = A @ torch.cat([W[:, :i], W[:, i + 1 :]], dim=1)
+        P = rest @ torch.linalg.pinv(rest, rtol=1e-9)
+        w = W[:, i] - P @ W[:, i]
+        expected.append((P @ A @ P).trace() + w @ A @ w)
+    torch.testing.assert_close(xtrace(A, 2 * k, _rng()).values, torch.stack(expected), rtol=1e-9, atol=0)
+    spanned = torch.linalg.matrix_rank(W) >= 8 or (rank == 3 and k > 3)
+    for found in (xtrace(A, 2 * k, _rng()), hutchpp_trace(A, 3 * k, _rng())):
+        assert not spanned or found.mean == pytest.approx(A.trace().item(), rel=1e-9)
+
+
+def test_sketches_of_nothing_and_of_more_products_than_dimensions_are_exact() -> None:
+    """Catches a sketch without a column, and one that leaves out a direction of a space that it spans."""
+    A = _matrix(torch.tensor([3.0, -1.0, 0.5]))
+    for found in (xtrace(A, 24, _rng()), hutchpp_trace(A, 36, _rng())):
+        assert found.mean == pytest.approx(2.5, rel=1e-9) and found.sem < 1e-9
+    for found in (xtrace(torch.zeros(9, 9), 8, _rng()), hutchpp_trace(torch.zeros(9, 9), 12, _rng())):
+        assert (found.mean, found.sem) == (0, 0)

@@ -1,0 +1,32 @@
+"""EMA against its closed form."""
+
+import torch
+from torch import nn
+
+from ddpm.models.ema import Ema
+
+
+def test_closed_form_and_independence() -> None:
+    """w_n = d^n w_0 + (1 - d) sum d^(n-k) w_k. Catches decay and 1 - decay swapped, or a shared tensor."""
+    model = nn.Linear(3, 2).double()
+    first = model.weight.detach().clone()
+    ema = Ema(model, 0.9)
+    expected = first.clone()
+    for k in range(1, 6):
+        with torch.no_grad():
+            model.weight.copy_(first * (k + 1))
+        ema.update(model)
+        expected = 0.9 * expected + 0.1 * first * (k + 1)
+    torch.testing.assert_close(ema.model.weight, expected, rtol=1e-12, atol=0)
+    assert not torch.equal(ema.model.weight, model.weight)
+    assert not ema.model.weight.requires_grad
+
+
+def test_buffers_are_copied() -> None:
+    """Catches averaging running statistics or leaving them at their start."""
+    model = nn.BatchNorm1d(2)
+    ema = Ema(model, 0.9)
+    model(torch.randn(8, 2))
+    ema.update(model)
+    assert torch.equal(ema.model.running_mean, model.running_mean)
+    assert ema.model.num_batches_tracked == 1

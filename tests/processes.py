@@ -1,0 +1,116 @@
+"""Commands in processes of their own, which can be killed. A server that has imported torch and wandb forks them."""
+
+import multiprocessing
+import os
+import pkgutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from ddpm.commands.cli import main
+from ddpm.config.run import Config
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+# Much of it is what a training or W&B imports on its way: half of a tiny run's time, if each one did it anew. W&B comes
+# first: its classes look through all modules there are. A name that is not there (any more) is passed over.
+_CONTEXT.set_forkserver_preload(
+    [
+        "wandb.sdk.launch.inputs.internal",
+        "wandb.sdk.artifacts._internal_artifact",
+        "opentelemetry.exporter.otlp.proto.http._log_exporter",
+        "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+        "opentelemetry.sdk._logs.export",
+        "requests",
+        "pandas",
+        "safetensors.torch",
+        "scipy.stats",
+        "ddpm.training.loop",
+        "ddpm.config.files",
+        "ddpm.sweep.fetch",
+        "tests.processes",
+    ]
+)
+Sabotage = Callable[[], None]
+
+
+def ready() -> None:
+    """Wait until the server forks at once."""
+    process = _CONTEXT.Process(target=int)
+    process.start()
+    process.join()
+
+
+def start(cfg: Config, sabotage: Sabotage | None = None) -> BaseProcess:
+    """Begin `ddpm train` of `cfg` in a new process, after `sabotage` there. What it prints goes to `OUT_DIR/log`."""
+    cfg.out_dir.mkdir(parents=True, exist_ok=True)
+    (cfg.out_dir / "cfg.yaml").write_text(cfg.to_yaml())
+    return start_command(["train", str(cfg.out_dir / "cfg.yaml")], cfg.out_dir, sabotage)
+
+
+def start_command(argv: list[str], folder: Path, sabotage: Sabotage | None = None) -> BaseProcess:
+    """Begin `ddpm ARGV` in a new process, after `sabotage` there. What it prints goes to `folder/log`."""
+    # W&B's service process is each training's own: it is to die with it.
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    process = _CONTEXT.Process(target=_child, args=(argv, folder, environment, sabotage))
+    process.start()
+    return process
+
+
+def run(cfg: Config, sabotage: Sabotage | None = None) -> int:
+    """`start`, to its end; the exit code, negative where a signal ended it."""
+    return finish(start(cfg, sabotage))
+
+
+def finish(process: BaseProcess) -> int:
+    """Wait for a process; its exit code, negative where a signal ended it."""
+    process.join(120)
+    assert process.exitcode is not None, "the process hangs"
+    return process.exitcode
+
+
+def log(cfg: Config) -> str:
+    """What all processes that trained `cfg` have printed."""
+    return (cfg.out_dir / "log").read_text()
+
+
+def _child(argv: list[str], folder: Path, environment: dict[str, str], sabotage: Sabotage | None) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    file = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # the very object that W&B watches
+    try:
+        if sabotage:
+            sabotage()
+        code = main(argv)
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def at_call(target: str, number: int, then: Callable[[], object]) -> None:
+    """In the child: do `then` when the function `target` is called for the `number`th time."""
+    calls = 0
+    original = pkgutil.resolve_name(target)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            then()
+        return original(*args, **kwargs)
+
+    mock.patch(target, watched).start()
+
+
+def kill() -> None:
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,97 @@
+"""Which runs of a server's sweep are run again: every state that W&B knows has its fate."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ddpm.sweep import requeue
+from ddpm.sweep.jobs import Job
+from tests.training.test_train import NO_WANDB, PLAIN, tiny
+
+# The states of wandb.apis.public.Run, and whether such a run is to be continued here: it has ended, and not by itself.
+FATES = {
+    "crashed": True,  # no sign of life any more
+    "failed": True,
+    "killed": True,
+    "preempted": True,
+    "preempting": False,  # it is still going, and will be one of the others
+    "running": False,
+    "pending": False,
+    "finished": False,
+}
+
+
+def _run(folder: Path, state: str, seed: int, config: dict[str, Any] | None = None) -> Any:
+    cfg = tiny(folder, *PLAIN, NO_WANDB, f"--seed={seed}")
+    return SimpleNamespace(id=f"id-{state}-{seed}", state=state, config=config or {**cfg.nested(), "run_id": "x"})
+
+
+def _lost(monkeypatch: pytest.MonkeyPatch, folder: Path, runs: list[Any], config: dict[str, Any]) -> list[Job]:
+    monkeypatch.setattr(requeue, "_ask", lambda name: (SimpleNamespace(config=config), runs))
+    return requeue.lost_runs("team/project/abc", [], folder / "logs")
+
+
+@pytest.mark.parametrize("state", FATES)
+def test_every_state_has_its_fate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """Two runs of the state: both are continued, or none is. Catches a state that is passed over, and one that is run
+    twice at a time."""
+    runs = [_run(tmp_path, state, seed) for seed in (1, 2)]
+    jobs = _lost(monkeypatch, tmp_path, runs, {})
+    assert [job.cfg.seed for job in jobs] == ([1, 2] if FATES[state] else [])
+    assert set(requeue.LOST) == {name for name, again in FATES.items() if again}
+
+
+def test_the_states_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with its number; and that a run which was killed a moment ago still counts as running. Catches a run that
+    is missing without a word."""
+    runs = [_run(tmp_path, state, seed) for seed, state in enumerate(["killed", "running", "killed", "finished"])]
+    assert [job.cfg.seed for job in _lost(monkeypatch, tmp_path, runs, {})] == [0, 2]
+    said = capsys.readouterr().out
+    assert "team/project/abc: 1 finished, 2 killed, 1 running" in said and "requeue later" in said
+    _lost(monkeypatch, tmp_path, runs[:1], {})
+    assert "requeue later" not in capsys.readouterr().out
+    assert _lost(monkeypatch, tmp_path, [], {}) == [] and "no runs yet" in capsys.readouterr().out
+
+
+def test_a_run_is_continued_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under its own W&B id, in its own sweep, with the config that it had, whatever the sweep's file says by now.
+    Catches a new run instead of the old one, and its own config left for the sweep's."""
+    (job,) = _lost(monkeypatch, tmp_path, [_run(tmp_path, "crashed", 7)], {"method": "grid", "parameters": {}})
+    ids = {"WANDB_ENTITY": "team", "WANDB_PROJECT": "project", "WANDB_SWEEP_ID": "abc", "WANDB_RUN_ID": "id-crashed-7"}
+    assert job.environment == ids
+    assert job.cfg == tiny(tmp_path, *PLAIN, NO_WANDB, "--seed=7")
+    (file,) = job.files
+    assert job.command == ["ddpm", "train", str(file)] and job.files[file] == job.cfg.to_yaml()
+
+
+def test_a_run_that_ended_before_it_had_a_config_is_its_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the sweep's command and the run's parameters; those of the sweep alone. Catches a run that is lost for ever
+    because it was killed in its first seconds."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(tiny(tmp_path, *PLAIN, NO_WANDB).to_yaml())
+    sweep = {
+        "method": "grid",
+        "program": "ddpm",
+        "command": ["${env}", "${program}", "train", str(path), "${args}"],
+        "parameters": {"optim.lr": {"values": [0.1, 0.2]}, "seed": {"values": [1, 2]}},
+    }
+    run = _run(tmp_path, "killed", 1, {"optim.lr": 0.2, "seed": 2, "_wandb": {}})
+    (job,) = _lost(monkeypatch, tmp_path, [run], sweep)
+    assert (job.cfg.optim.lr, job.cfg.seed) == (0.2, 2)
+    assert job.environment["WANDB_RUN_ID"] == "id-killed-1" and job.environment["WANDB_SWEEP_PARAM_PATH"]
+
+
+def test_what_is_finished_here_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that W&B was not told the end of: `ddpm sync` is named. Catches a training that is done twice."""
+    run = _run(tmp_path, "crashed", 3)
+    folder = tiny(tmp_path, *PLAIN, NO_WANDB, "--seed=3").run_dir
+    folder.mkdir(parents=True)
+    (folder / "results.jsonl").write_text('{"out": {"final/fid": 1.0}}\n')
+    assert _lost(monkeypatch, tmp_path, [run], {}) == []
+    assert f"`ddpm sync {folder}`" in capsys.readouterr().out

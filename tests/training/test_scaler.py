@@ -1,0 +1,216 @@
+"""The loss scale of fp16: what becomes of a step whose gradient overflows. On a CPU, where autocast does fp16 too."""
+
+import itertools
+import json
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from ddpm.config.run import Config
+from ddpm.errors import UserError
+from ddpm.models.stored import load_checkpoint
+from ddpm.runtime.checkpoint import checkpoint_path, digest, load_state, save_checkpoint
+from ddpm.training.loop import Trainer, train
+from tests.training.test_train import NO_WANDB, PLAIN, tiny
+
+FITS, TOO_LARGE = 2.0**8, 2.0**40  # scales by which this network's gradients stay within fp16, and do not
+EVERY_STEP = [*PLAIN, NO_WANDB, "--checkpoint.every=1", "--checkpoint.keep=99", "--logging.log_every_n_steps=1"]
+
+
+@pytest.fixture(autouse=True)
+def _scaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU would switch it off."""
+    monkeypatch.setattr("ddpm.training.loop.choose_precision", lambda *_: torch.float16)
+
+
+def _prepare(trainer: Trainer, scale: float, overflows: Collection[int] | None, **more: Any) -> None:
+    """overflows: compute in float32, which takes a tenth of the time here, and make the gradients of these steps,
+    counted from 1, infinite; None: compute in fp16."""
+    assert trainer.scaler.is_enabled()
+    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": scale, **more})
+    if overflows is not None:
+        trainer.precision, steps = torch.float32, itertools.count(1)
+        trainer.params[0].register_hook(lambda g: torch.full_like(g, math.inf) if next(steps) in overflows else g)
+
+
+def _trainer(
+    tmp_path: Path, *flags: str, scale: float = FITS, overflows: Collection[int] | None = (), **more: Any
+) -> Trainer:
+    trainer = Trainer(tiny(tmp_path, *PLAIN, *flags))
+    _prepare(trainer, scale, overflows, **more)
+    return trainer
+
+
+def _train(cfg: Config, scale: float, overflows: Collection[int]) -> None:
+    made = Trainer.__init__
+
+    def prepared(self: Trainer, cfg: Config) -> None:
+        made(self, cfg)
+        _prepare(self, scale, overflows)
+
+    with mock.patch.object(Trainer, "__init__", prepared):
+        train(cfg)
+
+
+def _advance(trainer: Trainer, steps: int = 1) -> None:
+    for _ in range(steps):
+        trainer.advance(None)  # type: ignore[arg-type]  # nothing diverges
+
+
+def _parts(trainer: Trainer) -> dict[str, str]:
+    """The digests of what an optimizer step moves."""
+    assert trainer.ema
+    states = {"model": trainer.model, "ema": trainer.ema.model, "optimizer": trainer.optimizer}
+    return {name: digest(part.state_dict()) for name, part in states.items()}
+
+
+def _apart(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_an_overflow_in_fp16_moves_the_scale_alone(tmp_path: Path) -> None:
+    """A scale by which fp16's gradients overflow in truth: weights, their average and Adam's state keep their bits, the
+    scale halves, and the step is no divergence; the next one that fits moves all of them.
+
+    Catches an average that is updated after a step that was not taken: it stands apart from the weights by then.
+    """
+    trainer = _trainer(tmp_path, "--data.batch_size=2", "--ema.decay=0.5", "--optim.lr=0.01", overflows=None)
+    trainer.step(next(trainer.batches))
+    assert trainer.ema and not torch.equal(trainer.ema.model.stem.weight, trainer.model.stem.weight)
+    before = _parts(trainer)
+    _prepare(trainer, TOO_LARGE, None)
+    stats = trainer.step(next(trainer.batches))
+    assert stats.finite and math.isfinite(stats.loss.item()) and not math.isfinite(stats.grad_norm.item())
+    assert _parts(trainer) == before
+    assert trainer.scaler.get_scale() == TOO_LARGE / 2
+    _prepare(trainer, FITS, None)
+    stats = trainer.step(next(trainer.batches))
+    assert stats.finite and math.isfinite(stats.grad_norm.item())
+    assert {name for name, found in _parts(trainer).items() if found != before[name]} == set(before)
+    assert trainer.scaler.get_scale() == FITS
+
+
+def test_the_first_step_may_overflow(tmp_path: Path) -> None:
+    """Before Adam has a state: the step that follows is Adam's first, with the bits of a training that begins there.
+    Catches a step that counts for the bias correction without having been taken."""
+    late, plain = _trainer(tmp_path, overflows={1}), _trainer(tmp_path)
+    first, second = next(late.batches), next(late.batches)
+    streams = late.streams()
+    late.step(first)
+    late.noise_rng.set_state(streams["noise_rng"])
+    for trainer in (late, plain):
+        trainer.step(second)
+    assert late.scaler.get_scale() == FITS / 2
+    assert _parts(late) == _parts(plain)
+
+
+def test_a_loss_that_is_not_finite_is_no_overflow(tmp_path: Path) -> None:
+    """However large the scale: a pixel that is NaN is not the scale's fault. Catches a run that goes on without a word
+    for as long as the scale can fall."""
+    trainer = _trainer(tmp_path)
+    before = _parts(trainer)
+    x_0 = next(trainer.batches)
+    x_0[1, 2, 3, 4] = math.nan
+    assert not trainer.step(x_0).finite
+    assert _parts(trainer) == before
+
+
+def test_the_scale_grows_where_nothing_overflows(tmp_path: Path) -> None:
+    """Doubled after two steps in a row that fit; an overflow between them begins the count anew. Catches an `update`
+    that is left out of a step that was taken."""
+    trainer = _trainer(tmp_path, overflows={2}, growth_interval=2)
+    scales = []
+    for _ in range(4):
+        _advance(trainer)
+        scales.append(trainer.scaler.get_scale() / FITS)
+    assert scales == [1, 0.5, 0.5, 1]
+
+
+def _rows(cfg: Config) -> list[dict[str, Any]]:
+    lines = (cfg.run_dir / "loss.jsonl").read_text().splitlines()
+    return [row["out"] for row in map(json.loads, lines) if row["_i"]]
+
+
+def test_a_run_goes_on_after_overflows(tmp_path: Path) -> None:
+    """Steps 2 and 4 of 5 overflow: their checkpoints hold the weights, average and Adam of the step before, and half
+    its scale; the rows call no step left out, since nothing diverged, and the images count as seen.
+
+    Catches an overflow that stops the run, uses up `train.skip_nonfinite`, or keeps its scale.
+    """
+    cfg = tiny(tmp_path, *EVERY_STEP, "--train.total_steps=5", "--ema.decay=0.5")
+    _train(cfg, FITS, {2, 4})
+    states = [load_checkpoint(checkpoint_path(cfg.run_dir, step)) for step in range(1, 6)]
+    assert [state["scaler"]["scale"] / FITS for state in states] == [1, 0.5, 0.5, 0.25, 0.25]
+    assert [state["scaler"]["_growth_tracker"] for state in states] == [1, 0, 1, 0, 1]
+    for part in ("model", "ema", "optimizer"):
+        found = [digest(state[part]) for state in states]
+        assert [a == b for a, b in itertools.pairwise(found)] == [True, False, True, False], part
+    rows = _rows(cfg)
+    assert [row["train/skipped_steps"] for row in rows] == [0] * 5
+    assert [row["train/images_seen"] for row in rows] == [4, 8, 12, 16, 20]
+    assert [math.isinf(row["train/grad_global_L2"]) for row in rows] == [False, True, False, True, False]
+    assert not (cfg.run_dir / "diverged.json").exists()
+
+
+def test_the_error_of_a_step_that_overflows_counts(tmp_path: Path) -> None:
+    """Its forward pass is as good as any: train/mse_mean is the mean over all steps since the last row, with the one
+    that overflows (the first of two). Catches a mean over the steps that were taken, or of another number of steps than
+    were summed."""
+    each = _trainer(tmp_path, "--logging.log_every_n_steps=1", overflows={1})
+    mses = []
+    for _ in range(2):
+        _advance(each)
+        mses.append(each.row["train/mse"])
+    both = _trainer(tmp_path, "--logging.log_every_n_steps=2", overflows={1})
+    _advance(both, 2)
+    assert both.row["train/mse_mean"] == pytest.approx(sum(mses) / 2, rel=1e-6)
+    assert mses[0] != pytest.approx(mses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("skips", [0, 1])
+def test_a_scale_that_can_fall_no_more_is_divergence(tmp_path: Path, skips: int) -> None:
+    """Every step from the second on overflows. The scale falls from 4 to 2 to 1; at 1 there is nothing left to scale
+    less, so step 4 diverges (or counts as left out, where one may be, and then step 5 diverges). The newest checkpoint
+    has step 1's weights.
+
+    Catches a run that goes on for ever without a step, and overflows that use up `train.skip_nonfinite`.
+    """
+    cfg = tiny(tmp_path, *EVERY_STEP, "--train.total_steps=9", f"--train.skip_nonfinite={skips}")
+    bad = 4 + skips
+    with pytest.raises(UserError, match=rf"Step {bad} is not finite: loss [0-9.]+, gradient norm (inf|nan)"):
+        _train(cfg, 4.0, range(2, 10))
+    first, last = (load_checkpoint(checkpoint_path(cfg.run_dir, step)) for step in (1, bad - 1))
+    for part in ("model", "ema", "optimizer"):
+        assert digest(first[part]) == digest(last[part]), part
+    assert (first["scaler"]["scale"], last["scaler"]["scale"]) == (4.0, 1.0 if skips == 0 else 0.5)
+    assert json.loads((cfg.run_dir / "diverged.json").read_text())["step"] == bad
+    assert [row["train/skipped_steps"] for row in _rows(cfg)] == [0, 0, 0, 1][: bad - 1]
+
+
+def test_the_scale_survives_a_resume_bitwise(tmp_path: Path) -> None:
+    """A scale that has come down from one that overflows, and half of the steps to its next doubling: written, read by
+    a new trainer, and trained on in fp16, it ends in the bits of a training that was left alone.
+
+    Catches a scale or a count that begins anew: other scales round fp16's gradients otherwise, or overflow.
+    """
+    whole = _trainer(tmp_path, "--data.batch_size=2", scale=FITS * 8, overflows={1, 2, 3}, growth_interval=4)
+    _advance(whole, 5)
+    assert (whole.scaler.get_scale(), whole.scaler.state_dict()["_growth_tracker"]) == (FITS, 2)
+    save_checkpoint(tmp_path / "state.pt", whole.state_dict())
+    continued = Trainer(whole.cfg)
+    continued.load_state_dict(load_state(tmp_path / "state.pt"))
+    assert continued.scaler.state_dict() == whole.scaler.state_dict()
+    whole.precision = torch.float16
+    scales = []
+    for trainer in (whole, continued):
+        for _ in range(3):
+            _advance(trainer)
+            scales.append(trainer.scaler.get_scale() / FITS)
+    assert scales == [1, 2, 2] * 2
+    assert continued.scaler.state_dict() == whole.scaler.state_dict()
+    assert _parts(continued) == _parts(whole)
