@@ -3,9 +3,10 @@
 import re
 from collections.abc import Sequence
 
+from ddpm.config.run import flatten
 from ddpm.errors import UserError
 from reports.experiments.selection import Arm, Selection
-from reports.runs import SCORES, Run, canonical, flatten
+from reports.runs import SCORES, Run, canonical
 
 # clean-fid's Inceptions are `inception-MODE-DIGEST`; the study's statistics `stats/cifar10_inception_train.npz`.
 _INCEPTION = re.compile(r"\Ainception-|\Astats/.*_inception_")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ddpm.config.run import Config, as_meant
+from ddpm.config.run import Config, as_meant, flatten
 from reports.columns import LARGEST, PROTOCOL_SUFFIX
 
 FID_METRICS = ("val/fid", "final/fid")
@@ -110,17 +110,6 @@ class Run:
         """How messages call the run, e.g. `e5 seed 3 (run abc123)`."""
         seed = "" if self.seed is None else f" seed {self.seed}"
         return f"{self.experiment}{seed} (run {self.id})"
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping -> dotted keys; `{"a": {"b": 1}}` gives `{"a.b": 1}`. Empty mappings vanish."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def flat_config(run: Run) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node
 
 from ddpm.config.keys import from_point, from_word, is_section, key_types, mark_text
-from ddpm.config.run import Config, is_bookkeeping
+from ddpm.config.run import Config, flatten, is_bookkeeping
 from ddpm.errors import UserError, cut, did_you_mean
 from ddpm.files.paths import home
 from ddpm.files.yaml12 import read_yaml
@@ -41,7 +41,7 @@ def resolve(chain: Chain, overrides: Sequence[str] = (), point: Mapping[str, Any
     origins: dict[str, str] = {}
     for source, tree in chain:
         _merge(values, _filled(tree), source, origins)
-    point = {key: from_point(key, value, f"the sweep's {key}") for key, value in _flat(point or {})}
+    point = {key: from_point(key, value, f"the sweep's {key}") for key, value in flatten(point or {}).items()}
     for key, value in point.items():
         _merge(values, _nested(key, value), f"the sweep ({key})", origins)
     for override in overrides:
@@ -92,8 +92,8 @@ def _mark_point(node: Node) -> None:
 
 def _check_point(values: dict[str, Any], point: Mapping[str, Any], origins: dict[str, str]) -> None:
     """Raises UserError where something else than the point decides a swept key: the run would go by a wrong name."""
-    decided = dict(_flat(values))
-    for key, value in _flat(point):
+    decided = flatten(values)
+    for key, value in flatten(point).items():
         if not is_bookkeeping(key) and key in decided and _word(decided[key]) != _word(value):
             raise UserError(
                 f"{key} is swept, and {origins.get(key)} sets it to {decided[key]} where the point has {value}. "
@@ -106,9 +106,10 @@ def _point_names(values: dict[str, Any], point: Mapping[str, Any], origins: dict
 
     The experiment has every swept key that changes a run but the seed: seeds of one point are runs of one experiment.
     """
-    swept = {key: value for key, value in sorted(_flat(point)) if not is_bookkeeping(key) and key != "experiment"}
-    given = {key for key, _ in _flat(point)} | {key for key, origin in origins.items() if "command line" in origin}
-    tags = dict(_flat(values)).get("logging.wandb.tags") or ()
+    named = {key: value for key, value in sorted(flatten(point).items()) if not is_bookkeeping(key)}
+    swept = {key: value for key, value in named.items() if key != "experiment"}
+    given = flatten(point).keys() | {key for key, origin in origins.items() if "command line" in origin}
+    tags = flatten(values).get("logging.wandb.tags") or ()
     found: dict[str, Any] = {}
     if "experiment" not in point and isinstance(values.get("experiment"), str):
         parts = [f"{_short(key)}_{_word(value)}" for key, value in swept.items() if key != "seed"]
@@ -119,14 +120,6 @@ def _point_names(values: dict[str, Any], point: Mapping[str, Any], origins: dict
     if "logging.wandb.run_name" not in given:
         wandb["run_name"] = None
     return found | {"logging": {"wandb": wandb}}
-
-
-def _flat(point: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in point.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _short(key: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,7 +176,7 @@ def _defaults() -> dict[str, Any]:
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of a nested config that a run's rows and weights depend on, dotted."""
     unread = () if config.get("curvature", {}).get("enabled") else ("curvature.draws",)
-    return {key: value for key, value in _dotted(config) if not is_bookkeeping(key) and key not in unread}
+    return {key: value for key, value in flatten(config).items() if not is_bookkeeping(key) and key not in unread}
 
 
 def as_meant(config: dict[str, Any]) -> dict[str, Any]:
@@ -190,12 +190,12 @@ def is_bookkeeping(key: str) -> bool:
     return key.startswith(_BOOKKEEPING)
 
 
-def _dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping to dotted keys: `{"a": {"b": 1}}` gives `{"a.b": 1}`. Empty mappings vanish."""
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from ddpm.config.run import is_bookkeeping
 from ddpm.errors import UserError
 from ddpm.files.yaml12 import read_value
 from reports.columns import as_number
 from reports.experiments import Study
 from reports.runs import Run, canonical, flat_config
 
-# Keys that say who and where, not what was trained.
-BOOKKEEPING = (
-    *("experiment", "seed", "out_dir", "study_name", "run_id", "clean_run", "device", "notes", "tags"),
-    *("id", "session", "environment.*", "checkpoint.*", "data.num_workers", "cache_dir"),
-    *("logging.*", "metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
+# Keys that say who and where, not what was trained, besides the config's own bookkeeping.
+_LABELS = (
+    *("experiment", "seed", "study_name", "run_id", "notes", "tags", "session", "environment.*", "logging.*"),
+    *("metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
 )
 Condition = tuple[str, str, Any]  # a key, what was typed for its value, and the value that this is
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -75,15 +75,16 @@ def matches(key: str, globs: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, glob) for glob in globs)
 
 
+def is_label(key: str) -> bool:
+    """Whether the dotted `key` says who or where a run is, and nothing of what was trained."""
+    return is_bookkeeping(key) or matches(key, _LABELS)
+
+
 def differing_keys(arms: Sequence[Arm]) -> list[str]:
     """Config keys, book-keeping aside, whose values are not the same in all `arms`; sorted."""
     configs = [arm.config for arm in arms]
     keys = sorted(set().union(*configs)) if configs else []
-    return [
-        key
-        for key in keys
-        if not matches(key, BOOKKEEPING) and len({canonical(c.get(key, "(not set)")) for c in configs}) > 1
-    ]
+    return [key for key in keys if not is_label(key) and len({canonical(c.get(key, "(not set)")) for c in configs}) > 1]
 
 
 def undeclared_keys(arms: Sequence[Arm], study: Study) -> list[str]:
@@ -204,8 +205,9 @@ def _require(
 
 def _setting(run: Run, study: Study | None = None) -> str:
     """What the runs of one setting share: all of the config but book-keeping and the study's difference."""
-    skip = (*BOOKKEEPING, *(study.difference if study else ()))
-    return canonical({key: value for key, value in flat_config(run).items() if not matches(key, skip)})
+    declared = study.difference if study else ()
+    config = flat_config(run).items()
+    return canonical({key: value for key, value in config if not (is_label(key) or matches(key, declared))})
 
 
 def _age(run: Run) -> tuple[datetime, str]:

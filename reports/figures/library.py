@@ -8,8 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from ddpm.config.run import flatten
 from reports.figures.style import Drawn, NothingToDraw, label, legend, palette, panels, wrapped
-from reports.runs import Run, flat_config, flatten
+from reports.runs import Run, flat_config
 from reports.stats.statistics import COMMON, TRAINED, rank_correlation
 
 TRACES = (TRAINED, COMMON)

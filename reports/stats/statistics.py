@@ -12,11 +12,12 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from ddpm.config.run import flatten
 from reports.columns import LARGEST, as_number
 from reports.experiments import Windows
 from reports.experiments.selection import Arm, Selection, differing_keys, matches
 from reports.long_table import settled
-from reports.runs import Run, canonical, flatten
+from reports.runs import Run, canonical
 from reports.stats.intervals import bootstrap_mean, student, welch
 
 COLUMNS = ["experiment", "metric", "statistic", "value"]

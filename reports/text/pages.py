@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from ddpm.config.run import flatten
 from reports.experiments.selection import Arm, Selection, differing_keys, matches, show
 from reports.figures import Figure
 from reports.figures.steps import context_reason
 from reports.judging.checks import Judged, Outcome, bounds, describe_check, judge_criteria, judge_statements, unit
 from reports.protocols import measured
-from reports.runs import FID_METRICS, Run, flatten
+from reports.runs import FID_METRICS, Run
 from reports.stats.statistics import (
     COLUMNS,
     COMMON,

@@ -12,8 +12,8 @@ import wandb
 import yaml
 from wandb.sdk.artifacts._validators import NAME_MAXLEN
 
-from ddpm.commands import cli
 from ddpm.arguments import path as path_argument
+from ddpm.commands import cli
 from ddpm.commands.cli import main
 from ddpm.config.files import (
     ARTIFACT_LETTERS,

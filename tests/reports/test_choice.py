@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ddpm.config.files import load_config
+from ddpm.config.run import is_bookkeeping
 from ddpm.errors import UserError
 from reports.experiments.selection import Arm, Selection, filtered
 from reports.report import make_report
@@ -46,6 +47,18 @@ def test_the_setting_with_all_arms_wins_over_a_newer_one(tmp_path: Path) -> None
     assert ids(selection) == {"e5": ["e5 linear"], "e6": ["e6 linear"]}
     assert not selection.warnings
     assert any("diffusion.beta_schedule = cosine, not linear" in line for line in selection.left_out)
+
+
+def test_keys_that_change_no_number_make_no_other_setting(tmp_path: Path) -> None:
+    """All of the config's bookkeeping: train.skip_nonfinite too, which a run that diverged is told to raise. Catches a
+    seed that is left out because of such a key."""
+    changed = {"train.skip_nonfinite": 7, "data.num_workers": 9, "checkpoint.every": 3, "device": "cuda:1"}
+    assert all(map(is_bookkeeping, changed))
+    write_run(tmp_path / "a", "e5")
+    write_run(tmp_path / "b", "e5", seed=2, **{key.replace(".", "__"): value for key, value in changed.items()})
+    write_run(tmp_path / "e6", "e6")
+    selection = chosen(tmp_path, "e6")
+    assert ids(selection) == {"e5": ["a", "b"], "e6": ["e6"]} and not selection.left_out
 
 
 def test_of_complete_settings_the_newest_wins(tmp_path: Path) -> None:

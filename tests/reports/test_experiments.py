@@ -10,12 +10,11 @@ import yaml
 from pydantic import ValidationError
 
 from ddpm.config.files import load_config
-from ddpm.config.run import differences
+from ddpm.config.run import differences, flatten
 from ddpm.errors import UserError
 from reports.experiments import Study, load, names
 from reports.experiments.selection import show
 from reports.figures import FIGURES
-from reports.runs import flatten
 
 
 @pytest.mark.parametrize("name", names())

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ddpm.config.run import flatten
 from reports.columns import as_number, collect, merge, merge_rows
 from reports.experiments.selection import Arm
-from reports.runs import Run, as_time, flatten, resolve_protocols
+from reports.runs import Run, as_time, resolve_protocols
 
 
 def test_flatten_gives_dotted_keys() -> None:
