@@ -29,7 +29,7 @@ PARTS = (
     "imports",
     "images",
     "reference statistics",
-    "the rest of the trainer",
+    "the rest of the training",
     "W&B",
     "step 1",
 )
@@ -53,19 +53,20 @@ def after(module, name, part):
         mark(part)
         return found
     setattr(module, name, marked)
-import ddpm.evaluation.milestones as milestones, ddpm.training.loop as train, ddpm.tracking.tracker as tracker
-after(train, "load_images", "images")
+import ddpm.evaluation.milestones as milestones, ddpm.tracking.tracker as tracker
+import ddpm.training.loop as loop, ddpm.training.setup as setup
+after(setup, "load_images", "images")
 after(milestones, "make_reference", "reference statistics")
-after(train.Trainer, "facts", "the rest of the trainer")
+after(setup.Training, "facts", "the rest of the training")
 after(tracker.Tracker, "__enter__", "W&B")
-step = train.Trainer.step
+step = loop.train_step
 def first(*args, **kwargs):
     found = step(*args, **kwargs)
     if len(marks) == 7:
         mark("step 1")
     return found
-train.Trainer.step = first
-train.train(cfg)
+loop.train_step = first
+loop.train(cfg)
 print("MARKS", *(f"{name}={at!r}" for at, name in marks), sep="|")
 """
 

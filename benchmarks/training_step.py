@@ -111,22 +111,23 @@ def measure_in_process(batch: int, args: argparse.Namespace, more: Sequence[str]
     from ddpm.runtime.memory import keep_freed_memory
     from ddpm.runtime.signals import StopSignals
     from ddpm.tracking.shared import open_folder, open_tracker
-    from ddpm.training.loop import Trainer
+    from ddpm.training.loop import advance
+    from ddpm.training.setup import Training
 
     keep_freed_memory()  # as `ddpm train` does
     block, every = (2, 2) if args.quick else (10, 100) if batch < LARGE_FROM else (5, 10)
     rounds = 1 if args.quick else args.rounds
     cfg = load_config(CONFIG, [*overrides(batch, every, args), *more])
     folder = open_folder(cfg)
-    trainer = Trainer(cfg)
-    ways: dict[str, Callable[[], Any]] = {"bare": bare(trainer, batch), "draft": first_draft(trainer, batch)}
+    training = Training(cfg)
+    ways: dict[str, Callable[[], Any]] = {"bare": bare(training, batch), "draft": first_draft(training, batch)}
     stop = StopSignals()
-    with folder, open_tracker(cfg, folder, trainer.facts(), step=0) as tracker, stop:
+    with folder, open_tracker(cfg, folder, training.facts(), step=0) as tracker, stop:
 
         def step() -> None:
             check_stop(stop)
-            trainer.advance(tracker)
-            trainer.measure(tracker)
+            advance(training, tracker)
+            training.diagnostics.measure(tracker)
 
         ways["step"] = step
         for way in ways.values():
@@ -137,9 +138,13 @@ def measure_in_process(batch: int, args: argparse.Namespace, more: Sequence[str]
                 for name, way in ways.items():
                     taken[name][number] += seconds(way, block) * block / every
         bare_s = sum(taken["bare"]) / rounds
-        parts = {name: [100 * seconds(work, 3) / bare_s for _ in range(2 + rounds)] for name, work in parts_of(trainer)}
-        saved = [100 * seconds(lambda: tracker.save(1, trainer.state_dict())) / bare_s / 500 for _ in range(rounds)]
-        traffic = [100 * traffic_s(trainer.params) / bare_s]
+        parts = {
+            name: [100 * seconds(work, 3) / bare_s for _ in range(2 + rounds)] for name, work in parts_of(training)
+        }
+        saved = [
+            100 * seconds(lambda: tracker.save(1, training.state.state_dict())) / bare_s / 500 for _ in range(rounds)
+        ]
+        traffic = [100 * traffic_s(training.state.params) / bare_s]
     return {**taken, "parts": parts, "checkpoint": saved, "traffic": traffic}
 
 
@@ -172,30 +177,30 @@ def overrides(batch: int, every: int, args: argparse.Namespace) -> list[str]:
     ]
 
 
-def bare(trainer: Any, batch: int) -> Callable[[], Any]:
-    """Forward and backward on one batch, by the trainer's own network (a copy), at the trainer's precision."""
-    model, device = copy.deepcopy(trainer.model), trainer.device
+def bare(training: Any, batch: int) -> Callable[[], Any]:
+    """Forward and backward on one batch, by the training's own network (a copy), at the training's precision."""
+    model, device = copy.deepcopy(training.state.model), training.device
     x, eps = (torch.randn(batch, 3, 32, 32, device=device) for _ in range(2))
     t = torch.randint(0, 1000, (batch,), device=device)
-    reduced = trainer.precision is not torch.float32
+    reduced = training.precision is not torch.float32
 
     def work() -> None:
         model.zero_grad()
-        with torch.autocast(device.type, trainer.precision, enabled=reduced):
+        with torch.autocast(device.type, training.precision, enabled=reduced):
             loss = (model(x, t) - eps).square().mean()
         loss.backward()
 
     return work
 
 
-def first_draft(trainer: Any, batch: int) -> Callable[[], Any]:
+def first_draft(training: Any, batch: int) -> Callable[[], Any]:
     """A step as one writes it down at first; the same network and schedule."""
     from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-    model, ema, device = copy.deepcopy(trainer.model), copy.deepcopy(trainer.model), trainer.device
-    images = [to_pil_image(image.cpu()) for image in trainer.batches.images[:512]]
+    model, ema, device = copy.deepcopy(training.state.model), copy.deepcopy(training.state.model), training.device
+    images = [to_pil_image(image.cpu()) for image in training.state.batches.images[:512]]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, foreach=False)
-    alpha_bar = trainer.schedule.alpha_bar.float().to(device)
+    alpha_bar = training.schedule.alpha_bar.float().to(device)
 
     def draw() -> Tensor:
         chosen = torch.randint(0, len(images), (batch,)).tolist()
@@ -219,24 +224,24 @@ def first_draft(trainer: Any, batch: int) -> Callable[[], Any]:
     return work
 
 
-def parts_of(trainer: Any) -> list[tuple[str, Callable[[], Any]]]:
+def parts_of(training: Any) -> list[tuple[str, Callable[[], Any]]]:
     """What the step does besides forward and backward, each alone. The gradients are the last step's."""
     from ddpm.training.step import gradient_norm, gradient_stats
 
-    batch, device = trainer.cfg.data.batch_size, trainer.device
+    batch, device = training.cfg.data.batch_size, training.device
 
     def noise() -> None:
-        x_0 = trainer.batches.take(trainer.batches.next_indices())
+        x_0 = training.state.batches.take(training.state.batches.next_indices())
         t = torch.randint(0, 1000, (batch,), device=device)
-        trainer.objective.task(x_0, t, torch.randn(x_0.shape, device=device))
+        training.objective.task(x_0, t, torch.randn(x_0.shape, device=device))
 
     return [
         ("batch, t, eps and x_t", noise),
-        ("gradient norm", lambda: gradient_norm(trainer.params)),
-        ("Adam", trainer.optimizer.step),
-        ("EMA", lambda: trainer.ema.update(trainer.model)),
-        ("random streams' states", trainer.streams),
-        ("gradient statistics (at logged steps alone)", lambda: gradient_stats(trainer.params)),
+        ("gradient norm", lambda: gradient_norm(training.state.params)),
+        ("Adam", training.state.optimizer.step),
+        ("EMA", lambda: training.state.ema.update(training.state.model)),
+        ("random streams' states", training.state.streams),
+        ("gradient statistics (at logged steps alone)", lambda: gradient_stats(training.state.params)),
     ]
 
 

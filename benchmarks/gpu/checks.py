@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.claims import Claim
-from benchmarks.gpu.task import Task, trained, trainer_of
+from benchmarks.gpu.task import Task, trained, training_of
 from ddpm.curvature.hessian.squares import ROUNDING, TOLERANCE
 from ddpm.curvature.hessian.untouched import untouched
 from ddpm.data.images import to_model, to_uint8
@@ -16,7 +16,8 @@ from ddpm.diffusion.samplers import Denoiser, draw, make_chain, model_denoiser
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.features import make_features
-from ddpm.training.loop import Trainer
+from ddpm.training.loop import train_step
+from ddpm.training.setup import Training
 
 Found = Iterator[Claim | str]
 CPU = torch.device("cpu")
@@ -63,8 +64,8 @@ def precision(task: Task) -> Found:
 
 def _losses(task: Task, name: str) -> Tensor:
     batch, lr = task.pick(64, 2), 0.001
-    trainer = trainer_of(task.config(f"--data.batch_size={batch}", "--model.dropout=0", f"--optim.lr={lr}"), name)
-    steps = [trainer.step(next(trainer.batches)).loss for _ in range(task.pick(300, 8))]
+    training = training_of(task.config(f"--data.batch_size={batch}", "--model.dropout=0", f"--optim.lr={lr}"), name)
+    steps = [train_step(training, next(training.state.batches)).loss for _ in range(task.pick(300, 8))]
     return torch.stack(steps).double().cpu()
 
 
@@ -72,14 +73,16 @@ def _overflow(task: Task) -> Found:
     """A scale far too large: fp16's gradients overflow, and the scaler has to come down without touching the
     weights."""
     cfg = task.config(f"--data.batch_size={task.pick(64, 2)}", "--model.dropout=0")
-    trainer = trainer_of(cfg, "fp16")
-    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 2.0**40, "backoff_factor": 2.0**-6})
+    training = training_of(cfg, "fp16")
+    training.state.scaler.load_state_dict(
+        {**training.state.scaler.state_dict(), "scale": 2.0**40, "backoff_factor": 2.0**-6}
+    )
     skipped = moved = stuck = 0
     for _ in range(8):
-        scale, before = trainer.scaler.get_scale(), _flat(trainer)
-        trainer.step(next(trainer.batches))
-        same = torch.equal(before, _flat(trainer))
-        if trainer.scaler.get_scale() < scale:
+        scale, before = training.state.scaler.get_scale(), _flat(training)
+        train_step(training, next(training.state.batches))
+        same = torch.equal(before, _flat(training))
+        if training.state.scaler.get_scale() < scale:
             skipped, moved = skipped + 1, moved + (not same)
         else:
             stuck += same
@@ -88,8 +91,8 @@ def _overflow(task: Task) -> Found:
     yield Claim("fp16, scale too large: other steps that do not", stuck, target=0)
 
 
-def _flat(trainer: Trainer) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in trainer.params])
+def _flat(training: Training) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in training.state.params])
 
 
 # --- a GPU against a CPU ---
@@ -139,7 +142,7 @@ def probe(task: Task) -> Found:
         "--curvature.batch_size=4",
         "--loss.weighting=minsnr",
     )
-    there, here = trained(task, *options), Trainer(task.config(*options, "--device=cpu"))
+    there, here = trained(task, *options), Training(task.config(*options, "--device=cpu"))
     here.model.load_state_dict(there.model.state_dict())
     for exact in (False, True):
         ours, known = _values(there, exact), _values(here, exact)
@@ -156,10 +159,12 @@ def probe(task: Task) -> Found:
             yield Claim("differences: the largest difference of a trace", off, "sem", 2 * TOLERANCE)
 
 
-def _values(trainer: Trainer, exact: bool) -> dict[str, Tensor]:
+def _values(training: Training, exact: bool) -> dict[str, Tensor]:
     """The probe's values by loss and form."""
     nothing = torch.empty(0, dtype=torch.int64)  # its draws are fixed ones, not the batch's
-    measured = trainer.curvature.measure(trainer.model, 1, nothing, lambda: None, checks=0, exact=exact)
+    measured = training.diagnostics.curvature.measure(
+        training.state.model, 1, nothing, lambda: None, checks=0, exact=exact
+    )
     return {key: torch.tensor(values, dtype=torch.float64) for key, values in measured.details.items()}
 
 

@@ -1,7 +1,7 @@
 """A training step as a CUDA graph, which is launched at once: what it would buy where a GPU waits for launches.
 
 A trial, not a part of the product. Captured are forward, loss, backward, clipping, Adam and EMA; the batch, t and eps
-are drawn outside, by the trainer's own streams, into tensors that stay where they are. Dropout draws inside, from the
+are drawn outside, by the training's own streams, into tensors that stay where they are. Dropout draws inside, from the
 device's stream, which a replay moves on as a step does. Left out is what a step decides on the host: one whose loss or
 gradient is not finite still moves the weights here, and clipping multiplies always, by 1 where the norm is below the
 limit.
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.claims import Claim, of_rounds, quotient
-from benchmarks.gpu.task import Task, repeatable, trainer_of
+from benchmarks.gpu.task import Task, repeatable, training_of
 from benchmarks.timing import in_turn
-from ddpm.training.loop import Trainer
+from ddpm.training.loop import train_step
+from ddpm.training.setup import Training
 from ddpm.training.step import gradient_norm
 
 Found = Iterator[Claim | str]
@@ -28,39 +29,39 @@ WORTH_IT = 3.0
 
 
 class StaticStep:
-    """The steps of a fresh trainer, each of them one replay."""
+    """The steps of a fresh training, each of them one replay."""
 
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-        size, device = trainer.cfg.data.batch_size, trainer.device
-        self.x_0 = torch.zeros(size, *trainer.batches.images.shape[1:], device=device)
-        self.t = torch.full((size,), trainer.objective.t_range[0], device=device)
+    def __init__(self, training: Training):
+        self.training = training
+        size, device = training.cfg.data.batch_size, training.device
+        self.x_0 = torch.zeros(size, *training.state.batches.images.shape[1:], device=device)
+        self.t = torch.full((size,), training.objective.t_range[0], device=device)
         self.eps = torch.zeros_like(self.x_0)
         self.said = torch.zeros(2, device=device)
         self.replay: Callable[[], None] = self.capture() if device.type == "cuda" else self.work
 
     def work(self) -> None:
-        """`Trainer.step` without what the host decides."""
-        trainer = self.trainer
-        reduced = trainer.precision is not torch.float32
-        with torch.autocast(trainer.device.type, trainer.precision, enabled=reduced):
-            loss, _ = trainer.losses(self.x_0, self.t, self.eps, self.t)
-        trainer.optimizer.zero_grad()
+        """`train_step` without what the host decides."""
+        training = self.training
+        reduced = training.precision is not torch.float32
+        with torch.autocast(training.device.type, training.precision, enabled=reduced):
+            loss, _ = training.objective.losses(training.state.replica, self.x_0, self.t, self.eps, self.t)
+        training.state.optimizer.zero_grad()
         loss.backward()
-        norm = gradient_norm(trainer.params)
-        if trainer.cfg.train.grad_clip:
-            nn.utils.clip_grads_with_norm_(trainer.params, trainer.cfg.train.grad_clip, norm)
-        trainer.optimizer.step()
-        if trainer.ema:
-            trainer.ema.update(trainer.model)
+        norm = gradient_norm(training.state.params)
+        if training.cfg.train.grad_clip:
+            nn.utils.clip_grads_with_norm_(training.state.params, training.cfg.train.grad_clip, norm)
+        training.state.optimizer.step()
+        if training.state.ema:
+            training.state.ema.update(training.state.model)
         self.said.copy_(torch.stack([loss.detach(), norm]))
 
     def capture(self) -> Callable[[], None]:
         """The graph of `work`. Warming up moves weights, moments, averages and the stream; all are put back."""
-        trainer = self.trainer
-        averaged = list(trainer.ema.model.parameters()) if trainer.ema else []
-        moved = [p.detach() for p in (*trainer.params, *averaged)]
-        before, stream_before = [p.clone() for p in moved], torch.cuda.get_rng_state(trainer.device)
+        training = self.training
+        averaged = list(training.state.ema.model.parameters()) if training.state.ema else []
+        moved = [p.detach() for p in (*training.state.params, *averaged)]
+        before, stream_before = [p.clone() for p in moved], torch.cuda.get_rng_state(training.device)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # a graph is captured beside the default stream, and so is this
@@ -68,22 +69,22 @@ class StaticStep:
                 self.work()
         torch.cuda.current_stream().wait_stream(aside)
         torch._foreach_copy_(moved, before)
-        for state in trainer.optimizer.state.values():
+        for state in training.state.optimizer.state.values():
             torch._foreach_zero_(list(state.values()))  # a fresh Adam's: step count and both moments
-        trainer.optimizer.zero_grad()  # the gradients come to lie in the graph's own memory
-        for group in trainer.optimizer.param_groups:
+        training.state.optimizer.zero_grad()  # the gradients come to lie in the graph's own memory
+        for group in training.state.optimizer.param_groups:
             group["capturable"] = True
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.work()
-        torch.cuda.set_rng_state(stream_before, trainer.device)
+        torch.cuda.set_rng_state(stream_before, training.device)
         return graph.replay
 
     def step(self) -> float:
-        """One step; its loss. The draws are those of `Trainer.step`, in its order."""
-        trainer = self.trainer
-        self.x_0.copy_(next(trainer.batches))
-        rng, device, t_range = trainer.noise_rng, trainer.device, trainer.objective.t_range
+        """One step; its loss. The draws are those of `train_step`, in its order."""
+        training = self.training
+        self.x_0.copy_(next(training.state.batches))
+        rng, device, t_range = training.state.noise_rng, training.device, training.objective.t_range
         self.t.copy_(torch.randint(*t_range, self.t.shape, generator=rng, device=device))
         self.eps.copy_(torch.randn(self.eps.shape, generator=rng, device=device))
         self.replay()
@@ -113,17 +114,17 @@ def equal(task: Task) -> Found:
 
 
 def _losses(task: Task, name: str, dropout: float, steps: int, captured: bool) -> Tensor:
-    trainer = _trainer(task, name, dropout)  # which seeds the streams
-    step = StaticStep(trainer).step if captured else _eager(trainer)
+    training = _training(task, name, dropout)  # which seeds the streams
+    step = StaticStep(training).step if captured else _eager(training)
     return torch.tensor([step() for _ in range(steps)], dtype=torch.float64)
 
 
-def _trainer(task: Task, name: str, dropout: float) -> Trainer:
-    return trainer_of(task.config(f"--data.batch_size={BATCH}", f"--model.dropout={dropout}"), name)
+def _training(task: Task, name: str, dropout: float) -> Training:
+    return training_of(task.config(f"--data.batch_size={BATCH}", f"--model.dropout={dropout}"), name)
 
 
-def _eager(trainer: Trainer) -> Callable[[], float]:
-    return lambda: trainer.step(next(trainer.batches)).loss.item()
+def _eager(training: Training) -> Callable[[], float]:
+    return lambda: train_step(training, next(training.state.batches)).loss.item()
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
@@ -137,9 +138,9 @@ def speed(task: Task) -> Found:
     steps, rounds = task.pick(50, 1), task.pick(5, 1)
     names = ("fp32", "bf16") if task.on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else ("fp32",)
     for name in names:
-        # Each a trainer of its own. The captured one first: what it warms up is nobody's.
-        captured = StaticStep(_trainer(task, name, 0.1)).step
-        eager = _eager(_trainer(task, name, 0.1))
+        # Each a training of its own. The captured one first: what it warms up is nobody's.
+        captured = StaticStep(_training(task, name, 0.1)).step
+        eager = _eager(_training(task, name, 0.1))
 
         def block(step: Callable[[], float]) -> list[float]:
             return [step() for _ in range(steps)]

@@ -11,7 +11,8 @@ from benchmarks.claims import Claim
 from benchmarks.gpu.task import FINDINGS, Task, finish, start_training
 from benchmarks.timing import seconds
 from ddpm.config.run import Config
-from ddpm.training.loop import Trainer
+from ddpm.training.loop import train_step
+from ddpm.training.setup import Training
 
 Found = Iterator[Claim | str]
 ARMS = ("e5", "e6")
@@ -49,14 +50,16 @@ def pair(task: Task) -> Found:
 
 def _steps(cfg: Config, task: Task, end: float) -> int:
     """How many steps both arms can do until `end`, by a few of one of them."""
-    trainer = Trainer(cfg)
-    logged = trainer.cfg.logging.log_every_n_steps
+    training = Training(cfg)
+    logged = training.cfg.logging.log_every_n_steps
 
     def step() -> None:
-        trainer.step(next(trainer.batches))
+        train_step(training, next(training.state.batches))
 
     def probe() -> None:
-        trainer.curvature.measure(trainer.model, logged, trainer.batches.next_indices(), lambda: None)
+        training.diagnostics.curvature.measure(
+            training.state.model, logged, training.state.batches.next_indices(), lambda: None
+        )
 
     for work in (step, probe):
         work()

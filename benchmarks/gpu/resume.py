@@ -20,7 +20,7 @@ from benchmarks.gpu.task import Task, finish, repeatable, start_training
 from ddpm.config.run import Config
 from ddpm.models.stored import load_checkpoint
 from ddpm.runtime.checkpoint import checkpoint_path
-from ddpm.training.loop import Trainer
+from ddpm.training import loop
 
 Found = Iterator[Claim | str]
 # Steps, between logged rows and between checkpoints, and the step in which the process is killed.
@@ -72,7 +72,7 @@ def _before(kind: str):  # type: ignore[no-untyped-def]
 def _killed_at(step: int) -> None:
     """Let this process kill itself in the middle of its training's step of this number."""
     repeatable()
-    original, calls = Trainer.step, 0
+    original, calls = loop.train_step, 0
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -81,7 +81,7 @@ def _killed_at(step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args, **kwargs)
 
-    mock.patch.object(Trainer, "step", watched).start()
+    mock.patch.object(loop, "train_step", watched).start()
 
 
 def _compared(name: str, whole: Config, again: Config, killed: Config) -> Found:

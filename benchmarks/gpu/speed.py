@@ -11,7 +11,7 @@ from benchmarks import sampling, training_step
 from benchmarks.claims import Claim, of_rounds, quotient
 from benchmarks.gpu.task import Task
 from benchmarks.timing import in_turn
-from ddpm.training.loop import Trainer
+from ddpm.training.setup import Training
 
 Found = Iterator[Claim | str]
 
@@ -43,13 +43,13 @@ def probes(task: Task) -> Found:
 
 def _probes(task: Task, batch: int) -> Found:
     probes, gradients = task.pick(16, 2), task.pick(20, 2)
-    trainer = Trainer(
+    training = Training(
         task.config(f"--data.batch_size={batch}", "--curvature.enabled=true", f"--curvature.probes={probes}")
     )
-    bare = training_step.bare(trainer, batch)
+    bare = training_step.bare(training, batch)
 
     def probe() -> None:
-        trainer.curvature.measure(trainer.model, 1, torch.arange(batch), lambda: None, checks=0)
+        training.diagnostics.curvature.measure(training.state.model, 1, torch.arange(batch), lambda: None, checks=0)
 
     ways: dict[str, Callable[[], object]] = {"gradients": partial(_repeat, bare, gradients), "probe": probe}
     taken = in_turn(ways, task.pick(3, 1))

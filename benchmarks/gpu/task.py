@@ -21,7 +21,8 @@ from ddpm.config.files import load_config
 from ddpm.config.run import Config
 from ddpm.data.images import ImageSet, load_images
 from ddpm.models.build import make_model
-from ddpm.training.loop import Trainer
+from ddpm.training.loop import train_step
+from ddpm.training.setup import Training
 
 FINDINGS = REPOSITORY / "configs/findings"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -91,28 +92,28 @@ class Task:
 
 
 def in_precision(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
-    """Within, a trainer runs its network in `dtype` on a CPU too, where the config alone leaves it in float32."""
+    """Within, a training runs its network in `dtype` on a CPU too, where the config alone leaves it in float32."""
     if device.type == "cuda":
         return nullcontext()
-    return mock.patch("ddpm.training.loop.choose_precision", lambda amp, device: dtype)
+    return mock.patch("ddpm.training.setup.choose_precision", lambda amp, device: dtype)
 
 
-def trainer_of(cfg: Config, name: str = "fp32") -> Trainer:
-    """A trainer in one of `DTYPES`."""
+def training_of(cfg: Config, name: str = "fp32") -> Training:
+    """A training in one of `DTYPES`."""
     device = torch.device(cfg.device)
     if name != "fp32":
         cfg = cfg.model_copy(update={"train": cfg.train.model_copy(update={"amp": name})})
     with in_precision(DTYPES[name], device):
-        return Trainer(cfg)
+        return Training(cfg)
 
 
-def trained(task: Task, *overrides: str) -> Trainer:
-    """A trainer whose network has learned a little."""
+def trained(task: Task, *overrides: str) -> Training:
+    """A training whose network has learned a little."""
     batch = task.pick(64, 4)
-    trainer = Trainer(task.config(f"--data.batch_size={batch}", "--optim.lr=0.001", *overrides))
+    training = Training(task.config(f"--data.batch_size={batch}", "--optim.lr=0.001", *overrides))
     for _ in range(task.pick(200, 4)):
-        trainer.step(next(trainer.batches))
-    return trainer
+        train_step(training, next(training.state.batches))
+    return training
 
 
 def repeatable() -> None:

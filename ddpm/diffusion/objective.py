@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm.diffusion.prediction import add_noise, target
 from ddpm.diffusion.schedule import Schedule
-from ddpm.diffusion.weighting import Weighting, constant, weights
+from ddpm.diffusion.weighting import Weighting, constant, squared_error, weights
 
 
 class Objective:
@@ -58,3 +58,20 @@ class Objective:
         if self._over_batch:
             trained = trained / (trained if t_batch is None else self.weights[t_batch - self.t_range[0]]).mean()
         return trained, self.common_weights[at]
+
+    def losses(
+        self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, t_batch: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(trained loss, eps-MSE), scalars: the error of what the network predicts under the arm's own weights, and
+        under those that make it the unweighted eps-MSE. t_batch: the t of the whole batch, if this is a part of it."""
+        x_t, wanted = self.task(x_0, t, eps)
+        error = squared_error(model(x_t, t), wanted)
+        trained, common = self.weights_at(t, t_batch)
+        return (trained * error).mean(), (common * error).mean()
+
+    def weight_stats(self, t: Tensor) -> dict[str, Tensor]:
+        """Mean, smallest and largest w_eps of a batch with timesteps t (B,): what its eps-MSEs count in its loss."""
+        trained, common = self.weights_at(t)
+        w_eps = trained / common
+        found = {"mean": w_eps.mean(), "min": w_eps.min(), "max": w_eps.max()}
+        return {f"loss/batch_weight_{name}": value for name, value in found.items()}

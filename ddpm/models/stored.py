@@ -12,7 +12,7 @@ from ddpm.errors import NotFinite, UserError
 from ddpm.models.build import make_model
 from ddpm.runtime.checkpoint import list_checkpoints, load
 
-FORMAT = 2  # of what a training can be continued from; raised when Trainer.state_dict changes
+FORMAT = 2  # of what a training can be continued from; raised when TrainState.state_dict changes
 _SHOWN = 5  # keys of another program's file that an error lists
 
 

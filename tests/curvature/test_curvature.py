@@ -19,7 +19,8 @@ from ddpm.errors import UserError
 from ddpm.metrics.table import METRICS
 from ddpm.runtime.checkpoint import digest
 from ddpm.tracking.tracker import Tracker
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import advance, train
+from ddpm.training.setup import Training
 from tests.training.test_train import NO_WANDB, PLAIN, ROOT, _rows, tiny
 
 FEW = "--curvature.lanczos_steps=3"
@@ -31,17 +32,19 @@ def _tiny(tmp_path: Path, *overrides: str, arm: str = "e6") -> Config:
     return tiny(tmp_path, *PLAIN, NO_WANDB, "--curvature.enabled=true", *overrides, arm=arm)
 
 
-def _trainer(tmp_path: Path, *overrides: str, arm: str = "e6") -> Trainer:
-    trainer = Trainer(_tiny(tmp_path, *overrides, arm=arm))
-    trainer.advance(mock.Mock())
-    return trainer
+def _training(tmp_path: Path, *overrides: str, arm: str = "e6") -> Training:
+    training = Training(_tiny(tmp_path, *overrides, arm=arm))
+    advance(training, mock.Mock())
+    return training
 
 
-def _draws(trainer: Trainer, step: int) -> list[tuple[Tensor, Tensor]]:
+def _draws(training: Training, step: int) -> list[tuple[Tensor, Tensor]]:
     """The (x_t, t) that the network sees of a probe at `step`, one of each draw."""
     seen: list[tuple[Tensor, Tensor]] = []
-    hook = trainer.model.register_forward_pre_hook(lambda _, given: seen.append((given[0].clone(), given[1].clone())))
-    trainer.probe(step)
+    hook = training.state.model.register_forward_pre_hook(
+        lambda _, given: seen.append((given[0].clone(), given[1].clone()))
+    )
+    training.diagnostics.probe(step)
     hook.remove()
     return [seen[i] for i in range(len(seen)) if i == 0 or not torch.equal(seen[i][0], seen[i - 1][0])]
 
@@ -52,24 +55,26 @@ def _equal(a: list[tuple[Tensor, Tensor]], b: list[tuple[Tensor, Tensor]]) -> bo
     )
 
 
-def _measured(trainer: Trainer, **keys: int) -> Measurement:
-    return trainer.curvature.measure(trainer.model, 90, trainer.indices, lambda: None, **keys)
+def _measured(training: Training, **keys: int) -> Measurement:
+    return training.diagnostics.curvature.measure(
+        training.state.model, 90, training.state.indices, lambda: None, **keys
+    )
 
 
 def test_fixed_draws_are_the_same_at_every_step_and_in_every_run(tmp_path: Path) -> None:
     """Of another arm and seed too; another `curvature.seed` takes others. Catches draws that depend on the step, on the
     run's seed or on the training batch, and two probes on one draw."""
-    one = _draws(_trainer(tmp_path, "--curvature.probes=6"), 180)
+    one = _draws(_training(tmp_path, "--curvature.probes=6"), 180)
     assert len({float(x.sum()) for x, _ in one}) == 6
-    assert _equal(one, _draws(_trainer(tmp_path, "--curvature.probes=6"), 270))
-    assert _equal(one, _draws(_trainer(tmp_path, "--curvature.probes=6", "--seed=3", arm="e5"), 180))
-    assert not _equal(one, _draws(_trainer(tmp_path, "--curvature.probes=6", "--curvature.seed=1"), 180))
+    assert _equal(one, _draws(_training(tmp_path, "--curvature.probes=6"), 270))
+    assert _equal(one, _draws(_training(tmp_path, "--curvature.probes=6", "--seed=3", arm="e5"), 180))
+    assert not _equal(one, _draws(_training(tmp_path, "--curvature.probes=6", "--curvature.seed=1"), 180))
 
 
 def test_fixed_draws_cover_all_timesteps(tmp_path: Path) -> None:
     """One t from each B-th part of the range in every draw, the whole range reached. Catches strata of the wrong width,
     and one u for all draws."""
-    found = torch.stack([t for _, t in _draws(_trainer(tmp_path, "--curvature.probes=64"), 180)])
+    found = torch.stack([t for _, t in _draws(_training(tmp_path, "--curvature.probes=64"), 180)])
     assert found.shape == (64, 4)
     for i, stratum in enumerate(found.T):
         assert 250 * i <= stratum.min() < 250 * i + 25
@@ -79,22 +84,22 @@ def test_fixed_draws_cover_all_timesteps(tmp_path: Path) -> None:
 def test_the_studys_scheme_takes_the_current_batch_and_all_else_anew(tmp_path: Path) -> None:
     """The images are the training batch's (x_t at t = 0 is nearly x_0); t and eps differ from draw to draw and step to
     step, and a step's are the same again. Catches the fixed images under the other name."""
-    trainer = _trainer(tmp_path, "--curvature.draws=batch", "--loss.t_max=0")
-    x_0 = trainer.batches.take(trainer.indices)
-    seen = _draws(trainer, 180)
+    training = _training(tmp_path, "--curvature.draws=batch", "--loss.t_max=0")
+    x_0 = training.state.batches.take(training.state.indices)
+    seen = _draws(training, 180)
     assert len(seen) == 2
     assert all((x_t - x_0).abs().mean() < 0.02 for x_t, _ in seen)
-    trainer = _trainer(tmp_path, "--curvature.draws=batch")
-    once = _draws(trainer, 180)
-    assert _equal(once, _draws(trainer, 180))
-    assert not _equal(once, _draws(trainer, 270))
+    training = _training(tmp_path, "--curvature.draws=batch")
+    once = _draws(training, 180)
+    assert _equal(once, _draws(training, 180))
+    assert not _equal(once, _draws(training, 270))
 
 
 def test_probe_of_constant_weighting_measures_one_loss(tmp_path: Path) -> None:
     """Its two traces are the same function; Min-SNR's are not, and its weights (<= 1) make the smaller one, by the
     ratio that is logged. The common loss's trace is the same number in both arms: weights and draws are equal."""
-    e5, e6 = Trainer(_tiny(tmp_path, arm="e5")), Trainer(_tiny(tmp_path, "--loss.minsnr_gamma=0.01"))
-    a, b = e5.probe(90), e6.probe(90)
+    e5, e6 = Training(_tiny(tmp_path, arm="e5")), Training(_tiny(tmp_path, "--loss.minsnr_gamma=0.01"))
+    a, b = e5.diagnostics.probe(90), e6.diagnostics.probe(90)
     assert (
         a["curvature/hutch_trace_mean"] == a["curvature/ref_trace_mean"] == pytest.approx(b["curvature/ref_trace_mean"])
     )
@@ -102,15 +107,15 @@ def test_probe_of_constant_weighting_measures_one_loss(tmp_path: Path) -> None:
     quotient = b["curvature/hutch_trace_improved"] / b["curvature/ref_trace_improved"]
     assert b["curvature/trace_ratio"] == pytest.approx(quotient)
     assert "curvature/trace_ratio" not in a
-    assert e5.model.training
+    assert e5.state.model.training
 
 
 def test_differences_are_as_good_as_products(tmp_path: Path) -> None:
     """The same draws by `curvature.exact`, in a network of the study's width: within 2 % of the standard error, as the
     run's own check says. Catches a check of another loss or vector, and draws that depend on the form."""
     options = ("--curvature.probes=8", "--curvature.per_draw=2", "--model.base_channels=32")
-    rough = _measured(_trainer(tmp_path, *options), checks=4).row
-    exact = _measured(_trainer(tmp_path, *options, "--curvature.exact=true")).row
+    rough = _measured(_training(tmp_path, *options), checks=4).row
+    exact = _measured(_training(tmp_path, *options, "--curvature.exact=true")).row
     assert (rough["curvature/exact"], exact["curvature/exact"]) == (0, 1)
     assert 0 < rough["curvature/numerical_error"] < 0.02
     assert "curvature/numerical_error" not in exact
@@ -128,10 +133,10 @@ def test_every_method_logs_documented_finite_numbers(tmp_path: Path, arm: str) -
     """All methods at once, of both losses; eigenvalues and traces fit together. Catches a key without a row in the
     table, a Hessian of the wrong loss, and a method that measures another batch than the others."""
     weak = ["--loss.minsnr_gamma=0.000001"] if arm == "e6" else []
-    trainer = _trainer(
+    training = _training(
         tmp_path, f"--curvature.method={ALL}", "--curvature.probes=8", "--curvature.lanczos_steps=10", *weak, arm=arm
     )
-    row = _measured(trainer).row
+    row = _measured(training).row
     assert set(row) <= set(METRICS)
     assert all(math.isfinite(value) for value in row.values())
     assert [row[f"curvature/missing_{method}"] for method in METHODS] == [0] * 6
@@ -151,13 +156,13 @@ def test_every_method_logs_documented_finite_numbers(tmp_path: Path, arm: str) -
 def test_averaged_weights_are_measured_where_asked(tmp_path: Path) -> None:
     """`curvature.weights: ema` measures the averaged weights, and both are left as they were. Catches live weights
     under the other name, and averaged ones that come out trainable."""
-    live, averaged = (_trainer(tmp_path, f"--curvature.weights={w}", "--optim.lr=0.05") for w in ("live", "ema"))
-    a, b = live.probe(90), averaged.probe(90)
+    live, averaged = (_training(tmp_path, f"--curvature.weights={w}", "--optim.lr=0.05") for w in ("live", "ema"))
+    a, b = live.diagnostics.probe(90), averaged.diagnostics.probe(90)
     assert a["curvature/ref_trace_mean"] != b["curvature/ref_trace_mean"]
-    assert averaged.ema is not None
-    averaged.model.load_state_dict(averaged.ema.model.state_dict())
+    assert averaged.state.ema is not None
+    averaged.state.model.load_state_dict(averaged.state.ema.model.state_dict())
     assert _measured(averaged).row["curvature/ref_trace_mean"] == b["curvature/ref_trace_mean"]
-    assert not any(p.requires_grad for p in averaged.ema.model.parameters())
+    assert not any(p.requires_grad for p in averaged.state.ema.model.parameters())
 
 
 def test_a_probe_that_is_not_finite_is_counted_and_training_goes_on(tmp_path: Path) -> None:
@@ -189,10 +194,10 @@ def test_differences_that_alone_are_not_finite_become_products(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The check finds it. Catches a comparison that NaN passes."""
-    trainer = _trainer(tmp_path)
+    training = _training(tmp_path)
     broken = torch.full((2, 2), math.nan, dtype=torch.float64)
     with mock.patch("ddpm.curvature.hessian.squares._values", return_value=broken):
-        row = _measured(trainer, checks=1).row
+        row = _measured(training, checks=1).row
     assert (row["curvature/exact"], row["curvature/missing_hutchinson"]) == (1, 0)
     assert "too coarse" in capsys.readouterr().out
 
@@ -208,10 +213,10 @@ def test_a_draw_that_memory_does_not_suffice_for_is_missing(tmp_path: Path, caps
 
     from ddpm.curvature.hessian.squares import _values as values
 
-    trainer = _trainer(tmp_path, "--curvature.probes=4")
-    whole = _measured(trainer, checks=0)
+    training = _training(tmp_path, "--curvature.probes=4")
+    whole = _measured(training, checks=0)
     with mock.patch("ddpm.curvature.hessian.squares._values", side_effect=failing):
-        part = _measured(trainer, checks=0)
+        part = _measured(training, checks=0)
     assert "warning: curvature at step 90: out of memory: 1 values of one draw" in capsys.readouterr().out
     kept = [v for i, v in enumerate(whole.details["curvature/ref_values"]) if i != 1]
     assert part.row["curvature/missing_hutchinson"] == 1
@@ -222,9 +227,9 @@ def test_a_check_that_memory_does_not_suffice_for_is_no_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The values stand, and no numerical error is claimed. Catches an error of 0 that nobody measured."""
-    trainer = _trainer(tmp_path)
+    training = _training(tmp_path)
     with mock.patch("ddpm.curvature.hessian.squares._by_products", side_effect=torch.OutOfMemoryError("out of memory")):
-        row = _measured(trainer, checks=1).row
+        row = _measured(training, checks=1).row
     assert "out of memory: a check could not be made" in capsys.readouterr().out
     assert "curvature/numerical_error" not in row
     assert (row["curvature/exact"], row["curvature/missing_hutchinson"]) == (0, 0)
@@ -239,9 +244,9 @@ def test_a_check_that_memory_does_not_suffice_for_is_no_check(
 )
 def test_other_methods_out_of_memory_are_missing(tmp_path: Path, method: str, target: str, count: int) -> None:
     """Catches a run that a measurement ends."""
-    trainer = _trainer(tmp_path, f"--curvature.method={method}", "--curvature.probes=6")
+    training = _training(tmp_path, f"--curvature.method={method}", "--curvature.probes=6")
     with mock.patch(target, side_effect=torch.OutOfMemoryError("out of memory")):
-        assert _measured(trainer).row == {f"curvature/missing_{method}": count}
+        assert _measured(training).row == {f"curvature/missing_{method}": count}
 
 
 def test_the_noise_scale_is_of_independent_images_and_timesteps(tmp_path: Path) -> None:
@@ -249,35 +254,48 @@ def test_the_noise_scale_is_of_independent_images_and_timesteps(tmp_path: Path) 
     training batch's. Catches strata and repeated images, whose part in the noise would be missing."""
     for draws in ("fixed", "batch"):
         keys = ("--curvature.method=noise_scale", "--curvature.probes=40", f"--curvature.draws={draws}")
-        seen = torch.stack([t for _, t in _draws(_trainer(tmp_path, *keys), 90)])
+        seen = torch.stack([t for _, t in _draws(_training(tmp_path, *keys), 90)])
         assert all(place.min() < 200 and place.max() > 800 for place in seen.T)
 
 
 def test_every_method_leaves_training_untouched(tmp_path: Path) -> None:
     """Weights, gradients, averages, optimizer, streams and modes, bitwise, with dropout on. Catches a product that
     accumulates into `.grad`, and a mode or stream that is not put back."""
-    trainer = _trainer(tmp_path, f"--curvature.method={ALL}", "--curvature.probes=6", "--model.dropout=0.1", FEW)
+    training = _training(tmp_path, f"--curvature.method={ALL}", "--curvature.probes=6", "--model.dropout=0.1", FEW)
 
     def state() -> str:
-        modes = [module.training for module in trainer.model.modules()]
-        return digest([trainer.state_dict()["model"], trainer.streams(), [p.grad for p in trainer.params], modes])
+        modes = [module.training for module in training.state.model.modules()]
+        return digest(
+            [
+                training.state.state_dict()["model"],
+                training.state.streams(),
+                [p.grad for p in training.state.params],
+                modes,
+            ]
+        )
 
-    before, optimizer = state(), digest(trainer.optimizer.state_dict())
-    assert all(p.grad is not None for p in trainer.params)
-    trainer.probe(90)
-    assert (state(), digest(trainer.optimizer.state_dict())) == (before, optimizer)
+    before, optimizer = state(), digest(training.state.optimizer.state_dict())
+    assert all(p.grad is not None for p in training.state.params)
+    training.diagnostics.probe(90)
+    assert (state(), digest(training.state.optimizer.state_dict())) == (before, optimizer)
 
 
 def test_two_that_share_the_draws_measure_what_one_does(tmp_path: Path) -> None:
     """Each half of the draws, added up: bitwise the whole, the check too. Catches draws that depend on who takes
     them."""
-    trainer = _trainer(tmp_path)
+    training = _training(tmp_path)
 
     def measured(share: object) -> list[Tensor]:
         rng = torch.Generator().manual_seed(5)
-        draw = lambda rng: trainer.curvature._problem(rng, trainer.indices)  # noqa: E731
+        draw = lambda rng: training.diagnostics.curvature._problem(rng, training.state.indices)  # noqa: E731
         found = least_squares_trace(
-            trainer.model, draw, 5, rng, head=trainer.model.head, checks=1, **({"share": share} if share else {})
+            training.state.model,
+            draw,
+            5,
+            rng,
+            head=training.state.model.head,
+            checks=1,
+            **({"share": share} if share else {}),
         )
         return [t for f in found for t in (f.plain.table, f.improved.table, torch.tensor(f.numerical_error))]
 
@@ -287,9 +305,11 @@ def test_two_that_share_the_draws_measure_what_one_does(tmp_path: Path) -> None:
 
 def test_one_measurement_in_twenty_is_checked(tmp_path: Path) -> None:
     """The first, the 21st, whatever the cadence. Catches a check at every probe, which costs twice as much."""
-    trainer = _trainer(tmp_path, "--curvature.every=50")
+    training = _training(tmp_path, "--curvature.every=50")
     checked = [
-        step for step in (50, 100, 550, 1000, 1050, 1100, 2050) if "curvature/numerical_error" in trainer.probe(step)
+        step
+        for step in (50, 100, 550, 1000, 1050, 1100, 2050)
+        if "curvature/numerical_error" in training.diagnostics.probe(step)
     ]
     assert checked == [50, 1050, 2050]
 
@@ -331,14 +351,14 @@ def test_what_is_too_coarse_stays_exact_up_to_the_next_check(
 ) -> None:
     """A check that fails makes that measurement exact, says so, and so are those that follow. Catches nine coarse
     measurements after a failed check."""
-    trainer = _trainer(tmp_path)  # its first measurement due is that of step 2
+    training = _training(tmp_path)  # its first measurement due is that of step 2
     with mock.patch("ddpm.curvature.hessian.squares.STEP", 50.0):
-        first = trainer.probe(2)
+        first = training.diagnostics.probe(2)
         assert "warning: curvature at step 2: differences of float32 outputs are too coarse" in capsys.readouterr().out
         assert first["curvature/exact"] == 1
         assert first["curvature/numerical_error"] > 0.02
-        coarse = trainer.probe(4)["curvature/ref_trace_mean"]
-        exact = trainer.probe(4, exact=True)
+        coarse = training.diagnostics.probe(4)["curvature/ref_trace_mean"]
+        exact = training.diagnostics.probe(4, exact=True)
     assert exact["curvature/exact"] == 1
     assert exact["curvature/ref_trace_mean"] == first["curvature/ref_trace_mean"] != coarse
     rows = [{"train/loss": 1.0}, {"curvature/exact": 1.0}, {"train/loss": 2.0}]
@@ -349,19 +369,19 @@ def test_what_is_too_coarse_stays_exact_up_to_the_next_check(
 
 def test_no_warning_in_a_healthy_probe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the study's width. Catches a fall to exact products, which cost four times as much, on ordinary weights."""
-    trainer = _trainer(tmp_path, "--model.base_channels=32", "--curvature.probes=8")
+    training = _training(tmp_path, "--model.base_channels=32", "--curvature.probes=8")
     capsys.readouterr()
-    assert _measured(trainer, checks=2).row["curvature/exact"] == 0
+    assert _measured(training, checks=2).row["curvature/exact"] == 0
     assert capsys.readouterr().out == ""
 
 
 def test_other_peoples_warnings_pass(tmp_path: Path) -> None:
     """What is no word of the measurement's own is still a warning. Catches one that a probe swallows."""
-    trainer, problem = _trainer(tmp_path), CurvatureProbe._problem
+    training, problem = _training(tmp_path), CurvatureProbe._problem
 
     def warning(*args: object, **more: object) -> LeastSquares:
         warnings.warn("deprecated", DeprecationWarning, stacklevel=2)
         return problem(*args, **more)  # type: ignore[arg-type]
 
     with mock.patch.object(CurvatureProbe, "_problem", warning), pytest.warns(DeprecationWarning, match="deprecated"):
-        _measured(trainer, checks=0)
+        _measured(training, checks=0)

@@ -10,20 +10,21 @@ from ddpm.config.run import Config
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.diffusion.weighting import make_weighting, weights
 from ddpm.runtime.streams import stream_seed
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import train, train_step
+from ddpm.training.setup import Training
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
 
 def _seen(cfg: Config) -> set[int]:
     """The t that 12 steps (48 draws) and a probe of 8 give the network."""
-    trainer = Trainer(cfg)
+    training = Training(cfg)
     seen: set[int] = set()
-    trainer.model.register_forward_pre_hook(lambda _, given: seen.update(given[1].tolist()))
+    training.state.model.register_forward_pre_hook(lambda _, given: seen.update(given[1].tolist()))
     for _ in range(12):
-        trainer.step(next(trainer.batches))
+        train_step(training, next(training.state.batches))
     steps = set(seen)
     seen.clear()
-    trainer.probe(12)
+    training.diagnostics.probe(12)
     assert seen and seen <= steps
     return steps
 
@@ -37,29 +38,29 @@ def test_both_ends_are_drawn_and_nothing_outside(tmp_path: Path) -> None:
 
 def test_the_loss_of_a_range_is_weighed_by_the_weights_of_its_timesteps(tmp_path: Path) -> None:
     """Recomputed by hand from the same streams. Catches weights that are looked up t_min timesteps too early."""
-    trainer = Trainer(tiny(tmp_path, "--loss.t_min=40", "--loss.t_max=160"))
-    x_0 = next(trainer.batches)
-    rng = torch.Generator().manual_seed(stream_seed(trainer.cfg.seed, "timesteps and noise"))
+    training = Training(tiny(tmp_path, "--loss.t_min=40", "--loss.t_max=160"))
+    x_0 = next(training.state.batches)
+    rng = torch.Generator().manual_seed(stream_seed(training.cfg.seed, "timesteps and noise"))
     t = torch.randint(40, 161, (4,), generator=rng)
     eps = torch.randn(x_0.shape, generator=rng)
-    ab = trainer.schedule.alpha_bar[t].float()[:, None, None, None]
-    mse = (trainer.model(ab.sqrt() * x_0 + (1 - ab).sqrt() * eps, t) - eps).square().mean((1, 2, 3))
-    snr = trainer.schedule.snr[t]
-    stats = trainer.step(x_0)
+    ab = training.schedule.alpha_bar[t].float()[:, None, None, None]
+    mse = (training.state.model(ab.sqrt() * x_0 + (1 - ab).sqrt() * eps, t) - eps).square().mean((1, 2, 3))
+    snr = training.schedule.snr[t]
+    stats = train_step(training, x_0)
     assert stats.loss.item() == pytest.approx((mse * (snr.clamp(max=5) / snr)).mean().item(), rel=1e-4)
     assert stats.mse.item() == pytest.approx(mse.mean().item(), rel=1e-4)
 
 
 def test_the_whole_range_is_what_it_always_was(tmp_path: Path) -> None:
     """Bounds that are given and say nothing new change no bit of a step. Catches another way of drawing t."""
-    plain, bounded = (Trainer(tiny(tmp_path, *f)) for f in ((), ("--loss.t_min=0", "--loss.t_max=999")))
-    for trainer in (plain, bounded):
-        trainer.step(next(trainer.batches))
-    assert all(torch.equal(a, b) for a, b in zip(plain.params, bounded.params, strict=True))
+    plain, bounded = (Training(tiny(tmp_path, *f)) for f in ((), ("--loss.t_min=0", "--loss.t_max=999")))
+    for training in (plain, bounded):
+        train_step(training, next(training.state.batches))
+    assert all(torch.equal(a, b) for a, b in zip(plain.state.params, bounded.state.params, strict=True))
     rng = torch.Generator().manual_seed(stream_seed(plain.cfg.seed, "timesteps and noise"))
     torch.randint(1000, (4,), generator=rng)
     torch.randn(4, 3, 32, 32, generator=rng)
-    assert torch.equal(rng.get_state(), plain.noise_rng.get_state())
+    assert torch.equal(rng.get_state(), plain.state.noise_rng.get_state())
 
 
 def test_the_curve_is_logged_once_and_survives(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_the_curve_is_logged_once_and_survives(tmp_path: Path) -> None:
 def test_normalised_weights_have_mean_1_over_the_range(tmp_path: Path) -> None:
     """minsnr_norm over t = 0 ... 50, where Min-SNR's own mean is far below. Catches a scale of the whole schedule."""
     flags = ("--loss.weighting=minsnr_norm", "--loss.t_max=50")
-    row = Trainer(tiny(tmp_path, *flags)).objective.row
+    row = Training(tiny(tmp_path, *flags)).objective.row
     part = make_schedule("linear").respace(torch.arange(51))
     w = weights(make_weighting("minsnr"), part)
     assert w.mean() < 0.1

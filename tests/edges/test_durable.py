@@ -18,7 +18,7 @@ from ddpm.config.run import Config
 from ddpm.errors import UserError
 from ddpm.runtime.checkpoint import checkpoint_path, list_checkpoints
 from ddpm.tracking.run_folder import RunFolder
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import train
 from tests.once import once
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
@@ -239,7 +239,7 @@ def test_a_finished_run_with_a_torn_last_row_measures_it_again(
     rows = cfg.run_dir / "loss.jsonl"
     rows.write_bytes(rows.read_bytes()[:-10])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", None)
+        patch.setattr("ddpm.training.loop.train_step", None)
         train(cfg)
     assert "of a finished run lacks 1 row (step 4)" in capsys.readouterr().out
     assert _rows(cfg.run_dir) == _rows(whole)

@@ -21,9 +21,11 @@ from ddpm.evaluation.fid_error import frechet_error
 from ddpm.evaluation.kid_prdc import Kid, kid, neighbours
 from ddpm.evaluation.reconstruction import reconstruction
 from ddpm.files.disk import FIGURES, replacing
-from ddpm.runtime.checkpoint import _CONTINUED, checkpoint_path, load_state, save_checkpoint
+from ddpm.models.stored import _CONTINUED
+from ddpm.runtime.checkpoint import checkpoint_path, load_state, save_checkpoint
 from ddpm.tracking.run_folder import RunFolder
-from ddpm.training.loop import Trainer, train
+from ddpm.training.diagnostics import Diagnostics
+from ddpm.training.loop import train
 from tests.once import once
 from tests.training.test_train import NO_WANDB, PLAIN, ROOT, tiny
 
@@ -57,7 +59,7 @@ def _saved(path: Path, change: Change) -> Callable[[Path], None]:
     return write
 
 
-def _other_trainer(to: Path) -> None:
+def _other_training(to: Path) -> None:
     torch.save({"step": 3, "model": {"w": torch.ones(2)}, "opt": {}, "ema": {}, "scaler": None, "version": "2.1"}, to)
 
 
@@ -66,7 +68,7 @@ class Unknown:
 
 
 FOREIGN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "another trainer's": (lambda own, to: _other_trainer(to), "it holds 'step', 'model', .* and no config, indices"),
+    "another training's": (lambda own, to: _other_training(to), "it holds 'step', 'model', .* and no config, indices"),
     "a list": (lambda own, to: torch.save([1, 2], to), "it holds a list"),
     "of another shape": (
         lambda own, to: _saved(own, lambda s: s["model"].update({"stem.weight": torch.ones(1)}))(to),
@@ -122,7 +124,7 @@ def test_a_checkpoint_that_is_not_ours(
 def test_a_file_of_another_program_is_refused_before_its_tensors_are_read(tmp_path: Path) -> None:
     """It may be larger than the memory. Catches a reader that loads a file first and looks at it then."""
     path = tmp_path / "model-1.pt"
-    _other_trainer(path)
+    _other_training(path)
     read = mock.patch("ddpm.runtime.checkpoint.digest", side_effect=AssertionError)
     with mock.patch("torch.load", wraps=torch.load) as load, read:
         assert cli.main(["sample", str(path), "--out", str(tmp_path / "out")]) == 2
@@ -159,7 +161,7 @@ def test_a_run_is_not_continued_from_what_is_not_its_own(
 
 
 def test_what_a_training_is_continued_from_is_named_in_one_place(run: Path) -> None:
-    """Catches a key that `Trainer.state_dict` gained, and that a damaged checkpoint may then lack with a KeyError."""
+    """Catches a key that `TrainState.state_dict` gained, and whose lack in a damaged checkpoint is a KeyError."""
     state = load_state(checkpoint_path(run, 4))
     assert set(state) == {*_CONTINUED, "format", "config", "step", "indices", "model", "ema"}
 
@@ -188,7 +190,7 @@ def test_weights_that_are_not_finite_make_no_picture_and_no_score(
 def test_a_milestone_of_samples_that_are_not_finite_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row has `not_finite` in the scores' place, and the training goes on. Catches the FID of black images in a
     run's history, a black grid, and a PSNR of infinity for an error that is no number."""
-    monkeypatch.setattr(Trainer, "denoiser", lambda self: lambda x_t, t: x_t * math.nan)
+    monkeypatch.setattr(Diagnostics, "denoiser", lambda self: lambda x_t, t: x_t * math.nan)
     folder = train(tiny(tmp_path, NO_WANDB, "--curvature.enabled=false", "--train.total_steps=2"))
     rows = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
     row = next(row["out"] for row in rows if row["_i"] == 2)

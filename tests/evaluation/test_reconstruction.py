@@ -13,7 +13,8 @@ from ddpm.diffusion.samplers import dynamic_threshold, model_denoiser
 from ddpm.diffusion.schedule import Schedule, make_schedule
 from ddpm.evaluation.reconstruction import profile, reconstruction
 from ddpm.evenly import evenly_spaced
-from ddpm.training.loop import Trainer
+from ddpm.training.loop import train_step
+from ddpm.training.setup import Training
 from tests.analytic import gaussian_denoiser
 from tests.training.test_train import tiny
 
@@ -161,7 +162,7 @@ def test_the_batch_is_held_out_and_its_noise_is_fixed(tmp_path: Path) -> None:
     reference = {image.numpy().tobytes() for image in images[rows]}
     all_images = {to_model(image).numpy().tobytes(): image.numpy().tobytes() for image in images}
     batches = [
-        Trainer(tiny(tmp_path, *flags)).milestones.fixed_batch
+        Training(tiny(tmp_path, *flags)).milestones.fixed_batch
         for flags in ((), ("--seed=3",), ("--eval.sample_seed=1",), ("--eval.recon.n_samples=6",))
     ]
     (x_0, eps), other_seed, other_noise, more = (batch for batch in batches if batch)
@@ -175,12 +176,14 @@ def test_the_batch_is_held_out_and_its_noise_is_fixed(tmp_path: Path) -> None:
 
 def test_it_is_the_same_twice_and_moves_no_stream(tmp_path: Path) -> None:
     """Bit for bit, at another step too; the global stream and the training's own stay where they are."""
-    trainer = Trainer(tiny(tmp_path, "--model.dropout=0.1", "--eval.fid_milestone.enabled=false"))
-    before = torch.get_rng_state(), trainer.noise_rng.get_state()
-    rows = [trainer.milestones.score(step, trainer.denoiser) for step in (2, 2, 40)]
+    training = Training(tiny(tmp_path, "--model.dropout=0.1", "--eval.fid_milestone.enabled=false"))
+    before = torch.get_rng_state(), training.state.noise_rng.get_state()
+    rows = [training.milestones.score(step, training.diagnostics.denoiser) for step in (2, 2, 40)]
     assert rows[0] == rows[1] == rows[2] != {}
-    assert torch.equal(before[0], torch.get_rng_state()) and torch.equal(before[1], trainer.noise_rng.get_state())
-    assert trainer.milestones.score(3, trainer.denoiser) == {}
+    assert torch.equal(before[0], torch.get_rng_state()) and torch.equal(
+        before[1], training.state.noise_rng.get_state()
+    )
+    assert training.milestones.score(3, training.diagnostics.denoiser) == {}
 
 
 def test_it_is_due_every_so_often_and_at_the_end(tmp_path: Path) -> None:
@@ -188,24 +191,24 @@ def test_it_is_due_every_so_often_and_at_the_end(tmp_path: Path) -> None:
     flags = ["--train.total_steps=5", "--eval.recon.every=3", "--logging.log_every_n_steps=100"]
     off = ["--eval.final.enabled=false", "--eval.grid.enabled=false", "--eval.fid_milestone.enabled=false"]
     cfg = tiny(tmp_path, *flags, *off)
-    trainer = Trainer(cfg)
-    due = [step for step in range(1, 6) if trainer.milestones.score(step, trainer.denoiser)]
+    training = Training(cfg)
+    due = [step for step in range(1, 6) if training.milestones.score(step, training.diagnostics.denoiser)]
     assert due == [3, 5] == [step for step in range(1, 6) if cfg.has_row(step)]
-    assert trainer.timers.seconds["recon"] > 0
+    assert training.timers.seconds["recon"] > 0
 
 
 def test_it_follows_the_evaluated_weights(tmp_path: Path) -> None:
     """Recomputed by hand from the EMA (or live) weights in eval mode. Catches the other weights, and dropout."""
     for weights in ("ema", "live"):
-        trainer = Trainer(tiny(tmp_path, f"--eval.weights={weights}", "--optim.lr=0.01", "--model.dropout=0.2"))
+        training = Training(tiny(tmp_path, f"--eval.weights={weights}", "--optim.lr=0.01", "--model.dropout=0.2"))
         for _ in range(3):
-            trainer.step(next(trainer.batches))
-        row = trainer.milestones.score(2, trainer.denoiser)
-        model = trainer.ema.model if weights == "ema" and trainer.ema else trainer.model.eval()
-        batch = trainer.milestones.fixed_batch
+            train_step(training, next(training.state.batches))
+        row = training.milestones.score(2, training.diagnostics.denoiser)
+        model = training.state.ema.model if weights == "ema" and training.state.ema else training.state.model.eval()
+        batch = training.milestones.fixed_batch
         assert batch
         x_0, eps = batch
-        ab = trainer.schedule.alpha_bar[500].float()
+        ab = training.schedule.alpha_bar[500].float()
         with torch.no_grad():
             eps_hat = model(ab.sqrt() * x_0 + (1 - ab).sqrt() * eps, torch.full((4,), 500))
         assert row["mse_per_t/mse_t0500"] == pytest.approx((eps - eps_hat).square().mean().item(), rel=1e-3)

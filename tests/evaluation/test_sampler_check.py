@@ -8,7 +8,8 @@ import torch
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.errors import UserError
 from ddpm.evaluation.sampler_check import KnownAnswer, require, try_sampler
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import train
+from ddpm.training.setup import Training
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
 LINEAR = make_schedule("linear")
@@ -51,11 +52,11 @@ def test_each_evaluations_own_sampler_is_tried(tmp_path: Path, section: str) -> 
     adjacent, named = f"--eval.{section}.sampler=ddpm_adjacent_posterior", "[ddpm, ddpm_adjacent_posterior]"
     flags = [*PLAIN, "--eval.fid_milestone.enabled=true", "--eval.final.enabled=true", adjacent]
     with pytest.raises(UserError, match=r"ddpm_adjacent_posterior at nfe = 2 .* misses a known answer"):
-        Trainer(tiny(tmp_path, *flags))
-    checks = Trainer(tiny(tmp_path, *flags, f"--eval.accept_sampler_error={named}")).milestones.checks
+        Training(tiny(tmp_path, *flags))
+    checks = Training(tiny(tmp_path, *flags, f"--eval.accept_sampler_error={named}")).milestones.checks
     keys = {"fid_milestone": "check/sampler_std_error", "final": "check/final_sampler_std_error"}
     assert set(checks) == set(keys.values()) and checks[keys[section]] > 0.4
-    assert set(Trainer(tiny(tmp_path, *flags, f"--eval.{section}.enabled=false")).milestones.checks) == {
+    assert set(Training(tiny(tmp_path, *flags, f"--eval.{section}.enabled=false")).milestones.checks) == {
         key for name, key in keys.items() if name != section
     }
 
@@ -65,7 +66,7 @@ def test_a_sampler_is_tried_as_it_will_score(tmp_path: Path) -> None:
     flags = [*PLAIN, "--eval.fid_milestone.enabled=true", "--eval.final.enabled=true", "--diffusion.T=400"]
     flags += [f"--eval.fid_milestone.{key}" for key in ("sampler=ddim", "nfe=12", "spacing=trailing", "eta=0.7")]
     flags += [f"--eval.final.{key}" for key in ("sampler=ddpm_large", "nfe=30", "spacing=leading")]
-    checks = Trainer(tiny(tmp_path, *flags)).milestones.checks
+    checks = Training(tiny(tmp_path, *flags)).milestones.checks
     chain = make_schedule("linear", 400)
     assert checks["check/sampler_std_error"] == try_sampler(chain, "ddim", 12, "trailing", 0.7).error
     assert checks["check/final_sampler_std_error"] == try_sampler(chain, "ddpm_large", 30, "leading").error

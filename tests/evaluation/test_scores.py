@@ -16,7 +16,8 @@ from ddpm.evaluation.kid_prdc import Kid, kid, neighbours
 from ddpm.evaluation.milestones import ends
 from ddpm.evaluation.scores import FeatureSums, Wanted, scores
 from ddpm.evenly import evenly_spaced
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import train
+from ddpm.training.setup import Training
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
 
@@ -115,7 +116,7 @@ def test_a_run_with_too_few_rows_does_not_start(tmp_path: Path, flags: list[str]
     counts = [f"--eval.{name}.n_samples={n}" for name in ("fid_milestone", "final")]
     features = f"--eval.features={two_colours(tmp_path)}" if n < 70 else "--eval.features=embedded"
     with pytest.raises(UserError, match=message):
-        Trainer(tiny(tmp_path, *flags, *counts, features))
+        Training(tiny(tmp_path, *flags, *counts, features))
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
@@ -155,7 +156,7 @@ def test_the_floor_is_of_images_that_the_reference_does_not_hold(
     """Of 200 images the reference takes every second, or nearly: 70 others are the floor's, each once; the ceiling's
     are 70 of noise, whose values are spread over all of 0 ... 255. Catches a floor of the reference's own images, which
     is lower than any denoiser can reach, and the two ends in each other's place."""
-    milestones = Trainer(tiny(tmp_path, *PLAIN, "--eval.final.enabled=true")).milestones
+    milestones = Training(tiny(tmp_path, *PLAIN, "--eval.final.enabled=true")).milestones
     taken: list[torch.Tensor] = []
 
     def scores_of(what: str, images: Iterable[torch.Tensor], n: int) -> dict[str, float]:
@@ -175,10 +176,10 @@ def test_the_floor_is_of_images_that_the_reference_does_not_hold(
 
 def test_the_ends_of_the_scale_are_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By any run of the same protocol: they come from the cache, bit for bit; of another count they are taken anew."""
-    milestones = Trainer(tiny(tmp_path)).milestones
+    milestones = Training(tiny(tmp_path)).milestones
     first = milestones.ends(70)
     monkeypatch.setattr(type(milestones.evaluator), "score", lambda *_: pytest.fail("taken again"))
-    fresh = Trainer(tiny(tmp_path, "--seed=3")).milestones
+    fresh = Training(tiny(tmp_path, "--seed=3")).milestones
     assert fresh.ends(70) == first
     with pytest.raises(pytest.fail.Exception):
         ends(fresh.evaluator, fresh._images, 100, 71)
@@ -190,14 +191,16 @@ def test_the_batchs_weights(tmp_path: Path) -> None:
     t = torch.tensor([10, 400, 999])
     for prediction in ("eps", "v"):
         flag = f"--diffusion.prediction={prediction}"
-        constant = Trainer(tiny(tmp_path, flag, "--loss.weighting=constant")).weight_stats(t)
+        constant = Training(tiny(tmp_path, flag, "--loss.weighting=constant")).objective.weight_stats(t)
         assert {key: value.item() for key, value in constant.items()} == pytest.approx(
             {f"loss/batch_weight_{name}": 1 for name in ("mean", "min", "max")}
         )
-        trainer = Trainer(tiny(tmp_path, flag))
-        expected = (5 / trainer.schedule.snr[t]).clamp(max=1)
-        stats = trainer.weight_stats(t)
+        training = Training(tiny(tmp_path, flag))
+        expected = (5 / training.schedule.snr[t]).clamp(max=1)
+        stats = training.objective.weight_stats(t)
         for name, value in (("mean", expected.mean()), ("min", expected.min()), ("max", expected.max())):
             assert stats[f"loss/batch_weight_{name}"].item() == pytest.approx(value.item(), rel=1e-5)
     flags = ["--loss.weighting=minsnr_norm", "--loss.minsnr_norm_over=batch"]
-    assert Trainer(tiny(tmp_path, *flags)).weight_stats(t)["loss/batch_weight_mean"].item() == pytest.approx(1)
+    assert Training(tiny(tmp_path, *flags)).objective.weight_stats(t)["loss/batch_weight_mean"].item() == pytest.approx(
+        1
+    )

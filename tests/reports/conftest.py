@@ -88,7 +88,7 @@ def write_run(
     finished: bool = True,
     **extra: Any,
 ) -> Path:
-    """A run folder as our trainer writes it, with two sample grids."""
+    """A run folder as our training writes it, with two sample grids."""
     folder.mkdir(parents=True)
     config = config_of(experiment, seed, **extra)
     rows = rows_of(experiment, seed, protocol) if rows is None else rows

@@ -40,7 +40,7 @@ def config(experiment: str, *overrides: str) -> Config:
 
 
 def write_whole(folder: Path, experiment: str, seed: int = 1) -> Path:
-    """A finished run folder as the trainer leaves it: a whole config, a summary, and checksums."""
+    """A finished run folder as the training leaves it: a whole config, a summary, and checksums."""
     write_run(folder, experiment, seed)
     steps: dict[int, dict[str, Any]] = {}
     for step, row in sorted(rows_of(experiment, seed), key=lambda pair: pair[0]):
@@ -80,7 +80,7 @@ def report_of(root: Path) -> str:
     ],
 )
 def test_the_steps_that_have_a_row(overrides: list[str]) -> None:
-    """Catches: a report that finds rows missing where the trainer writes none, or none where it does."""
+    """Catches: a report that finds rows missing where the training writes none, or none where it does."""
     cfg = config("e6", *overrides)
     for last in (1, 36, 37, 38, 200):
         assert cfg.row_steps(last) == [step for step in range(1, last + 1) if cfg.has_row(step)]
@@ -104,7 +104,7 @@ def test_missing_rows_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_the_originals_lack_nothing_that_can_be_said(originals: Path) -> None:
-    """Catches: a config that is not the trainer's taken for one that says which steps have rows."""
+    """Catches: a config that is not the training's taken for one that says which steps have rows."""
     assert [run.missing_rows for run in open_source(str(originals))] == [([], 0)] * 3
 
 

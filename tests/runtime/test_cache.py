@@ -13,7 +13,7 @@ from ddpm.errors import UserError
 from ddpm.evaluation.features import make_features
 from ddpm.evaluation.reference import make_reference
 from ddpm.runtime.cache import cache_dir, cached
-from ddpm.training.loop import Trainer
+from ddpm.training.setup import Training
 from tests.training.test_train import tiny
 
 CPU = torch.device("cpu")
@@ -44,12 +44,12 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, monkeyp
 
 def test_the_environment_then_the_config_then_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a configured folder that is forgotten, and one that outlives its run in the process."""
-    configured = Trainer(tiny(tmp_path, f"--cache_dir={tmp_path / 'configured'}"))
+    configured = Training(tiny(tmp_path, f"--cache_dir={tmp_path / 'configured'}"))
     assert cache_dir() == tmp_path / "ddpm-cache"  # DDPM_CACHE, as these tests have it
     monkeypatch.delenv("DDPM_CACHE")
     assert cache_dir() == tmp_path / "configured"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
-    other = Trainer(tiny(tmp_path))
+    other = Training(tiny(tmp_path))
     assert cache_dir() == tmp_path / "own/ddpm" and list(cache_dir().rglob("*.safetensors"))
     assert other.cfg.run_id == configured.cfg.run_id
 

@@ -26,7 +26,8 @@ from ddpm.runtime import distributed
 from ddpm.runtime.checkpoint import checkpoint_step, digest, list_checkpoints
 from ddpm.runtime.environment import choose_device
 from ddpm.runtime.streams import stream_seed
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import train
+from ddpm.training.setup import Training
 from tests import processes
 from tests.once import once
 from tests.training.test_train import ROOT, tiny
@@ -126,8 +127,8 @@ def assert_close(cfg: Config, alone: Config) -> None:
     each other as 1 % of the way from its beginning."""
     for row, expected in zip(_rows(cfg), _rows(alone), strict=True):
         assert row == {k: pytest.approx(v, rel=1e-4) if isinstance(v, float) else v for k, v in expected.items()}
-    begun = Trainer(alone)
-    for part, start in (("model", begun.model), ("ema", begun.ema.model)):  # type: ignore[union-attr]
+    begun = Training(alone)
+    for part, start in (("model", begun.state.model), ("ema", begun.state.ema.model)):  # type: ignore[union-attr]
         end, expected_end = _flat(_end(cfg)[part]), _flat(_end(alone)[part])
         assert (end - expected_end).norm() < 0.01 * (expected_end - _flat(start.state_dict())).norm()
     assert _end(cfg)["step"] == _end(alone)["step"] == 6
@@ -185,7 +186,7 @@ def test_a_signal_to_torchrun_stops_both_at_one_step(tmp_path: Path, alone: Conf
         "    os.kill(os.getppid(), signal.SIGTERM)\n"
         "    time.sleep(1)\n"
         "if os.environ['RANK'] == '0':\n"
-        "    processes.at_call('ddpm.training.loop.Trainer.step', 2, stop)\n"
+        "    processes.at_call('ddpm.training.loop.train_step', 2, stop)\n"
         "runpy.run_module('ddpm', run_name='__main__')\n"
     )
     stopped = torchrun(cfg, str(script)).stdout
@@ -202,8 +203,7 @@ def test_one_process_is_continued_by_two(tmp_path: Path, alone: Config, disabled
     """Catches streams that the second process does not find in the checkpoint."""
     cfg = short(tmp_path)
     assert (
-        processes.run(cfg, functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 5, processes.kill))
-        < 0
+        processes.run(cfg, functools.partial(processes.at_call, "ddpm.training.loop.train_step", 5, processes.kill)) < 0
     )
     assert pair(cfg) == [0, 0], processes.log(cfg)
     assert processes.log(cfg).count("note: continued on 2 processes, 1 before") == 1
@@ -219,7 +219,7 @@ def test_a_kill_of_both_costs_no_bit(tmp_path: Path, disabled: None) -> None:
     """
     undisturbed, killed = (short(tmp_path / name, "--model.dropout=0.1") for name in ("undisturbed", "killed"))
     assert pair(undisturbed) == [0, 0], processes.log(undisturbed)
-    kill = functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 5, processes.kill)
+    kill = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 5, processes.kill)
     assert all(pair(killed, kill, kill))
     assert not (killed.run_dir / "results.jsonl").exists()
     assert pair(killed) == [0, 0], processes.log(killed)
@@ -278,7 +278,7 @@ def _no_arguments() -> Any:
     [
         ("ddpm.tracking.run_folder.save_checkpoint", _full_disk, 0, "No space left on device"),  # in the loop
         ("ddpm.data.images.ImageSet.digest", _other_images, 1, "need the same images"),
-        ("ddpm.training.loop.choose_device", _no_device, 1, "no device for process 1"),  # before its images are read
+        ("ddpm.training.setup.choose_device", _no_device, 1, "no device for process 1"),  # before its images are read
         ("ddpm.commands.cli._parser", _no_arguments, 1, "Process 1 on"),  # before all else
     ],
 )
@@ -316,7 +316,7 @@ def test_without_torchrun_nothing_is_initialised(tmp_path: Path, monkeypatch: py
     assert distributed.replicated(model) is model
     assert distributed.means(loss, mse) == (loss, mse)
     assert distributed.means(loss)[0] is distributed.total(loss) is loss
-    assert "other_ranks" not in Trainer(short(tmp_path)).state_dict()
+    assert "other_ranks" not in Training(short(tmp_path)).state.state_dict()
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="torchrun --nproc-per-node=N -m ddpm train CONFIG"):

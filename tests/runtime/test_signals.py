@@ -23,7 +23,7 @@ def _send_at_call(target: str, number: int, *signals: int) -> None:
 @pytest.mark.parametrize(
     ("signum", "target", "number"),
     [
-        (signal.SIGTERM, "ddpm.training.loop.Trainer.step", 5),  # in a step, which is finished first
+        (signal.SIGTERM, "ddpm.training.loop.train_step", 5),  # in a step, which is finished first
         (signal.SIGINT, "ddpm.evaluation.evaluator.to_uint8", 7),  # in an evaluation, which is taken again
         (signal.SIGTERM, "ddpm.curvature.hessian.squares._values", 7),  # in a probe, which is taken again
     ],
@@ -46,7 +46,7 @@ def test_an_echo_is_no_second_signal(tmp_path: Path) -> None:
     """The same signal twice at once, as from a batch system and from the launcher that passes it on: one stop, with its
     checkpoint. Catches runs preempted without one."""
     cfg = short(tmp_path, "--checkpoint.every=100")
-    twice = functools.partial(_send_at_call, "ddpm.training.loop.Trainer.step", 2, signal.SIGTERM, signal.SIGTERM)
+    twice = functools.partial(_send_at_call, "ddpm.training.loop.train_step", 2, signal.SIGTERM, signal.SIGTERM)
     assert processes.run(cfg, twice) == 143, processes.log(cfg)
     assert list_checkpoints(cfg.run_dir)
 
@@ -54,7 +54,7 @@ def test_an_echo_is_no_second_signal(tmp_path: Path) -> None:
 def test_a_second_signal_is_immediate(tmp_path: Path) -> None:
     """It ends the process by the signal itself, without a checkpoint."""
     cfg = short(tmp_path, "--checkpoint.every=100")
-    twice = functools.partial(_send_at_call, "ddpm.training.loop.Trainer.step", 2, signal.SIGTERM, signal.SIGINT)
+    twice = functools.partial(_send_at_call, "ddpm.training.loop.train_step", 2, signal.SIGTERM, signal.SIGINT)
     assert processes.run(cfg, twice) == -signal.SIGINT
     assert not list_checkpoints(cfg.run_dir)
 

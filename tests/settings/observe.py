@@ -18,7 +18,8 @@ from ddpm.evaluation.evaluator import SamplingPlan
 from ddpm.evaluation.milestones import _plan
 from ddpm.runtime.checkpoint import digest
 from ddpm.tracking.open_run import open_run
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import train, train_step
+from ddpm.training.setup import Training
 
 Observe = Callable[[Config], Any]
 
@@ -35,12 +36,12 @@ def pictures(folder: Path) -> Path:
     return folder
 
 
-def _trained(cfg: Config, steps: int = 2) -> Trainer:
-    trainer = Trainer(cfg)
+def _trained(cfg: Config, steps: int = 2) -> Training:
+    training = Training(cfg)
     for _ in range(steps):
-        trainer.indices = trainer.batches.next_indices()
-        trainer.step(trainer.batches.take(trainer.indices))
-    return trainer
+        training.state.indices = training.state.batches.next_indices()
+        train_step(training, training.state.batches.take(training.state.indices))
+    return training
 
 
 # --- the network and its training ---
@@ -59,22 +60,22 @@ def averaged(cfg: Config) -> str:
 
 def images(cfg: Config) -> str:
     """The images that are trained on."""
-    return Trainer(cfg).images_digest
+    return Training(cfg).images_digest
 
 
 def first_batch(cfg: Config) -> str:
     """The first batch."""
-    return digest(next(Trainer(cfg).batches))
+    return digest(next(Training(cfg).state.batches))
 
 
 def loss_curve(cfg: Config) -> str:
     """The weights of the loss, as they are logged."""
-    return json.dumps(Trainer(cfg).objective.row)
+    return json.dumps(Training(cfg).objective.row)
 
 
 def alpha_bar(cfg: Config) -> str:
     """The noise schedule."""
-    return digest(Trainer(cfg).schedule.alpha_bar)
+    return digest(Training(cfg).schedule.alpha_bar)
 
 
 def outcome(cfg: Config) -> str:
@@ -88,15 +89,15 @@ def outcome(cfg: Config) -> str:
 def devices(cfg: Config) -> str:
     """Where it trains, or that it cannot."""
     try:
-        return str(Trainer(cfg).device)
+        return str(Training(cfg).device)
     except (UserError, RuntimeError) as error:
         return str(error)[:40]
 
 
 def precision_asked(cfg: Config) -> list[Any]:
-    """What the trainer asks for as the precision of its passes; a CPU gives it float32 all the same."""
-    with mock.patch("ddpm.training.loop.choose_precision", side_effect=lambda amp, device: torch.float32) as asked:
-        Trainer(cfg)
+    """What the training asks for as the precision of its passes; a CPU gives it float32 all the same."""
+    with mock.patch("ddpm.training.setup.choose_precision", side_effect=lambda amp, device: torch.float32) as asked:
+        Training(cfg)
     return [call.args[0] for call in asked.call_args_list]
 
 
@@ -105,7 +106,7 @@ def threads(cfg: Config) -> list[Any]:
     from ddpm.data.images import ThreadPoolExecutor
 
     with mock.patch("ddpm.data.images.ThreadPoolExecutor", side_effect=ThreadPoolExecutor) as pools:
-        Trainer(cfg)
+        Training(cfg)
     return [call.args for call in pools.call_args_list]
 
 
@@ -159,7 +160,7 @@ def folder(cfg: Config) -> str:
 
 def cache_files(cfg: Config) -> list[str]:
     """Where a run leaves what it may use again."""
-    Trainer(cfg)
+    Training(cfg)
     return sorted(str(path) for path in cfg.out_dir.parent.rglob("*.safetensors"))
 
 
@@ -173,17 +174,17 @@ def trace(cfg: Config) -> dict[str, float]:
 
 def products(cfg: Config) -> list[int]:
     """How many Hessian-vector products one pass may take, as the curvature probe asks for it."""
-    trainer = _trained(cfg, steps=1)
+    training = _trained(cfg, steps=1)
     with mock.patch("ddpm.curvature.hessian.squares.Chunks", side_effect=Chunks) as chunks:
-        trainer.probe(1)
+        training.diagnostics.probe(1)
     return [call.args[0] for call in chunks.call_args_list]
 
 
 def _scores(cfg: Config, section: str, prefix: str) -> dict[str, Any]:
-    trainer = _trained(cfg)
+    training = _trained(cfg)
     plan = _plan(getattr(cfg.eval, section))
     assert isinstance(plan, SamplingPlan)
-    found = trainer.milestones._scores(prefix, trainer.denoiser(), plan)
+    found = training.milestones._scores(prefix, training.diagnostics.denoiser(), plan)
     return {key: value for key, value in found.items() if not key.endswith("_protocol")}
 
 
@@ -199,33 +200,35 @@ def final_scores(cfg: Config) -> dict[str, Any]:
 
 def floor(cfg: Config) -> dict[str, float]:
     """What real images score."""
-    return Trainer(cfg).milestones.ends(80)[0]
+    return Training(cfg).milestones.ends(80)[0]
 
 
 def protocols(cfg: Config) -> list[str]:
     """The fingerprints of the scores."""
-    return sorted(Trainer(cfg).milestones.protocols)
+    return sorted(Training(cfg).milestones.protocols)
 
 
 def batches(cfg: Config) -> list[int]:
     """How many samples are drawn at a time."""
-    trainer = Trainer(cfg)
+    training = Training(cfg)
     plan = SamplingPlan("ddim", 1, 8)
-    return [len(batch) for batch in trainer.milestones.evaluator.samples(trainer.denoiser(), plan, 0, None)]
+    return [
+        len(batch) for batch in training.milestones.evaluator.samples(training.diagnostics.denoiser(), plan, 0, None)
+    ]
 
 
 def grid(cfg: Config) -> bytes:
     """The sample grid of a network of two steps."""
-    trainer = _trained(cfg)
-    picture = trainer.milestones.draw_grid(2, trainer.denoiser)
+    training = _trained(cfg)
+    picture = training.milestones.draw_grid(2, training.diagnostics.denoiser)
     return picture.tobytes() if picture else b""
 
 
 def recon(cfg: Config) -> dict[str, float]:
     """Errors at single timesteps, after two steps."""
-    trainer = _trained(cfg)
-    fixed = trainer.milestones.fixed_batch
-    return trainer.milestones.reconstruct(trainer.denoiser(), *fixed) if fixed else {}
+    training = _trained(cfg)
+    fixed = training.milestones.fixed_batch
+    return training.milestones.reconstruct(training.diagnostics.denoiser(), *fixed) if fixed else {}
 
 
 # --- W&B ---

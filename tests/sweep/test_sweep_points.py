@@ -29,8 +29,8 @@ from unittest import mock
 word, signum, folder = os.environ.get("SABOTAGE", "no word,0,.").split(",")
 if word in sys.argv and not Path(folder, "begun").exists():
     Path(folder, "begun").write_text(str(os.getpid()))
-    from ddpm.training.loop import Trainer
-    step, calls = Trainer.step, []
+    from ddpm.training import loop
+    step, calls = loop.train_step, []
     def watched(*args, **kwargs):
         calls.append(1)
         if len(calls) == 3:
@@ -38,7 +38,7 @@ if word in sys.argv and not Path(folder, "begun").exists():
                 time.sleep(0.02)
             os.kill(os.getpid(), int(signum))
         return step(*args, **kwargs)
-    mock.patch("ddpm.training.loop.Trainer.step", watched).start()
+    mock.patch("ddpm.training.loop.train_step", watched).start()
 from ddpm.commands.cli import main
 sys.exit(main())
 """

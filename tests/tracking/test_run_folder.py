@@ -16,7 +16,8 @@ from ddpm.errors import Held, UserError
 from ddpm.files import checksums
 from ddpm.runtime.checkpoint import list_checkpoints
 from ddpm.tracking.run_folder import RunFolder
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import train
+from ddpm.training.setup import Training
 from tests import processes
 from tests.training.test_train import PLAIN, tiny
 
@@ -28,7 +29,7 @@ def plain(tmp_path: Path, *overrides: str) -> Config:
 
 def _interrupted(cfg: Config) -> Path:
     """The folder of `cfg`'s run, killed after its third step."""
-    at_fourth = functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 4, processes.kill)
+    at_fourth = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 4, processes.kill)
     assert processes.run(cfg, at_fourth) < 0
     return cfg.run_dir
 
@@ -199,7 +200,7 @@ def _small_files_only() -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    processes.at_call("ddpm.training.loop.Trainer.step", 4, limit)
+    processes.at_call("ddpm.training.loop.train_step", 4, limit)
 
 
 def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(tmp_path: Path) -> None:
@@ -232,11 +233,11 @@ def test_a_run_that_steps_back_keeps_what_it_writes(tmp_path: Path) -> None:
     """Continued from an older checkpoint and stopped before it reaches the damaged newer ones: they are gone, the one
     just written is there and is what the next start takes. Catches pruning that takes newer names for newer files."""
     cfg = plain(tmp_path, "--checkpoint.every=1", "--checkpoint.keep=3", "--train.total_steps=9")
-    kill = functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 8, processes.kill)
+    kill = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 8, processes.kill)
     assert processes.run(cfg, kill) < 0
     for path in list_checkpoints(cfg.run_dir)[-3:]:
         path.write_bytes(b"damaged")
-    stop = functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 1, _terminate)
+    stop = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 1, _terminate)
     assert processes.run(cfg, stop) == 143
     assert f"continuing {cfg.run_id} after step 4" in processes.log(cfg)
     assert list_checkpoints(cfg.run_dir)[-1].name == "step-000005.pt"
@@ -272,20 +273,20 @@ def test_divergence_names_its_batch_and_leaves_the_state_before(tmp_path: Path, 
         "--logging.wandb.mode=disabled",
     )
 
-    def poison(trainer: Trainer) -> None:
-        take = trainer.batches.take
+    def poison(training: Training) -> None:
+        take = training.state.batches.take
         # images 8 and 17: in the third batch of four, and in the fifth
-        trainer.batches.take = lambda i: take(i) * (float("nan") if {8, 17} & set(i.tolist()) else 1.0)  # type: ignore[method-assign]
+        training.state.batches.take = lambda i: take(i) * (float("nan") if {8, 17} & set(i.tolist()) else 1.0)  # type: ignore[method-assign]
 
-    made = Trainer.__init__
+    made = Training.__init__
 
-    def poisoned(self: Trainer, cfg: Config) -> None:
+    def poisoned(self: Training, cfg: Config) -> None:
         made(self, cfg)
         poison(self)
 
     bad = 3 if skips == 0 else 5
     batch = list(range(4 * bad - 4, 4 * bad))
-    with mock.patch.object(Trainer, "__init__", poisoned), pytest.raises(UserError) as caught:
+    with mock.patch.object(Training, "__init__", poisoned), pytest.raises(UserError) as caught:
         train(cfg)
     assert f"Step {bad} is not finite: loss nan" in str(caught.value)
     assert str(batch) in str(caught.value)
@@ -293,11 +294,11 @@ def test_divergence_names_its_batch_and_leaves_the_state_before(tmp_path: Path, 
     assert (noted["step"], noted["batch"]) == (bad, batch)
     (checkpoint,) = list_checkpoints(cfg.run_dir)
     assert checkpoint.name == f"step-{bad - 1:06d}.pt"
-    trainer, state = Trainer(cfg), RunFolder(cfg)
+    training, state = Training(cfg), RunFolder(cfg)
     with state:
         loaded = state.newest_checkpoint()
     assert loaded is not None
-    trainer.load_state_dict(loaded)
-    assert all(p.isfinite().all() for p in trainer.params)
-    assert trainer.batches.next_indices().tolist() == batch  # it stands before the bad step
-    assert trainer.skipped == skips
+    training.state.load_state_dict(loaded)
+    assert all(p.isfinite().all() for p in training.state.params)
+    assert training.state.batches.next_indices().tolist() == batch  # it stands before the bad step
+    assert training.state.skipped == skips

@@ -83,7 +83,7 @@ def test_a_continued_run_is_the_same_run_there(tmp_path: Path, server: StandIn) 
     """Killed and continued: one run, every row there, in the state finished."""
     cfg = tiny(tmp_path, *UNMEASURED, "--checkpoint.every=1", "--train.total_steps=6")
     process = processes.start(
-        cfg, functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 4, _wait(tmp_path))
+        cfg, functools.partial(processes.at_call, "ddpm.training.loop.train_step", 4, _wait(tmp_path))
     )
     _until((tmp_path / "at the call").exists)
     _until(lambda: any("step-2" in a.aliases for a in server.artifacts if a.type == "model"))  # sent by a thread
@@ -132,9 +132,7 @@ def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn) -> 
 def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) -> None:
     """The training goes on at its pace and ends; nothing is lost on disk; afterwards `ddpm sync` brings the rest."""
     cfg = tiny(tmp_path, *UNMEASURED, *QUICK, "--train.total_steps=6")
-    process = processes.start(
-        cfg, functools.partial(processes.at_call, "ddpm.training.loop.Trainer.fit", 1, _wait(tmp_path))
-    )
+    process = processes.start(cfg, functools.partial(processes.at_call, "ddpm.training.loop.fit", 1, _wait(tmp_path)))
     _until((tmp_path / "at the call").exists)
     server.down()
     (tmp_path / "go on").touch()
@@ -157,9 +155,7 @@ def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) 
 def test_a_server_that_comes_back(tmp_path: Path, server: StandIn) -> None:
     """Down for a while after the start: everything arrives without `ddpm sync`."""
     cfg = tiny(tmp_path, *UNMEASURED, "--train.total_steps=6")
-    process = processes.start(
-        cfg, functools.partial(processes.at_call, "ddpm.training.loop.Trainer.fit", 1, _wait(tmp_path))
-    )
+    process = processes.start(cfg, functools.partial(processes.at_call, "ddpm.training.loop.fit", 1, _wait(tmp_path)))
     _until((tmp_path / "at the call").exists)
     server.down()
     (tmp_path / "go on").touch()
@@ -175,7 +171,7 @@ def test_a_server_that_comes_back(tmp_path: Path, server: StandIn) -> None:
 def test_a_run_killed_offline_and_continued_offline_is_one_run(tmp_path: Path, server: StandIn) -> None:
     """Two sessions with one id: their rows go up once, in order, with the summary of the whole."""
     cfg = tiny(tmp_path, *UNMEASURED, "--logging.wandb.mode=offline", "--checkpoint.every=1", "--train.total_steps=6")
-    kill = functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 4, processes.kill)
+    kill = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 4, processes.kill)
     assert processes.run(cfg, kill) < 0
     assert processes.run(cfg) == 0, processes.log(cfg)
     (line,) = _sync(tmp_path)
@@ -191,7 +187,7 @@ def test_a_run_killed_offline_and_continued_offline_is_one_run(tmp_path: Path, s
 def test_a_clock_that_jumps_back_between_two_sessions(tmp_path: Path) -> None:
     """The second session's rows count, although its files are older by their name and their content."""
     cfg = tiny(tmp_path, *PLAIN, "--checkpoint.every=1", "--train.total_steps=6")
-    kill = functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 4, processes.kill)
+    kill = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 4, processes.kill)
     assert processes.run(cfg, kill) < 0
     (first,) = (tmp_path / "wandb").glob("offline-run-*")
     assert processes.run(cfg, _an_hour_ago) == 0, processes.log(cfg)
@@ -291,7 +287,7 @@ def test_a_sweep_sets_the_config(tmp_path: Path, server: StandIn, command: str) 
 def test_wandb_that_dies_does_not_take_the_training_with_it(tmp_path: Path, server: StandIn) -> None:
     """Its process is killed in the middle: a warning, a whole run folder, exit code 0, and `ddpm sync` for the rest."""
     cfg = tiny(tmp_path, *UNMEASURED, *QUICK)
-    dies = functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 2, _kill_wandb)
+    dies = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 2, _kill_wandb)
     assert processes.run(cfg, dies) == 0, processes.log(cfg)
     assert "W&B takes nothing more" in processes.log(cfg)
     assert f"ddpm sync {cfg.run_dir}" in processes.log(cfg)
@@ -318,7 +314,7 @@ def _fids_then(values: list[float], at_step_4: Callable[[], None] | None) -> Non
     mock.patch("ddpm.evaluation.evaluator.Evaluator.scores", lambda *_: {"fid": next(fids)}).start()
     mock.patch("ddpm.tracking.tracker.FLUSH_S", -1e9).start()  # as if the first session had been long ago
     if at_step_4:
-        processes.at_call("ddpm.training.loop.Trainer.step", 4, at_step_4)
+        processes.at_call("ddpm.training.loop.train_step", 4, at_step_4)
 
 
 def _kill_wandb() -> None:

@@ -80,7 +80,7 @@ def assert_same(cfg: Config, undisturbed: Config) -> None:
         ("ddpm.tracking.tracker.Tracker.log_checkpoint", 2),  # between a milestone's row and its artifact
         ("ddpm.tracking.run_folder.RunFolder.append", 3),  # before a row is written
         ("ddpm.tracking.tracker.Tracker.finish", 1),  # after the last row, before the run counts as finished
-        ("ddpm.training.loop.Trainer.fit", 1),  # before the first step
+        ("ddpm.training.loop.fit", 1),  # before the first step
     ],
 )
 def test_a_kill_in_the_middle_of(tmp_path: Path, undisturbed: Config, target: str, number: int) -> None:
@@ -97,8 +97,7 @@ def test_a_kill_steps_after_the_last_checkpoint(tmp_path: Path, undisturbed: Con
     GPU they would be of other weights; here one is marked)."""
     cfg = short(tmp_path, "--checkpoint.every=100")
     assert (
-        processes.run(cfg, functools.partial(processes.at_call, "ddpm.training.loop.Trainer.step", 6, processes.kill))
-        < 0
+        processes.run(cfg, functools.partial(processes.at_call, "ddpm.training.loop.train_step", 6, processes.kill)) < 0
     )
     assert [row["_i"] for row in _rows(cfg)] == [0, 2, 3, 4]
     log = cfg.run_dir / "loss.jsonl"

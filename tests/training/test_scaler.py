@@ -15,7 +15,8 @@ from ddpm.config.run import Config
 from ddpm.errors import UserError
 from ddpm.models.stored import load_checkpoint
 from ddpm.runtime.checkpoint import checkpoint_path, digest, load_state, save_checkpoint
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import advance, train, train_step
+from ddpm.training.setup import Training
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
 FITS, TOO_LARGE = 2.0**8, 2.0**40  # scales by which this network's gradients stay within fp16, and do not
@@ -25,47 +26,49 @@ EVERY_STEP = [*PLAIN, NO_WANDB, "--checkpoint.every=1", "--checkpoint.keep=99", 
 @pytest.fixture(autouse=True)
 def _scaler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU would switch it off."""
-    monkeypatch.setattr("ddpm.training.loop.choose_precision", lambda *_: torch.float16)
+    monkeypatch.setattr("ddpm.training.setup.choose_precision", lambda *_: torch.float16)
 
 
-def _prepare(trainer: Trainer, scale: float, overflows: Collection[int] | None, **more: Any) -> None:
+def _prepare(training: Training, scale: float, overflows: Collection[int] | None, **more: Any) -> None:
     """overflows: compute in float32, which takes a tenth of the time here, and make the gradients of these steps,
     counted from 1, infinite; None: compute in fp16."""
-    assert trainer.scaler.is_enabled()
-    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": scale, **more})
+    assert training.state.scaler.is_enabled()
+    training.state.scaler.load_state_dict({**training.state.scaler.state_dict(), "scale": scale, **more})
     if overflows is not None:
-        trainer.precision, steps = torch.float32, itertools.count(1)
-        trainer.params[0].register_hook(lambda g: torch.full_like(g, math.inf) if next(steps) in overflows else g)
+        training.precision, steps = torch.float32, itertools.count(1)
+        training.state.params[0].register_hook(
+            lambda g: torch.full_like(g, math.inf) if next(steps) in overflows else g
+        )
 
 
-def _trainer(
+def _training(
     tmp_path: Path, *flags: str, scale: float = FITS, overflows: Collection[int] | None = (), **more: Any
-) -> Trainer:
-    trainer = Trainer(tiny(tmp_path, *PLAIN, *flags))
-    _prepare(trainer, scale, overflows, **more)
-    return trainer
+) -> Training:
+    training = Training(tiny(tmp_path, *PLAIN, *flags))
+    _prepare(training, scale, overflows, **more)
+    return training
 
 
 def _train(cfg: Config, scale: float, overflows: Collection[int]) -> None:
-    made = Trainer.__init__
+    made = Training.__init__
 
-    def prepared(self: Trainer, cfg: Config) -> None:
+    def prepared(self: Training, cfg: Config) -> None:
         made(self, cfg)
         _prepare(self, scale, overflows)
 
-    with mock.patch.object(Trainer, "__init__", prepared):
+    with mock.patch.object(Training, "__init__", prepared):
         train(cfg)
 
 
-def _advance(trainer: Trainer, steps: int = 1) -> None:
+def _advance(training: Training, steps: int = 1) -> None:
     for _ in range(steps):
-        trainer.advance(None)  # type: ignore[arg-type]  # nothing diverges
+        advance(training, None)  # type: ignore[arg-type]  # nothing diverges
 
 
-def _parts(trainer: Trainer) -> dict[str, str]:
+def _parts(training: Training) -> dict[str, str]:
     """The digests of what an optimizer step moves."""
-    assert trainer.ema
-    states = {"model": trainer.model, "ema": trainer.ema.model, "optimizer": trainer.optimizer}
+    assert training.state.ema
+    states = {"model": training.state.model, "ema": training.state.ema.model, "optimizer": training.state.optimizer}
     return {name: digest(part.state_dict()) for name, part in states.items()}
 
 
@@ -79,55 +82,57 @@ def test_an_overflow_in_fp16_moves_the_scale_alone(tmp_path: Path) -> None:
 
     Catches an average that is updated after a step that was not taken: it stands apart from the weights by then.
     """
-    trainer = _trainer(tmp_path, "--data.batch_size=2", "--ema.decay=0.5", "--optim.lr=0.01", overflows=None)
-    trainer.step(next(trainer.batches))
-    assert trainer.ema and not torch.equal(trainer.ema.model.stem.weight, trainer.model.stem.weight)
-    before = _parts(trainer)
-    _prepare(trainer, TOO_LARGE, None)
-    stats = trainer.step(next(trainer.batches))
+    training = _training(tmp_path, "--data.batch_size=2", "--ema.decay=0.5", "--optim.lr=0.01", overflows=None)
+    train_step(training, next(training.state.batches))
+    assert training.state.ema and not torch.equal(
+        training.state.ema.model.stem.weight, training.state.model.stem.weight
+    )
+    before = _parts(training)
+    _prepare(training, TOO_LARGE, None)
+    stats = train_step(training, next(training.state.batches))
     assert stats.finite and math.isfinite(stats.loss.item()) and not math.isfinite(stats.grad_norm.item())
-    assert _parts(trainer) == before
-    assert trainer.scaler.get_scale() == TOO_LARGE / 2
-    _prepare(trainer, FITS, None)
-    stats = trainer.step(next(trainer.batches))
+    assert _parts(training) == before
+    assert training.state.scaler.get_scale() == TOO_LARGE / 2
+    _prepare(training, FITS, None)
+    stats = train_step(training, next(training.state.batches))
     assert stats.finite and math.isfinite(stats.grad_norm.item())
-    assert {name for name, found in _parts(trainer).items() if found != before[name]} == set(before)
-    assert trainer.scaler.get_scale() == FITS
+    assert {name for name, found in _parts(training).items() if found != before[name]} == set(before)
+    assert training.state.scaler.get_scale() == FITS
 
 
 def test_the_first_step_may_overflow(tmp_path: Path) -> None:
     """Before Adam has a state: the step that follows is Adam's first, with the bits of a training that begins there.
     Catches a step that counts for the bias correction without having been taken."""
-    late, plain = _trainer(tmp_path, overflows={1}), _trainer(tmp_path)
-    first, second = next(late.batches), next(late.batches)
-    streams = late.streams()
+    late, plain = _training(tmp_path, overflows={1}), _training(tmp_path)
+    first, second = next(late.state.batches), next(late.state.batches)
+    streams = late.state.streams()
     late.step(first)
-    late.noise_rng.set_state(streams["noise_rng"])
-    for trainer in (late, plain):
-        trainer.step(second)
-    assert late.scaler.get_scale() == FITS / 2
+    late.state.noise_rng.set_state(streams["noise_rng"])
+    for training in (late, plain):
+        train_step(training, second)
+    assert late.state.scaler.get_scale() == FITS / 2
     assert _parts(late) == _parts(plain)
 
 
 def test_a_loss_that_is_not_finite_is_no_overflow(tmp_path: Path) -> None:
     """However large the scale: a pixel that is NaN is not the scale's fault. Catches a run that goes on without a word
     for as long as the scale can fall."""
-    trainer = _trainer(tmp_path)
-    before = _parts(trainer)
-    x_0 = next(trainer.batches)
+    training = _training(tmp_path)
+    before = _parts(training)
+    x_0 = next(training.state.batches)
     x_0[1, 2, 3, 4] = math.nan
-    assert not trainer.step(x_0).finite
-    assert _parts(trainer) == before
+    assert not train_step(training, x_0).finite
+    assert _parts(training) == before
 
 
 def test_the_scale_grows_where_nothing_overflows(tmp_path: Path) -> None:
     """Doubled after two steps in a row that fit; an overflow between them begins the count anew. Catches an `update`
     that is left out of a step that was taken."""
-    trainer = _trainer(tmp_path, overflows={2}, growth_interval=2)
+    training = _training(tmp_path, overflows={2}, growth_interval=2)
     scales = []
     for _ in range(4):
-        _advance(trainer)
-        scales.append(trainer.scaler.get_scale() / FITS)
+        _advance(training)
+        scales.append(training.state.scaler.get_scale() / FITS)
     assert scales == [1, 0.5, 0.5, 1]
 
 
@@ -161,14 +166,14 @@ def test_the_error_of_a_step_that_overflows_counts(tmp_path: Path) -> None:
     """Its forward pass is as good as any: train/mse_mean is the mean over all steps since the last row, with the one
     that overflows (the first of two). Catches a mean over the steps that were taken, or of another number of steps than
     were summed."""
-    each = _trainer(tmp_path, "--logging.log_every_n_steps=1", overflows={1})
+    each = _training(tmp_path, "--logging.log_every_n_steps=1", overflows={1})
     mses = []
     for _ in range(2):
         _advance(each)
-        mses.append(each.row["train/mse"])
-    both = _trainer(tmp_path, "--logging.log_every_n_steps=2", overflows={1})
+        mses.append(each.state.row["train/mse"])
+    both = _training(tmp_path, "--logging.log_every_n_steps=2", overflows={1})
     _advance(both, 2)
-    assert both.row["train/mse_mean"] == pytest.approx(sum(mses) / 2, rel=1e-6)
+    assert both.state.row["train/mse_mean"] == pytest.approx(sum(mses) / 2, rel=1e-6)
     assert mses[0] != pytest.approx(mses[1], rel=1e-3)
 
 
@@ -194,23 +199,23 @@ def test_a_scale_that_can_fall_no_more_is_divergence(tmp_path: Path, skips: int)
 
 def test_the_scale_survives_a_resume_bitwise(tmp_path: Path) -> None:
     """A scale that has come down from one that overflows, and half of the steps to its next doubling: written, read by
-    a new trainer, and trained on in fp16, it ends in the bits of a training that was left alone.
+    a new training, and trained on in fp16, it ends in the bits of a training that was left alone.
 
     Catches a scale or a count that begins anew: other scales round fp16's gradients otherwise, or overflow.
     """
-    whole = _trainer(tmp_path, "--data.batch_size=2", scale=FITS * 8, overflows={1, 2, 3}, growth_interval=4)
+    whole = _training(tmp_path, "--data.batch_size=2", scale=FITS * 8, overflows={1, 2, 3}, growth_interval=4)
     _advance(whole, 5)
-    assert (whole.scaler.get_scale(), whole.scaler.state_dict()["_growth_tracker"]) == (FITS, 2)
-    save_checkpoint(tmp_path / "state.pt", whole.state_dict())
-    continued = Trainer(whole.cfg)
-    continued.load_state_dict(load_state(tmp_path / "state.pt"))
-    assert continued.scaler.state_dict() == whole.scaler.state_dict()
+    assert (whole.state.scaler.get_scale(), whole.state.scaler.state_dict()["_growth_tracker"]) == (FITS, 2)
+    save_checkpoint(tmp_path / "state.pt", whole.state.state_dict())
+    continued = Training(whole.cfg)
+    continued.state.load_state_dict(load_state(tmp_path / "state.pt"))
+    assert continued.state.scaler.state_dict() == whole.state.scaler.state_dict()
     whole.precision = torch.float16
     scales = []
-    for trainer in (whole, continued):
+    for training in (whole, continued):
         for _ in range(3):
-            _advance(trainer)
-            scales.append(trainer.scaler.get_scale() / FITS)
+            _advance(training)
+            scales.append(training.state.scaler.get_scale() / FITS)
     assert scales == [1, 2, 2] * 2
-    assert continued.scaler.state_dict() == whole.scaler.state_dict()
+    assert continued.state.scaler.state_dict() == whole.state.scaler.state_dict()
     assert _parts(continued) == _parts(whole)

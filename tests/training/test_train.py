@@ -15,7 +15,8 @@ from ddpm.models.stored import load_checkpoint
 from ddpm.runtime.checkpoint import load_state, save_checkpoint
 from ddpm.runtime.environment import choose_device, choose_precision
 from ddpm.runtime.streams import stream_seed
-from ddpm.training.loop import Trainer, train
+from ddpm.training.loop import advance, train, train_step
+from ddpm.training.setup import Training
 from tests.once import once
 
 ROOT = Path(__file__).parents[2]
@@ -150,9 +151,9 @@ def test_what_a_run_leaves_behind(trained: Path) -> None:
 
 def test_logged_gradient_is_the_unclipped_one(tmp_path: Path) -> None:
     """The study logged norms after clipping. With a clip of 1e-6 the logged norm stays, the gradient does not."""
-    trainer = Trainer(tiny(tmp_path, "--train.grad_clip=0.000001"))
-    row = trainer.step(next(trainer.batches), with_gradient_stats=True).row()
-    left = torch.stack([p.grad.norm() for p in trainer.params]).norm().item()
+    training = Training(tiny(tmp_path, "--train.grad_clip=0.000001"))
+    row = train_step(training, next(training.state.batches), with_stats=True).row()
+    left = torch.stack([p.grad.norm() for p in training.state.params]).norm().item()
     assert row["train/grad_global_L2"] > 1e-3
     assert left == pytest.approx(1e-6, rel=0.01)
     assert row["train/grad_abs_max"] >= row["train/grad_abs_mean"] > 1e-7
@@ -161,16 +162,16 @@ def test_logged_gradient_is_the_unclipped_one(tmp_path: Path) -> None:
 
 def test_loss_is_the_weighted_mse_of_the_drawn_timesteps(tmp_path: Path) -> None:
     """Recomputed by hand from the same streams. Catches weights of the wrong t, and noise added by another t."""
-    trainer = Trainer(tiny(tmp_path))
-    x_0 = next(trainer.batches)
-    rng = torch.Generator().manual_seed(stream_seed(trainer.cfg.seed, "timesteps and noise"))
+    training = Training(tiny(tmp_path))
+    x_0 = next(training.state.batches)
+    rng = torch.Generator().manual_seed(stream_seed(training.cfg.seed, "timesteps and noise"))
     t = torch.randint(1000, (4,), generator=rng)
     eps = torch.randn(x_0.shape, generator=rng)
-    ab = trainer.schedule.alpha_bar[t].float()[:, None, None, None]
-    mse = (trainer.model(ab.sqrt() * x_0 + (1 - ab).sqrt() * eps, t) - eps).square().mean((1, 2, 3))
-    snr = trainer.schedule.snr[t]
+    ab = training.schedule.alpha_bar[t].float()[:, None, None, None]
+    mse = (training.state.model(ab.sqrt() * x_0 + (1 - ab).sqrt() * eps, t) - eps).square().mean((1, 2, 3))
+    snr = training.schedule.snr[t]
     expected = (mse * (snr.clamp(max=5) / snr)).mean().item()
-    stats = trainer.step(x_0)
+    stats = train_step(training, x_0)
     assert stats.loss.item() == pytest.approx(expected, rel=1e-4)
     assert stats.mse.item() == pytest.approx(mse.mean().item(), rel=1e-4)
 
@@ -181,19 +182,19 @@ def test_other_predictions_train_on_the_same_objective(tmp_path: Path, predictio
 
     Catches weights of another space, and a target that does not match the prediction.
     """
-    trainer = Trainer(tiny(tmp_path, f"--diffusion.prediction={prediction}", arm="e5"))
-    x_0 = next(trainer.batches)
-    rng = torch.Generator().manual_seed(stream_seed(trainer.cfg.seed, "timesteps and noise"))
+    training = Training(tiny(tmp_path, f"--diffusion.prediction={prediction}", arm="e5"))
+    x_0 = next(training.state.batches)
+    rng = torch.Generator().manual_seed(stream_seed(training.cfg.seed, "timesteps and noise"))
     t = torch.randint(1000, (4,), generator=rng)
     eps = torch.randn(x_0.shape, generator=rng)
-    ab = trainer.schedule.alpha_bar[t][:, None, None, None]
+    ab = training.schedule.alpha_bar[t][:, None, None, None]
     x_t = ab.sqrt() * x_0 + (1 - ab).sqrt() * eps
-    output = trainer.model(x_t.float(), t).double()
+    output = training.state.model(x_t.float(), t).double()
     eps_hat = {
         "x0": (x_t - ab.sqrt() * output) / (1 - ab).sqrt(),
         "v": (1 - ab).sqrt() * x_t + ab.sqrt() * output,
     }[prediction]
-    stats = trainer.step(x_0)
+    stats = train_step(training, x_0)
     assert stats.loss.item() == pytest.approx((eps_hat - eps).square().mean().item(), rel=1e-3)
     assert stats.mse.item() == stats.loss.item()
 
@@ -201,13 +202,13 @@ def test_other_predictions_train_on_the_same_objective(tmp_path: Path, predictio
 def test_per_batch_normalisation_is_the_studys(tmp_path: Path) -> None:
     """minsnr_norm over the batch: the weights of each batch average to 1, so scaling all of them changes nothing."""
     flags = ["--loss.weighting=minsnr_norm", "--loss.minsnr_norm_over=batch"]
-    trainer = Trainer(tiny(tmp_path, *flags))
-    x_0, t = next(trainer.batches), torch.tensor([0, 10, 100, 900])
+    training = Training(tiny(tmp_path, *flags))
+    x_0, t = next(training.state.batches), torch.tensor([0, 10, 100, 900])
     eps = torch.randn(x_0.shape)
-    trainer.model.eval()
-    before = trainer.losses(x_0, t, eps)[0]
-    trainer.objective.weights *= 7
-    torch.testing.assert_close(trainer.losses(x_0, t, eps)[0], before)
+    training.state.model.eval()
+    before = training.objective.losses(training.state.replica, x_0, t, eps)[0]
+    training.objective.weights *= 7
+    torch.testing.assert_close(training.objective.losses(training.state.replica, x_0, t, eps)[0], before)
 
 
 def test_normalised_over_the_schedule_a_weight_is_its_timesteps_own(tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_normalised_over_the_schedule_a_weight_is_its_timesteps_own(tmp_path: Pa
     batch holds. Catches the batch's mean where the schedule's is asked for."""
     snr = make_schedule("linear").snr
     for flags, drawn in (([], slice(None)), (["--loss.t_max=400"], slice(0, 401))):
-        objective = Trainer(tiny(tmp_path, *PLAIN, "--loss.weighting=minsnr_norm", *flags)).objective
+        objective = Training(tiny(tmp_path, *PLAIN, "--loss.weighting=minsnr_norm", *flags)).objective
         w_eps = snr.clamp(max=5) / snr
         expected = w_eps / w_eps[drawn].mean()
         for t in ([0, 1, 2, 3], [3, 400]):
@@ -228,8 +229,8 @@ def test_normalised_over_the_schedule_a_weight_is_its_timesteps_own(tmp_path: Pa
 
 def test_training_learns(tmp_path: Path) -> None:
     """The error falls well below that of predicting nothing (1). Catches a sign, a detached graph, a dead optimizer."""
-    trainer = Trainer(tiny(tmp_path, "--data.batch_size=16", "--optim.lr=0.003"))
-    mse = [trainer.step(next(trainer.batches)).mse.item() for _ in range(60)]
+    training = Training(tiny(tmp_path, "--data.batch_size=16", "--optim.lr=0.003"))
+    mse = [train_step(training, next(training.state.batches)).mse.item() for _ in range(60)]
     assert mse[0] == pytest.approx(1, abs=0.4)
     assert sum(mse[-10:]) / 10 < 0.5
 
@@ -237,17 +238,17 @@ def test_training_learns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("amp", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_amp_reaches_the_network_and_fp16_scales(tmp_path: Path, amp: str, dtype: torch.dtype) -> None:
     """The study ignored `amp: true`. The precision is forced here, since a CPU would switch it off."""
-    trainer = Trainer(tiny(tmp_path))
-    trainer.precision = dtype
-    trainer.scaler = torch.amp.GradScaler("cpu", enabled=dtype is torch.float16, init_scale=256.0)
+    training = Training(tiny(tmp_path))
+    training.precision = dtype
+    training.state.scaler = torch.amp.GradScaler("cpu", enabled=dtype is torch.float16, init_scale=256.0)
     seen = []
-    trainer.model.mid.conv1.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
-    before = trainer.params[0].detach().clone()
-    stats = trainer.step(next(trainer.batches))
+    training.state.model.mid.conv1.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    before = training.state.params[0].detach().clone()
+    stats = train_step(training, next(training.state.batches))
     assert seen == [dtype]
     assert stats.loss.dtype == torch.float32
     assert stats.grad_norm.item() < 20  # unscaled before it is clipped and logged
-    assert not torch.equal(before, trainer.params[0])
+    assert not torch.equal(before, training.state.params[0])
 
 
 def test_amp_is_off_on_a_cpu_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,13 +326,13 @@ def test_evaluation_uses_the_averaged_weights_unless_told(tmp_path: Path) -> Non
     """ema: the average; live: the last ones. They differ after a few steps, and so do the denoisers' outputs."""
     x, outputs = torch.ones(1, 3, 32, 32), {}
     for weights in ("ema", "live"):
-        trainer = Trainer(tiny(tmp_path, f"--eval.weights={weights}", "--optim.lr=0.01"))
+        training = Training(tiny(tmp_path, f"--eval.weights={weights}", "--optim.lr=0.01"))
         for _ in range(4):
-            trainer.step(next(trainer.batches))
-        source = trainer.ema.model if weights == "ema" else trainer.model.eval()
+            train_step(training, next(training.state.batches))
+        source = training.state.ema.model if weights == "ema" else training.state.model.eval()
         with torch.no_grad():
-            outputs[weights] = trainer.denoiser()(x, 500)
-            expected = model_denoiser(source, trainer.schedule)(x, 500)
+            outputs[weights] = training.diagnostics.denoiser()(x, 500)
+            expected = model_denoiser(source, training.schedule)(x, 500)
         torch.testing.assert_close(
             outputs[weights], expected, rtol=0, atol=0.01
         )  # another memory layout rounds otherwise
@@ -340,9 +341,9 @@ def test_evaluation_uses_the_averaged_weights_unless_told(tmp_path: Path) -> Non
 
 def test_grids_start_from_the_same_noise_at_every_step(tmp_path: Path) -> None:
     """Unchanged weights, two steps, equal pictures; another sample_seed, another picture."""
-    trainer = Trainer(tiny(tmp_path))
-    other = Trainer(tiny(tmp_path, "--eval.grid.sample_seed=1"))
-    drawn = [t.milestones.draw_grid(step, t.denoiser) for t, step in ((trainer, 2), (trainer, 4), (other, 2))]
+    training = Training(tiny(tmp_path))
+    other = Training(tiny(tmp_path, "--eval.grid.sample_seed=1"))
+    drawn = [t.milestones.draw_grid(step, t.denoiser) for t, step in ((training, 2), (training, 4), (other, 2))]
     a, b, c = (picture.tobytes() for picture in drawn if picture)
     assert a == b != c
 
@@ -361,16 +362,16 @@ def test_the_mean_error_of_a_row_is_unweighted_and_of_its_own_steps(tmp_path: Pa
     Catches a mean of the loss, of the last step alone, or of all steps so far.
     """
     weighed = [*PLAIN, "--loss.minsnr_gamma=0.01"]
-    each, other = (Trainer(tiny(tmp_path, *weighed, f"--logging.log_every_n_steps={n}")) for n in (1, 2))
+    each, other = (Training(tiny(tmp_path, *weighed, f"--logging.log_every_n_steps={n}")) for n in (1, 2))
     rows, means = [], []
     for step in range(1, 7):
-        for trainer in (each, other):
-            trainer.advance(None)  # type: ignore[arg-type]  # it is for a divergence
+        for training in (each, other):
+            advance(training, None)  # type: ignore[arg-type]  # it is for a divergence
         rows.append(each.row)
-        assert bool(other.row) == (step % 2 == 0)
-        if other.row:
-            means.append(other.row["train/mse_mean"])
-            assert (other.row["train/images_seen"], other.row["train/skipped_steps"]) == (4 * step, 0)
+        assert bool(other.state.row) == (step % 2 == 0)
+        if other.state.row:
+            means.append(other.state.row["train/mse_mean"])
+            assert (other.state.row["train/images_seen"], other.state.row["train/skipped_steps"]) == (4 * step, 0)
     mses, losses = ([row[f"train/{name}"] for row in rows] for name in ("mse", "loss"))
     assert [row["train/mse_mean"] for row in rows] == pytest.approx(mses, rel=1e-6)
     assert means == pytest.approx([(mses[i] + mses[i + 1]) / 2 for i in (0, 2, 4)], rel=1e-6)
