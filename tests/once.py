@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+HANGS = 600.0  # seconds after which a process is taken to hang; much more than a slow machine needs
+
 
 def apart(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """W&B offline in `folder`, no login, and caches there."""

@@ -14,6 +14,7 @@ from unittest import mock
 
 from ddpm.commands.cli import main
 from ddpm.config.run import Config
+from tests.once import HANGS
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Much of it is what a training or W&B imports on its way: half of a tiny run's time, if each one did it anew. W&B comes
@@ -68,7 +69,7 @@ def run(cfg: Config, sabotage: Sabotage | None = None) -> int:
 
 def finish(process: BaseProcess) -> int:
     """Wait for a process; its exit code, negative where a signal ended it."""
-    process.join(120)
+    process.join(HANGS)
     assert process.exitcode is not None, "the process hangs"
     return process.exitcode
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.once import HANGS
 from tests.training.test_train import ROOT, TINY
 
 NOTEBOOK = ROOT / "docs/colab.ipynb"
@@ -39,7 +40,7 @@ def test_every_cell_runs(tmp_path: Path) -> None:
         "IPYTHONDIR": str(tmp_path / "ipython"),
     }
     words = [sys.executable, "-m", "tests.notebook", str(NOTEBOOK), parameters]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     cells = {cell["id"]: cell for cell in map(json.loads, done.stdout.splitlines())}
     assert {id: cell["needs"] for id, cell in cells.items() if cell["needs"]} == LEFT_OUT

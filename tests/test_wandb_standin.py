@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.once import HANGS
 from tests.wandb_standin import RunRecord, StandIn, SweepRecord
 from tests.wandb_standin.graphql import execute, parse
 from tests.wandb_standin.records import HISTORY
@@ -248,14 +249,14 @@ def test_random_sweep_and_stopping_a_run(server: StandIn, tmp_path: Path) -> Non
         server.stop("p", run_id)
         _until(lambda: len(server.runs) == 2)
         cli(tmp_path, "sweep", "--cancel", f"study/p/{sweep_id}")
-        assert agent.wait(timeout=20) == 0
+        assert agent.wait(timeout=HANGS) == 0
     first = server.sweeps["p", sweep_id].runs[0]["args"]
     assert 0 <= first["lr"] <= 1
     assert first["n"] in (1, 2, 3)
     assert first["how"] in ("a", "b")
 
 
-def _until(true: Callable[[], object], seconds: float = 20.0) -> None:
+def _until(true: Callable[[], object], seconds: float = HANGS) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not come about"
@@ -341,7 +342,7 @@ def test_outage_in_the_middle_of_a_run(server: StandIn, tmp_path: Path) -> None:
         child.stdin.close()
         time.sleep(1.0)
         server.up()
-        assert child.wait(timeout=40) == 0
+        assert child.wait(timeout=HANGS) == 0
     assert steps(server, "r1") == [0, 1, 2, 3]
     assert server.runs["p", "r1"].state == "finished"
 
@@ -415,6 +416,6 @@ def test_by_hand() -> None:
             assert process.stdout
             assert process.stdout.readline().startswith("export WANDB_BASE_URL=http://127.0.0.1:")
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=HANGS) == 0
         finally:
             process.kill()  # else leaving the block waits for it without end

@@ -12,7 +12,7 @@ import pytest
 
 from ddpm.errors import UserError
 from ddpm.tracking.open_run import possible_mode
-from tests.once import once
+from tests.once import HANGS, once
 from tests.training.test_train import NO_WANDB, PLAIN, ROOT, TINY
 
 E6 = str(ROOT / "configs/smoke/e6.yaml")
@@ -48,7 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
         (folder / "commands.json").write_text(json.dumps(list(_commands("runs/e6/run").values())))
         words = [sys.executable, str(Path(__file__).with_name("without_wandb.py")), "commands.json"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS)
         assert done.returncode == 0, done.stdout + done.stderr
         (folder / "results.jsonl").write_text(done.stdout)
 

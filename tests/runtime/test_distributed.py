@@ -29,7 +29,7 @@ from ddpm.runtime.streams import stream_seed
 from ddpm.training.loop import train
 from ddpm.training.setup import Training
 from tests import processes
-from tests.once import once
+from tests.once import HANGS, once
 from tests.training.test_train import ROOT, tiny
 
 # Probes and samples that two processes cannot share equally; weights that depend on the whole batch. With more than one
@@ -66,7 +66,7 @@ def pair(cfg: Config, *sabotages: processes.Sabotage | None) -> list[int]:
         for rank in (0, 1):
             started.append(processes.start(cfg, functools.partial(_as_rank, rank, port, both[rank])))
         for process in started:
-            process.join(60)
+            process.join(HANGS)
         codes = [process.exitcode for process in started]
     finally:
         for process in started:
@@ -95,7 +95,7 @@ def torchrun(cfg: Config, *what: str) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=HANGS,
     )
 
 

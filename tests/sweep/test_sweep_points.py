@@ -17,7 +17,7 @@ import yaml
 
 from ddpm.commands.cli import main
 from ddpm.sweep import start
-from tests.once import once
+from tests.once import HANGS, once
 from tests.training.test_train import tiny
 from tests.wandb_standin import RunRecord, StandIn
 
@@ -73,7 +73,7 @@ def _rows(out_dir: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _until(true: Callable[[], object], seconds: float = 60.0) -> None:
+def _until(true: Callable[[], object], seconds: float = HANGS) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not come about"
@@ -92,7 +92,7 @@ def _sweep(folder: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     environment |= {"SABOTAGE": f"--loss.weighting=minsnr,9,{folder}"}
     command = [sys.executable, "-m", "ddpm", "sweep", str(_sweep_file(folder, "runs")), "--workers", "2"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "printed").write_text(done.stdout)
 
@@ -175,7 +175,7 @@ def test_two_agents_do_what_one_sweep_here_does(
     stop = {"SABOTAGE": f"--loss.weighting=constant,{int(signal.SIGTERM)},{tmp_path}"}
     agents += [_agent(tmp_path, sweep, **stop) for _ in range(2)]
     for agent in agents:
-        agent.wait(120)
+        agent.wait(HANGS)
     (record,) = server.sweeps.values()
     log = (tmp_path / "agents.log").read_text()
     assert (record.state, len(record.runs), len(record.agents)) == ("FINISHED", 2, 2), log
@@ -215,7 +215,7 @@ def test_what_an_agent_left_is_requeued(
     (record,) = server.runs.values()
     _until(lambda: [row["_i"] for row in _history(record)] == [0, 2])
     agent.kill()
-    agent.wait(20)
+    agent.wait(HANGS)
     (tmp_path / "wait").unlink()
     _until(lambda: not Path(f"/proc/{(tmp_path / 'begun').read_text()}").exists())
     record.crashed_after = 0.3
@@ -259,5 +259,5 @@ def test_a_sweep_is_paused_resumed_and_stopped(tmp_path: Path, server: StandIn, 
     tell("stop")
     begun = len(record.runs)
     for agent in agents:
-        agent.wait(30)
+        agent.wait(HANGS)
     assert len(record.runs) == begun < 200

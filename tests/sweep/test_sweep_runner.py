@@ -17,6 +17,7 @@ from ddpm.sweep import runner
 from ddpm.sweep.jobs import Job
 from ddpm.sweep.progress import Progress, summary, table
 from ddpm.sweep.runner import Attempt
+from tests.once import HANGS
 
 E5 = Path(__file__).parents[2] / "configs/smoke/e5.yaml"
 # argv: run folder, file of what happened. `end` is what a training that is finished leaves.
@@ -133,6 +134,7 @@ import json, sys, time
 from pathlib import Path
 from ddpm.sweep import runner
 from tests.sweep.test_sweep_runner import STOPS, _jobs
+from tests.once import HANGS
 attempts, signum = runner.run(_jobs(Path(sys.argv[1]), *[STOPS] * 3), runner.slots(2, []), lambda *_: None)
 print(json.dumps([[a.state for a in attempts], signum]), flush=True)
 try:
@@ -156,7 +158,7 @@ def test_a_signal_stops_what_goes_and_starts_nothing(tmp_path: Path) -> None:
     sweep.send_signal(signal.SIGINT)
     assert json.loads(sweep.stdout.readline()) == [["stopped", "stopped", "waiting"], signal.SIGINT]
     sweep.send_signal(signal.SIGINT)
-    assert sweep.communicate(timeout=60)[0] == "put back\n"
+    assert sweep.communicate(timeout=HANGS)[0] == "put back\n"
     words = sorted(word for word, *_ in _journal(tmp_path))
     assert words == sorted(["begin", "ready", "told", "saved"] * 2)
     jobs = _jobs(tmp_path, *[STOPS] * 3)
