@@ -65,6 +65,8 @@ def new_figure(width: float, height: float) -> Figure:
 def save(drawn: Drawn, stem: Path, *, dpi: int = DPI, svg: bool = True) -> Path:
     """Write `<stem>.png` and, if `svg`, `<stem>.svg`; returns the PNG. Without dates: equal data, equal bytes."""
     png = stem.with_name(stem.name + ".png")
+    drawn.figure.draw_without_rendering()  # places everything, once: each file would do it again, at its own end twice
+    drawn.figure.set_layout_engine(None)
     drawn.figure.savefig(png, dpi=dpi)
     if svg:
         drawn.figure.savefig(stem.with_name(stem.name + ".svg"), metadata={"Date": None})
