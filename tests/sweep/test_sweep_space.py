@@ -154,6 +154,7 @@ TYPED = {  # key, its values as Python has them, and what a sweep file, a server
     "eval.accept_sampler_error": {("ddpm",): (["ddpm"],), (): ([],)},
     "eval.recon.t_values": {(10, 500): ([10, 500], "[10, 500]")},
     "loss.weighting": {"p2": ("p2",)},
+    "eval.reference_stats": {None: (None,)},
     "study_name": {"False": ("False",), "5": (5, "5"), "1e-4": ("1e-4",), "None.": ("None.",)},  # text stays text
 }
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -343,7 +344,7 @@ def test_grids_start_from_the_same_noise_at_every_step(tmp_path: Path) -> None:
     """Unchanged weights, two steps, equal pictures; another sample_seed, another picture."""
     training = Training(tiny(tmp_path))
     other = Training(tiny(tmp_path, "--eval.grid.sample_seed=1"))
-    drawn = [t.milestones.draw_grid(step, t.denoiser) for t, step in ((training, 2), (training, 4), (other, 2))]
+    drawn = [t.milestones.draw_grid(step, t.diagnostics.denoiser) for t, step in ((training, 2), (training, 4), (other, 2))]
     a, b, c = (picture.tobytes() for picture in drawn if picture)
     assert a == b != c
 
@@ -366,8 +367,8 @@ def test_the_mean_error_of_a_row_is_unweighted_and_of_its_own_steps(tmp_path: Pa
     rows, means = [], []
     for step in range(1, 7):
         for training in (each, other):
-            advance(training, None)  # type: ignore[arg-type]  # it is for a divergence
-        rows.append(each.row)
+            advance(training, mock.Mock())
+        rows.append(each.state.row)
         assert bool(other.state.row) == (step % 2 == 0)
         if other.state.row:
             means.append(other.state.row["train/mse_mean"])
@@ -376,6 +377,49 @@ def test_the_mean_error_of_a_row_is_unweighted_and_of_its_own_steps(tmp_path: Pa
     assert [row["train/mse_mean"] for row in rows] == pytest.approx(mses, rel=1e-6)
     assert means == pytest.approx([(mses[i] + mses[i + 1]) / 2 for i in (0, 2, 4)], rel=1e-6)
     assert all(loss < 0.9 * mse for loss, mse in zip(losses, mses, strict=True))
+
+
+def _measured(training: Training) -> dict[str, float]:
+    """One more step's row, as it goes to the tracker."""
+    tracker = mock.Mock(**{"has.return_value": False, "last.return_value": None})
+    advance(training, tracker)
+    training.diagnostics.measure(tracker)
+    _, row, _ = tracker.log.call_args.args
+    return row
+
+
+def test_seconds_go_on_where_they_stood(tmp_path: Path) -> None:
+    """Of a checkpoint that says how long each part took: a continued run adds to that, part by part, and its share of
+    probes is that of all sessions. Catches times that begin anew, another part's, and a share that is another ratio's.
+    """
+    cfg = tiny(tmp_path, *PLAIN, "--curvature.enabled=true", "--logging.log_every_n_steps=1")
+    parts = {"train": 6e5, "probe": 2e5, "sample": 3e4, "features": 4e3, "distance": 500.0, "recon": 0.0}
+    before = Training(cfg).state.state_dict() | {"elapsed_s": 9e5, "seconds": parts}
+    continued = Training(cfg)
+    continued.state.load_state_dict(before)
+    row = _measured(continued)
+    took = {part: row[f"time/{part}_s"] - seconds for part, seconds in parts.items()}
+    assert {part for part, seconds in took.items() if seconds} == {"train", "probe"}
+    assert 0 < took["train"] + took["probe"] <= row["time/total_s"] - 9e5 < 3000
+    assert row["time/probe_share"] == pytest.approx(row["time/probe_s"] / (row["time/train_s"] + row["time/probe_s"]))
+    assert row["time/probe_share"] == pytest.approx(0.25, abs=0.003)
+    assert 9e5 < continued.state.state_dict()["elapsed_s"] < 9.03e5
+
+
+def test_what_has_gathered_since_the_last_row_is_continued(tmp_path: Path) -> None:
+    """Two of three steps, a checkpoint, the third: the row is that of a training that was left alone, with a step left
+    out before. Catches a mean of the last session's steps, and steps left out that are forgotten."""
+    flags = [*PLAIN, "--logging.log_every_n_steps=3", "--train.skip_nonfinite=1", "--train.total_steps=6"]
+    whole = Training(tiny(tmp_path, *flags))
+    whole.state.skipped = 1
+    for _ in range(2):
+        advance(whole, mock.Mock())
+    continued = Training(whole.cfg)
+    continued.state.load_state_dict(whole.state.state_dict())
+    for training in (whole, continued):
+        advance(training, mock.Mock())
+    assert continued.state.row == whole.state.row and continued.state.row["train/skipped_steps"] == 1
+    assert continued.state.row["train/mse_mean"] != pytest.approx(continued.state.row["train/mse"], rel=1e-3)
 
 
 def test_divergence_stops_the_run_with_advice(tmp_path: Path) -> None:
