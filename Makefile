@@ -49,7 +49,7 @@ test-core: $(VENV)/.installed-dev ## run the tests of the numerical core once mo
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(CORE)
 
 mutate: $(VENV)/.installed-mutate ## which small edits of the product does no test notice: ROOM=diffusion SAMPLE=12 SEED=0 WORKERS=2 AGAIN=1
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(ROOM) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
+	$(BIN)/python tests/mutation/mutate.py $(ROOM) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(if $(AGAIN),--again)
 
 lint: $(VENV)/.installed-dev ## ruff, mypy, and that no import goes up a floor

@@ -190,6 +190,23 @@ def test_out_of_memory_falls_to_a_smaller_chunk_and_says_so() -> None:
         Chunks(1).over(1, lambda part: work(slice(0, 4)))
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(4, [4, 2, 1, 1, 1, 1]), (3, [3, 1, 1, 1])])
+def test_chunks_go_down_to_single_vectors(count: int, sizes: list[int]) -> None:
+    """Half of what was tried, down to 1. Catches a size that ends at 2, which would be tried for ever."""
+    tried: list[int] = []
+
+    def work(part: slice) -> torch.Tensor:
+        tried.append(part.stop - part.start)
+        assert len(tried) < 10
+        if tried[-1] > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return torch.arange(part.start, part.stop)
+
+    with pytest.warns(UserWarning, match="going on with 1"):
+        assert torch.cat(Chunks(4).over(count, work)).tolist() == list(range(count))
+    assert tried == sizes
+
+
 def test_the_operator_is_the_dense_hessian() -> None:
     """H I = H, column by column or vmapped. Catches a wrong order of the parameters' entries."""
     params, losses, H = _problem()

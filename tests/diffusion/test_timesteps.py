@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from ddpm.config.run import Config
+from ddpm.diffusion.objective import Objective
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.diffusion.weighting import make_weighting, weights
+from ddpm.models.build import objective_of
 from ddpm.runtime.streams import stream_seed
 from ddpm.training.loop import train, train_step
 from ddpm.training.setup import Training
@@ -61,6 +63,41 @@ def test_the_whole_range_is_what_it_always_was(tmp_path: Path) -> None:
     torch.randint(1000, (4,), generator=rng)
     torch.randn(4, 3, 32, 32, generator=rng)
     assert torch.equal(rng.get_state(), plain.state.noise_rng.get_state())
+
+
+def _objective(tmp_path: Path, *flags: str) -> Objective:
+    return objective_of(tiny(tmp_path, *flags), make_schedule("linear"), torch.device("cpu"))
+
+
+def test_a_batchs_weights_average_to_one(tmp_path: Path) -> None:
+    """minsnr_norm over the batch: a part of a batch is scaled by the mean of all of it. Over the schedule, or of
+    another weighting, nothing is scaled by the batch. Catches a part that is scaled alone, and a setting not read."""
+    snr = make_schedule("linear").snr[3:]
+    w = snr.clamp(max=5) / snr
+    t = torch.tensor([10, 300, 900])
+    at = w[t - 3]
+    for weighting, over, wanted in (
+        ("minsnr_norm", "batch", at / at.mean()),
+        ("minsnr_norm", "schedule", at / w.mean()),
+        ("minsnr", "batch", at),
+    ):
+        flags = (f"--loss.weighting={weighting}", f"--loss.minsnr_norm_over={over}", "--loss.t_min=3")
+        objective = _objective(tmp_path, *flags)
+        assert objective.weights_at(t)[0].tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
+        assert objective.weights_at(t[:2], t)[0].tolist() == pytest.approx(wanted[:2].tolist(), rel=1e-5)
+        assert objective.weights_at(t)[1].tolist() == [1, 1, 1]
+
+
+def test_the_weights_are_of_the_error_in_what_the_network_predicts(tmp_path: Path) -> None:
+    """v: |eps - eps_hat|^2 = SNR / (SNR + 1) |v - v_hat|^2, so those are the common loss's weights, and Min-SNR's are
+    min(SNR, 5) / (SNR + 1). Catches weights in eps space."""
+    snr = make_schedule("linear").snr
+    minsnr, constant = (
+        _objective(tmp_path, "--diffusion.prediction=v", f"--loss.weighting={name}") for name in ("minsnr", "constant")
+    )
+    assert minsnr.weights.tolist() == pytest.approx((snr.clamp(max=5) / (snr + 1)).tolist(), rel=1e-5)
+    assert minsnr.common_weights.tolist() == pytest.approx((snr / (snr + 1)).tolist(), rel=1e-5)
+    assert constant.is_common and not minsnr.is_common
 
 
 def test_the_curve_is_logged_once_and_survives(tmp_path: Path) -> None:
