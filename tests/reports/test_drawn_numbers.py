@@ -306,6 +306,28 @@ def timestep_profile(runs: Selections, _: Path) -> None:
     assert {axes.get_yscale() for axes in (mse, weight, both)} == {"log"}
 
 
+def test_what_spans_more_than_a_decade_has_a_log_axis(tmp_path: Path) -> None:
+    """A loss of 22 to 2 is on a log axis, one of 18 to 2 is not. Catches a decade that is another number."""
+    for first, scale in ((22.0, "log"), (18.0, "linear")):
+        root = tmp_path / scale
+        for arm in ARMS:
+            write_run(root / arm, arm, rows=[(10, {"train/loss": first}), (20, {"train/loss": 2.0})])
+        (axes,) = draw("loss_fid_vs_step", chosen(root, "e6")).figure.axes
+        assert axes.get_yscale() == scale and ("log scale" in axes.get_ylabel()) == (scale == "log")
+
+
+def test_three_seeds_are_their_mean(tmp_path: Path) -> None:
+    """FIDs of 10, 11 and 18: 13, between 10 and 18, as the lowest of 27 resamples has a chance of 1 / 27. Catches the
+    median, and a band of all that is left when the tails are cut deeper."""
+    for seed, fid in ((1, 11.0), (2, 18.0), (3, 10.0)):
+        rows = [(step, {"val/fid": fid + step, "val/fid_protocol": "aaaa1111"}) for step in (100, 200)]
+        write_run(tmp_path / str(seed), "e5", seed, rows=rows)
+    (axes,) = draw("fid_vs_step", chosen(tmp_path, "e5")).figure.axes
+    the_line(axes, [100, 200], [113, 213], color=COLOURS["e5"], marker="o")
+    the_band(axes, [100, 200], [110, 210], [118, 218], COLOURS["e5"])
+    the_line(axes, [100, 200] * 3, [111, 211, 118, 218, 110, 210], marker=".")
+
+
 # ---- cost ------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +345,14 @@ def fid_vs_cost(runs: Selections, _: Path) -> None:
         assert count_lines(axes) == 2
     assert ["(s)" in axes.get_xlabel() for axes in panels] == [True, False, True, False]
     assert [axes.get_ylabel().split()[0] for axes in panels] == ["FID", "FID", "KID", "KID"]
+
+
+def test_images_that_were_not_logged_are_steps_times_batch(tmp_path: Path) -> None:
+    """Catches steps taken for images in a log of the original study."""
+    row = {"val/fid": 30.0, "val/fid_protocol": "aaaa1111"}
+    write_run(tmp_path / "e5", "e5", rows=[(100, row), (200, row)], data__batch_size=16)
+    (axes,) = draw("fid_vs_cost", chosen(tmp_path, "e5")).figure.axes
+    the_line(axes, [1600, 3200], [30, 30])
 
 
 @shows("time_breakdown")

@@ -141,6 +141,22 @@ def test_every_number_of_the_csv_file(selections: Selections, seeds: tuple[int, 
         assert found[key] == pytest.approx(value, rel=1e-9, abs=1e-12), key
 
 
+def test_what_was_compared(selections: Selections, one: dict[str, list[list[str]]]) -> None:
+    """Runs, configs and protocols in the page's own words. Catches a run in another's row, and windows and counts that
+    are not those of the numbers."""
+    page = page_of(selections.one)
+    ends = {"e5": ("baseline", "10000"), "e6": ("variant", "10000"), "e1": ("context", "30000")}
+    for row, (arm, (role, last)) in zip(one["arm"][1:], ends.items(), strict=True):
+        folder = "e1" if arm == "e1" else f"{arm}-1"
+        wanted = [arm, role, f"`{arm}-s1-{folder}`", "1", last, "finished", "2026-01-01 00:00", "`0123456789`"]
+        assert row == [*wanted, f"`{folder}`"]
+    assert one["key"] == [["key", "e5", "e6", "declared"], ["`loss.weighting`", "`constant`", "`minsnr`", "yes"]]
+    assert "Early window: steps above 0 up to 20 % of the run; late window: from 80 % to the last step." in page
+    assert "It differs from e5 in: train.total\\_steps = 30000." in page
+    assert "- `val/fid` in e5, e6, e1: protocol `aaaa1111`: sampler = ddpm, nfe = 50, n\\_samples = 64\n" in page
+    assert "- `final/fid` in e5, e6, e1: protocol `bbbb2222`: sampler = ddpm, nfe = 50, n\\_samples = 128\n" in page
+
+
 def test_the_table_of_numbers(two: dict[str, list[list[str]]]) -> None:
     """A row for each metric and arm, in that order. Catches a column in another's place."""
     head, *rows = two["metric"]

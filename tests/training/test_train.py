@@ -344,7 +344,9 @@ def test_grids_start_from_the_same_noise_at_every_step(tmp_path: Path) -> None:
     """Unchanged weights, two steps, equal pictures; another sample_seed, another picture."""
     training = Training(tiny(tmp_path))
     other = Training(tiny(tmp_path, "--eval.grid.sample_seed=1"))
-    drawn = [t.milestones.draw_grid(step, t.diagnostics.denoiser) for t, step in ((training, 2), (training, 4), (other, 2))]
+    drawn = [
+        t.milestones.draw_grid(step, t.diagnostics.denoiser) for t, step in ((training, 2), (training, 4), (other, 2))
+    ]
     a, b, c = (picture.tobytes() for picture in drawn if picture)
     assert a == b != c
 
