@@ -41,12 +41,12 @@ demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked
 test: $(VENV)/.installed-dev ## run the tests, on all cores (about 12 minutes on two, after installation)
 	$(BIN)/python -m pytest --maxschedchunk 1 --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
 
-# The tests of what computes. `default` are the kernels for any processor: sums in another order, and other
-# last bits of a sine, than with vector instructions.
+# The tests of what computes, but those against other libraries. `default` are the kernels for any processor: sums in
+# another order, and other last bits of a sine, than with vector instructions.
 CORE := $(wildcard tests/curvature/test_hessian_*.py) tests/diffusion tests/models tests/data tests/test_evenly.py \
 	$(foreach name,distances kid_prdc reconstruction sampler_check,tests/evaluation/test_$(name).py) tests/reports/test_intervals.py
 test-core: $(VENV)/.installed-dev ## run the tests of the numerical core once more, as on another processor (about a minute on two cores)
-	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(CORE)
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --ignore-glob '*_peers.py' $(CORE)
 
 mutate: $(VENV)/.installed-mutate ## which small edits of the product does no test notice: ROOM=diffusion SAMPLE=12 SEED=0 WORKERS=2 AGAIN=1
 	$(BIN)/python tests/mutation/mutate.py $(ROOM) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) \
@@ -117,10 +117,13 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.constraints
 	@$(MAKE) --no-print-directory .check-torch
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "Adding the development tools (pytest, ruff, mypy)"
+# In one step with the above if neither is there: pip takes a while to begin.
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.constraints
+	@echo "Installing the project with its development tools (pytest, ruff, mypy) into $(VENV), in the $(VERSIONS) versions."
+	@echo "torch comes with its CUDA libraries where the registry has them: up to 6 GB and a few minutes, once."
 	@$(call install,[dev])
-	@touch $@
+	@$(MAKE) --no-print-directory .check-torch
+	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@echo "Adding the libraries that are measured beside this one"

@@ -100,7 +100,7 @@ def _flat(training: Training) -> Tensor:
 
 def samplers(task: Task) -> Found:
     """DDIM's and DDPM's images on the device and on the CPU from the same noise, by the same network."""
-    there = copy.deepcopy(trained(task).model).eval().to(memory_format=torch.channels_last)
+    there = copy.deepcopy(trained(task).state.model).eval().to(memory_format=torch.channels_last)
     here = copy.deepcopy(there).cpu()
     for name in ("ddim", "ddpm"):
         exact = _images(task, name, _in_float64(here), CPU)
@@ -143,7 +143,7 @@ def probe(task: Task) -> Found:
         "--loss.weighting=minsnr",
     )
     there, here = trained(task, *options), Training(task.config(*options, "--device=cpu"))
-    here.model.load_state_dict(there.model.state_dict())
+    here.state.model.load_state_dict(there.state.model.state_dict())
     for exact in (False, True):
         ours, known = _values(there, exact), _values(here, exact)
         if any(len(v) < probes or not v.isfinite().all() for v in (*ours.values(), *known.values())):

@@ -10,10 +10,12 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 
-from reports import report
+from reports import figures, report
 from reports.experiments import Study, load
 from reports.experiments.selection import Selection, select
+from reports.figures.style import Drawn
 from reports.sources import open_source
 from tests.once import once
 
@@ -207,3 +209,15 @@ def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         return load(name).model_copy(update={"figures": ("fid_vs_step", "sample_grids")})
 
     monkeypatch.setattr(report, "load", load_fewer)
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports whose figures are made and not rendered, which takes most of the time: their files hold one pixel."""
+
+    def save(drawn: Drawn, stem: Path, **_: object) -> Path:
+        for ending in (".png", ".svg"):
+            Image.new("RGB", (1, 1)).save(stem.with_name(stem.name + ending), format="png")
+        return stem.with_name(stem.name + ".png")
+
+    monkeypatch.setattr(figures, "save", save)

@@ -26,6 +26,7 @@ def _numbers(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_offline_runs_synced_to_a_server_give_the_same_report(
     tmp_path: Path, server: StandIn, request: pytest.FixtureRequest
 ) -> None:
@@ -38,7 +39,7 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
     sources = {"api": "wandb:study/min_snr_smoke", "files": str(tmp_path / "wandb"), "folders": str(tmp_path / "runs")}
     numbers = {}
     for name, source in sources.items():
-        if name == "files":  # every figure is drawn once, of what comes from the server
+        if name == "files":  # every figure is made once, of what comes from the server
             request.getfixturevalue("few_figures")
         make_report("e6", source, tmp_path / name)
         numbers[name] = _numbers(tmp_path / name)

@@ -45,7 +45,8 @@ def test_files(e6: Path) -> None:
 
 def test_numbers_keep_full_precision(e6: Path) -> None:
     """Catches: rounding on the way into the csv."""
-    table = pd.read_csv(e6 / "numbers.csv").set_index(["experiment", "metric", "statistic"])["value"]
+    rows = pd.read_csv(e6 / "numbers.csv", float_precision="round_trip")
+    table = rows.set_index(["experiment", "metric", "statistic"])["value"]
     assert table["e5", "train/loss", "first"] == 0.19482320547103882
     assert table["e6", "val/fid", "at_10000"] == 206.99518792814138
 
@@ -100,6 +101,7 @@ def test_every_run_has_a_command_of_its_own(wandb_runs: WandbRuns, tmp_path: Pat
     assert f"    ddpm train {config} --seed=1 --out_dir=NEW    # e6," in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_folders_and_wandb_give_identical_numbers(wandb_runs: WandbRuns, tmp_path: Path) -> None:
     """Catches: a report that depends on where the same run was read from."""
     ours = make_report("e6", str(wandb_runs.folders), tmp_path / "folders").parent

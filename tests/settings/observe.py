@@ -49,12 +49,12 @@ def _trained(cfg: Config, steps: int = 2) -> Training:
 
 def weights(cfg: Config) -> str:
     """The network after two steps."""
-    return digest(_trained(cfg).model.state_dict())
+    return digest(_trained(cfg).state.model.state_dict())
 
 
 def averaged(cfg: Config) -> str:
     """The averaged network after two steps."""
-    ema = _trained(cfg).ema
+    ema = _trained(cfg).state.ema
     return digest(ema.model.state_dict()) if ema else "none"
 
 
@@ -169,7 +169,7 @@ def cache_files(cfg: Config) -> list[str]:
 
 def trace(cfg: Config) -> dict[str, float]:
     """The curvature after two steps of training."""
-    return _trained(cfg).probe(4)  # not the first one, which is checked by exact products
+    return _trained(cfg).diagnostics.probe(4)  # not the first one, which is checked by exact products
 
 
 def products(cfg: Config) -> list[int]:

@@ -121,7 +121,7 @@ BRISK = [
 
 
 def test_kill_9_at_random_moments(tmp_path: Path) -> None:
-    """Eight moments anywhere between a run's start and its end. Catches an order of writes that a kill can split."""
+    """Six moments anywhere between a run's start and its end. Catches an order of writes that a kill can split."""
     undisturbed = tiny(tmp_path / "undisturbed", *BRISK)
     processes.ready()
     start = time.monotonic()
@@ -140,4 +140,4 @@ def test_kill_9_at_random_moments(tmp_path: Path) -> None:
         return killed
 
     with ThreadPoolExecutor(2) as two:
-        assert sum(two.map(kill_and_continue, range(8))) >= 4
+        assert sum(two.map(kill_and_continue, range(6))) >= 3

@@ -106,7 +106,7 @@ def test_the_first_step_may_overflow(tmp_path: Path) -> None:
     late, plain = _training(tmp_path, overflows={1}), _training(tmp_path)
     first, second = next(late.state.batches), next(late.state.batches)
     streams = late.state.streams()
-    late.step(first)
+    train_step(late, first)
     late.state.noise_rng.set_state(streams["noise_rng"])
     for training in (late, plain):
         train_step(training, second)
