@@ -94,6 +94,12 @@ def test_signs_are_fair_and_independent(vectors: Callable[..., list[Tensor]]) ->
     assert all(abs((first[lag:] * first[:-lag]).mean()) < 4.5 * sigma for lag in range(1, 20))
 
 
+def test_eight_signs_of_a_byte_take_all_their_patterns() -> None:
+    """All 256 in 8192 bytes: each stays out with probability e^-32. Catches a byte that is never drawn."""
+    (drawn,) = rademacher([torch.zeros(8192, 8)], _rng())
+    assert len(drawn.unique(dim=0)) == 256
+
+
 def test_the_numbers_of_the_study_come_out_bitwise() -> None:
     """Its scheme, spelled out: a fresh v, then fresh data, then two backward passes, for two losses. Catches another
     order of drawing or of adding up: curves of runs begun before would break off."""

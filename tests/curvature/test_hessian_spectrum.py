@@ -84,6 +84,26 @@ def test_too_few_products_are_refused() -> None:
         top_eigenvalue(torch.full((3, 3), torch.nan), 2, _rng())
 
 
+def test_the_fewest_products_allowed_are_taken() -> None:
+    """Of a diagonal matrix every sign vector has v' A v = tr A, so one left out of two is right where the other catches
+    nothing of it. Catches a limit that is one too high."""
+    for estimator, products in ((hutchpp_trace, 6), (xtrace, 4)):
+        found = estimator(torch.zeros(4, 4), products, _rng())
+        assert (found.mean, found.sem) == (0, 0)
+    A = torch.diag(torch.tensor([1.0, 2.0, 4.0]))
+    assert spectral_density(A, 1, 2, _rng()).moment(1) == (pytest.approx(7), pytest.approx(0, abs=1e-6))
+    p = torch.ones(1, requires_grad=True)
+    assert gradient_noise_scale(lambda: p.sum(), [p], 3, 1).scale == 0
+
+
+def test_one_step_of_lanczos_is_the_rayleigh_quotient_of_its_signs() -> None:
+    """v' A v / n of the next n signs of the stream. Catches a start that is drawn otherwise: curves of runs begun
+    before would break off."""
+    _, H = _net()
+    v = (torch.randint(0, 2, (29,), generator=_rng(3)) * 2 - 1).double()
+    assert top_eigenvalue(H, 1, _rng(3)).value == pytest.approx((v @ H @ v / 29).item(), rel=1e-12)
+
+
 def test_the_top_eigenvalue_is_the_dense_one() -> None:
     """All steps: to rounding. A few: from below, and an eigenvalue lies within the residual. Catches the largest by
     absolute value taken for the largest, and a residual that promises too much."""
@@ -170,6 +190,40 @@ def test_gradient_noise_with_missing_batches_and_too_few() -> None:
     assert noisy.squared_norm < 0
     with pytest.raises(ValueError, match="at least 3"):
         gradient_noise_scale(lambda: p.sum(), [p], 2, 4)
+
+
+def test_gradient_noise_of_three_gradients_by_hand() -> None:
+    """1, 2 and 4 of batches of 2: mean 7/3, variance 7/3, so the trace is 14/3 and |G|^2 = 49/9 - 7/9 = 14/3. Without
+    one of them: 4/8, 9/4 and 1/2, whose mean is 13/12 and whose squared distances from it add up to 49/24; the
+    jackknife's error is sqrt(2/3 * 49/24) = 7/6. Catches a factor of K, and numbers in single precision."""
+    p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    gradients = iter([1.0, 2.0, 4.0])
+    found = gradient_noise_scale(lambda: next(gradients) * p.sum(), [p], 3, 2)
+    assert (found.trace, found.squared_norm) == (pytest.approx(14 / 3, rel=1e-12), pytest.approx(14 / 3, rel=1e-12))
+    assert (found.scale, found.sem) == (pytest.approx(1, rel=1e-12), pytest.approx(7 / 6, rel=1e-12))
+
+
+def test_gradient_noise_without_a_gradient_in_two_of_three() -> None:
+    """(1, 0) and (0, 1) are orthogonal, so |G|^2 of the two alone is 0 and the scale without (1, 1) is not there: nor
+    is the error. With all three the trace is 2/3, |G|^2 too. Catches a division by zero."""
+    p = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    gradients = iter(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64))
+    found = gradient_noise_scale(lambda: next(gradients) @ p, [p], 3, 1)
+    assert (found.trace, found.scale) == (pytest.approx(2 / 3, rel=1e-12), pytest.approx(1, rel=1e-12))
+    assert found.sem != found.sem
+
+
+@pytest.mark.parametrize("factor", [2.0**-60, 2.0**60])
+def test_sketches_do_not_know_the_scale_of_the_matrix(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same signs, one of them twice, and a matrix times a power of two: every value times it. Catches a threshold
+    of dependence that is not relative."""
+    A = _matrix(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0]))
+    W = (torch.randint(0, 2, (8, 4), generator=_rng()) * 2 - 1).double()
+    W[:, 1] = W[:, 0]
+    monkeypatch.setattr("ddpm.hessian.sketch.signs", lambda *_: W)
+    for estimator, products in ((hutchpp_trace, 12), (xtrace, 8)):
+        values, scaled = (estimator(M, products, _rng()).values for M in (A, factor * A))
+        torch.testing.assert_close(scaled / factor, values, rtol=1e-9, atol=1e-9)
 
 
 def test_hutchinson_of_a_fixed_batch_agrees_with_the_sketches() -> None:
