@@ -220,7 +220,7 @@ def test_sketches_do_not_know_the_scale_of_the_matrix(factor: float, monkeypatch
     A = _matrix(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0]))
     W = (torch.randint(0, 2, (8, 4), generator=_rng()) * 2 - 1).double()
     W[:, 1] = W[:, 0]
-    monkeypatch.setattr("ddpm.hessian.sketch.signs", lambda *_: W)
+    monkeypatch.setattr("ddpm.curvature.hessian.sketch.signs", lambda *_: W)
     for estimator, products in ((hutchpp_trace, 12), (xtrace, 8)):
         values, scaled = (estimator(M, products, _rng()).values for M in (A, factor * A))
         torch.testing.assert_close(scaled / factor, values, rtol=1e-9, atol=1e-9)
