@@ -162,6 +162,7 @@ def test_what_was_not_measured_is_undecided(two_seeds: Path) -> None:
         ({"statistic": "mean", "window": [0.5, 1.0]}, 18.5 / 5, None),
         ({"statistic": "drop_pct", "since": [10, 20], "window": [70, 80]}, 100 * (1 - 3.5 / 6), None),
         ({"statistic": "rising_pct"}, 100 * 2 / 7, None),
+        ({"statistic": "std"}, math.sqrt(sum((x - 39.5 / 8) ** 2 for x in (8, 4, 9, 5, 1, 5.5, 4, 3)) / 7), None),
         ({"statistic": "correlation", "against_metric": "other"}, -1.0, None),
         ({"statistic": "mean", "metric": "curvature/hutch_trace_mean / other"}, -0.5, None),
     ],
@@ -175,6 +176,19 @@ def test_statistics_of_a_short_curve(tmp_path: Path, check: dict[str, Any], numb
     write_run(tmp_path / "e6", "e6", 1, rows=rows)
     outcome, _ = judged(tmp_path, **{"at_least": -1e9} | check)
     assert outcome.number == pytest.approx(number) and outcome.step == step
+
+
+def test_a_bound_is_inside_and_a_failed_check_fails_its_claim(tmp_path: Path) -> None:
+    """A number that is exactly its bound holds. Of two checks one lies outside, the other is not measured. Catches a
+    bound that excludes itself, and a claim left undecided that one check has refuted."""
+    runs(tmp_path, {"e5": {1: [5.0] * 9, 2: [5.0] * 9}, "e6": {1: [4.0] * 9, 2: [4.0] * 9}})
+    for bound in ("at_least", "at_most"):
+        outcome, verdict = judged(tmp_path, of="difference", **{bound: -1.0})
+        assert (outcome.number, outcome.interval, verdict) == (-1.0, (-1.0, -1.0), "pass")
+    checks = [{"metric": METRIC, "of": "difference", "at_least": 0}, {"metric": "val/kid", "at_most": 0}]
+    claims = Study.model_validate(load("e6").model_dump() | {"criteria": [{"says": "it", "checks": checks}]}).criteria
+    (result,) = judge_criteria(select(study_with(criteria=claims), open_source(str(tmp_path))))
+    assert [outcome.holds for outcome in result.outcomes] == [False, None] and result.verdict == "fail"
 
 
 STATEMENTS = {

@@ -137,6 +137,7 @@ def loss_fid_vs_step(runs: Selections, _: Path) -> None:
         finals = [FINALS[arm, seed] for seed in (1, 2)]
         the_line(fid, [10_000, 10_000], finals, color=COLOURS[arm], marker="*")
     assert labels_of(loss) == [LABELS[arm] for arm in ARMS]
+    assert labels_of(fid) == ["final FID (another protocol than the milestones')"]
     assert (count_lines(loss), count_lines(fid)) == (4, 6)
     assert "points: logged values; lines: centred rolling mean of 3" in loss.get_title()
     assert "optimise differently weighted losses" in loss.get_title()
@@ -221,24 +222,23 @@ def small_multiples(runs: Selections, _: Path) -> None:
 def curvature_vs_fid(runs: Selections, _: Path) -> None:
     """Bars: one standard error of the trace, which over two seeds is half the root of the sum of squares. Catches axes
     that changed places, bars of another step or of two errors, and labels at other points than theirs."""
-    for selection, seeds in ((runs.one, (1,)), (runs.two, (1, 2))):
-        drawn = draw("curvature_vs_fid", selection)
-        (axes,) = drawn.figure.axes
-        points = set()
-        for arm in ARMS:
-            trace, fid = at_milestones(mean(arm, f"{HUTCH}_mean", seeds)), mean(arm, "val/fid", seeds)
-            errors = [at_milestones(logged(arm, seed)[f"{HUTCH}_sem"]) for seed in seeds]
-            error = np.sqrt(sum(each**2 for each in errors)) / len(seeds)
-            the_line(axes, trace, fid, color=COLOURS[arm], marker=MARKERS[arm])
-            (bars,) = [ends for shade, ends in error_bars(axes) if shade == COLOURS[arm]]
-            assert by_hand.near(bars[:, 0], np.stack([trace - error, fid], 1))
-            assert by_hand.near(bars[:, 1], np.stack([trace + error, fid], 1))
-            points |= {(text, x, y) for text, x, y in zip(("2k", "6k", "10k"), trace, fid, strict=True)}
-            said = f"{arm} goes from trace {trace[0]:.4g} and FID {fid[0]:.2f} (step 2000) to trace {trace[2]:.4g} and"
-            assert f"{said} FID {fid[2]:.2f} (step 10000)" in drawn.caption
-        assert {(text.get_text(), *text.xy) for text in axes.texts} == points
-        assert labels_of(axes) == [LABELS[arm] for arm in ARMS]
-        assert "Hessian trace" in axes.get_xlabel() and axes.get_ylabel() == "FID (lower is better)"
+    drawn = draw("curvature_vs_fid", runs.two)
+    (axes,) = drawn.figure.axes
+    points = set()
+    for arm in ARMS:
+        trace, fid = at_milestones(mean(arm, f"{HUTCH}_mean")), mean(arm, "val/fid")
+        errors = [at_milestones(logged(arm, seed)[f"{HUTCH}_sem"]) for seed in (1, 2)]
+        error = np.sqrt(sum(each**2 for each in errors)) / 2
+        the_line(axes, trace, fid, color=COLOURS[arm], marker=MARKERS[arm])
+        (bars,) = [ends for shade, ends in error_bars(axes) if shade == COLOURS[arm]]
+        assert by_hand.near(bars[:, 0], np.stack([trace - error, fid], 1))
+        assert by_hand.near(bars[:, 1], np.stack([trace + error, fid], 1))
+        points |= {(text, x, y) for text, x, y in zip(("2k", "6k", "10k"), trace, fid, strict=True)}
+        said = f"{arm} goes from trace {trace[0]:.4g} and FID {fid[0]:.2f} (step 2000) to trace {trace[2]:.4g} and"
+        assert f"{said} FID {fid[2]:.2f} (step 10000)" in drawn.caption
+    assert {(text.get_text(), *text.xy) for text in axes.texts} == points
+    assert labels_of(axes) == [LABELS[arm] for arm in ARMS]
+    assert "Hessian trace" in axes.get_xlabel() and axes.get_ylabel() == "FID (lower is better)"
 
 
 @shows("trained_vs_common_trace")

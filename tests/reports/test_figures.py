@@ -16,7 +16,6 @@ from reports.figures.labels import place_labels
 from reports.figures.style import DPI, NothingToDraw, arm_labels, colour, dash, marker, theme, told_apart
 from reports.figures.timesteps import profile, weight_curve
 from reports.sources import open_source
-from reports.stats.statistics import curve
 from tests.reports.conftest import chosen, rows_of, write_run
 
 
@@ -123,11 +122,6 @@ def test_points_that_a_title_names_can_be_seen(originals: Path) -> None:
         assert len(points) == 2
         for line in points:
             assert line.get_markersize() / 2 > 1.5 * width and (line.get_alpha() or 1) >= 0.5  # "." is half as wide
-
-
-def test_finals_are_stars_of_a_protocol_of_their_own(two_seeds: Path) -> None:
-    """Catches: the final evaluation shown as one more milestone."""
-    assert "another protocol than the milestones'" in drawn_text(chosen(two_seeds, "e6"), "loss_fid_vs_step")
 
 
 def test_mixed_protocols(tmp_path: Path) -> None:
@@ -239,17 +233,6 @@ def test_the_profile_by_timestep_of_the_original_and_of_ours(originals: Path, tw
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     snr = alpha_bar / (1 - alpha_bar)
     assert weights.to_numpy() == pytest.approx(np.minimum(snr, 5) / snr, rel=1e-3)  # logged in float32
-
-
-def test_the_ratio_of_traces_shows_the_mean_weight(two_seeds: Path) -> None:
-    """Ratios of the runs' own traces, and the dotted mean weight of each arm. Catches the quotient upside down."""
-    selection = chosen(two_seeds, "e6")
-    _, right = FIGURES["trained_vs_common_trace"][1](selection, False).figure.axes
-    dotted = {line.get_ydata()[0] for line in right.lines if line.get_linestyle() == ":"}
-    assert dotted == {0.8, 1.0}
-    for arm in selection.arms:
-        ratio = curve(arm, "curvature/hutch_trace_mean") / curve(arm, "curvature/ref_trace_mean")
-        assert any(np.array_equal(line.get_ydata(), ratio.dropna()) for line in right.lines)
 
 
 def test_many_points_become_an_image_in_the_svg(tmp_path: Path) -> None:

@@ -334,13 +334,6 @@ def test_a_spread_falls_by_all_of_it_at_most() -> None:
     assert known.per_seed == pytest.approx((-99, -60)) and known.seeds is not None and known.seeds[0] == -100
 
 
-def test_the_samplers_are_drawn_on_one_scale(expected: Made) -> None:
-    """Catches a plateau that looks as steep as a fall, each panel having a scale of its own."""
-    with theme():
-        limits = {axes.get_ylim() for axes in figures.fid(expected.material.selection).figure.axes}
-    assert len(limits) == 1 and limits.pop()[0] == 0
-
-
 @pytest.mark.filterwarnings("error:Attempt to set")
 def test_a_short_run_beside_the_log_is_drawn_on_a_log_axis(tmp_path: Path) -> None:
     """Catches a limit of 0 on it, which is warned of and passed by; and two widths of line that nothing explains."""

@@ -133,8 +133,12 @@ def the_point(made: Made) -> None:
 
 @shows("fids")
 def fids_by_sampler(made: Made) -> None:
-    """Catches panels in another order, one sampler's FIDs in another's panel, and bars of one error."""
-    for axes, sampler in zip(panels_of(figures.fid(made.selection).figure, 3), (OLD, NEW, DDIM), strict=True):
+    """Catches panels in another order, one sampler's FIDs in another's panel, bars of one error, and a plateau that
+    looks as steep as a fall, each panel having a scale of its own."""
+    panels = panels_of(figures.fid(made.selection).figure, 3)
+    (limits,) = {axes.get_ylim() for axes in panels}
+    assert limits[0] == 0 and limits[1] > CEILING
+    for axes, sampler in zip(panels, (OLD, NEW, DDIM), strict=True):
         for arm, aside in (("e5", -120), ("e6", 120)):
             of_fids(axes, arm, sampler, COLOURS[arm], arm, aside)
         of_ends(axes)

@@ -99,13 +99,6 @@ def test_the_error_of_fids_of_one_noise_does_not_average_out_over_seeds() -> Non
     assert standard_error(arm, "val/fid").loc[2000] == pytest.approx(1.5)
 
 
-def test_curve_is_the_mean_over_seeds(two_seeds: Path) -> None:
-    """Catches: seeds concatenated, or only the first one used."""
-    arm = chosen(two_seeds, "e6").arms[0]
-    one, two = (run.series("train/loss") for run in arm.runs)
-    assert curve(arm, "train/loss").loc[50] == pytest.approx((one.loc[50] + two.loc[50]) / 2)
-
-
 def test_seed_means_end_where_the_shortest_seed_ends(tmp_path: Path) -> None:
     """Catches: a jump in the mean curve where one seed stops."""
     write_run(tmp_path / "whole", "e1", seed=1, rows=[(s, {"train/loss": 1.0}) for s in (10, 20, 30)])
