@@ -46,7 +46,7 @@ def make_report(
     study = load(experiment)
     unknown = [name for name in study.figures if name not in FIGURES]
     if unknown:
-        raise UserError(f"{experiment} wants figures that there are not: {', '.join(unknown)}. There are {_listed()}.")
+        raise UserError(f"Unknown figures in {experiment}: {', '.join(unknown)}. Available: {_listed()}.")
     runs = open_source(source, [*study.arms, *study.context], cached=cached)
     try:
         selection = select(study, runs, where)

@@ -78,25 +78,25 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = verbs.add_parser(
         "sweep",
-        help="run the points of a W&B sweep file here, without a server; or again those that a sweep lost",
-        description="Run every point of a grid or random sweep file as `wandb agent` would, some at a time, and go on "
-        "where an earlier call stopped. With --requeue, continue the crashed runs of a sweep on W&B's server here.",
+        help="run a W&B sweep file on this machine, without a server",
+        description="Run every point of a grid or random sweep file, as `wandb agent` would. A second call resumes. "
+        "With --requeue, continue the crashed runs of a sweep on W&B's server on this machine.",
         usage="ddpm sweep [-h] [options] (FILE | --requeue ENTITY/PROJECT/ID) [-- --key.sub=value ...]",
         allow_abbrev=False,
     )
     sweep.add_argument("file", type=path, nargs="?", metavar="FILE", help="a sweep file, such as sweeps/smoke.yaml")
-    sweep.add_argument("--requeue", metavar="ENTITY/PROJECT/ID", help="a sweep on the server instead of a file")
-    sweep.add_argument("--workers", type=positive, metavar="N", help="runs at a time; default: 1, or one a GPU")
-    sweep.add_argument("--gpus", default="", metavar="0,1,...", help="GPUs that take turns, one run on each at a time")
-    sweep.add_argument("--count", type=positive, metavar="N", help="no more points than this; random needs it")
+    sweep.add_argument("--requeue", metavar="ENTITY/PROJECT/ID", help="a sweep on W&B's server, instead of a file")
+    sweep.add_argument("--workers", type=positive, metavar="N", help="run N at a time; default: 1, or one for each GPU")
+    sweep.add_argument("--gpus", default="", metavar="0,1,...", help="GPUs to use, one run at a time on each")
+    sweep.add_argument("--count", type=positive, metavar="N", help="run at most N points; a random sweep needs it")
     sweep.add_argument("--yes", action="store_true", help="also run more than 10,000 points")
     sweep.set_defaults(run=_sweep)
 
     report = verbs.add_parser(
         "report",
         help="compare an experiment with its baseline: figures, numbers, page",
-        description="Write report.html, report.md, numbers.csv, data.parquet and figures of an experiment in "
-        "reports/experiments/. `ddpm report library`: curvature against FID over all runs there are.",
+        description="Write report.html, report.md, numbers.csv, data.parquet and figures for an experiment in "
+        "reports/experiments/. `ddpm report library` plots curvature against FID over all runs.",
         allow_abbrev=False,
     )
     report.add_argument("experiment", metavar="EXP", help="experiment name, such as e6; or `library`")
@@ -114,29 +114,29 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="only runs whose config says so; may be repeated",
+        help="use only runs with this config value; repeatable",
     )
     report.add_argument(
         "--allow-mixed-protocols",
         action="store_true",
-        help="draw FIDs of different protocols on one axis all the same; the figure says so",
+        help="draw FIDs of different protocols on one axis; the figure says so",
     )
     report.add_argument(
-        "--offline-cache", action="store_true", help="of wandb:ENTITY/PROJECT, what was read before; no network"
+        "--offline-cache", action="store_true", help="with wandb:ENTITY/PROJECT: use what was read before, no network"
     )
     report.add_argument(
         "--publish",
         nargs="?",
         const="",
         metavar="ENTITY/PROJECT",
-        help="put the same on W&B's server, as a report of that project; default: the project of --from",
+        help="also publish it as a W&B Report in this project; default: the project of --from",
     )
     report.set_defaults(run=_report)
 
     upload = verbs.add_parser(
         "sync",
-        help="upload to W&B what its server does not have yet of the runs on this machine",
-        description="Upload offline runs, and what an outage or a kill kept from the server. Again is harmless.",
+        help="upload to W&B what the server lacks of this machine's runs",
+        description="Upload offline runs and anything the server missed. Safe to run again.",
         allow_abbrev=False,
     )
     upload.add_argument(
@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
     dashboard = verbs.add_parser(
         "dashboard",
-        help="how to browse an experiment's runs; on W&B's server, in a workspace of their own",
+        help="browse an experiment's runs; on W&B's server, set up their workspace",
         description="Say how to browse the runs. With --from wandb:ENTITY/PROJECT, create or renew the experiment's "
         "workspace there: loss, gradient, traces, FID with its floor, sample grids, coloured by experiment.",
         allow_abbrev=False,
@@ -186,9 +186,9 @@ def _parser() -> argparse.ArgumentParser:
 
     probe = verbs.add_parser(
         "probe",
-        help="measure the curvature at the checkpoints of a run that is over",
-        description="Measure the Hessian at a checkpoint, or at every one of a run folder, and add the numbers to the "
-        "run's history, in its folder and on W&B, or write them to a file. docs/curvature.md says what they are.",
+        help="measure the curvature at a finished run's checkpoints",
+        description="Measure the Hessian at one checkpoint, or at every checkpoint of a run folder. The numbers are added "
+        "to the run's history, in its folder and on W&B, or written to a file. docs/curvature.md explains them.",
         usage="ddpm probe [-h] [options] RUN|CHECKPOINT [--curvature.key=value ...]",
         allow_abbrev=False,
     )
@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--probes", type=positive, metavar="N", help="default: as the config says")
     probe.add_argument("--weights", choices=("live", "ema"), help="default: as the config says")
     probe.add_argument("--device", default="auto", help="default: %(default)s")
-    probe.add_argument("--out", type=path, metavar="FILE", help="JSON lines there instead of the run's history")
+    probe.add_argument("--out", type=path, metavar="FILE", help="write JSON lines to FILE instead of the run's history")
     probe.set_defaults(run=_probe)
 
     _add_evaluate(verbs)
@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = verbs.add_parser(
         "doctor",
-        help="what is there of what runs and evaluations need, what is missing, what to do",
+        help="check this machine: packages, GPU, login, data, weights",
         description="Look at versions, GPU, W&B login, cache folder, feature weights, statistics, data and disk. "
         "Nothing is downloaded or written. Exit code 0 if the demo can run.",
         allow_abbrev=False,
@@ -238,9 +238,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_evaluate(verbs: Any) -> None:
     evaluate = verbs.add_parser(
         "evaluate",
-        help="score checkpoints by several samplers at several NFE: a tidy table, and FID against NFE",
-        description="Score checkpoints, as their own configs would but for what is said here. Interrupted, the same "
-        "command goes on where it was. docs/evaluation.md says what the numbers are.",
+        help="score checkpoints with several samplers and NFE: a table, and FID against NFE",
+        description="Score checkpoints. Options override each run's config. An interrupted command resumes. "
+        "docs/evaluation.md explains the numbers.",
         allow_abbrev=False,
     )
     evaluate.add_argument(
@@ -251,7 +251,7 @@ def _add_evaluate(verbs: Any) -> None:
         "--sampler", type=names(SAMPLERS), default=("ddim",), metavar="NAME,...", help="of " + ", ".join(SAMPLERS)
     )
     evaluate.add_argument("--nfe", type=positives, default=(50,), metavar="N,...", help="default: 50")
-    evaluate.add_argument("--n", type=positive, default=5000, help="images a point; default: %(default)s")
+    evaluate.add_argument("--n", type=positive, default=5000, help="images for each score; default: %(default)s")
     evaluate.add_argument(
         "--metrics", type=names(SCORES), default=("fid",), metavar="NAME,...", help="of " + ", ".join(SCORES)
     )
@@ -266,7 +266,7 @@ def _add_evaluate(verbs: Any) -> None:
     evaluate.add_argument(
         "--influence",
         action="store_true",
-        help="note in the run's evaluations.jsonl what each sample adds to FID: for intervals of differences",
+        help="record each sample's influence on FID in evaluations.jsonl, for intervals of differences",
     )
     evaluate.set_defaults(run=_evaluate)
 

@@ -1,4 +1,4 @@
-"""`ddpm doctor`: what is there of what runs and evaluations need, what is missing, and what to do about it.
+"""`ddpm doctor`: checks this machine for what runs and evaluations need, and says what to do about what is missing.
 
 It downloads nothing, writes nothing, and shows no key. What cannot be looked at is a finding too. Published weights
 are known by their digest; of published statistics it says only that they are there.

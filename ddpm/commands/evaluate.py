@@ -1,7 +1,7 @@
 """`ddpm evaluate`: scores of checkpoints, by several samplers at several NFE, in one tidy table.
 
 Each point (checkpoint, sampler, NFE) is drawn in chunks, whose features are on disk until its scores are. Killed at any
-moment, the same command goes on where it was, and ends in the bits of one that was left alone.
+moment, the same command resumes and gives the same bits as an uninterrupted one.
 
 OUT/evaluations.csv     one row a score of each point that was evaluated into OUT
 OUT/protocols.json      what each of the table's fingerprints stands for
@@ -50,7 +50,7 @@ COLUMNS = (
 )
 METRICS = {"fid": ("fid",), "fid_infinity": ("fid_infinity",), "kid": ("kid",), "prdc": NEIGHBOURS}
 CHUNK = 50  # images, or a batch where that is more: what a kill can cost
-_FORMAT = 1  # another number where a point is evaluated in another way: nothing unfinished is then gone on with
+_FORMAT = 1  # bump when evaluation changes; discards partial results
 Row = dict[str, Any]
 
 

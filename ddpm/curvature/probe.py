@@ -34,8 +34,8 @@ from ddpm.diffusion.weighting import squared_error
 from ddpm.runtime import distributed
 from ddpm.runtime.streams import stream_seed
 
-# One measurement in so many, the first among them, has so many draws taken by exact products too: of several the
-# rounding averages out, and what is left counts.
+# Every CHECK_EVERY-th measurement, starting with the first, repeats CHECKS draws with exact Hessian-vector products.
+# The mean over several draws averages rounding out; what is left is an error that matters.
 CHECK_EVERY, CHECKS = 20, 4
 
 Details = dict[str, list[float]]

@@ -47,7 +47,7 @@ class Objective:
         return torch.equal(self.weights, self.common_weights)
 
     def task(self, x_0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_t, target): what the network gets of x_0 (B, 3, H, W) beside t (B,), and what it is to say."""
+        """(x_t, target): the network's input for x_0 (B, 3, H, W) at t (B,), and its regression target."""
         alpha_bar = self._alpha_bar[t]
         return add_noise(x_0, eps, alpha_bar), target(self._prediction, x_0, eps, alpha_bar)
 
