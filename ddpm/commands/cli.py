@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         "probe",
         help="measure the curvature at a finished run's checkpoints",
         description="Measure the Hessian at one checkpoint, or at every checkpoint of a run folder. The numbers go "
-        "into the run's history, in its folder and on W&B, or written to a file. docs/curvature.md explains them.",
+        "into the run's history (folder and W&B), or into a file with --out. docs/curvature.md explains them.",
         usage="ddpm probe [-h] [options] RUN|CHECKPOINT [--curvature.key=value ...]",
         allow_abbrev=False,
     )
