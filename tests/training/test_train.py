@@ -442,3 +442,15 @@ def test_checkpoints_are_whole_or_absent_and_run_no_code(tmp_path: Path) -> None
     torch.save({"x": Path("x")}, path)  # an object that needs pickle
     with pytest.raises(UserError, match="damaged"):
         load_state(path)
+
+
+@pytest.mark.parametrize(("last", "exact"), [(1.0, True), (0.0, False), (None, False)])
+def test_a_probe_that_fell_back_to_exact_products_stays_with_them(
+    tmp_path: Path, last: float | None, exact: bool
+) -> None:
+    """As the last logged row says, of whichever session. Catches differences taken again that were found too coarse."""
+    training = Training(tiny(tmp_path, *PLAIN, "--curvature.enabled=true"))
+    training.state.step = 2
+    with mock.patch.object(training.diagnostics.curvature, "measure") as measure:
+        training.diagnostics.measure(mock.Mock(**{"has.return_value": False, "last.return_value": last}))
+    assert measure.call_args.kwargs["exact"] is exact
