@@ -262,7 +262,7 @@ def test_an_experiment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert main(["report", str(tmp_path / "study.yaml"), "--from", "runs"]) == 0
     assert (tmp_path / "out/study/report.html").is_file()
     (tmp_path / "study.yaml").write_text(study.replace("fid_vs_step", "fid_vs_stop"))
-    with pytest.raises(UserError, match=r"figures that there are not: fid_vs_stop. There are .*fid_vs_step"):
+    with pytest.raises(UserError, match=r"Unknown figures in .*: fid_vs_stop. Available: .*fid_vs_step"):
         make_report(str(tmp_path / "study.yaml"), str(tmp_path / "runs"), tmp_path / "out")
     (tmp_path / "study.yaml").write_text(study.replace("question", "qestion"))
     with pytest.raises(UserError, match=r"study\.yaml is no experiment: question: Field required; qestion"):
