@@ -13,7 +13,7 @@ from PIL import Image
 
 from ddpm.data import shapes as embedded
 from ddpm.data.batches import Batches
-from ddpm.data.images import load_images, to_model, to_uint8
+from ddpm.data.images import _chosen, load_images, to_model, to_uint8
 from ddpm.errors import UserError
 
 
@@ -352,3 +352,19 @@ def test_batches_continue_from_their_state() -> None:
     b.load_state_dict(a.state_dict())
     for _ in range(6):
         assert torch.equal(a.next_indices(), b.next_indices())
+
+
+def test_values_outside_are_cut_and_a_subset_keeps_the_order() -> None:
+    """Catches 8-bit values that wrap around, and a subset in another order than its set's."""
+    assert to_uint8(torch.tensor([-3.0, 1.5]).reshape(2, 1, 1, 1)).flatten().tolist() == [0, 255]
+    chosen = _chosen(50, 20, "it")
+    assert chosen == sorted(set(chosen)) == _chosen(50, 20, "it") and len(chosen) == 20
+
+
+def test_a_larger_image_is_averaged(tmp_path: Path) -> None:
+    """Black and white pixels in turn, halved in size, are grey. Catches every other pixel taken as it is."""
+    (tmp_path / "train/a").mkdir(parents=True)
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    Image.fromarray(board).save(tmp_path / "train/a/board.png")
+    pixels = load_images("folder", tmp_path, quiet=True).images.float()
+    assert pixels[..., 4:-4, 4:-4].sub(127.5).abs().max() < 30

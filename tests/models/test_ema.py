@@ -30,3 +30,11 @@ def test_buffers_are_copied() -> None:
     ema.update(model)
     assert torch.equal(ema.model.running_mean, model.running_mean)
     assert ema.model.num_batches_tracked == 1
+
+
+def test_the_average_draws_no_dropout_and_takes_no_gradient() -> None:
+    """Also that of a network in training. Catches samples of an average that dropout disturbs."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5)).train()
+    averaged = Ema(model, 0.5).model
+    assert not any(module.training for module in averaged.modules()) and model.training
+    assert not any(p.requires_grad for p in averaged.parameters())

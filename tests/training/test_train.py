@@ -18,6 +18,7 @@ from ddpm.runtime.environment import choose_device, choose_precision
 from ddpm.runtime.streams import stream_seed
 from ddpm.training.loop import advance, train, train_step
 from ddpm.training.setup import Training
+from ddpm.training.step import gradient_norm, gradient_stats
 from tests.once import once
 
 ROOT = Path(__file__).parents[2]
@@ -454,3 +455,12 @@ def test_a_probe_that_fell_back_to_exact_products_stays_with_them(
     with mock.patch.object(training.diagnostics.curvature, "measure") as measure:
         training.diagnostics.measure(mock.Mock(**{"has.return_value": False, "last.return_value": last}))
     assert measure.call_args.kwargs["exact"] is exact
+
+
+def test_gradient_statistics_by_hand() -> None:
+    """Of -4, 1 and 1, in two parameters. Catches a mean in which signs cancel, a median, and another norm."""
+    params = [torch.nn.Parameter(torch.zeros(n)) for n in (2, 1)]
+    params[0].grad, params[1].grad = torch.tensor([-4.0, 1.0]), torch.tensor([1.0])
+    found = {key: value.item() for key, value in gradient_stats(params).items()}
+    assert found == {"train/grad_abs_mean": 2.0, "train/grad_abs_max": 4.0}
+    assert gradient_norm(params).item() == pytest.approx(18**0.5)
