@@ -1,6 +1,7 @@
 """Every figure of a report against numbers worked out by hand from a small selection of runs (`by_hand.py`): what is
 drawn, not that something is. A figure without a check here fails."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scipy import stats
 
 from reports.experiments.selection import Selection
 from reports.figures import FIGURES
+from reports.figures.curves import smoothing_window
 from reports.figures.style import Drawn, theme
 from tests.reports import by_hand
 from tests.reports.by_hand import (
@@ -215,6 +217,14 @@ def small_multiples(runs: Selections, _: Path) -> None:
     assert [axes.get_ylabel().split("\n")[0] for axes in (fid, norm)] == ["FID (lower is better)", "gradient L2 norm"]
 
 
+@pytest.mark.parametrize(
+    ("points", "window"), [(15, 1), (16, 3), (31, 3), (32, 5), (112, 15), (1599, 15), (1600, 17), (10_000, 101)]
+)
+def test_the_rolling_mean_is_over_so_many(points: int, window: int) -> None:
+    """A point to either side for every 16 up to 15 in all, and 1 % of a long curve. Catches curves flattened."""
+    assert smoothing_window(points) == window
+
+
 # ---- one against another ---------------------------------------------------------------------------------
 
 
@@ -326,6 +336,32 @@ def test_three_seeds_are_their_mean(tmp_path: Path) -> None:
     the_line(axes, [100, 200], [113, 213], color=COLOURS["e5"], marker="o")
     the_band(axes, [100, 200], [110, 210], [118, 218], COLOURS["e5"])
     the_line(axes, [100, 200] * 3, [111, 211, 118, 218, 110, 210], marker=".")
+
+
+def test_a_caption_says_which_arm_lacks_what(runs_of_one_arm: Selection, selections: Selections) -> None:
+    """e6 logged a loss alone. Catches an arm that is missing in silence, and one called missing that is there."""
+    said = {
+        "time_breakdown": "Not logged in e6.",
+        "fid_vs_cost": "Not logged in e6, in every panel.",
+        "trace_vs_gradient": "Not logged in e6.",
+        "curvature_with_loss": "No trace was logged in e6.",
+        "sample_grids": "No grids in e6.",
+    }
+    for name, sentence in said.items():
+        assert sentence in draw(name, runs_of_one_arm).caption, name
+        assert sentence.split(" in e6")[0] not in draw(name, selections.two).caption, name
+
+
+@pytest.fixture
+def runs_of_one_arm(tmp_path: Path) -> Selection:
+    """e5 as it is, and e6 with nothing but a loss."""
+    e5 = by_hand.write_runs(tmp_path / "both", (1,)) / "e5-1"
+    e5.rename(tmp_path / "e5")
+    folder = write_run(tmp_path / "e6", "e6", rows=[(500, {"train/loss": 1.0})], train__total_steps=10_000)
+    for picture in (folder / "samples").iterdir():
+        picture.unlink()
+    shutil.rmtree(tmp_path / "both")  # its e6 too
+    return chosen(tmp_path, "e6")
 
 
 # ---- cost ------------------------------------------------------------------------------------------------
