@@ -19,7 +19,8 @@ import json
 from ddpm.data.shapes import render
 from ddpm.evaluation.reference import _reference_positions
 from ddpm.evaluation.scores import kept_positions
-from ddpm.diffusion.schedule import SPACINGS, spaced_timesteps
+from ddpm.diffusion.schedule import spaced_timesteps
+from ddpm.names import SPACINGS
 from ddpm.runtime.checkpoint import digest
 steps = [spaced_timesteps(1000, n, spacing) for spacing in SPACINGS for n in range(1, 1001)]
 positions = [_reference_positions(range(50_000), n) for n in (512, 5_000, 20_000, 45_000)]

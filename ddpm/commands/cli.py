@@ -11,13 +11,9 @@ from ddpm import __version__
 from ddpm.arguments import fraction, names, not_negative, path, positive, positives
 from ddpm.errors import UserError, did_you_mean
 from ddpm.files.disk import FIGURES, require_file, require_folder
+from ddpm.names import LIMITS, METHODS, SAMPLERS, SCORES, SPACINGS, WEIGHTS
 from ddpm.runtime.memory import keep_freed_memory
 from ddpm.runtime.signals import Interrupted
-
-# Named here too, since the tables of samplers and methods import torch; tests hold them equal.
-SAMPLERS = ("ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior")
-METHODS = ("hutchinson", "hutchpp", "xtrace", "lanczos", "slq", "noise_scale")
-SCORES = ("fid", "fid_infinity", "kid", "prdc")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,10 +168,10 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--n", type=positive, default=36, help="how many images; default: %(default)s")
     draw.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="default: %(default)s")
     draw.add_argument("--nfe", type=positive, default=50, help="network calls for each image; default: %(default)s")
-    draw.add_argument("--spacing", choices=("linspace", "leading", "trailing"), default="linspace")
+    draw.add_argument("--spacing", choices=SPACINGS, default="linspace")
     draw.add_argument("--eta", type=fraction, default=0.0, help="fresh noise of ddim, 0 to 1; default: %(default)s")
-    draw.add_argument("--x0-limit", choices=("clip", "dynamic", "none"), default="clip", help="default: %(default)s")
-    draw.add_argument("--weights", choices=("ema", "live"), default="ema", help="default: %(default)s")
+    draw.add_argument("--x0-limit", choices=LIMITS, default="clip", help="default: %(default)s")
+    draw.add_argument("--weights", choices=WEIGHTS, default="ema", help="default: %(default)s")
     draw.add_argument(
         "--seed", type=not_negative, default=0, help="equal seeds give equal images; default: %(default)s"
     )
@@ -201,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(METHODS)}; default: as the config says",
     )
     probe.add_argument("--probes", type=positive, metavar="N", help="default: as the config says")
-    probe.add_argument("--weights", choices=("live", "ema"), help="default: as the config says")
+    probe.add_argument("--weights", choices=WEIGHTS, help="default: as the config says")
     probe.add_argument("--device", default="auto", help="default: %(default)s")
     probe.add_argument("--out", type=path, metavar="FILE", help="write JSON lines to FILE instead of the run's history")
     probe.set_defaults(run=_probe)
@@ -257,9 +253,9 @@ def _add_evaluate(verbs: Any) -> None:
     )
     evaluate.add_argument("--features", metavar="NAME|FILE", help="as eval.features; default: the run's own")
     evaluate.add_argument("--data", type=path, metavar="PATH", help="the real images; default: the run's data.root")
-    evaluate.add_argument("--weights", choices=("ema", "live"), default="ema", help="default: %(default)s")
-    evaluate.add_argument("--spacing", choices=("linspace", "leading", "trailing"), default="linspace")
-    evaluate.add_argument("--x0-limit", choices=("clip", "dynamic", "none"), help="default: the run's eval.x0_limit")
+    evaluate.add_argument("--weights", choices=WEIGHTS, default="ema", help="default: %(default)s")
+    evaluate.add_argument("--spacing", choices=SPACINGS, default="linspace")
+    evaluate.add_argument("--x0-limit", choices=LIMITS, help="default: the run's eval.x0_limit")
     evaluate.add_argument("--seed", type=not_negative, default=0, help="of the noise; default: %(default)s")
     evaluate.add_argument("--batch-size", type=positive, metavar="N", help="default: the run's, or the device's")
     evaluate.add_argument("--device", default="auto", help="default: %(default)s")

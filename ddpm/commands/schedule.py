@@ -10,9 +10,10 @@ import seaborn as sns
 import torch
 
 from ddpm.config.run import Config
-from ddpm.diffusion.weighting import WEIGHTINGS, make_weighting, weights
+from ddpm.diffusion.weighting import make_weighting, weights
 from ddpm.files.disk import replacing, written
 from ddpm.models.build import schedule_of
+from ddpm.names import WEIGHTINGS
 
 
 def draw_schedule(cfg: Config, out: Path) -> Path:

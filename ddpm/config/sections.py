@@ -17,6 +17,17 @@ from pydantic import (
 
 from ddpm.errors import UserError, did_you_mean
 from ddpm.files.paths import home
+from ddpm.names import (
+    FEATURES,
+    LimitName,
+    MethodName,
+    PredictionName,
+    SamplerName,
+    ScheduleName,
+    SpacingName,
+    WeightingName,
+    WeightsName,
+)
 
 
 def _at_home(value: Any) -> Any:
@@ -41,8 +52,6 @@ RandomSeed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what torch's genera
 Seconds = Annotated[float, Field(ge=1, le=1e6)]
 Place = Annotated[Path, BeforeValidator(_at_home)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-SamplerName = Literal["ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun", "ddpm_adjacent_posterior"]
-FEATURES = ("embedded", "inception", "inception_legacy_pytorch", "inception_legacy_tensorflow")
 
 
 class Section(BaseModel):
@@ -103,10 +112,10 @@ class Ema(Section):
 class Diffusion(Section):
     """The forward process: T steps of a beta schedule; and what the network predicts of it."""
 
-    beta_schedule: Literal["linear", "cosine", "cosine_match_linear", "sigmoid", "scaled_linear"] = "linear"
+    beta_schedule: ScheduleName = "linear"
     T: Annotated[int, Field(ge=25, le=1_000_000)] = 1000  # shorter chains would need betas of 1 and more
     zero_terminal_snr: bool = False
-    prediction: Literal["eps", "x0", "v"] = "eps"
+    prediction: PredictionName = "eps"
 
     @model_validator(mode="after")
     def _x0_can_be_told(self) -> "Diffusion":
@@ -157,16 +166,13 @@ class Loss(Section):
     `t_min`, `t_max`: training draws t from them and what lies between; null is T - 1.
     """
 
-    weighting: Literal["constant", "snr", "minsnr", "minsnr_norm", "soft_minsnr", "truncated_snr", "p2"] = "constant"
+    weighting: WeightingName = "constant"
     minsnr_gamma: Annotated[float, Field(gt=0)] = 5.0
     minsnr_norm_over: Literal["schedule", "batch"] = "schedule"
     p2_k: Annotated[float, Field(gt=0)] = 1.0
     p2_gamma: Annotated[float, Field(ge=0)] = 1.0
     t_min: int = 0
     t_max: int | None = None
-
-
-Method = Literal["hutchinson", "hutchpp", "xtrace", "lanczos", "slq", "noise_scale"]
 
 
 class Curvature(Section):
@@ -180,13 +186,13 @@ class Curvature(Section):
 
     enabled: bool = False
     every: Positive | None = None
-    method: tuple[Method, ...] = ("hutchinson",)
+    method: tuple[MethodName, ...] = ("hutchinson",)
     probes: Annotated[int, Field(ge=2)] = 16  # one probe has no error bar
     per_draw: Positive = 1
     draws: Literal["fixed", "batch"] = "fixed"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     batch_size: Positive | None = None
-    weights: Literal["live", "ema"] = "live"
+    weights: WeightsName = "live"
     exact: bool = False
     chunk: Positive = 1
     lanczos_steps: Positive = 16  # of `lanczos`, and of `slq` from each of its start vectors
@@ -224,7 +230,7 @@ class Sampling(Section):
     enabled: bool = True
     sampler: SamplerName = "ddpm"
     nfe: Positive = 50
-    spacing: Literal["linspace", "leading", "trailing"] = "linspace"
+    spacing: SpacingName = "linspace"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0  # how much fresh noise ddim adds; no other sampler reads it
     n_samples: Positive = 5000
 
@@ -285,10 +291,10 @@ class Eval(Section):
     features: str = "inception"
     reference_n: Positive | None = None
     reference_stats: Literal["cifar10-train", "cifar10-test"] | None = None
-    weights: Literal["ema", "live"] = "ema"
+    weights: WeightsName = "ema"
     sample_seed: RandomSeed = 0
     batch_size: Positive | None = None  # null: 25 on a CPU, 250 on a GPU
-    x0_limit: Literal["clip", "dynamic", "none"] = "clip"
+    x0_limit: LimitName = "clip"
     # Samplers that may score although they miss a known answer (see ddpm/evaluation/sampler_check.py).
     accept_sampler_error: tuple[SamplerName, ...] = ()
     grid: Grid = Grid()

@@ -11,8 +11,6 @@ NaN.
 
 from torch import Tensor
 
-PREDICTIONS = ("eps", "x0", "v")
-
 
 def _coefficients(x_t: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(alpha_bar) and sqrt(1 - alpha_bar), shaped to multiply x_t; the roots are taken in alpha_bar's dtype.

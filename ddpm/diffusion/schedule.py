@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpm.evenly import evenly_spaced
+from ddpm.names import SPACINGS
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,6 @@ def shortest_chain(name: str, T: int) -> int:
     while not _within_unit(SCHEDULES[name](T)):
         T += 1
     return T
-
-
-SPACINGS = ("linspace", "leading", "trailing")
 
 
 def spaced_timesteps(T: int, steps: int, spacing: str = "linspace") -> Tensor:

@@ -48,9 +48,6 @@ def p2(snr: Tensor, k: float, gamma: float) -> Tensor:
     return snr / (k + snr) ** gamma
 
 
-WEIGHTINGS = ("constant", "snr", "minsnr", "minsnr_norm", "soft_minsnr", "truncated_snr", "p2")
-
-
 def make_weighting(name: str, minsnr_gamma: float = 5.0, p2_k: float = 1.0, p2_gamma: float = 1.0) -> Weighting:
     """The function (T,) SNR -> (T,) w_x0 of a weighting by name: one of `WEIGHTINGS`.
 

@@ -1,6 +1,7 @@
 """The rows of `ddpm.metrics.table` that the curvature probe logs; docs/curvature.md derives what they are."""
 
 from ddpm.metrics.metric import Metric
+from ddpm.names import METHODS
 
 _PROBE = "every `curvature.every` (else `logging.log_every_n_steps`) steps when `curvature.enabled`"
 
@@ -101,7 +102,7 @@ CURVATURE = [
             "How many values were not finite, or did not fit into memory, and were left out. What rests on none is not "
             "logged.",
         )
-        for method in ("hutchinson", "hutchpp", "xtrace", "lanczos", "slq", "noise_scale")
+        for method in METHODS
     ),
     Metric(
         "curvature/numerical_error",

@@ -55,11 +55,6 @@ def _copy(folder: Path, to: Path) -> Path:
     return to
 
 
-def test_names_are_the_scores() -> None:
-    """The command line names them without importing torch."""
-    assert tuple(METRICS) == cli.SCORES
-
-
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure takes half of a small evaluation's time, and these tests do not look at it."""

@@ -28,15 +28,6 @@ def _pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-def test_names_are_the_samplers() -> None:
-    """The command line names them without importing torch, and the config in its own type."""
-    from typing import get_args
-
-    from ddpm.config.sections import SamplerName
-
-    assert cli.SAMPLERS == tuple(SAMPLERS) == get_args(SamplerName)
-
-
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_every_sampler_draws(folder: Path, tmp_path: Path, sampler: str, capsys: pytest.CaptureFixture[str]) -> None:
     """And the study's own warns."""

@@ -206,28 +206,30 @@ def test_the_file_of_a_bad_key_is_named(tmp_path: Path) -> None:
         load_config(leaf)
 
 
-def test_names_are_those_of_the_registries() -> None:
-    """Each name is listed where it is typed and where it is made. Catches one that is in one place alone."""
-    from typing import get_args
-
+def test_each_name_has_its_function() -> None:
+    """Catches a name that can be chosen and not made, or the other way round."""
+    from ddpm import names
+    from ddpm.commands.evaluate import METRICS
+    from ddpm.commands.probe import _DESIGN
     from ddpm.config import sections as config
-    from ddpm.diffusion import samplers, schedule
+    from ddpm.curvature.probe import _METHODS
+    from ddpm.diffusion import prediction, samplers, schedule
     from ddpm.diffusion import weighting as loss
-    from ddpm.diffusion.prediction import PREDICTIONS
+    from ddpm.evaluation.features import MODES
     from ddpm.models import build
 
-    def allowed(section: type, key: str) -> set[str]:
-        return set(get_args(section.model_fields[key].annotation))
-
-    assert allowed(config.Loss, "weighting") == set(loss.WEIGHTINGS)
-    assert allowed(config.Diffusion, "beta_schedule") == set(schedule.SCHEDULES)
-    assert allowed(config.Diffusion, "prediction") == set(PREDICTIONS)
-    assert allowed(config.Sampling, "sampler") == allowed(config.Grid, "sampler") == set(samplers.SAMPLERS)
-    assert allowed(config.Sampling, "spacing") == set(schedule.SPACINGS)
-    assert allowed(config.Eval, "x0_limit") == set(samplers.LIMITS)
+    assert tuple(schedule.SCHEDULES) == names.SCHEDULES
+    assert tuple(samplers.SAMPLERS) == names.SAMPLERS
+    assert tuple(samplers.LIMITS) == names.LIMITS
+    assert tuple(METRICS) == names.SCORES
+    assert ("hutchinson", *_METHODS) == names.METHODS == tuple(_DESIGN)
+    assert ("embedded", *MODES) == names.FEATURES
     assert {config.Model.model_fields["name"].default} == set(build.MODELS)
-    snr = schedule.make_schedule("linear").snr
-    assert all(loss.make_weighting(name)(snr).shape == snr.shape for name in loss.WEIGHTINGS)
+    linear = schedule.make_schedule("linear")
+    snr, alpha_bar = linear.snr, linear.alpha_bar[500]
+    assert all(loss.make_weighting(name)(snr).shape == snr.shape for name in names.WEIGHTINGS)
+    assert all(len(schedule.spaced_timesteps(1000, 10, name)) == 10 for name in names.SPACINGS)
+    assert all(prediction.target(name, snr, snr, alpha_bar).shape == snr.shape for name in names.PREDICTIONS)
 
 
 def test_the_config_is_frozen() -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.commands.cli import METHODS
 from ddpm.config.files import load_config
 from ddpm.config.run import Config
 from ddpm.curvature.hessian import LeastSquares, hutchpp_trace, least_squares_trace, xtrace
 from ddpm.curvature.probe import CurvatureProbe, Measurement
 from ddpm.errors import UserError
 from ddpm.metrics.table import METRICS
+from ddpm.names import METHODS
 from ddpm.runtime.checkpoint import digest
 from ddpm.tracking.tracker import Tracker
 from ddpm.training.loop import advance, train

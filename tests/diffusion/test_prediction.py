@@ -8,7 +8,6 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from ddpm.diffusion.prediction import (
-    PREDICTIONS,
     add_noise,
     eps_from_v,
     eps_from_x0,
@@ -20,6 +19,7 @@ from ddpm.diffusion.prediction import (
     x0_from_v,
 )
 from ddpm.diffusion.schedule import SCHEDULES, make_schedule
+from ddpm.names import PREDICTIONS
 from tests.analytic import seeded_noise
 
 SHAPE = (1000, 3, 2, 2)

@@ -66,7 +66,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddpm.diffusion.prediction import PREDICTIONS, target
+from ddpm.diffusion.prediction import target
 from ddpm.diffusion.samplers import (
     LIMITS,
     SAMPLERS,
@@ -81,7 +81,8 @@ from ddpm.diffusion.samplers import (
     make_chain,
     model_denoiser,
 )
-from ddpm.diffusion.schedule import SCHEDULES, SPACINGS, Schedule, make_schedule, spaced_timesteps
+from ddpm.diffusion.schedule import SCHEDULES, Schedule, make_schedule, spaced_timesteps
+from ddpm.names import PREDICTIONS, SPACINGS
 from tests.analytic import gaussian_denoiser, no_noise, seeded_noise
 
 FULL = make_schedule("linear")

@@ -34,9 +34,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
 from torch import Tensor, nn
 
-from ddpm.diffusion.prediction import PREDICTIONS
 from ddpm.diffusion.samplers import LIMITS, ddim, ddpm, dpmpp_2m, dynamic_threshold, heun, model_denoiser
-from ddpm.diffusion.schedule import SPACINGS, Schedule, make_schedule, spaced_timesteps
+from ddpm.diffusion.schedule import Schedule, make_schedule, spaced_timesteps
+from ddpm.names import PREDICTIONS, SPACINGS
 from tests.analytic import no_noise, seeded_noise
 
 FULL = make_schedule("linear")

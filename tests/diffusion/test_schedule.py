@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ddpm.diffusion.schedule import (
     SCHEDULES,
-    SPACINGS,
     Schedule,
     cosine_match_linear_betas,
     from_betas,
@@ -17,6 +16,7 @@ from ddpm.diffusion.schedule import (
     spaced_timesteps,
     with_zero_terminal_snr,
 )
+from ddpm.names import SPACINGS
 
 # name: diffusers' name and its beta_start, beta_end
 THEIRS = {

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.prediction import PREDICTIONS, add_noise, target, to_eps, to_x0
+from ddpm.diffusion.prediction import add_noise, target, to_eps, to_x0
 from ddpm.diffusion.schedule import SCHEDULES, Schedule, make_schedule
-from ddpm.diffusion.weighting import WEIGHTINGS, make_weighting, squared_error, weights
+from ddpm.diffusion.weighting import make_weighting, squared_error, weights
+from ddpm.names import PREDICTIONS, WEIGHTINGS
 from tests.analytic import seeded_noise
 
 every_weighting = pytest.mark.parametrize("name", WEIGHTINGS)
