@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,14 @@ def start(cfg: Config, sabotage: Sabotage | None = None) -> BaseProcess:
 
 def start_command(argv: list[str], folder: Path, sabotage: Sabotage | None = None) -> BaseProcess:
     """Begin `ddpm ARGV` in a new process, after `sabotage` there. What it prints goes to `folder/log`."""
+    return start_call(partial(_command, argv, sabotage), folder)
+
+
+def start_call(what: Callable[[], int | None], folder: Path) -> BaseProcess:
+    """Begin `what` in a new process, whose exit code it gives. What it prints goes to `folder/log`."""
     # W&B's service process is each training's own: it is to die with it.
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-    process = _CONTEXT.Process(target=_child, args=(argv, folder, environment, sabotage))
+    process = _CONTEXT.Process(target=_child, args=(what, folder, environment))
     process.start()
     return process
 
@@ -79,7 +85,13 @@ def log(cfg: Config) -> str:
     return (cfg.out_dir / "log").read_text()
 
 
-def _child(argv: list[str], folder: Path, environment: dict[str, str], sabotage: Sabotage | None) -> None:
+def _command(argv: list[str], sabotage: Sabotage | None) -> int:
+    if sabotage:
+        sabotage()
+    return main(argv)
+
+
+def _child(what: Callable[[], int | None], folder: Path, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     file = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -87,9 +99,7 @@ def _child(argv: list[str], folder: Path, environment: dict[str, str], sabotage:
     os.dup2(file, 2)
     sys.stdout.reconfigure(line_buffering=True)  # the very object that W&B watches
     try:
-        if sabotage:
-            sabotage()
-        code = main(argv)
+        code = what()
     except BaseException:
         traceback.print_exc()
         code = 99

@@ -10,12 +10,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests import processes
 from tests.once import HANGS
 from tests.wandb_standin import RunRecord, StandIn, SweepRecord
 from tests.wandb_standin.graphql import execute, parse
@@ -65,8 +67,21 @@ def call(*command: str, cwd: Path, **environment: str) -> str:
 
 
 def log_run(cwd: Path, name: str, first: int = 0, rows: int = 3, resume: str = "", more: str = "", **env: str) -> str:
-    """A process that logs a run's rows `first` ... and then does `more`."""
-    return call(sys.executable, "-c", RUN, name, str(first), str(rows), resume, more, cwd=cwd, **env)
+    """A process that logs a run's rows `first` ... and then does `more`; what it printed."""
+    log = cwd / "log"
+    log.unlink(missing_ok=True)
+    code = processes.finish(
+        processes.start_call(partial(_log, [name, str(first), str(rows), resume, more], cwd, env), cwd)
+    )
+    assert code == 0, log.read_text()
+    return log.read_text()
+
+
+def _log(words: list[str], cwd: Path, environment: dict[str, str]) -> None:
+    os.chdir(cwd)
+    os.environ.update(environment)
+    sys.argv[1:] = words
+    exec(RUN, {"__name__": "__main__"})
 
 
 def cli(cwd: Path, *arguments: str) -> str:
