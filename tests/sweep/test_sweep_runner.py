@@ -125,7 +125,7 @@ def stop(signum, frame):
     note("saved")
     sys.exit(130)
 signal.signal(signal.SIGINT, stop)
-if first: note("ready"), time.sleep(60)
+if first: note("ready"), time.sleep(600)
 end()
 """
 # A sweep in a process of its own, to be signalled: states, signal, and whether the handlers are the old ones again.
@@ -136,9 +136,9 @@ from ddpm.sweep import runner
 from tests.sweep.test_sweep_runner import STOPS, _jobs
 from tests.once import HANGS
 attempts, signum = runner.run(_jobs(Path(sys.argv[1]), *[STOPS] * 3), runner.slots(2, []), lambda *_: None)
-print(json.dumps([[a.state for a in attempts], signum]), flush=True)
 try:
-    time.sleep(60)
+    print(json.dumps([[a.state for a in attempts], signum]), flush=True)
+    time.sleep(HANGS)
 except KeyboardInterrupt:
     print("put back")
 """
@@ -151,7 +151,7 @@ def test_a_signal_stops_what_goes_and_starts_nothing(tmp_path: Path) -> None:
         [sys.executable, "-c", SWEEP, str(tmp_path)], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
     )
     assert sweep.stdout
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while not (tmp_path / "journal").exists() or [w for w, *_ in _journal(tmp_path)].count("ready") < 2:
         assert time.monotonic() < deadline and sweep.poll() is None
         time.sleep(0.05)
