@@ -27,6 +27,7 @@ from reports.figures.style import (
     step_axis,
     thousands,
 )
+from reports.stats.intervals import half
 from reports.stats.statistics import COMMON, TRAINED, curve, same_draws
 from reports.studies.min_snr import against_log, fids, scores, traces
 
@@ -142,7 +143,7 @@ def _fids(arm: Arm, sampler: str) -> tuple[list[int], list[float], list[float]] 
     found = [fids.level(arm, sampler, step) for step in at]
     if not found:
         return None
-    reaches = [(each.within[1] - each.within[0]) / 2 if each.within else 0.0 for each in found]
+    reaches = [half(each.within) if each.within else 0.0 for each in found]
     return at, [float(each.number or np.nan) for each in found], reaches
 
 

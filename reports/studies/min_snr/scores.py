@@ -12,7 +12,7 @@ import pandas as pd
 from ddpm.files.rows import parse
 from reports.experiments.selection import Arm
 from reports.runs import Run, canonical, flat_config
-from reports.stats.statistics import Z95
+from reports.stats.intervals import Z95
 
 OLD, RESPACED, DDIM = "ddpm_adjacent_posterior", "ddpm", "ddim"
 SAMPLERS = (OLD, RESPACED, DDIM)
@@ -142,3 +142,8 @@ def steps_of(arms: Sequence[Arm], *samplers: str) -> list[int]:
         set(run.series(metric(sampler)).index) for arm in arms for run in scored(arm, *samplers) for sampler in samplers
     ]
     return sorted(set.intersection(*each)) if all(scored(arm, *samplers) for arm in arms) and each else []
+
+
+def end_of(arm: Arm, sampler: str, step: int, name: str) -> float:
+    """The FID of real images (`floor`) or uniform noise (`ceiling`) beside the arm's FID; NaN if unknown."""
+    return float(scored(arm, sampler)[0].series(f"{metric(sampler)}_{name}").get(step, np.nan))

@@ -11,10 +11,10 @@ import pandas as pd
 from ddpm.errors import UserError
 from reports.experiments import Check
 from reports.experiments.selection import Arm
-from reports.stats.estimates import windowed
-from reports.stats.statistics import COMMON, TRAINED, Z95, curve, paired, shared_seeds
+from reports.stats.estimates import windowed, with_both_intervals
+from reports.stats.intervals import Z95, Estimate, around
+from reports.stats.statistics import COMMON, TRAINED, curve, paired, shared_seeds
 from reports.studies import probe_pairs
-from reports.studies.min_snr.known import Interval, Known, of_check
 
 LOSSES = {TRAINED: "each arm's own, trained loss", COMMON: "common, unweighted loss"}
 OF_PAIRS = {"hutch": TRAINED, "ref": COMMON}  # as `reports/studies/probe_pairs.py` calls the two
@@ -23,23 +23,16 @@ SPANS: tuple[tuple[float, float] | None, ...] = (None, (100, 2000), (8000, 10_00
 
 @dataclass(frozen=True)
 class Change:
-    """The mean over steps of E6's change against E5, in per cent, given the probe's draws; at how many of `count` steps
-    the mean curves have E6 lower; `reach`: half an interval over draws that it stays within whatever the draws of the
-    two arms have in common, None where their errors are not known."""
+    """The mean over steps of E6's change against E5 in per cent, and at how many of `count` steps the mean curves have
+    E6 lower. estimate: given the probe's draws. over_draws: with an interval over draws that is too wide rather than
+    too narrow, whatever draws the arms share; none if the probes' errors are unknown."""
 
     metric: str
     span: tuple[float, float] | None
-    known: Known
+    estimate: Estimate
+    over_draws: Estimate
     lower: int
     count: int
-    reach: float | None
-
-    @property
-    def at_most(self) -> Interval | None:
-        """The interval over draws, which is too wide rather than too narrow."""
-        if self.known.number is None or self.reach is None:
-            return None
-        return self.known.number - self.reach, self.known.number + self.reach
 
 
 @lru_cache(maxsize=8)  # summary and table ask for the same
@@ -52,9 +45,11 @@ def changes(baseline: Arm, variant: Arm) -> list[Change]:
             inside = windowed(span, table, baseline)
             if len(inside):
                 check = Check(metric=metric, of="step_change_pct", window=span, at_most=0)
-                known = of_check(check, [baseline, variant])
+                given = with_both_intervals(check, [baseline, variant])
                 reach = _reach(baseline, variant, metric, inside.index)
-                found.append(Change(metric, span, known, int((inside < 0).sum()), len(inside), reach))
+                within = None if given.number is None or reach is None else around(given.number, reach)
+                over_draws = Estimate(given.number, within=within)
+                found.append(Change(metric, span, given, over_draws, int((inside < 0).sum()), len(inside)))
     return found
 
 
@@ -102,17 +97,17 @@ def read_pairs(folder: Path, runs: Collection[str]) -> tuple[pd.DataFrame, list[
     return pd.concat([*tables, probe_pairs.over_seeds(tables)], ignore_index=True), alone
 
 
-def of_pairs(table: pd.DataFrame, loss: str) -> Known:
+def of_pairs(table: pd.DataFrame, loss: str) -> Estimate:
     """The change of the mean over the checkpoints, in per cent, with the interval over the draws (of all seeds the
     mean: their draws are the same) and over seeds, given these."""
     mine = table[(table["loss"] == loss) & (table["step"] == 0)] if len(table) else table
     single = mine[mine["seed"] != "all"] if len(mine) else mine
     if single.empty:
-        return Known(reason="not probed draw by draw")
+        return Estimate(reason="not probed draw by draw")
     number, low, high = (float(single[name].mean()) for name in ("change_pct", "low_pct", "high_pct"))
     of_seeds = mine[mine["seed"] == "all"]
     seeds = (float(of_seeds["low_pct"].iloc[0]), float(of_seeds["high_pct"].iloc[0])) if len(of_seeds) else None
-    return Known(number, tuple(map(float, single["change_pct"])), (low, high), seeds)
+    return Estimate(number, tuple(map(float, single["change_pct"])), (low, high), seeds)
 
 
 def relative(baseline: Arm, variant: Arm, metric: str) -> tuple[pd.Series, list[pd.Series]]:

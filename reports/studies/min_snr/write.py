@@ -8,7 +8,7 @@ from reports.figures import FIGURES
 from reports.figures.library import draw_library
 from reports.figures.style import Drawn, NothingToDraw, save, theme, told_apart
 from reports.studies.min_snr import figures
-from reports.studies.min_snr.claims import judge
+from reports.studies.min_snr.claims import judge_claims
 from reports.studies.min_snr.gallery import FOLDER, gallery
 from reports.studies.min_snr.material import Material, gather
 from reports.studies.min_snr.page import page
@@ -22,7 +22,7 @@ def write_text(docs: Path, original: Path) -> Path:
 
     Raises UserError where there are no records, or no logs of the study."""
     material = gather(docs / "findings", original)
-    judged = judge(material)
+    judged = judge_claims(material)
     (docs / "findings" / "claims.csv").write_text(claims_csv(judged), encoding="utf-8")
     (docs / "findings.md").write_text(page(material, judged), encoding="utf-8")
     (docs / "gallery.md").write_text(gallery(docs), encoding="utf-8")
