@@ -170,7 +170,7 @@ _WORDS = {
 
 
 def describe_check(check: Check, study: Study) -> str:
-    """What a check measures: `mean of curvature/hutch_trace_mean over 60-100 % of the run, e6 against e5, in %`."""
+    """What a check measures: `mean of curvature/hutch_trace_mean over 60-100 % of the run, e6 against e5`."""
     words = f"{_WORDS[check.statistic]} of {check.metric}"
     arm = check.arm or study.name
     if check.of.startswith("step_"):
@@ -193,7 +193,7 @@ def _span(span: Span) -> str:
 
 
 def unit(check: Check) -> str:
-    """` %` for numbers that are percentages, else nothing."""
+    """` %` if the number is a percentage, else empty."""
     percent = check.of.endswith("pct") or check.statistic.endswith("pct")
     return " %" if percent and check.statistic not in ("min_step", "correlation") else ""
 

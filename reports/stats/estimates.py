@@ -176,22 +176,22 @@ def of_curves(check: Check, arms: Sequence[Arm]) -> Estimate:
 
 
 def _pieces(check: Check, arms: Sequence[Arm]) -> list[pd.DataFrame]:
-    """The values a check's number is made of, a column for each arm, in the window; before them, where the statistic
-    needs it, those in `since` or of the other metric."""
+    """The check's values in its window, a column for each arm; before them, if needed, those in `since` or of the other
+    metric."""
     spans = [check.window] if check.since is None else [check.since, check.window]
     curves = [[windowed(span, metric_curve(arm, check.metric), arm) for arm in arms] for span in spans]
     if check.against_metric:
         curves = [[windowed(check.window, metric_curve(arm, check.against_metric), arm) for arm in arms], *curves]
     together = check.of.startswith("step_") or check.statistic in _OVER_STEPS
     pieces = [pd.concat(each, axis=1, join="inner" if together else "outer").sort_index() for each in curves]
-    if check.against_metric:  # a block that is left out is left out of both
+    if check.against_metric:  # a block is left out of both metrics
         steps = pieces[0].index.intersection(pieces[1].index)
         pieces = [piece.loc[steps] for piece in pieces]
     return pieces
 
 
 def _reduced(check: Check, pieces: Sequence[pd.DataFrame]) -> tuple[float | None, int | None]:
-    """(the check's number, the step it was taken at where it is that of one step)."""
+    """(the check's number; its step if it is the number of one step)."""
     columns = [[piece.iloc[:, place].dropna() for piece in pieces] for place in range(pieces[-1].shape[1])]
     if check.of.startswith("step_"):
         columns = [[per_step(*(c[i] for c in columns), percent=check.of.endswith("pct")) for i in range(len(pieces))]]
@@ -212,7 +212,7 @@ def _contrast(of: str, baseline: float, variant: float) -> float | None:
 
 
 def metric_curve(arm: Arm, metric: str) -> pd.Series:
-    """The arm's curve of a metric, or of the quotient of two."""
+    """The arm's curve of a metric, or of the quotient of two (`a / b`)."""
     top, _, bottom = metric.partition(" / ")
     values = curve(arm, top)
     if values.empty and (ends := at_end(arm, top)):  # logged once, at the end (run_time_s)
@@ -221,7 +221,7 @@ def metric_curve(arm: Arm, metric: str) -> pd.Series:
 
 
 def windowed(span: Span | None, values: pd.Series, arm: Arm) -> pd.Series:
-    """The part of a curve in a window: steps, or fractions of the arm's length where it ends at 1 or below."""
+    """The part of a curve in a window: steps, or fractions of the arm's length if it ends at 1 or below."""
     if span is None:
         return values
     if span[1] <= 1:

@@ -207,15 +207,14 @@ class Comparison:
     """A variant against its baseline at the n = `paired_count` steps at which both have a value.
 
     change_i = 100 (variant_i - baseline_i) / |baseline_i|. `mean_change_pct`: the mean of the changes that are defined
-    (NaN if none is). `change_of_means_pct`: the change of the two means. `late_difference`: mean of variant - baseline
-    in the late window of the shorter run. `sem`: standard error of `mean_difference` over the probes alone,
+    (NaN if none is). `change_of_means_pct`: the change of the two means. `late_...`: of variant - baseline in the late
+    window of the shorter run. `mean_difference_sem`: standard error of `mean_difference` over the probes alone,
     sqrt(sum_i (se_variant_i^2 + se_baseline_i^2)) / n; None if the probes' errors are unknown. With `same_draws` at
     every step the steps do not average it out: it is then the root of the squared mean standard errors, as if the arms'
     errors were independent. They share the draws: if their values go together this is too large.
     `seeds`: the mean difference with its interval over seeds; None if an arm has one seed.
     """
 
-    metric: str
     baseline: str
     variant: str
     paired_count: int
@@ -226,40 +225,32 @@ class Comparison:
     max_change_pct: float
     change_of_means_pct: float
     mean_difference: float
-    sem: float | None
-    late_difference: float | None
-    late_change_pct: float | None
+    mean_difference_sem: float | None
+    late_mean_difference: float | None
+    late_mean_change_pct: float | None
     seeds: Estimate | None = None
     same_draws: bool = False
 
     def rows(self) -> dict[str, float]:
         """statistic -> value, as in `numbers.csv`."""
+        own = {name: getattr(self, name) for name in _STATISTICS}
         seeds = self.seeds or Estimate()
-        low, high = seeds.seeds or (None, None)
-        values = {
-            "paired_count": float(self.paired_count),
-            "lower_count": float(self.lower_count),
-            "higher_count": float(self.higher_count),
-            "mean_change_pct": self.mean_change_pct,
-            "min_change_pct": self.min_change_pct,
-            "max_change_pct": self.max_change_pct,
-            "change_of_means_pct": self.change_of_means_pct,
-            "mean_difference": self.mean_difference,
-            "mean_difference_sem": self.sem,
-            "late_mean_difference": self.late_difference,
-            "late_mean_change_pct": self.late_change_pct,
-            "seeds_mean_difference": seeds.number,
-            "seeds_mean_difference_low": low,
-            "seeds_mean_difference_high": high,
-        }
-        return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        ends = zip(("", "_low", "_high"), (seeds.number, *(seeds.seeds or (None, None))), strict=True)
+        values = own | {f"seeds_mean_difference{end}": value for end, value in ends}
+        return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
 
     @property
     def over_probes(self) -> Estimate | None:
         """The mean difference with its interval over the probes."""
-        if self.sem is None:
+        if self.mean_difference_sem is None:
             return None
-        return Estimate(self.mean_difference, within=around(self.mean_difference, Z95 * self.sem))
+        return Estimate(self.mean_difference, within=around(self.mean_difference, Z95 * self.mean_difference_sem))
+
+
+# In `numbers.csv`, in this order.
+_STATISTICS = tuple(
+    name for name in Comparison.__dataclass_fields__ if name not in ("baseline", "variant", "seeds", "same_draws")
+)
 
 
 def paired(baseline: Arm, variant: Arm, metric: str) -> pd.DataFrame:
@@ -296,7 +287,6 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
     change = table["change_pct"].dropna()
     level = abs(float(before.mean()))
     return Comparison(
-        metric=metric,
         baseline=baseline.experiment,
         variant=variant.experiment,
         paired_count=len(table),
@@ -307,9 +297,9 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
         max_change_pct=float(change.max()),
         change_of_means_pct=100 * (float(after.mean()) - float(before.mean())) / level if level else math.nan,
         mean_difference=float((after - before).mean()),
-        sem=_paired_sem(baseline, variant, metric, table.index),
-        late_difference=float(late.mean()) if len(late) else None,
-        late_change_pct=100 * float(late.mean() / abs(late_baseline.mean())) if late_baseline.any() else None,
+        mean_difference_sem=_paired_sem(baseline, variant, metric, table.index),
+        late_mean_difference=float(late.mean()) if len(late) else None,
+        late_mean_change_pct=100 * float(late.mean() / abs(late_baseline.mean())) if late_baseline.any() else None,
         seeds=seed_contrast(baseline, variant, metric, table.index),
         same_draws=same_draws((baseline, variant)),
     )

@@ -106,8 +106,8 @@ def loss_verdicts(selection: Selection) -> list[str]:
             sentences.append(loss_sentence(found, metric))
             if found.seeds is not None:
                 sentences.append(_interval_sentence(found))
-            if found.late_change_pct is not None:
-                said = _more_or_less(found.late_change_pct)
+            if found.late_mean_change_pct is not None:
+                said = _more_or_less(found.late_mean_change_pct)
                 against = f"against {baseline.experiment}'s"
                 sentences.append(f"In the late window {variant.experiment}'s mean {metric} is {said} {against}.")
     return sentences
@@ -186,7 +186,7 @@ def _interval_sentence(found: Comparison) -> str:
     excludes = "excludes" if side(probes)[0] else "includes"
     over = "over the probes, at most: both arms share their draws" if found.same_draws else "over the probes"
     return (
-        f"{what} ± {number(found.sem, 2)} (standard error {over}); the 95 % interval "
+        f"{what} ± {number(found.mean_difference_sem, 2)} (standard error {over}); the 95 % interval "
         f"{number(low)} to {number(high)} {excludes} 0. It covers the estimator's error at these steps, not "
         "the variation between seeds."
     )

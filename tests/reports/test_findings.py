@@ -307,7 +307,7 @@ def test_what_was_scored_in_another_way_is_left_out(tmp_path: Path, other: tuple
     lines = path.read_text().replace(*other).splitlines()
     path.write_text("\n".join([*lines, '{"half a line']) + "\n")
     material = gather(tmp_path, LOGS)
-    assert material.notes == ["6 FID(s) of another protocol than most, or of other noise, are left out."]
+    assert material.notes == ["6 FID(s) with another protocol than most, or from other noise, are left out."]
     assert scores.steps_of(material.selection.arms, scores.DDIM) == []
 
 
@@ -365,7 +365,7 @@ def test_probes_of_a_run_that_is_not_kept_are_refused(tmp_path: Path) -> None:
     """Catches draws of another run of the same arm and seed beside the records."""
     Campaign(seeds=(1077,), faithful=False).write(tmp_path / "runs")
     shutil.copytree(DOCS / "findings/probes", tmp_path / "probes")
-    with pytest.raises(UserError, match=r"e5-s1077.jsonl is of the run e5-s1077-\w+, of which there is no record"):
+    with pytest.raises(UserError, match=r"e5-s1077.jsonl has probes of the run e5-s1077-\w+, which has no record"):
         gather(tmp_path, LOGS)
 
 

@@ -1,4 +1,4 @@
-"""How far a training curve lies from the original study's log of E5, and whether that is more than noise."""
+"""How far a training curve lies from the original study's log of E5, and whether by more than noise."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from reports.stats.statistics import TRAINED, curve, same_draws, standard_error
 
 METRICS = {"train/loss": "loss", "train/grad_global_L2": "gradient L2", TRAINED: "trace"}
 EARLY, LATE = (100, 2000), (8000, 10_000)
-# Where, and of a single step the window whose step-to-step noise is taken for its own.
+# A step or a window; and the window whose step-to-step noise counts for a single step.
 SPANS: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = (
     ((100, 100), EARLY),
     ((2000, 2000), EARLY),
@@ -69,7 +69,7 @@ class Gap:
 
 
 def gaps(log: Arm, arm: Arm) -> list[Gap]:
-    """Loss, gradient and trace of an arm's mean curves against the log's, at each of `SPANS` that both have whole."""
+    """The arm's mean curves of loss, gradient and trace against the log's, at each of `SPANS` that both have whole."""
     found = []
     for metric in METRICS:
         ours, theirs = curve(arm, metric), curve(log, metric)
@@ -85,7 +85,7 @@ def gaps(log: Arm, arm: Arm) -> list[Gap]:
 
 
 def _of_window(metric: str, span: tuple[float, float], log: Arm, arm: Arm) -> float | None:
-    """Of the quotient of two means: the jackknife over blocks of steps, and of fixed draws their own error."""
+    """Standard error of the quotient of two means: the jackknife over blocks of steps, and the error of fixed draws."""
     found = over_steps(Check(metric=metric, of="change_pct", window=span, at_most=0), [log, arm])
     if found.within is None:
         return None
@@ -97,15 +97,15 @@ def _of_window(metric: str, span: tuple[float, float], log: Arm, arm: Arm) -> fl
 
 
 def _of_step(metric: str, step: float, near: tuple[float, float], log: Arm, arm: Arm) -> float | None:
-    """Of the logarithm of a quotient of two single values: of a trace the probes' error, else the noise from step to
-    step in the window around."""
+    """Standard error of the logarithm of the quotient of two single values."""
     parts = [_noise(metric, step, near, each) for each in (log, arm)]
     found = math.hypot(*parts)
     return found if math.isfinite(found) and found > 0 else None
 
 
 def _noise(metric: str, step: float, near: tuple[float, float], arm: Arm) -> float:
-    """Relative standard error of the arm's value at one step; NaN where it is not known."""
+    """Relative standard error of the arm's value at one step, over the probes for a trace, else from the step-to-step
+    noise in the window `near`; NaN if unknown."""
     if metric == TRAINED:
         errors = standard_error(arm, metric)
         return float(errors[step] / curve(arm, metric)[step]) if step in errors.index else math.nan
@@ -114,7 +114,7 @@ def _noise(metric: str, step: float, near: tuple[float, float], arm: Arm) -> flo
 
 
 def above_clip(arms: Sequence[Arm]) -> tuple[int, int]:
-    """How many logged gradient norms exceed `train.grad_clip`, and how many there are."""
+    """How many logged gradient norms exceed `train.grad_clip`, and how many are logged."""
     norms = [
         (run.series("train/grad_global_L2"), arm.config.get("train.grad_clip")) for arm in arms for run in arm.runs
     ]
@@ -122,9 +122,8 @@ def above_clip(arms: Sequence[Arm]) -> tuple[int, int]:
 
 
 def recurring(run: Run, lag: int = 2000) -> tuple[int, int]:
-    """At how many logged steps the batch's timesteps were those of `lag` steps before, of how many that could be so.
-
-    A run of the study says which they were by the names of what it logged, `mse_per_t/mse_tXXXX`."""
+    """At how many logged steps the batch has the same timesteps as `lag` steps before, and for how many this is known.
+    The study's runs name a batch's timesteps in the metrics that they logged, `mse_per_t/mse_tXXXX`."""
     names = [name for name in run.history.columns if name.startswith("mse_per_t/")]
     there = {int(str(step)): frozenset(row.index[row.notna()]) for step, row in run.history[names].iterrows()}
     later = [step for step in there if there[step] and there.get(step - lag)]

@@ -32,7 +32,7 @@ def page(m: Material, judged: Sequence[Judged]) -> str:
         runs=[_run_row(run) for arm in m.arms for run in arm.runs],
         columns=[f"{arm.experiment} {run.seed}" for arm in m.selection.arms for run in arm.runs],
         fids=tables.fid_rows(m.selection),
-        both_ways=_both_ways(trends),
+        both_ways=summary.both_ways(m.selection),
         rising=[t.arm.experiment for t in trends if t.sampler == scores.RESPACED and t.sign > 0],
         arms=[arm.experiment for arm in m.selection.arms],
         predicted=predicted,
@@ -58,7 +58,10 @@ def page(m: Material, judged: Sequence[Judged]) -> str:
         band=_band(m.study),
         study_noise=STUDY_NOISE,
         seed_reach=f"{stats.t.ppf(0.975, 1):.1f}",
-        commands=_commands(m),
+        scorings=_scorings(m),
+        influence=any("_influence_" in name for arm in m.selection.arms for run in arm.runs for name in run.arrays),
+        draws="" if m.pairs.empty else str(m.pairs["interval_over"].iloc[0]).split()[0],
+        grids=sorted(m.grids),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -97,7 +100,7 @@ def _run_row(run: Run) -> dict[str, Any]:
 
 
 def _commits(run: Run) -> list[str]:
-    """Of the code that the run was begun with, and of what continued it."""
+    """The commits of the code that started the run and of the code that resumed it."""
     sessions = json.loads((run.source / "run.json").read_text(encoding="utf-8"))["sessions"]
     return list(dict.fromkeys([run.commit or "unknown", *(each["commit"] for each in sessions if each.get("commit"))]))
 
@@ -108,29 +111,8 @@ def _band(study: Selection) -> str:
     return f"{min(x.min() for x in found):.2f} to {max(x.max() for x in found):.2f}"
 
 
-def _both_ways(trends: Sequence[summary.Trend]) -> list[tuple[summary.Trend, summary.Trend]]:
-    """For each arm the trends by the study's sampler and by the respaced one, over the steps that both scored."""
-    arms = list(dict.fromkeys(trend.arm for trend in trends))
-    found = [(arm, scores.steps_of([arm], scores.OLD, scores.RESPACED)) for arm in arms]
-    return [
-        (summary.trend(arm, scores.OLD, steps), summary.trend(arm, scores.RESPACED, steps))
-        for arm, steps in found
-        if len(steps) > 1
-    ]
-
-
-def _commands(m: Material) -> list[str]:
-    """How the runs were made, scored and probed."""
-    return [*_trainings(m), *_evaluations(m), *_probes(m), *_samples(m)]
-
-
-def _trainings(m: Material) -> list[str]:
-    runs = [run for arm in m.arms for run in arm.runs]
-    return [f"ddpm train configs/findings/{run.experiment}.yaml --data.root=CIFAR --seed={run.seed}" for run in runs]
-
-
-def _evaluations(m: Material) -> list[str]:
-    """One for each set of samplers that `ddpm evaluate` drew some steps' samples by."""
+def _scorings(m: Material) -> dict[int, list[str]]:
+    """By step, the samplers whose FIDs `ddpm evaluate` made. The runs' own sampler needs it only for influences."""
     runs = [run for arm in m.selection.arms for run in arm.runs]
     own = {run.protocols.get(run.protocol_of("val/fid"), {}).get("sampler") for run in runs}
     at: dict[int, list[str]] = {}
@@ -139,24 +121,4 @@ def _evaluations(m: Material) -> list[str]:
             again = any(scores.influence_name(sampler, step) in run.arrays for run in runs)
             if again or sampler not in own:
                 at.setdefault(step, []).append(sampler)
-    how = f"--nfe {m.frame.get('nfe')} --n {m.frame.get('n_samples')} --seed {m.frame.get('noise')}"
-    how += " --influence" * any("_influence_" in name for run in runs for name in run.arrays)
-    return [
-        f"ddpm evaluate RUN/checkpoints/step-{step:06d}.pt --sampler {','.join(samplers)} {how}"
-        for step, samplers in sorted(at.items())
-    ]
-
-
-def _probes(m: Material) -> list[str]:
-    if m.pairs.empty:
-        return []
-    count = str(m.pairs["interval_over"].iloc[0]).split()[0]
-    return [f"ddpm probe RUN --method hutchinson --probes {count} --out docs/findings/probes/EXPERIMENT-sSEED.jsonl"]
-
-
-def _samples(m: Material) -> list[str]:
-    return [
-        f"ddpm sample RUN/checkpoints/step-{step:06d}.pt --sampler {sampler} --nfe {m.frame.get('nfe')} --n 16   "
-        f"# its grid.png: docs/findings/samples/{m.grids_of}/{sampler}-{step:06d}.png"
-        for sampler, step in sorted(m.grids)
-    ]
+    return dict(sorted(at.items()))

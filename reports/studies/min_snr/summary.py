@@ -50,6 +50,12 @@ def trends(selection: Selection) -> list[Trend]:
     return [trend(arm, sampler, steps) for sampler, arm, steps in found if len(steps) > 1]
 
 
+def both_ways(selection: Selection) -> list[tuple[Trend, Trend]]:
+    """For each arm the trends by the study's sampler and by the respaced one, if both scored two steps or more."""
+    found = [(arm, steps) for arm in selection.arms if len(steps := scores.steps_of([arm], _OLD, _NEW)) > 1]
+    return [(trend(arm, _OLD, steps), trend(arm, _NEW, steps)) for arm, steps in found]
+
+
 # ---- (1) the plateau -------------------------------------------------------------------------------------
 
 
@@ -74,17 +80,17 @@ class Plateau:
 
 def plateau(selection: Selection) -> Plateau | None:
     """None if no arm was scored by both samplers at two steps."""
-    found = [(arm, steps) for arm in selection.arms if len(steps := scores.steps_of([arm], _OLD, _NEW)) > 1]
-    if not found:
+    pairs = both_ways(selection)
+    if not pairs:
         return None
     votes = []
-    for arm, steps in found:
-        votes += [judge(fids.share(arm, _OLD, step), NOISE_PCT, None) for step in steps]
-        votes += [judge(fids.between_samplers(arm, _OLD, _NEW, step), None, 0.0) for step in steps]
-    arm, step = found[0][0], found[0][1][-1]
+    for old, _ in pairs:
+        votes += [judge(fids.share(old.arm, _OLD, step), NOISE_PCT, None) for step in old.steps]
+        votes += [judge(fids.between_samplers(old.arm, _OLD, _NEW, step), None, 0.0) for step in old.steps]
+    arm, step = pairs[0][0].arm, pairs[0][0].steps[-1]
     return Plateau(
         level=together(votes).word,
-        pairs=[(trend(arm, _OLD, steps), trend(arm, _NEW, steps)) for arm, steps in found],
+        pairs=pairs,
         floor=scores.end_of(arm, _NEW, step, "floor"),
         ceiling=scores.end_of(arm, _NEW, step, "ceiling"),
         shares=[fids.share(arm, sampler, step).number for sampler in (_OLD, _NEW)],

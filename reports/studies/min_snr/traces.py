@@ -1,4 +1,4 @@
-"""E6's Hessian trace against E5's, of each arm's own loss and of the common one."""
+"""E6's Hessian trace against E5's, for the loss that each arm trains and for the common one."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -17,7 +17,7 @@ from reports.stats.statistics import COMMON, TRAINED, curve, paired, shared_seed
 from reports.studies import probe_pairs
 
 LOSSES = {TRAINED: "each arm's own, trained loss", COMMON: "common, unweighted loss"}
-OF_PAIRS = {"hutch": TRAINED, "ref": COMMON}  # as `reports/studies/probe_pairs.py` calls the two
+OF_PAIRS = {"hutch": TRAINED, "ref": COMMON}  # the names in `reports/studies/probe_pairs.py`
 SPANS: tuple[tuple[float, float] | None, ...] = (None, (100, 2000), (8000, 10_000))
 
 
@@ -37,7 +37,7 @@ class Change:
 
 @lru_cache(maxsize=8)  # summary and table ask for the same
 def changes(baseline: Arm, variant: Arm) -> list[Change]:
-    """For both losses, over all steps and over the early and the late ones; those that were measured in both arms."""
+    """For both losses, over all steps, the early and the late ones; only what both arms measured."""
     found = []
     for metric in LOSSES:
         for span in SPANS:
@@ -54,8 +54,9 @@ def changes(baseline: Arm, variant: Arm) -> list[Change]:
 
 
 def _reach(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float | None:
-    """Z95 (se_v + R se_b) / mean_b in per cent, R the quotient of the means: the error of a quotient of two that vary
-    against each other as much as they can. Draws are the same at every step and seed: nothing averages out."""
+    """Half an interval over draws: Z95 (se_v + R se_b) / mean_b in per cent, R the quotient of the means. This is the
+    error of a quotient whose parts vary against each other as much as they can. The draws are the same at every step
+    and seed, so nothing averages out. None if the errors are unknown."""
     reaches = []
     for i, j in shared_seeds(baseline, variant):
         runs = baseline.runs[i], variant.runs[j]
@@ -70,23 +71,23 @@ def _reach(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float |
 
 
 def read_pairs(folder: Path, runs: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
-    """The table of `probe_pairs` of the files of `ddpm probe --out` in `folder`, of all seeds with a file of e5 and one
-    of e6, those over seeds last; and a line for each file that has no partner. Empty without such files.
+    """The table of `probe_pairs` for all seeds with files of `ddpm probe --out` for e5 and e6 in `folder`, the rows
+    over seeds last; and a line for each file without a partner.
 
-    Raises UserError where two files do not belong together, or one is of none of `runs`."""
+    Raises UserError: two files do not belong together, or a file belongs to none of `runs`."""
     by_seed: dict[int, dict[str, probe_pairs.Probes]] = defaultdict(dict)
     for path in sorted(folder.glob("*.jsonl")):
         probes = probe_pairs.read(path)
         if probes.run_id not in runs:
             raise UserError(
-                f"{path} is of the run {probes.run_id}, of which there is no record. Keep that, or remove it."
+                f"{path} has probes of the run {probes.run_id}, which has no record. Keep one or remove the file."
             )
         if probes.experiment in by_seed[probes.seed]:
-            raise UserError(f"{folder} has two files of {probes.experiment} with seed {probes.seed}. Leave one.")
+            raise UserError(f"{folder} has two files for {probes.experiment} seed {probes.seed}. Keep one.")
         by_seed[probes.seed][probes.experiment] = probes
     pairs = {seed: found for seed, found in sorted(by_seed.items()) if {"e5", "e6"} <= found.keys()}
     alone = [
-        f"{probes.experiment} seed {seed} was probed draw by draw, and its partner was not."
+        f"{probes.experiment} seed {seed} was probed draw by draw, but its partner was not."
         for seed, found in sorted(by_seed.items())
         if seed not in pairs
         for probes in found.values()
@@ -98,8 +99,8 @@ def read_pairs(folder: Path, runs: Collection[str]) -> tuple[pd.DataFrame, list[
 
 
 def of_pairs(table: pd.DataFrame, loss: str) -> Estimate:
-    """The change of the mean over the checkpoints, in per cent, with the interval over the draws (of all seeds the
-    mean: their draws are the same) and over seeds, given these."""
+    """The change of the mean over the checkpoints in per cent, with the intervals over the draws (mean over seeds,
+    whose draws are the same) and over seeds, given these draws."""
     mine = table[(table["loss"] == loss) & (table["step"] == 0)] if len(table) else table
     single = mine[mine["seed"] != "all"] if len(mine) else mine
     if single.empty:
@@ -111,7 +112,7 @@ def of_pairs(table: pd.DataFrame, loss: str) -> Estimate:
 
 
 def relative(baseline: Arm, variant: Arm, metric: str) -> tuple[pd.Series, list[pd.Series]]:
-    """E6's change against E5 in per cent by step: of the mean curves, and of each seed that both have."""
+    """E6's change against E5 in per cent by step: for the mean curves, and for each seed that both have."""
     each: Sequence[pd.Series] = [
         100 * (variant.runs[j].series(metric) / baseline.runs[i].series(metric) - 1).dropna()
         for i, j in shared_seeds(baseline, variant)
