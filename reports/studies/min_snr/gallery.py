@@ -27,7 +27,7 @@ class Entry(BaseModel):
     image: str
 
 
-def entries() -> dict[str, list[dict[str, str]]]:
+def listed() -> dict[str, list[dict[str, str]]]:
     """The content of `gallery.yaml`."""
     content = (resources.files("reports.studies.min_snr") / "gallery.yaml").read_bytes()
     found: dict[str, list[dict[str, str]]] = read_yaml(content, "gallery.yaml")
@@ -36,12 +36,12 @@ def entries() -> dict[str, list[dict[str, str]]]:
 
 def gallery(docs: Path) -> str:
     """The Markdown text. A figure whose picture is not below `docs` is listed without it."""
-    listed = entries()
+    figures = listed()
     report = [
         {"title": title, "shows": _first_paragraph(function), "command": REPORT, "image": f"{FOLDER}/{name}.png"}
         for name, (title, function) in FIGURES.items()
     ]
-    sections = {"Findings": listed["findings"], "Reports": report, "Checkpoints and configs": listed["others"]}
+    sections = {"Findings": figures["findings"], "Reports": report, "Checkpoints and configs": figures["others"]}
     shown = [(name, [Entry.model_validate(entry) for entry in found]) for name, found in sections.items()]
     drawn = {entry.image for _, found in shown for entry in found if (docs / entry.image).exists()}
     text = template("studies/min_snr/gallery.md.jinja").render(sections=shown, drawn=drawn)
