@@ -1,7 +1,7 @@
 """A check's number and its intervals: over seeds if there are several, else over the steps of a run."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -36,6 +36,7 @@ from reports.stats.statistics import (
 
 # Counts and orders of what was logged: another look at the same runs gives the same number.
 _AS_LOGGED = ("min", "max", "min_step", "rising_pct", "below_pct", "first", "last")
+_OF_ONE_STEP = ("first", "last", "min", "min_step", "min_place", "max", "farthest")
 # Statistics over many steps: leaving some steps out shows how well the number is known.
 _OVER_STEPS = ("mean", "std", "drop_pct", "correlation")
 
@@ -235,27 +236,21 @@ def _reduce(check: Check, parts: Sequence[pd.Series]) -> tuple[float | None, int
         return None, None
     if check.statistic not in _OF_ONE_STEP:
         return _of_many(check.statistic, values, parts[0]), None
-    place = _OF_ONE_STEP[check.statistic](values.to_numpy(dtype=float), check)
+    place = _place(check, values.to_numpy(dtype=float))
     step = int(values.index[place])
     if check.statistic == "min_step":
         return float(step), None
     return (float(place + 1) if check.statistic == "min_place" else float(values.iloc[place])), step
 
 
-def _farthest(values: Array, check: Check) -> int:
-    middle = ((check.at_least or 0.0) + (check.at_most or 0.0)) / 2  # the check has both
-    return int(np.abs(values - middle).argmax())
-
-
-_OF_ONE_STEP: dict[str, Callable[[Array, Check], int]] = {
-    "first": lambda _, __: 0,
-    "last": lambda _, __: -1,
-    "min": lambda x, _: int(x.argmin()),
-    "min_step": lambda x, _: int(x.argmin()),
-    "min_place": lambda x, _: int(x.argmin()),
-    "max": lambda x, _: int(x.argmax()),
-    "farthest": _farthest,
-}
+def _place(check: Check, values: Array) -> int:
+    """The place of the value that a statistic of one step takes."""
+    if check.statistic in ("first", "last"):
+        return 0 if check.statistic == "first" else -1
+    if check.statistic == "farthest":
+        middle = ((check.at_least or 0.0) + (check.at_most or 0.0)) / 2  # the check has both
+        return int(np.abs(values - middle).argmax())
+    return int(values.argmax() if check.statistic == "max" else values.argmin())
 
 
 def _of_many(statistic: str, values: pd.Series, other: pd.Series) -> float | None:

@@ -22,7 +22,7 @@ from reports.text.markup import Markdown
 from reports.text.verdicts import number as digits
 
 _PREDICTED = "val/recon_mse_t"
-# What mid-grey is off by, mean square: CIFAR-10's published means and standard deviations of its channels, to [-1, 1].
+# The mean square error of mid-grey on [-1, 1], from CIFAR-10's published channel means and standard deviations.
 _CHANNELS = ((0.4914, 0.2470), (0.4822, 0.2435), (0.4465, 0.2616))
 _GREY = sum((2 * mean - 1) ** 2 + (2 * std) ** 2 for mean, std in _CHANNELS) / 3
 
@@ -30,28 +30,21 @@ _GREY = sum((2 * mean - 1) ** 2 + (2 * std) ** 2 for mean, std in _CHANNELS) / 3
 
 
 def fid_rows(selection: Selection) -> list[dict[str, Any]]:
-    """A row for each sampler and step: every run's FID -+ half its interval, and the ends of the scale."""
+    """A row for each sampler and step: every run's FID -+ half its interval, and those of real images and noise."""
     rows = []
     runs = [run for arm in selection.arms for run in arm.runs]
     for sampler in scores.SAMPLERS:
         name = scores.metric(sampler)
         for step in sorted({int(str(step)) for run in runs for step in run.series(name).index}):
-            there = [run for run in runs if step in run.series(name).index]
-            ends = [there[0].series(f"{name}_{end}").get(step) for end in ("floor", "ceiling")]
-            rows.append(
-                {
-                    "sampler": scores.NAMES[sampler],
-                    "step": f"{step:,}",
-                    "cells": [_fid_cell(run, sampler, step) for run in runs],
-                    "floor": digits(ends[0], 3),
-                    "ceiling": digits(ends[1], 3),
-                }
-            )
+            first = next(run for run in runs if step in run.series(name).index)
+            row: dict[str, Any] = {"sampler": scores.NAMES[sampler], "step": f"{step:,}"}
+            row["cells"] = [_fid_cell(run, sampler, step) for run in runs]
+            rows.append(row | {e: digits(first.series(f"{name}_{e}").get(step), 3) for e in ("floor", "ceiling")})
     return rows
 
 
 def _with_error(value: float, sem: float) -> str:
-    """`24.73 ± 1.83`: half the 95 % interval over the noise of the samples, where that is known."""
+    """`24.73 ± 1.83`: an FID with half its 95 % interval over the noise of the samples, if known."""
     return f"{value:.2f}" + ("" if pd.isna(sem) else f" ± {Z95 * sem:.2f}")
 
 
@@ -63,8 +56,8 @@ def _fid_cell(run: Run, sampler: str, step: int) -> str:
 
 
 def predicted_rows(selection: Selection) -> list[dict[str, Any]]:
-    """A row for each timestep at which the runs predicted images from noised ones (`val/recon_mse_tXXXX`): each arm's
-    error, mean over seeds, at the first and the last step at which both measured it."""
+    """A row for each timestep t of `val/recon_mse_tXXXX`: each arm's error, mean over seeds, at the first and the last
+    step at which all arms measured it."""
     rows = []
     for metric in sorted({str(name) for arm in selection.arms for run in arm.runs for name in run.history}):
         if metric.startswith(_PREDICTED):
@@ -157,7 +150,7 @@ def fids_of(arm: Arm, sampler: str) -> str:
 
 
 def change_rows(selection: Selection) -> list[dict[str, str]]:
-    """E6's trace against E5's, a row for each loss and part of the run."""
+    """E6's trace against E5's: a row for each loss and part of the run."""
     if len(selection.arms) < 2:
         return []
     return [
@@ -174,7 +167,7 @@ def change_rows(selection: Selection) -> list[dict[str, str]]:
 
 
 def pair_rows(pairs: pd.DataFrame) -> list[dict[str, str]]:
-    """The draw-by-draw table: of each loss and seed, the mean over the checkpoints and the last one."""
+    """The draw-by-draw table: for each loss and seed, the mean over the checkpoints and the last one."""
     rows = []
     last = pairs["step"].max() if len(pairs) else 0
     for row in pairs[pairs["step"].isin([0, last])].itertuples() if len(pairs) else ():
@@ -195,7 +188,7 @@ def pair_rows(pairs: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def gap_rows(ours: Sequence[Gap], faithful: Sequence[Gap]) -> list[dict[str, str]]:
-    """A row for each number of the log, ours and the faithful rerun's beside it."""
+    """A row for each number of the log, with ours and the faithful rerun's."""
     others = {(gap.metric, gap.span): gap for gap in faithful}
     rows = []
     for gap in ours:
