@@ -76,7 +76,8 @@ def judge(found: Estimate, at_least: float | None, at_most: float | None) -> Ver
     votes = [_vote(interval, low, high) for interval in (found.within, found.seeds) if interval]
     if not votes or votes[0] == UNDECIDED:
         return Verdict(UNDECIDED, reason="the interval reaches over the bound" if votes else found.basis)
-    return Verdict(votes[0], bool(found.within) and votes != votes[:1] * 2, found.given_draws)
+    alone = found.within is not None and votes != [votes[0], votes[0]]
+    return Verdict(votes[0], alone, found.given_draws)
 
 
 def _vote(interval: Interval, low: float, high: float) -> str:

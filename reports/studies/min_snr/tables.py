@@ -59,15 +59,13 @@ def predicted_rows(selection: Selection) -> list[dict[str, Any]]:
     """A row for each timestep t of `val/recon_mse_tXXXX`: each arm's error, mean over seeds, at the first and the last
     step at which all arms measured it."""
     rows = []
-    for metric in sorted({str(name) for arm in selection.arms for run in arm.runs for name in run.history}):
-        if metric.startswith(_PREDICTED):
-            curves = [curve(arm, metric) for arm in selection.arms]
-            steps = sorted(set.intersection(*(set(values.index) for values in curves)))
-            if len(steps) > 1:
-                errors = [(float(values[steps[0]]), float(values[steps[-1]])) for values in curves]
-                rows.append(
-                    {"t": int(metric.removeprefix(_PREDICTED)), "steps": (steps[0], steps[-1]), "errors": errors}
-                )
+    logged = {str(name) for arm in selection.arms for run in arm.runs for name in run.history}
+    for metric in sorted(name for name in logged if name.startswith(_PREDICTED)):
+        curves = [curve(arm, metric) for arm in selection.arms]
+        steps = sorted(set.intersection(*(set(values.index) for values in curves)))
+        if len(steps) > 1:
+            errors = [(float(values[steps[0]]), float(values[steps[-1]])) for values in curves]
+            rows.append({"t": int(metric.removeprefix(_PREDICTED)), "steps": (steps[0], steps[-1]), "errors": errors})
     return rows
 
 
@@ -168,20 +166,19 @@ def change_rows(selection: Selection) -> list[dict[str, str]]:
 
 def pair_rows(pairs: pd.DataFrame) -> list[dict[str, str]]:
     """The draw-by-draw table: for each loss and seed, the mean over the checkpoints and the last one."""
-    rows = []
-    last = pairs["step"].max() if len(pairs) else 0
-    for row in pairs[pairs["step"].isin([0, last])].itertuples() if len(pairs) else ():
-        rows.append(
-            {
-                "loss": traces.LOSSES[traces.OF_PAIRS[str(row.loss)]],
-                "seed": str(row.seed),
-                "step": "mean" if row.step == 0 else f"{row.step:,}",
-                "number": f"{row.change_pct:+.1f}",
-                "interval": f"{row.low_pct:.1f} to {row.high_pct:.1f}",
-                "over": str(row.interval_over),
-            }
-        )
-    return rows
+    if pairs.empty:
+        return []
+    return [
+        {
+            "loss": traces.LOSSES[traces.OF_PAIRS[str(row.loss)]],
+            "seed": str(row.seed),
+            "step": "mean" if row.step == 0 else f"{row.step:,}",
+            "number": f"{row.change_pct:+.1f}",
+            "interval": f"{row.low_pct:.1f} to {row.high_pct:.1f}",
+            "over": str(row.interval_over),
+        }
+        for row in pairs[pairs["step"].isin([0, pairs["step"].max()])].itertuples()
+    ]
 
 
 # ---- the log ---------------------------------------------------------------------------------------------
@@ -279,19 +276,9 @@ def sweep_rows(swept: Sequence[Entry]) -> list[dict[str, str]]:
     """A row for each run: its two traces and its FID at the last milestone."""
     rows: dict[str, dict[str, str]] = {}
     for entry in swept:
-        end = entry.points.iloc[-1]
-        row = rows.setdefault(
-            entry.run.id,
-            {
-                "loss": entry.loss,
-                "schedule": entry.schedule,
-                "seed": str(entry.run.seed),
-                "step": f"{entry.points.index[-1]:,}",
-                "fid": _with_error(
-                    float(end["fid"]), entry.run.series("val/fid_sem").get(entry.points.index[-1], np.nan)
-                ),
-                "steps": str(flat_config(entry.run).get("train.total_steps", "–")),
-            },
-        )
-        row[entry.trace] = digits(float(end["trace"]))
+        run, step, end = entry.run, entry.points.index[-1], entry.points.iloc[-1]
+        row = {"loss": entry.loss, "schedule": entry.schedule, "seed": str(run.seed), "step": f"{step:,}"}
+        row["fid"] = _with_error(float(end["fid"]), run.series("val/fid_sem").get(step, np.nan))
+        row["steps"] = str(flat_config(run).get("train.total_steps", "–"))
+        rows.setdefault(run.id, row)[entry.trace] = digits(float(end["trace"]))
     return sorted(rows.values(), key=lambda row: (row["loss"], row["schedule"], row["seed"]))
