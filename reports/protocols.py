@@ -1,4 +1,4 @@
-"""Under which protocol an FID was measured, and whether arms can be compared by it."""
+"""Which protocol FIDs were measured with, and whether arms can be compared by them."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _INCEPTION = re.compile(r"\Ainception-|\Astats/.*_inception_")
 
 
 def measured(arms: Sequence[Arm], metric: str) -> list[tuple[str, Run]]:
-    """(fingerprint, run) of every run that has values of the FID `metric`."""
+    """(protocol's fingerprint, run) for every run that has values of the FID `metric`."""
     return [
         (run.protocol_of(metric), run)
         for arm in arms
@@ -23,7 +23,7 @@ def measured(arms: Sequence[Arm], metric: str) -> list[tuple[str, Run]]:
 
 
 def protocol_difference(arms: Sequence[Arm], metric: str) -> str | None:
-    """What differs between the protocols under which `arms` measured `metric`; None if nothing does."""
+    """How the protocols differ with which `arms` measured `metric`, in words; None if they do not."""
     by_fingerprint: dict[str, Run] = {}
     for fingerprint, run in measured(arms, metric):
         by_fingerprint.setdefault(fingerprint, run)
@@ -39,8 +39,8 @@ def protocol_difference(arms: Sequence[Arm], metric: str) -> str | None:
 
 
 def foreign_features(arms: Sequence[Arm], metric: str) -> list[str]:
-    """The features behind the FIDs `metric` of `arms` that are not the original study's, sorted. Its own logs name
-    none, but the statistics of Inception features that they were held against (`fid_stats`)."""
+    """The features behind the arms' FIDs `metric` that are not the original study's, sorted. The study's logs name only
+    the statistics of Inception features that it used as reference (`fid_stats`)."""
     found = set()
     for fingerprint, run in measured(arms, metric):
         described = run.protocols.get(fingerprint, {})
@@ -51,7 +51,7 @@ def foreign_features(arms: Sequence[Arm], metric: str) -> list[str]:
 
 
 def differing_fields(found: Sequence[tuple[str, Run]]) -> set[str]:
-    """The fields in which the protocols (fingerprint, run that describes it) differ."""
+    """The fields in which protocols differ; `found`: (fingerprint, a run that describes it)."""
     flat = [flatten(run.protocols.get(fingerprint, {})) for fingerprint, run in found]
     return {
         key
@@ -61,26 +61,21 @@ def differing_fields(found: Sequence[tuple[str, Run]]) -> set[str]:
 
 
 def check_protocols(arms: Sequence[Arm], metric: str, allow_mixed: bool) -> str | None:
-    """None where all of `arms` measured `metric` under one protocol, else a note if that is allowed.
-
-    Raises UserError where it is not.
-    """
+    """None if all arms measured `metric` with one protocol; else a note if `allow_mixed`, or UserError."""
     difference = protocol_difference(arms, metric)
     if difference is None:
         return None
     if not allow_mixed:
         raise UserError(
             f"{metric} was measured under different protocols, so it cannot be compared: {difference}. "
-            "Pick runs of one protocol with --where, or see them side by side with --allow-mixed-protocols."
+            "Pick runs of one protocol with --where, or show them side by side with --allow-mixed-protocols."
         )
-    return f"Different protocols of {metric}, not comparable: {difference}."
+    return f"{metric} was measured under different protocols and is not comparable: {difference}."
 
 
 def check_all_protocols(selection: Selection, allow_mixed: bool) -> list[str]:
-    """Notes for every FID metric that is mixed among the arms.
-
-    Raises UserError unless `allow_mixed`, or unless the study compares protocols: then each figure that cannot show
-    them says so."""
+    """Notes on the scores whose protocols differ among the arms; none if the study compares protocols, because each
+    figure that cannot show them then says so. Raises UserError for different protocols unless `allow_mixed`."""
     if selection.study.compares_protocols and not allow_mixed:
         return []
     notes = [check_protocols(selection.arms, metric, allow_mixed) for metric in SCORES]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from reports.experiments.selection import Arm
 from reports.figures.style import colour, dash, marker
-from reports.stats.statistics import Z95, curve, seed_band, standard_error
+from reports.stats.intervals import Z95
+from reports.stats.statistics import curve, seed_band, standard_error
 
 Array = NDArray[Any]
 _DENSE = 5000  # so many points are drawn as an image inside the SVG,

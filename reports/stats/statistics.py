@@ -1,9 +1,9 @@
-"""Tidy frames and numbers: curves over seeds, windows, paired differences, standard errors.
+"""Curves over seeds, the numbers of `numbers.csv`, and one arm against another.
 
-Seeds: an arm's curve is the mean over its seeds at the steps that all of them logged; every statistic is
-taken of that curve.
+An arm's curve is the mean over its seeds at the steps that all of them logged; every statistic is taken of that curve.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,12 @@ from reports.experiments import Windows
 from reports.experiments.selection import Arm, Selection, differing_keys, matches
 from reports.long_table import settled
 from reports.runs import Run, canonical
-from reports.stats.intervals import bootstrap_mean, student, welch
+from reports.stats.intervals import Z95, Estimate, around, bootstrap_mean, student, welch
 
 COLUMNS = ["experiment", "metric", "statistic", "value"]
 TRAINED, COMMON = "curvature/hutch_trace_mean", "curvature/ref_trace_mean"
 STEP_METRICS = ("train/loss", "train/mse", "train/grad_global_L2", "train/grad_abs_mean")
 COMPARED = ("train/loss", "train/mse", "train/grad_global_L2", TRAINED, COMMON, "val/fid")
-Z95 = 1.96
 
 
 # ---- curves ----------------------------------------------------------------------------------------------
@@ -32,9 +31,8 @@ Z95 = 1.96
 
 @lru_cache(maxsize=256)  # every figure and number of a report asks for the same few
 def seed_table(arm: Arm, metric: str) -> pd.DataFrame:
-    """`metric` by step (rows) and seed (columns) at the steps where every seed that logged it has a value.
-
-    It is shared by all who ask: not to be changed."""
+    """`metric` by step (rows) and seed (columns) at the steps at which every seed that logged it has a value. The
+    table is cached: do not change it."""
     columns = [run.series(metric) for run in arm.runs]
     columns = [column for column in columns if len(column)]
     if not columns:
@@ -44,7 +42,7 @@ def seed_table(arm: Arm, metric: str) -> pd.DataFrame:
 
 @lru_cache(maxsize=256)
 def curve(arm: Arm, metric: str) -> pd.Series:
-    """Mean over seeds of `metric` by step, shape (n,), empty where it was never logged. Shared: not to be changed."""
+    """Mean over seeds of `metric` by step, (n,); empty if it was never logged. Cached: do not change it."""
     table = seed_table(arm, metric)
     values = table.mean(axis=1) if len(table.columns) else pd.Series(dtype=float)
     if len(table.columns) > 1:
@@ -55,8 +53,7 @@ def curve(arm: Arm, metric: str) -> pd.Series:
 
 def seed_band(arm: Arm, metric: str, window: int = 1, points: int | None = None) -> pd.DataFrame:
     """Columns `low`, `high` by step: 95 % bootstrap interval over seeds of the mean, each seed smoothed by a centred
-    rolling mean over `window` points; empty with one seed. `points`: of a longer curve, at about so many of its steps.
-    """
+    rolling mean over `window` rows; empty for one seed. A longer curve is thinned to about `points` steps."""
     table = seed_table(arm, metric)
     if len(table.columns) < 2:
         return pd.DataFrame(columns=["low", "high"], dtype=float)
@@ -69,17 +66,17 @@ def seed_band(arm: Arm, metric: str, window: int = 1, points: int | None = None)
 
 
 def shared_seeds(baseline: Arm, variant: Arm) -> list[tuple[int, int]]:
-    """Places (in `baseline.runs`, in `variant.runs`) of the runs of equal seed."""
+    """Places (in `baseline.runs`, in `variant.runs`) of the runs with equal seeds."""
     where = {run.seed: place for place, run in enumerate(variant.runs) if run.seed is not None}
     return [(place, where[run.seed]) for place, run in enumerate(baseline.runs) if run.seed in where]
 
 
 def standard_error(arm: Arm, metric: str) -> pd.Series:
-    """Standard error by step of a trace mean, from its probes, or of an FID, from its samples; empty where unknown.
+    """Standard error by step of a trace mean (over its probes) or of an FID (over its samples); empty if unknown.
 
-    The logged `..._sem`; of a trace else population std / sqrt(probes - 1), which is the same number, with the probes
-    from the config. Over k seeds: sqrt(sum of squares) / k, but the mean of errors that do not average out: of traces
-    on the same draws, and of FIDs, all of whose samples start from one noise (`eval.sample_seed`).
+    It is the logged `..._sem`; for a trace without one, population std / sqrt(probes - 1), the same number. Over k
+    seeds: sqrt(sum of squares) / k. Errors that do not average out are averaged instead: of traces on the same draws,
+    and of FIDs, whose samples all start from one noise (`eval.sample_seed`).
     """
     errors = [_run_error(run, metric) for run in arm.runs if len(run.series(metric))]
     if not errors or any(error.empty for error in errors):
@@ -102,8 +99,19 @@ def _run_error(run: Run, metric: str) -> pd.Series:
     return run.series(metric.replace("_mean", "_std")) / math.sqrt(probes - 1)
 
 
+def same_draws(arms: Sequence[Arm]) -> bool:
+    """Whether some run measured its curvature on the same draws at every step."""
+    return any(flatten(run.config).get("curvature.draws") == "fixed" for arm in arms for run in arm.runs)
+
+
+def same_noise(arms: Sequence[Arm]) -> bool:
+    """Whether the samples of all arms start from one noise."""
+    seeds = {arm.config.get("eval.sample_seed") for arm in arms}
+    return len(seeds) == 1 and None not in seeds
+
+
 def at_end(arm: Arm, metric: str) -> list[float]:
-    """The value of a once-logged metric (`final/fid`) per run, from the history or else the summary."""
+    """The value of a once-logged metric (`final/fid`) in each run, from the history or else the summary."""
     values = []
     for run in arm.runs:
         series = run.series(metric)
@@ -124,9 +132,9 @@ def in_window(values: pd.Series, last_step: int, window: tuple[float, float]) ->
 # ---- numbers ---------------------------------------------------------------------------------------------
 
 
-def metrics_of(arms: Sequence[Arm]) -> list[str]:
-    """The metrics that the numbers cover, of those that some arm logged, in a fixed order."""
-    logged = {column for arm in arms for run in arm.runs for column in run.history.columns}
+def metrics_of(arm: Arm) -> list[str]:
+    """The metrics in `numbers.csv` that the arm logged, in a fixed order."""
+    logged = {column for run in arm.runs for column in run.history.columns}
     curvature = sorted(column for column in logged if column.startswith("curvature/"))
     return [metric for metric in (*STEP_METRICS, *curvature, "val/fid") if metric in logged]
 
@@ -134,93 +142,79 @@ def metrics_of(arms: Sequence[Arm]) -> list[str]:
 def numbers(selection: Selection) -> pd.DataFrame:
     """The table of `numbers.csv`, columns `COLUMNS`, in full precision.
 
-    Per arm and metric: `first`, `last`, `early_mean`, `late_mean`, `drop_pct` = 100 (early - late) / early,
-    `min`, `min_step`; `at_<step>` for val/fid; `seeds` and, of more than one, `<statistic>_lowest_seed` and
-    `..._highest_seed`; `last` of final/fid. Per variant, as `<variant> vs <baseline>`: see `compare`.
+    For each arm and metric: `first`, `last`, `early_mean`, `late_mean`, `drop_pct` = 100 (early - late) / early,
+    `min`, `min_step`; `at_<step>` for val/fid; `last` of final/fid; for several seeds `seeds`,
+    `<statistic>_lowest_seed` and `..._highest_seed`. For each variant, as `<variant> vs <baseline>`: see `compare`.
     """
     windows = selection.study.windows
     rows: list[tuple[str, str, str, float]] = []
     for arm in selection.arms:
-        for metric in metrics_of([arm]):
-            stats = describe(curve(arm, metric), arm.last_step, windows, each=metric == "val/fid")
-            stats |= _seed_ranges(arm, metric, windows)
-            rows += [(arm.experiment, metric, name, value) for name, value in stats.items()]
+        for metric in metrics_of(arm):
+            found = describe(curve(arm, metric), arm.last_step, windows, each=metric == "val/fid")
+            found |= _seed_ranges(arm, metric, windows)
+            rows += [(arm.experiment, metric, name, value) for name, value in found.items()]
         final = at_end(arm, "final/fid")
         if final:
-            rows.append((arm.experiment, "final/fid", "last", sum(final) / len(final)))
+            ends = {"last": sum(final) / len(final)}
             if len(final) > 1:
-                rows.append((arm.experiment, "final/fid", "last_lowest_seed", min(final)))
-                rows.append((arm.experiment, "final/fid", "last_highest_seed", max(final)))
-    for variant in selection.variants:
-        if selection.baseline is not None:
-            for metric in COMPARED:
-                found = compare(selection.baseline, variant, metric, windows)
-                if found is not None:
-                    pair = f"{variant.experiment} vs {selection.baseline.experiment}"
-                    rows += [(pair, metric, name, value) for name, value in found.rows().items()]
+                ends |= {"last_lowest_seed": min(final), "last_highest_seed": max(final)}
+            rows += [(arm.experiment, "final/fid", name, value) for name, value in ends.items()]
+    baseline = selection.baseline
+    pairs = [(baseline, variant) for variant in selection.variants] if baseline else []
+    for (b, v), metric in itertools.product(pairs, COMPARED):
+        comparison = compare(b, v, metric, windows)
+        found = comparison.rows() if comparison else {}
+        rows += [(f"{v.experiment} vs {b.experiment}", metric, name, value) for name, value in found.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def describe(values: pd.Series, last_step: int, windows: Windows, each: bool = False) -> dict[str, float]:
-    """Statistics of one curve; a window without values has none. `each` adds `at_<step>` for every step."""
+    """Statistics of one curve, those of an empty window left out. `each` adds `at_<step>` for every step."""
     if values.empty:
         return {}
-    steps = list(values.index)
     early, late = (in_window(values, last_step, w) for w in (windows.early, windows.late))
-    stats = {"first": float(values.iloc[0]), "last": float(values.iloc[-1])}
+    found = {"first": float(values.iloc[0]), "last": float(values.iloc[-1])}
     if len(early):
-        stats["early_mean"] = float(early.mean())
+        found["early_mean"] = float(early.mean())
     if len(late):
-        stats["late_mean"] = float(late.mean())
+        found["late_mean"] = float(late.mean())
     if len(early) and len(late) and early.mean() != 0:
-        stats["drop_pct"] = 100 * float((early.mean() - late.mean()) / abs(early.mean()))
-    stats |= {"min": float(values.min()), "min_step": float(steps[int(values.argmin())])}
+        found["drop_pct"] = 100 * float((early.mean() - late.mean()) / abs(early.mean()))
+    found |= {"min": float(values.min()), "min_step": float(values.index[int(values.argmin())])}
     if each:
-        stats |= {f"at_{step}": float(value) for step, value in values.items()}
-    return stats
+        found |= {f"at_{step}": float(value) for step, value in values.items()}
+    return found
 
 
 def _seed_ranges(arm: Arm, metric: str, windows: Windows) -> dict[str, float]:
     table = seed_table(arm, metric)
     if len(table.columns) < 2:
         return {}
-    stats = {"seeds": float(len(table.columns))}
+    found = {"seeds": float(len(table.columns))}
     per_seed = [describe(table[seed], arm.last_step, windows, each=metric == "val/fid") for seed in table]
     for name in per_seed[0]:
         if name in ("last", "early_mean", "late_mean") or name.startswith("at_"):
             values = [each[name] for each in per_seed]
-            stats |= {f"{name}_lowest_seed": min(values), f"{name}_highest_seed": max(values)}
-    return stats
+            found |= {f"{name}_lowest_seed": min(values), f"{name}_highest_seed": max(values)}
+    return found
 
 
 # ---- comparison ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class SeedContrast:
-    """variant - baseline with its 95 % interval over seeds, and what that rests on."""
-
-    difference: float
-    low: float
-    high: float
-    basis: str
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """A variant against its baseline at the n steps where both have a value.
+    """A variant against its baseline at the n = `paired_count` steps at which both have a value.
 
-    change_i = 100 (variant_i - baseline_i) / |baseline_i|, negative where the variant is lower; `mean_change_pct` is
-    the mean of those that are defined (NaN for none), `change_of_means_pct` that of the two means. `late_difference`:
-    mean of variant - baseline in the late window of the shorter run. `mean_difference` and its standard error `sem`
-    (None where the probes' errors are not known), the estimator's error alone: sqrt(sum_i (se_variant_i^2 +
-    se_baseline_i^2)) / n. Of runs whose draws are the same at every step (`same_draws`), steps do not average it out:
-    the root of the squared mean standard errors, as if the arms' errors were independent. They have the draws in
-    common too: where their values go together that is too large, where they do not it need not be.
-    `seeds`: the same difference over seeds with its interval; None with one seed in an arm.
+    change_i = 100 (variant_i - baseline_i) / |baseline_i|. `mean_change_pct`: the mean of the changes that are defined
+    (NaN if none is). `change_of_means_pct`: the change of the two means. `late_...`: of variant - baseline in the late
+    window of the shorter run. `mean_difference_sem`: standard error of `mean_difference` over the probes alone,
+    sqrt(sum_i (se_variant_i^2 + se_baseline_i^2)) / n; None if the probes' errors are unknown. With `same_draws` at
+    every step the steps do not average it out: it is then the root of the squared mean standard errors, as if the arms'
+    errors were independent. They share the draws: if their values go together this is too large.
+    `seeds`: the mean difference with its interval over seeds; None if an arm has one seed.
     """
 
-    metric: str
     baseline: str
     variant: str
     paired_count: int
@@ -231,45 +225,38 @@ class Comparison:
     max_change_pct: float
     change_of_means_pct: float
     mean_difference: float
-    sem: float | None
-    late_difference: float | None
-    late_change_pct: float | None
-    seeds: SeedContrast | None = None
+    mean_difference_sem: float | None
+    late_mean_difference: float | None
+    late_mean_change_pct: float | None
+    seeds: Estimate | None = None
     same_draws: bool = False
 
     def rows(self) -> dict[str, float]:
         """statistic -> value, as in `numbers.csv`."""
-        values = {
-            "paired_count": float(self.paired_count),
-            "lower_count": float(self.lower_count),
-            "higher_count": float(self.higher_count),
-            "mean_change_pct": self.mean_change_pct,
-            "min_change_pct": self.min_change_pct,
-            "max_change_pct": self.max_change_pct,
-            "change_of_means_pct": self.change_of_means_pct,
-            "mean_difference": self.mean_difference,
-            "mean_difference_sem": self.sem,
-            "late_mean_difference": self.late_difference,
-            "late_mean_change_pct": self.late_change_pct,
-            "seeds_mean_difference": self.seeds.difference if self.seeds else None,
-            "seeds_mean_difference_low": self.seeds.low if self.seeds else None,
-            "seeds_mean_difference_high": self.seeds.high if self.seeds else None,
-        }
-        return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        own = {name: getattr(self, name) for name in _STATISTICS}
+        seeds = self.seeds or Estimate()
+        ends = zip(("", "_low", "_high"), (seeds.number, *(seeds.seeds or (None, None))), strict=True)
+        values = own | {f"seeds_mean_difference{end}": value for end, value in ends}
+        return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
 
     @property
-    def probe_interval(self) -> tuple[float, float] | None:
-        """mean_difference -+ 1.96 sem."""
-        if self.sem is None:
+    def over_probes(self) -> Estimate | None:
+        """The mean difference with its interval over the probes."""
+        if self.mean_difference_sem is None:
             return None
-        return self.mean_difference - Z95 * self.sem, self.mean_difference + Z95 * self.sem
+        return Estimate(self.mean_difference, within=around(self.mean_difference, Z95 * self.mean_difference_sem))
+
+
+# In `numbers.csv`, in this order.
+_STATISTICS = tuple(
+    name for name in Comparison.__dataclass_fields__ if name not in ("baseline", "variant", "seeds", "same_draws")
+)
 
 
 def paired(baseline: Arm, variant: Arm, metric: str) -> pd.DataFrame:
-    """Columns `baseline`, `variant`, `change_pct` by step, at the steps where both have a value."""
-    table = pd.concat(
-        {"baseline": curve(baseline, metric), "variant": curve(variant, metric)}, axis=1, join="inner"
-    ).sort_index()
+    """Columns `baseline`, `variant`, `change_pct` by step, at the steps at which both have a value."""
+    curves = {"baseline": curve(baseline, metric), "variant": curve(variant, metric)}
+    table = pd.concat(curves, axis=1, join="inner").sort_index()
     table["change_pct"] = per_step(table["baseline"], table["variant"], percent=True)
     return table
 
@@ -282,84 +269,67 @@ def per_step(baseline: pd.Series, variant: pd.Series, *, percent: bool) -> pd.Se
 
 
 def rank_correlation(x: pd.Series, y: pd.Series) -> float | None:
-    """Spearman's over the index that both have: Pearson's of the ranks; None for fewer than three, or all equal."""
+    """Spearman's rank correlation over the index that both have; None for fewer than three values or all equal."""
     ranks = pd.concat({"x": x, "y": y}, axis=1, join="inner").dropna().rank()
     if len(ranks) < 3 or ranks["x"].nunique() < 2 or ranks["y"].nunique() < 2:
         return None
-    return float(ranks["x"].corr(ranks["y"]))
+    return float(ranks["x"].corr(ranks["y"]))  # scipy's spearmanr differs in the last digit, and so would numbers.csv
 
 
 def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Comparison | None:
-    """The comparison on `metric`; None where the arms share no step."""
+    """The comparison on `metric`; None if the arms share no step."""
     table = paired(baseline, variant, metric)
     if table.empty:
         return None
-    late = in_window(table["variant"] - table["baseline"], min(baseline.last_step, variant.last_step), windows.late)
-    late_baseline = table["baseline"].loc[late.index]
+    before, after = table["baseline"], table["variant"]
+    late = in_window(after - before, min(baseline.last_step, variant.last_step), windows.late)
+    late_baseline = before.loc[late.index]
     change = table["change_pct"].dropna()
+    level = abs(float(before.mean()))
     return Comparison(
-        metric=metric,
         baseline=baseline.experiment,
         variant=variant.experiment,
         paired_count=len(table),
-        lower_count=int((table["variant"] < table["baseline"]).sum()),
-        higher_count=int((table["variant"] > table["baseline"]).sum()),
+        lower_count=int((after < before).sum()),
+        higher_count=int((after > before).sum()),
         mean_change_pct=float(change.mean()),
         min_change_pct=float(change.min()),
         max_change_pct=float(change.max()),
-        change_of_means_pct=_percent(table["baseline"], table["variant"]),
-        mean_difference=float((table["variant"] - table["baseline"]).mean()),
-        sem=_paired_sem(baseline, variant, metric, table.index),
-        late_difference=float(late.mean()) if len(late) else None,
-        late_change_pct=100 * float(late.mean() / abs(late_baseline.mean())) if late_baseline.any() else None,
+        change_of_means_pct=100 * (float(after.mean()) - float(before.mean())) / level if level else math.nan,
+        mean_difference=float((after - before).mean()),
+        mean_difference_sem=_paired_sem(baseline, variant, metric, table.index),
+        late_mean_difference=float(late.mean()) if len(late) else None,
+        late_mean_change_pct=100 * float(late.mean() / abs(late_baseline.mean())) if late_baseline.any() else None,
         seeds=seed_contrast(baseline, variant, metric, table.index),
         same_draws=same_draws((baseline, variant)),
     )
 
 
-def _percent(baseline: pd.Series, variant: pd.Series) -> float:
-    """100 (mean variant - mean baseline) / |mean baseline|; NaN where that is 0."""
-    level = abs(float(baseline.mean()))
-    return 100 * (float(variant.mean()) - float(baseline.mean())) / level if level else math.nan
-
-
-def seed_contrast(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> SeedContrast | None:
-    """variant - baseline of the means over `steps`, over seeds: paired where two or more are shared; None with one."""
-    samples = [_means_of_seeds(arm, metric, steps) for arm in (baseline, variant)]
+def seed_contrast(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> Estimate | None:
+    """variant - baseline of the means over `steps` with its interval over seeds: paired if two or more seeds are
+    shared; None if an arm has one seed."""
+    samples = [
+        [float(run.series(metric).reindex(steps).mean(skipna=False)) for run in arm.runs] for arm in (baseline, variant)
+    ]
     pairs = [(samples[0][i], samples[1][j]) for i, j in shared_seeds(baseline, variant)]
     differences = np.array([v - b for b, v in pairs if math.isfinite(v - b)])
     given = ", given the probes' draws" if metric.startswith("curvature/") and same_draws((baseline, variant)) else ""
     if len(differences) > 1:
         basis = f"Student's t over {len(differences)} shared seeds, paired{given}"
-        return SeedContrast(float(differences.mean()), *student(differences), basis)
+        return Estimate(float(differences.mean()), seeds=student(differences), basis=basis)
     b, v = (np.array([value for value in sample if math.isfinite(value)]) for sample in samples)
     if min(len(b), len(v)) > 1:
-        return SeedContrast(
-            float(v.mean() - b.mean()), *welch(b, v), f"Welch's t over {len(v)} and {len(b)} seeds{given}"
-        )
+        basis = f"Welch's t over {len(v)} and {len(b)} seeds{given}"
+        return Estimate(float(v.mean() - b.mean()), seeds=welch(b, v), basis=basis)
     return None
 
 
-@dataclass(frozen=True)
-class SampleContrast:
-    """variant - baseline of two FIDs, and half its 95 % interval over the noise of their samples alone."""
+def sample_contrast(baseline: Arm, variant: Arm, metric: str, step: int) -> Estimate | None:
+    """The FID of one run less that of another at `step`, with its interval over the noise of the samples; None for
+    several seeds, or if an error was not logged.
 
-    difference: float
-    reach: float
-    shared_noise: bool
-
-    @property
-    def said(self) -> str:
-        """What that noise says of the difference, which is nothing of other seeds."""
-        side = "apart beyond" if abs(self.difference) > self.reach else "within"
-        return f"{side} the noise of the samples ({self.difference:+.2f} ± {self.reach:.2f}); seeds unknown"
-
-
-def sample_contrast(baseline: Arm, variant: Arm, metric: str, step: int) -> SampleContrast | None:
-    """The contrast at `step` of two single runs; None of more seeds, or where an error was not logged.
-
-    The errors are added as those of independent samples. Samples that start from one noise err together, so that their
-    difference is known better than that.
+    The errors are added as if the samples were independent. If they start from one noise (`same_noise`) they err
+    together, and the interval is too wide.
     """
     arms = (baseline, variant)
     errors = [standard_error(arm, metric) for arm in arms]
@@ -368,13 +338,7 @@ def sample_contrast(baseline: Arm, variant: Arm, metric: str, step: int) -> Samp
         return None
     before, after = (float(curve(arm, metric)[step]) for arm in arms)
     reach = Z95 * math.hypot(*(float(error[step]) for error in errors))
-    seeds = {arm.config.get("eval.sample_seed") for arm in arms}
-    return SampleContrast(after - before, reach, shared_noise=len(seeds) == 1 and None not in seeds)
-
-
-def _means_of_seeds(arm: Arm, metric: str, steps: pd.Index) -> list[float]:
-    """Per run, the mean over `steps`; NaN where it has not all of them."""
-    return [float(run.series(metric).reindex(steps).mean(skipna=False)) for run in arm.runs]
+    return Estimate(after - before, within=around(after - before, reach))
 
 
 def _paired_sem(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float | None:
@@ -388,32 +352,21 @@ def _paired_sem(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> fl
     return float(math.sqrt(sum((error**2).sum() for error in errors)) / len(steps))
 
 
-def same_draws(arms: Sequence[Arm]) -> bool:
-    """Whether some run measured its curvature on the same draws at every step."""
-    return any(flatten(run.config).get("curvature.draws") == "fixed" for arm in arms for run in arm.runs)
-
-
 # ---- what arms optimise ---------------------------------------------------------------------------------
 
 
-def weightings(arms: Sequence[Arm]) -> dict[str, str]:
-    """experiment -> canonical text of its loss weighting (all `loss.*` keys that shape it)."""
-    return {
-        arm.experiment: canonical(
-            {key: value for key, value in arm.config.items() if key.startswith("loss.") and value is not None}
-            if arm.config.get("loss.weighting") != "constant"
-            else "constant"
-        )
-        for arm in arms
-    }
-
-
 def unlike(arms: Sequence[Arm]) -> list[str]:
-    """The config keys beyond the weighting that make the arms' losses, unweighted too, different functions."""
+    """The config keys beyond the weighting that make the arms' unweighted losses different functions."""
     globs = ("model.*", "diffusion.*", "data.dataset", "loss.t_min", "loss.t_max")
     return [key for key in differing_keys(arms) if matches(key, globs)]
 
 
 def weightings_differ(arms: Sequence[Arm]) -> bool:
     """Whether the arms optimise different functions, so that train/loss and its trace are not comparable."""
-    return len(set(weightings(arms).values())) > 1
+    return len({_weighting(arm.config) for arm in arms}) > 1
+
+
+def _weighting(config: dict[str, object]) -> str:
+    """A loss weighting as canonical text: all `loss.*` keys, or `constant`, which no other key shapes."""
+    keys = {key: value for key, value in config.items() if key.startswith("loss.") and value is not None}
+    return canonical("constant" if config.get("loss.weighting") == "constant" else keys)

@@ -1,7 +1,7 @@
-"""Two runs' curvature probe by probe: files of `ddpm probe --out` that were measured on the same draws.
+"""Two runs' curvature draw by draw, from files of `ddpm probe --out` that were measured on the same draws.
 
-Each draw's own difference is taken first: what a draw adds to both runs falls out, and the interval over the draws is
-of the weights' difference alone. Several seeds are several pairs of files.
+Differences are taken for each draw: what a draw adds to both runs cancels, so the interval over the draws is that of
+the weights' difference alone. Each seed has its own pair of files.
 """
 
 import argparse
@@ -29,7 +29,7 @@ COLUMNS = ("loss", "seed", "step", "baseline", "variant", "change_pct", "low_pct
 
 @dataclass(frozen=True)
 class Probes:
-    """One run's probes. values: loss -> (steps, draws), the draws' own traces."""
+    """One run's probes. values: loss -> (steps, draws), the trace from each draw."""
 
     run_id: str
     experiment: str
@@ -40,7 +40,7 @@ class Probes:
 
 
 def read(path: Path) -> Probes:
-    """A file of `ddpm probe --out`. Raises UserError where it is none, or lacks the traces."""
+    """Read a file of `ddpm probe --out`. Raises UserError if it is not one, or lacks the traces."""
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         first = lines[0]
@@ -58,17 +58,17 @@ def read(path: Path) -> Probes:
 
 
 def pair(baseline: Probes, variant: Probes) -> pd.DataFrame:
-    """`COLUMNS`, a row for each loss and step, and one of all steps together (step 0); 95 % by Student's t over draws.
+    """`COLUMNS`, a row for each loss and step, and one for all steps together (step 0); 95 % by Student's t over draws.
 
-    change_pct: 100 (quotient of the two means over the draws - 1); at step 0, of the means over all steps. Raises
-    UserError where the two were not measured alike.
+    change_pct: 100 (quotient of the two means over the draws - 1); at step 0, for the means over all steps.
+    Raises UserError if the two were not measured alike.
     """
     for name, one, other in (("draws", baseline.design, variant.design), ("steps", baseline.steps, variant.steps)):
         if one != other:
             who = f"{baseline.experiment} and {variant.experiment}"
-            raise UserError(f"{who} were probed with other {name}: {one}; {other}.")
+            raise UserError(f"{who} were probed with different {name}: {one}; {other}. Probe both alike.")
     if baseline.design["draws"] != "fixed":
-        raise UserError("Only probes with curvature.draws = fixed have their draws in common.")
+        raise UserError("Probes share their draws only with curvature.draws=fixed. Probe both runs with it.")
     rows = []
     for loss in LOSSES:
         a, b = baseline.values[loss], variant.values[loss]
@@ -82,8 +82,8 @@ def pair(baseline: Probes, variant: Probes) -> pd.DataFrame:
 
 
 def _change(a: Array, b: Array) -> tuple[float, float, float]:
-    """100 (mean b / mean a - 1) and its interval: to first order the error is that of (b - R a) / mean a with the
-    quotient R held fixed (delta method), which counts the error of the mean of a too."""
+    """100 (mean b / mean a - 1) and its interval. To first order (delta method) its error is that of (b - R a) / mean a
+    with the quotient R held fixed, which includes the error of the mean of a."""
     quotient = b.mean() / a.mean()
     low, high = student(100 * (b - quotient * a) / a.mean())
     change = 100 * (quotient - 1)
@@ -91,8 +91,8 @@ def _change(a: Array, b: Array) -> tuple[float, float, float]:
 
 
 def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean over the seeds' tables, with Student's interval over the seeds; empty for fewer than two. All were
-    measured on the same draws: what these have in common is not in it."""
+    """The mean over the seeds' tables with Student's interval over the seeds; empty for fewer than two seeds. All were
+    measured on the same draws, whose common error is not in the interval."""
     if len(tables) < 2:
         return pd.DataFrame(columns=list(COLUMNS))
     rows = []
@@ -107,7 +107,7 @@ def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def draw(tables: Sequence[pd.DataFrame], names: tuple[str, str]) -> Drawn:
-    """The change in per cent by step, a panel for each loss; a line and a band for each seed."""
+    """The change in per cent by step: a panel for each loss, a line and a band for each seed."""
     figure = new_figure(7.5, 6.4)
     axes = figure.subplots(2, 1, sharex=True, sharey=True)
     for ax, (loss, whose) in zip(axes, LOSSES.items(), strict=True):

@@ -12,15 +12,16 @@ from ddpm.config.run import flatten
 from reports.experiments.selection import Arm, Selection, differing_keys, matches, show
 from reports.figures import Figure
 from reports.figures.steps import context_reason
-from reports.judging.checks import Judged, Outcome, bounds, describe_check, judge_criteria, judge_statements, unit
+from reports.judging.checks import judge_criteria, judge_statements
+from reports.judging.judge import FAILS, HOLDS, Judged, Outcome
 from reports.protocols import measured
 from reports.runs import FID_METRICS, Run
+from reports.stats.intervals import Z95
 from reports.stats.statistics import (
     COLUMNS,
     COMMON,
     STEP_METRICS,
     TRAINED,
-    Z95,
     at_end,
     curve,
     standard_error,
@@ -52,8 +53,8 @@ def markdown_page(
         study=selection.study,
         warnings=[*selection.warnings, *notes, *_unfinished(selection)],
         verdicts=all_verdicts(selection),
-        criteria=_claim_rows(judge_criteria(selection), selection),
-        statements=_claim_rows(judge_statements(selection), selection),
+        criteria=_claim_rows(judge_criteria(selection)),
+        statements=_claim_rows(judge_statements(selection)),
         runs=[_run_row(arm, run) for arm in (*selection.arms, *selection.context) for run in arm.runs],
         arms=arms,
         differences=differences,
@@ -126,34 +127,29 @@ def _unfinished(selection: Selection) -> list[str]:
     return lines
 
 
-def _claim_rows(judged: Sequence[Judged], selection: Selection) -> list[dict[str, str]]:
+def _claim_rows(judged: Sequence[Judged]) -> list[dict[str, str]]:
     """A row for each check; the claim, its verdict and its note stand in the first."""
-    rows = []
-    for claim in judged:
-        note = f" ({claim.claim.note})" if claim.claim.note else ""
-        for place, outcome in enumerate(claim.outcomes):
-            end = unit(outcome.check)
-            at = f" (step {outcome.step})" if outcome.step is not None else ""
-            interval = f"{number(outcome.interval[0])} to {number(outcome.interval[1])}" if outcome.interval else "–"
-            rows.append(
-                {
-                    "says": "" if place else claim.claim.says + note,
-                    "verdict": "" if place else claim.verdict,
-                    "what": describe_check(outcome.check, selection.study),
-                    "wanted": bounds(outcome.check),
-                    "number": _number_text(outcome) + end * (outcome.number is not None) + at,
-                    "interval": "; ".join(word for word in (interval, outcome.basis, outcome.reason) if word),
-                    "holds": {True: "yes", False: "no", None: "cannot be said"}[outcome.holds]
-                    + (f": {outcome.reason}" if outcome.reason else ""),
-                }
-            )
-    return rows
+    return [_claim_row(claim, outcome, place == 0) for claim in judged for place, outcome in enumerate(claim.outcomes)]
 
 
-def _number_text(outcome: Outcome) -> str:
-    if outcome.number is not None and outcome.check.statistic in ("min_step", "min_place"):
-        return f"{outcome.number:.0f}"
-    return number(outcome.number, 5)
+def _claim_row(claim: Judged, outcome: Outcome, first: bool) -> dict[str, str]:
+    found, verdict = outcome.estimate, outcome.verdict
+    ends = found.seeds or found.within
+    interval = f"{number(ends[0])} to {number(ends[1])}" if ends else "–"
+    whole = found.number is not None and outcome.check.statistic in ("min_step", "min_place")
+    at = f" (step {found.step})" if found.step is not None else ""
+    holds = {HOLDS: "yes", FAILS: "no"}.get(verdict.word, "cannot be said")
+    return {
+        "says": claim.says + (f" ({claim.note})" if claim.note else "") if first else "",
+        "verdict": claim.verdict if first else "",
+        "what": outcome.what,
+        "wanted": outcome.wanted,
+        "number": (f"{found.number:.0f}" if whole else number(found.number, 5))
+        + outcome.unit * (found.number is not None)
+        + at,
+        "interval": "; ".join(dict.fromkeys(word for word in (interval, found.basis, verdict.reason) if word)),
+        "holds": holds + (f": {verdict.reason}" if verdict.reason else ""),
+    }
 
 
 def _lookup(numbers: pd.DataFrame) -> dict[tuple[str, str, str], float]:

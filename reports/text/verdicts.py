@@ -8,16 +8,19 @@ import numpy as np
 import pandas as pd
 
 from reports.experiments.selection import Arm, Selection
+from reports.judging.checks import beside_samples
+from reports.judging.judge import side
 from reports.protocols import protocol_difference
+from reports.stats.intervals import Estimate
 from reports.stats.statistics import (
     COMMON,
     TRAINED,
     Comparison,
-    SeedContrast,
     at_end,
     compare,
     curve,
     describe,
+    same_noise,
     sample_contrast,
     seed_contrast,
     standard_error,
@@ -103,8 +106,8 @@ def loss_verdicts(selection: Selection) -> list[str]:
             sentences.append(loss_sentence(found, metric))
             if found.seeds is not None:
                 sentences.append(_interval_sentence(found))
-            if found.late_change_pct is not None:
-                said = _more_or_less(found.late_change_pct)
+            if found.late_mean_change_pct is not None:
+                said = _more_or_less(found.late_mean_change_pct)
                 against = f"against {baseline.experiment}'s"
                 sentences.append(f"In the late window {variant.experiment}'s mean {metric} is {said} {against}.")
     return sentences
@@ -176,25 +179,24 @@ def _interval_sentence(found: Comparison) -> str:
     if found.seeds is not None:
         return f"The mean difference ({found.variant} - {found.baseline}) is {_over_seeds(found.seeds)}."
     what = f"The mean paired difference ({found.variant} - {found.baseline}) is {number(found.mean_difference)}"
-    if found.probe_interval is None or found.sem is None:
+    probes = found.over_probes
+    if probes is None or probes.within is None:
         return f"{what}; its standard error is not known."
-    low, high = found.probe_interval
-    excludes = "excludes" if low > 0 or high < 0 else "includes"
+    low, high = probes.within
+    excludes = "excludes" if side(probes)[0] else "includes"
     over = "over the probes, at most: both arms share their draws" if found.same_draws else "over the probes"
     return (
-        f"{what} ± {number(found.sem, 2)} (standard error {over}); the 95 % interval "
+        f"{what} ± {number(found.mean_difference_sem, 2)} (standard error {over}); the 95 % interval "
         f"{number(low)} to {number(high)} {excludes} 0. It covers the estimator's error at these steps, not "
         "the variation between seeds."
     )
 
 
-def _over_seeds(found: SeedContrast) -> str:
-    """A difference and what the seeds say of it; "noise" is said here alone, where it was measured."""
-    said = "beyond the noise of the seeds" if found.low > 0 or found.high < 0 else "within the noise of the seeds"
-    return (
-        f"{number(found.difference)}, its 95 % interval {number(found.low)} to {number(found.high)} ({found.basis}): "
-        f"it is {said}"
-    )
+def _over_seeds(found: Estimate) -> str:
+    """A difference and what the seeds say about it; "noise" is said here alone, where it was measured."""
+    low, high = found.seeds or (math.nan, math.nan)
+    said = "beyond the noise of the seeds" if side(found)[0] else "within the noise of the seeds"
+    return f"{number(found.number)}, its 95 % interval {number(low)} to {number(high)} ({found.basis}): it is {said}"
 
 
 # ---- FID -------------------------------------------------------------------------------------------------
@@ -303,10 +305,10 @@ def _sample_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
     found = sample_contrast(baseline, variant, "val/fid", step)
     if found is None:
         return []
-    shared = "; both start from one noise, so that this is cautious" if found.shared_noise else ""
+    shared = "; both start from one noise, so that this is cautious" if same_noise((baseline, variant)) else ""
     return [
-        f"At step {step} {variant.experiment} and {baseline.experiment} are {found.said}. The 95 % interval adds the "
-        f"errors of both as if their samples were independent{shared}."
+        f"At step {step} {variant.experiment} and {baseline.experiment} are {beside_samples(found)}. "
+        f"The 95 % interval adds the errors of both as if their samples were independent{shared}."
     ]
 
 

@@ -21,6 +21,7 @@ from scipy import stats
 from reports.experiments.selection import Selection
 from tests.reports.conftest import chosen, write_run
 
+Z95 = 1.959964  # the 97.5 % point of the normal distribution, of any table
 STEPS = np.arange(500, 10_001, 500)
 MILESTONES = (2000, 6000, 10_000)
 EARLY, LATE = STEPS <= 2000, STEPS >= 8000

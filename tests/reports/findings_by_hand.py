@@ -15,7 +15,7 @@ from reports.experiments.selection import Arm, Selection
 from reports.runs import Run
 from reports.studies.probe_pairs import COLUMNS
 from tests.reports import by_hand
-from tests.reports.by_hand import STEPS, logged, student
+from tests.reports.by_hand import STEPS, Z95, logged, student
 from tests.reports.conftest import config_of
 
 ARMS, SEEDS = ("e5", "e6"), (1, 2)
@@ -96,7 +96,7 @@ class ByHand:
 
     @property
     def within(self) -> tuple[float, float]:
-        return self.number - 1.96 * self.error, self.number + 1.96 * self.error
+        return self.number - Z95 * self.error, self.number + Z95 * self.error
 
     @property
     def seeds(self) -> tuple[float, float]:
@@ -107,11 +107,11 @@ class ByHand:
         return f"{parts[0]} within runs; {parts[1]} over 2 seeds"
 
     def word(self, up: str, down: str, neither: str) -> str:
-        """Decided by the interval over samples; of these runs, where the one over seeds does not say the same."""
+        """Decided by the interval over samples; in these runs, if the one over seeds does not say the same."""
         sides = [1 if low >= 0 else -1 if high <= 0 else 0 for low, high in (self.within, self.seeds)]
         if sides[0] == 0:
             return neither
-        return (up if sides[0] > 0 else down) + ("" if sides[1] == sides[0] else " of these runs")
+        return (up if sides[0] > 0 else down) + ("" if sides[1] == sides[0] else " in these runs")
 
 
 def level(arm: str, sampler: str, step: int, scale: float = 1.0) -> ByHand:

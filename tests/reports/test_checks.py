@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from reports.experiments import Check, Study, load
 from reports.experiments.selection import select
 from reports.judging.checks import bounds, describe_check, judge_criteria, judge_statements
+from reports.judging.judge import Outcome
 from reports.report import make_report
 from reports.sources import open_source
 from tests.reports.conftest import chosen, write_run
@@ -39,9 +41,17 @@ def runs(root: Path, values: dict[str, dict[int, list[float]]]) -> None:
 
 
 def judged(root: Path, **check: Any) -> Any:
-    """The first criterion's outcome and verdict."""
+    """What the first criterion's check found, and the verdict."""
     (result,) = judge_criteria(select(study_with(criteria=claim(**check)), open_source(str(root))))
-    return result.outcomes[0], result.verdict
+    return seen(result.outcomes[0]), result.verdict
+
+
+def seen(outcome: Outcome) -> SimpleNamespace:
+    """A check's number with its one interval and what that rests on, and why it decides nothing."""
+    found = outcome.estimate
+    assert not (found.within and found.seeds)
+    shown = {"number": found.number, "interval": found.within or found.seeds, "basis": found.basis, "step": found.step}
+    return SimpleNamespace(**shown, reason=outcome.verdict.reason)
 
 
 def test_paired_seeds_decide_by_student_on_their_differences(tmp_path: Path) -> None:
@@ -85,9 +95,9 @@ def test_one_seed_is_decided_over_its_steps_and_says_so(tmp_path: Path) -> None:
     variant = 0.8 * base * (1 + 0.01 * rng.normal(size=40))
     runs(tmp_path, {"e5": {1: list(base)}, "e6": {1: list(variant)}})
     outcome, verdict = judged(tmp_path, of="change_pct", at_most=-15)
-    assert verdict == "pass of these runs (one seed)" and outcome.number == pytest.approx(-20, abs=0.5)
+    assert verdict == "pass in these runs (one seed)" and outcome.number == pytest.approx(-20, abs=0.5)
     assert outcome.interval[0] < outcome.number < outcome.interval[1] and "not seeds" in outcome.basis
-    assert judged(tmp_path, of="change_pct", at_least=0)[1] == "fail of these runs (one seed)"
+    assert judged(tmp_path, of="change_pct", at_least=0)[1] == "fail in these runs (one seed)"
     outcome, verdict = judged(tmp_path, of="difference", statistic="last", at_most=0)
     assert verdict == "undecided" and "one seed" in outcome.reason and outcome.number is not None
 
@@ -134,8 +144,8 @@ def test_two_protocols_decide_only_where_they_are_the_question(tmp_path: Path) -
         for seed in (1, 2):
             write_run(tmp_path / "b" / name / str(seed), name, seed, protocol=protocol, **extra)
     (result,) = judge_criteria(chosen(tmp_path / "b", "e10b"))
-    assert result.verdict in ("pass", "fail", "undecided") and result.outcomes[0].reason != outcome.reason
-    assert result.outcomes[0].interval is not None
+    assert result.verdict in ("pass", "fail", "undecided") and seen(result.outcomes[0]).reason != outcome.reason
+    assert seen(result.outcomes[0]).interval is not None
     page = make_report("e10b", str(tmp_path / "b"), tmp_path / "out")
     assert "FID over training" in page.with_suffix(".md").read_text().split("missing or left out")[1]
 
@@ -188,7 +198,8 @@ def test_a_bound_is_inside_and_a_failed_check_fails_its_claim(tmp_path: Path) ->
     checks = [{"metric": METRIC, "of": "difference", "at_least": 0}, {"metric": "val/kid", "at_most": 0}]
     claims = Study.model_validate(load("e6").model_dump() | {"criteria": [{"says": "it", "checks": checks}]}).criteria
     (result,) = judge_criteria(select(study_with(criteria=claims), open_source(str(tmp_path))))
-    assert [outcome.holds for outcome in result.outcomes] == [False, None] and result.verdict == "fail"
+    assert [outcome.verdict.word for outcome in result.outcomes] == ["does not hold", "cannot be said"]
+    assert result.verdict == "fail"
 
 
 STATEMENTS = {
@@ -207,7 +218,7 @@ STATEMENTS = {
 def test_the_study_against_its_own_logs(originals: Path, experiment: str) -> None:
     """What the documents say that DESIGN records as true or false of the logs. Catches a check that tests something
     else than its sentence."""
-    found = {result.claim.says: result.verdict for result in judge_statements(chosen(originals, experiment))}
+    found = {result.says: result.verdict for result in judge_statements(chosen(originals, experiment))}
     assert len(found) >= 10 and "cannot be said" not in found.values()
     wanted = {says: verdict for (of, says), verdict in STATEMENTS.items() if of == experiment}
     assert {says: found[says] for says in wanted} == wanted
@@ -220,7 +231,7 @@ def scored_by(root: Path, features: str, fids: dict[str, list[float]]) -> dict[s
         card = write_run(root / name, name, rows=rows, train__total_steps=90) / "run.json"
         described = {"aaaa1111": {"features": features, "sampler": "ddpm", "nfe": 50}}
         card.write_text(json.dumps(json.loads(card.read_text()) | {"protocols": described}))
-    return {result.claim.says: result.verdict for result in judge_statements(chosen(root, "e6"))}
+    return {result.says: result.verdict for result in judge_statements(chosen(root, "e6"))}
 
 
 def test_absolute_fids_are_judged_on_the_studys_scale_alone(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.reports.by_hand import (
     MILESTONES,
     STEPS,
     TIMESTEPS,
+    Z95,
     Selections,
     at_milestones,
     count_lines,
@@ -157,7 +158,7 @@ def fid_vs_step(runs: Selections, _: Path) -> None:
     for arm in ("e1", *ARMS):
         values = logged(arm, 1)
         the_line(axes, MILESTONES, values["val/fid"], color=COLOURS[arm], marker=MARKERS[arm])
-        upright(axes, COLOURS[arm], MILESTONES, values["val/fid"], 1.96 * values["val/fid_sem"])
+        upright(axes, COLOURS[arm], MILESTONES, values["val/fid"], Z95 * values["val/fid_sem"])
     the_line(axes, [0, 1], [FLOOR] * 2, linestyle=":", label="as many real images: 1.25")
     the_line(axes, [0, 1], [CEILING] * 2, linestyle="-.", label="uniform noise: 50.00")
     assert count_lines(axes) == 5 and not by_hand.bands(axes)

@@ -42,9 +42,9 @@ def test_within_runs_is_the_mean_of_independent_runs(tmp_path: Path) -> None:
     singles = [[Arm(arm.experiment, arm.role, (arm.runs[i],)) for arm in both] for i in range(2)]
     each = [over_steps(check, single) for single in singles]
     found = within_runs(check, both)
-    assert found.interval and found.number == pytest.approx(np.mean([one.number for one in each]))
-    reach = np.sqrt(sum(((one.interval[1] - one.interval[0]) / 2) ** 2 for one in each if one.interval)) / 2
-    assert found.interval == pytest.approx((found.number - reach, found.number + reach))
+    assert found.within and found.number == pytest.approx(np.mean([one.number for one in each]))
+    reach = np.sqrt(sum(((one.within[1] - one.within[0]) / 2) ** 2 for one in each if one.within)) / 2
+    assert found.within == pytest.approx((found.number - reach, found.number + reach))
     assert of_each_seed(check, both) == pytest.approx([one.number for one in each])
 
 
@@ -62,7 +62,7 @@ def test_a_correlation_is_of_its_window_and_leaves_blocks_out_of_both(tmp_path: 
         pairs = pd.DataFrame({"x": x[inside], "y": y[inside]})
         by_hand = block_jackknife([pairs], lambda kept: float(kept[0]["x"].rank().corr(kept[0]["y"].rank())))
         assert found.number is not None and sign * found.number > 0.8
-        assert found.interval == pytest.approx(by_hand)
+        assert found.within == pytest.approx(by_hand)
 
 
 def test_rounding_of_a_mean_or_a_quotient_decides_nothing(tmp_path: Path) -> None:

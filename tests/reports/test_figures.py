@@ -76,7 +76,7 @@ def test_an_fids_interval_and_ceiling_are_drawn(tmp_path: Path) -> None:
     drawn = FIGURES["fid_vs_step"][1](selection, False)
     (axes,) = drawn.figure.axes
     bars = [segment for lines in axes.collections for segment in lines.get_segments()]
-    assert len(bars) == 4 and all(np.ptp(bar[:, 1]) == pytest.approx(2 * 1.96 * 2) for bar in bars)
+    assert len(bars) == 4 and all(np.ptp(bar[:, 1]) == pytest.approx(2 * 1.959964 * 2) for bar in bars)
     levels = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "-."]
     assert levels == [100.0] and "Uniform noise scores 900.00." in drawn.caption and "95 % interval" in drawn.caption
 

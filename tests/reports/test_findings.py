@@ -15,13 +15,15 @@ from ddpm.errors import UserError
 from reports.experiments import Check
 from reports.experiments.selection import Arm
 from reports.figures.style import theme
+from reports.judging.judge import Judged, Verdict, judge, side, together
 from reports.runs import Run
+from reports.stats.estimates import with_both_intervals
+from reports.stats.intervals import Estimate
 from reports.studies.min_snr import fids, figures, scores, summary, tables
 from reports.studies.min_snr.__main__ import main
 from reports.studies.min_snr.against_log import gaps
-from reports.studies.min_snr.claims import Judged, judge
+from reports.studies.min_snr.claims import judge_claims
 from reports.studies.min_snr.gallery import gallery
-from reports.studies.min_snr.known import Known, decide, of_check, together
 from reports.studies.min_snr.material import Material, gather
 from reports.studies.min_snr.page import page
 from tests.reports.campaign import Campaign
@@ -40,7 +42,7 @@ class Made:
 
     def verdict(self, says: str) -> str:
         """The verdict of the one claim that begins so."""
-        (found,) = [each.verdict for each in self.judged if each.said.says.startswith(says)]
+        (found,) = [each.verdict for each in self.judged if each.says.startswith(says)]
         return found
 
     def answer(self, number: int) -> str:
@@ -52,7 +54,7 @@ def make(root: Path, campaign: Campaign) -> Made:
     """What the page's command makes of a campaign's run folders."""
     campaign.write(root / "runs")
     material = gather(root, LOGS)
-    judged = judge(material)
+    judged = judge_claims(material)
     return Made(material, judged, page(material, judged))
 
 
@@ -76,7 +78,7 @@ def test_the_committed_page_is_what_the_committed_records_say() -> None:
     """The page, its table and the gallery, byte for byte. Catches a number that was typed, and records, code or
     template that went on without the page."""
     material = gather(DOCS / "findings", LOGS)
-    judged = judge(material)
+    judged = judge_claims(material)
     assert page(material, judged) == (DOCS / "findings.md").read_text()
     assert tables.claims_csv(judged) == (DOCS / "findings" / "claims.csv").read_text()
     assert gallery(DOCS) == (DOCS / "gallery.md").read_text()
@@ -111,28 +113,27 @@ def test_what_the_networks_know_is_said_as_it_is(expected: Made, tmp_path: Path)
     """The error of predicted images by t, and where grey would do better. Catches arms, steps or timesteps that changed
     places, an error that grew and is said to fall, and a sentence that stays when the networks know more."""
     assert "| 100 | 0.01 | 0.011 | 0.01 | 0.011 |\n| 990 | 2.4 | 1.2 | 2.16 | 1.08 |" in expected.text
-    assert "falls in e5 at 1 of 2 and in e6 at 1 of 2 timesteps" in expected.text
-    assert "e6's is the lower one at 1 of 2, t = 990." in expected.text
-    for when in ("first", "last"):
-        assert (
-            f"At the {when} step every arm's is above mid-grey's, about 0.26 on CIFAR-10, at t = 990." in expected.text
-        )
+    assert "the error falls in e5 at 1 and in e6 at 1 of 2 timesteps" in expected.text
+    assert "e6's error is the lower one at 1 of 2 timesteps: t = 990." in expected.text
+    grey = "every arm's error is above that of mid-grey (about 0.26 on CIFAR-10) at"
+    assert all(f"At the {when} step {grey} t = 990." in expected.text for when in ("first", "last"))
     one_arm = make(tmp_path / "one", Campaign(seeds=(1077,), faithful=False, noisiest=0.26))  # e6 0.234, at 2k 0.468
-    assert "At the first step every arm's is above mid-grey's, about 0.26 on CIFAR-10, at t = 990." in one_arm.text
-    assert "At the last step every arm's is above mid-grey's, about 0.26 on CIFAR-10, nowhere." in one_arm.text
+    assert f"At the first step {grey} t = 990." in one_arm.text and f"At the last step {grey} no t." in one_arm.text
 
 
 def test_the_summary_says_what_the_numbers_say(expected: Made, reversed_: Made) -> None:
     """Both ways round. Catches an answer that was written beforehand."""
     assert "Yes, by its level; the trends are opposite in e5 and e6.**" in expected.answer(1)
     assert "No, by its level; the trends are not opposite.**" in reversed_.answer(1)
-    assert "Not told from nothing.**" in expected.answer(2)  # 16 draws know the common trace to 14 % at worst
-    assert "15.0 % below E5's (the study's log: 15.2 % below), of the common loss 5.0 % above" in expected.answer(2)
+    assert "Not told from none.**" in expected.answer(2)  # 16 draws know the common trace to 14 % at worst
+    assert "15.0 % below E5's (the study's log: 15.2 % below), that of the common loss 5.0 % above" in expected.answer(
+        2
+    )
     assert "remains on the common loss? 20." in reversed_.answer(2)
     assert "Not beyond the noise.**" in expected.answer(3)
-    assert "Yes, E6's is lower.**" in reversed_.answer(3)
-    assert "FID rises with training, too" not in expected.text
-    assert "FID rises with training, too, in e5 and e6" in reversed_.text
+    assert "Yes: E6's FID is better.**" in reversed_.answer(3)
+    assert "FID still rises with training" not in expected.text
+    assert "FID still rises with training in e5 and e6" in reversed_.text
     assert "e5, by the study's sampler and by respaced DDPM: opposite trends." in expected.text
     assert "no opposite trends (one falls, the other rises)" in reversed_.text
 
@@ -155,7 +156,7 @@ def test_the_studys_own_log_stands_beside(expected: Made) -> None:
     """Its known numbers (docs of E5 and E6) in the column of its log. Catches ours in its place."""
     for number in ("| 60.2 % |", "| 41.1 % |", "| 44.2 % |", "| -15.2 % |", "| 1.25 % |"):
         assert number in expected.text
-    assert "at 40 of 80 logged steps its batch has the very timesteps" in expected.text
+    assert "at 40 of 80 logged steps its batch has the same timesteps" in expected.text
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         "e5 has one seed: no interval over seeds.",
         "e6 seed 1077 (run e6-s1077-0123abcd) was not scored by the study's sampler and DDIM.",
         "e5 seed 1077 (run e5-s1077-0123abcd) stands at step 5000 of 10000.",
-        "There is no run of e5\\_study, the faithful one.",
+        "There is no run of e5\\_study, the faithful rerun.",
         "There is no record of a sweep.",
     ):
         assert f"- {line}" in made.text
@@ -187,7 +188,7 @@ def test_one_seed_decides_of_these_runs(tmp_path: Path) -> None:
     """Catches a verdict on E6 at large from a single training."""
     made = make(tmp_path, Campaign(seeds=(1077,), sem=0.1))
     found = {each.verdict for each in made.judged if each.verdict.startswith(("holds", "does not"))}
-    assert found and all("of these runs" in verdict for verdict in found)
+    assert found and all("in these runs" in verdict for verdict in found)
 
 
 def test_half_scored_seeds_are_used_as_far_as_they_go(tmp_path: Path) -> None:
@@ -209,33 +210,44 @@ def test_half_scored_seeds_are_used_as_far_as_they_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("known", "verdict"),
     [
-        (Known(1.0, (1.0, 1.0), (0.5, 1.5), (0.2, 1.8)), "holds"),
-        (Known(1.0, (1.0, 1.0), (0.5, 1.5), (-2.0, 4.0)), "holds of these runs"),
-        (Known(1.0, (1.0,), (0.5, 1.5)), "holds of these runs"),
-        (Known(1.0, (1.0, 1.0), (-0.5, 2.5), (0.9, 1.1)), "undecided"),  # seeds share their noise
-        (Known(1.0, (1.0, 1.0), None, (0.9, 1.1)), "holds"),
-        (Known(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9)), "does not hold"),
-        (Known(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9), given=True), "does not hold, given the draws"),
-        (Known(1.0, (1.0,)), "undecided"),
-        (Known(1.0, (1.0, 2.0), counted=True), "holds of these runs"),
-        (Known(1.0, (1.0, -2.0), counted=True), "undecided"),
-        (Known(-1.0, (-1.0,), counted=True), "does not hold of these runs"),
-        (Known(1.0, (1.0,), (0.5, 1.5), reason="not whole"), "cannot be said"),
-        (Known(reason="no run of e6"), "cannot be said"),
+        (Estimate(1.0, (1.0, 1.0), (0.5, 1.5), (0.2, 1.8)), "holds"),
+        (Estimate(1.0, (1.0, 1.0), (0.5, 1.5), (-2.0, 4.0)), "holds in these runs"),
+        (Estimate(1.0, (1.0,), (0.5, 1.5)), "holds in these runs"),
+        (Estimate(1.0, (1.0, 1.0), (-0.5, 2.5), (0.9, 1.1)), "undecided"),  # seeds share their noise
+        (Estimate(1.0, (1.0, 1.0), None, (0.9, 1.1)), "holds"),
+        (Estimate(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9)), "does not hold"),
+        (Estimate(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9), given_draws=True), "does not hold, given the draws"),
+        (Estimate(1.0, (1.0,)), "undecided"),
+        (Estimate(1.0, (1.0, 2.0), as_logged=True), "holds in these runs"),
+        (Estimate(1.0, (1.0, -2.0), as_logged=True), "undecided"),
+        (Estimate(-1.0, (-1.0,), as_logged=True), "does not hold in these runs"),
+        (Estimate(1.0, (1.0,), (0.5, 1.5), reason="not whole"), "cannot be said"),
+        (Estimate(reason="no run of e6"), "cannot be said"),
     ],
 )
-def test_an_interval_decides(known: Known, verdict: str) -> None:
+def test_an_interval_decides(known: Estimate, verdict: str) -> None:
     """Of at least 0, by the page's rules. Catches a decision by the number alone, and one that seeds make which share
     the noise."""
-    assert decide(known, 0.0, math.inf) == verdict
+    assert str(judge(known, 0.0, None)) == verdict
 
 
 def test_a_claim_is_as_good_as_its_worst_check() -> None:
     """Catches a claim that holds by one check of two, and a limit that gets lost."""
-    assert together(["holds", "does not hold of these runs"]) == "does not hold of these runs"
-    assert together(["holds", "undecided", "cannot be said"]) == "cannot be said"
-    assert together(["holds", "holds of these runs"]) == "holds of these runs"
-    assert together([]) == "cannot be said"
+    holds, in_these, given = Verdict("holds"), Verdict("holds", True), Verdict("holds", given_draws=True)
+    fails, undecided, unsaid = (Verdict(word) for word in ("does not hold", "undecided", "cannot be said"))
+    assert str(together([holds, Verdict("does not hold", True)])) == "does not hold in these runs"
+    assert str(together([fails, Verdict("does not hold", True), undecided])) == "does not hold"
+    assert str(together([holds, undecided, unsaid])) == "cannot be said"
+    assert str(together([holds, in_these])) == "holds in these runs"
+    assert str(together([in_these, given, holds])) == "holds, given the draws"
+    assert str(together([])) == "cannot be said"
+
+
+def test_a_side_is_beyond_zero() -> None:
+    """Catches an interval of no width at 0 that lies on both sides of it, and a limit that gets lost."""
+    assert side(Estimate(0.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))) == (0, "")
+    assert side(Estimate(1.0, (1.0,), (0.5, 1.5))) == (1, " in these runs")
+    assert side(Estimate(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9))) == (-1, "")
 
 
 def test_fids_of_one_noise_are_compared_sample_by_sample(expected: Made, tmp_path: Path) -> None:
@@ -255,7 +267,7 @@ def test_fids_of_one_noise_are_compared_sample_by_sample(expected: Made, tmp_pat
         moves = [np.array(run.arrays[name]) for run in (b, v)]
         each.append(100 / first * (moves[1] - second / first * moves[0]))
     sem = np.mean(each, axis=0).std(ddof=1) / 200**0.5
-    assert found.within[1] - found.within[0] == pytest.approx(2 * 1.96 * sem)
+    assert found.within[1] - found.within[0] == pytest.approx(2 * 1.959964 * sem)
 
 
 def test_a_difference_by_hand() -> None:
@@ -282,7 +294,8 @@ def test_the_difference_is_told_of_what_lies_above_the_floor(reversed_: Made) ->
 def test_noise_by_both_samplers_is_not_the_studys_alone(tmp_path: Path) -> None:
     """The respaced one ends worse. Catches a plateau put down to a sampler without a look at the other."""
     Campaign(seeds=(1077,), respaced=120.0, faithful=False).write(tmp_path / "runs")
-    assert summary.plateau(gather(tmp_path, LOGS).selection).word.startswith("No, by its level")
+    found = summary.plateau(gather(tmp_path, LOGS).selection)
+    assert found is not None and found.level == "does not hold"
 
 
 @pytest.mark.parametrize("other", [('"n_samples": 500', '"n_samples": 100'), ('"seed": 0', '"seed": 1')])
@@ -294,7 +307,7 @@ def test_what_was_scored_in_another_way_is_left_out(tmp_path: Path, other: tuple
     lines = path.read_text().replace(*other).splitlines()
     path.write_text("\n".join([*lines, '{"half a line']) + "\n")
     material = gather(tmp_path, LOGS)
-    assert material.notes == ["6 FID(s) of another protocol than most, or of other noise, are left out."]
+    assert material.notes == ["6 FID(s) with another protocol than most, or from other noise, are left out."]
     assert scores.steps_of(material.selection.arms, scores.DDIM) == []
 
 
@@ -330,7 +343,7 @@ def test_a_spread_falls_by_all_of_it_at_most() -> None:
         return Arm(name, "baseline" if name == "e5" else "variant", tuple(runs))
 
     check = Check(metric="train/mse", of="change_pct", statistic="std", at_most=0)
-    known = of_check(check, [arm("e5", (1.0, 1.0)), arm("e6", (0.01, 0.4))])
+    known = with_both_intervals(check, [arm("e5", (1.0, 1.0)), arm("e6", (0.01, 0.4))])
     assert known.per_seed == pytest.approx((-99, -60)) and known.seeds is not None and known.seeds[0] == -100
 
 
@@ -352,7 +365,7 @@ def test_probes_of_a_run_that_is_not_kept_are_refused(tmp_path: Path) -> None:
     """Catches draws of another run of the same arm and seed beside the records."""
     Campaign(seeds=(1077,), faithful=False).write(tmp_path / "runs")
     shutil.copytree(DOCS / "findings/probes", tmp_path / "probes")
-    with pytest.raises(UserError, match=r"e5-s1077.jsonl is of the run e5-s1077-\w+, of which there is no record"):
+    with pytest.raises(UserError, match=r"e5-s1077.jsonl has probes of the run e5-s1077-\w+, which has no record"):
         gather(tmp_path, LOGS)
 
 

@@ -83,7 +83,7 @@ def test_reports_read_records_as_they_read_runs(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_kept_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No run, a record of a record, two runs of one name, and a record too large, with a word on what to do; nothing is
+    """No run, a record of a record, two runs with one name, and a record too large, with what to do; nothing is
     written then. Catches megabytes in the repository."""
     with pytest.raises(UserError, match="No runs at or below"):
         keep([tmp_path / "nothing"], tmp_path / "kept")
@@ -95,5 +95,5 @@ def test_what_cannot_be_kept_is_refused(run: Path, tmp_path: Path, monkeypatch: 
     keep([run], tmp_path / "kept")
     with pytest.raises(UserError, match="is a record already"):
         keep([tmp_path / "kept"], tmp_path / "kept")
-    with pytest.raises(UserError, match="two runs of one name"):
+    with pytest.raises(UserError, match="two runs with one name"):
         keep([run, tmp_path / "kept"], tmp_path / "other")

@@ -5,21 +5,24 @@ import io
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.experiments.selection import Arm
+from reports.experiments import load
+from reports.experiments.selection import Arm, Selection
 from reports.figures.library import entries
+from reports.judging.judge import Judged, Outcome, Verdict
 from reports.runs import Run
 from reports.sources import open_source
+from reports.stats.intervals import Estimate
 from reports.studies.min_snr import summary, tables
 from reports.studies.min_snr.against_log import Gap, gaps
-from reports.studies.min_snr.claims import FidCheck, Judged, Line, Said, measure
-from reports.studies.min_snr.known import Known
-from tests.reports.by_hand import STEPS, logged, mean, says, student
+from reports.studies.min_snr.claims import FidCheck, measure
+from tests.reports.by_hand import STEPS, Z95, logged, mean, says, student
 from tests.reports.findings_by_hand import (
     ARMS,
     CEILING,
@@ -44,11 +47,19 @@ from tests.reports.findings_by_hand import (
     sem,
 )
 
+NO_RUN = Run("none", "e5", 1, {}, pd.DataFrame(index=pd.Index([], name="step")), Path("none"))
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The runs of `findings_by_hand.py`, made once."""
     return make(tmp_path_factory.mktemp("findings"))
+
+
+def said(made: Made | None = None, pairs: pd.DataFrame = PAIRS, **rest: Any) -> list[str]:
+    """The page's first lines."""
+    selection = made.selection if made else Selection(load("e6"), (Arm("e5", "baseline", (NO_RUN,)),))
+    return summary.summary(selection, pairs, selection, **rest).splitlines()
 
 
 # ---- tables ----------------------------------------------------------------------------------------------
@@ -62,11 +73,11 @@ def test_the_table_of_fids(made: Made) -> None:
     assert [(row["sampler"], row["step"]) for row in rows] == [(NAMES[s], f"{step:,}") for s, step in points]
     for row, (sampler, step) in zip(rows, points, strict=True):
         for cell, (arm, seed) in zip(row["cells"], [(a, s) for a in ARMS for s in SEEDS], strict=True):
-            says(cell, FIDS[arm, sampler][step][seed - 1], 1.96 * sem(arm, step, seed))
+            says(cell, FIDS[arm, sampler][step][seed - 1], Z95 * sem(arm, step, seed))
             assert " ± " in cell
         assert (row["floor"], row["ceiling"]) == ("1.50", "60.0")
     said = tables.fids_of(made.arms[1], DDIM)
-    assert said == f"15.50 ± {1.96 * 0.4:.2f} at 10,000, 16.20 ± {1.96 * 0.6:.2f} at 10,000"
+    assert said == f"15.50 ± {Z95 * 0.4:.2f} at 10,000, 16.20 ± {Z95 * 0.6:.2f} at 10,000"
 
 
 def test_what_the_networks_know(made: Made) -> None:
@@ -76,20 +87,17 @@ def test_what_the_networks_know(made: Made) -> None:
     assert [(row["t"], row["steps"]) for row in rows] == [(100, (2000, 10_000)), (990, (2000, 9000))]
     wanted = [[(0.013, 0.014), (0.013, 0.014)], [(2.0, 0.9), (2.0, 0.8)]]
     assert [np.round(row["errors"], 12).tolist() for row in rows] == [[list(pair) for pair in row] for row in wanted]
-    lines = tables.predicted_lines(rows, made.arms)
-    assert lines[:2] == [
-        "From the first step to the last it falls in e5 at 1 of 2 and in e6 at 1 of 2 timesteps.",
-        "At the last step e6's is the lower one at 1 of 2, t = 990.",
-    ]
+    known = tables.predicted_counts(rows)
+    assert known["count"] == 2 and known["falls"] == [1, 1] and known["lower"] == [990]
     # Mid-grey's, of the published means and deviations of CIFAR-10: mean of (2 m - 1)^2 + (2 s)^2 over the channels.
     grey = np.mean([(2 * m - 1) ** 2 + 4 * s**2 for m, s in ((0.4914, 0.2470), (0.4822, 0.2435), (0.4465, 0.2616))])
-    assert all(f"about {grey:.2f} on CIFAR-10, at t = 990." in line for line in lines[2:])
+    assert known["grey"] == f"{grey:.2f}" and known["blind"] == [[990], [990]]
 
 
 def test_the_tables_of_trends_and_differences(made: Made) -> None:
     """Catches a change of the other arm or sampler, one error for 1.96, seeds that average the samples' noise out, and
     a share of the whole FID for that of what lies above the floor."""
-    rows = [tables.trend_row(*row) for row in summary.trends(made.selection)]
+    rows = [tables.trend_row(trend) for trend in summary.trends(made.selection)]
     points = [(sampler, arm) for sampler in (OLD, NEW) for arm in ARMS]
     assert [(row["sampler"], row["arm"]) for row in rows] == [(NAMES[sampler], arm) for sampler, arm in points]
     for row, (sampler, arm) in zip(rows, points, strict=True):
@@ -105,8 +113,8 @@ def test_the_tables_of_trends_and_differences(made: Made) -> None:
         assert row["each"] == ", ".join(f"{value:+.2f}" for value in found.each)
         assert row["number"] == f"{found.number:+.2f}" and row["spread"] == found.spread(2)
         assert row["excess"] == f"{100 * found.number / above:+.1f} %"
-        assert row["word"] == found.word("e6 higher", "e6 lower", "inside the noise")
-    assert {row["word"] for row in rows} == {"inside the noise", "e6 lower of these runs", "e6 higher"}
+        assert row["word"] == found.word("e6 higher", "e6 lower", "within the noise")
+    assert {row["word"] for row in rows} == {"within the noise", "e6 lower in these runs", "e6 higher"}
 
 
 def test_the_table_of_traces(made: Made) -> None:
@@ -134,7 +142,7 @@ def test_the_table_of_traces(made: Made) -> None:
                 means = {a: logged(a, seed)[f"{metric}_mean"][inside].mean() for a in ARMS}
                 errors = {a: logged(a, seed)[f"{metric}_sem"][inside].mean() for a in ARMS}
                 quotient = means["e6"] / means["e5"]
-                worst.append(196 * (errors["e6"] + quotient * errors["e5"]) / means["e5"])
+                worst.append(100 * Z95 * (errors["e6"] + quotient * errors["e5"]) / means["e5"])
             reach_of[metric, span] = np.mean(worst)
             assert row["draws"] == f"{number - np.mean(worst):.1f} to {number + np.mean(worst):.1f}"
     assert next(rows, None) is None and len(set(reach_of.values())) == 6
@@ -211,7 +219,7 @@ def test_the_table_of_the_log() -> None:
                 noises = [math.sqrt((np.diff(np.log(c[metric][around]), n=2) ** 2).mean() / 6) for c in each]
                 if what == "trace":
                     noises = [float((c[f"{HUTCH}_sem"] / c[metric])[inside][0]) for c in each]
-                errors, most = math.log(b / a) / math.hypot(*noises), 1.96
+                errors, most = math.log(b / a) / math.hypot(*noises), Z95
             assert (gap.log, gap.value, gap.change, gap.errors) == pytest.approx((a, b, 100 * (b / a - 1), errors))
             apart = abs(errors) > most
             assert gap.apart == apart and (row["what"], row["where"]) == (what, where)
@@ -230,11 +238,10 @@ def test_the_line_on_the_log() -> None:
         Gap("train/loss", (8000, 10_000), 1.0, 1 + x, 100 * x, sem)
         for x, sem in ((0.5, 0.05), (0.1, 0.2), (-0.1, 0.3), (0.1, None))
     ]
-    line = summary.log_line(ours, [replace(gap, change=-50.0) for gap in ours[:1]])
     # 0.05 t5 is 13 %, 0.2 t5 is 51 %
-    counts = (
-        "in 1 of 3 numbers compared, the faithful rerun in 1 of 1. 2 of ours could not have shown a difference of 25"
-    )
+    assert (summary.apart(ours), summary.blunt(ours)) == ((1, 3), 2)
+    line = said(ours=ours, faithful=[replace(gap, change=-50.0) for gap in ours[:1]])[3]
+    counts = "in 1 of 3 numbers compared, the faithful rerun in 1 of 1. In 2 of ours, even a difference of 25 % would"
     assert counts in line
 
 
@@ -244,7 +251,7 @@ def test_the_line_on_the_log() -> None:
 def test_what_a_claim_about_fids_measures(made: Made) -> None:
     """Each kind of number, with both intervals. Catches a share of real images' score, and a band of the largest."""
 
-    def of(kind: str, sampler: str, arm: str = "e6") -> Known:
+    def of(kind: str, sampler: str, arm: str = "e6") -> Estimate:
         return measure(FidCheck(fid=kind, sampler=sampler, arm=arm, at_most=0), made.selection)  # type: ignore[arg-type]
 
     for known, wanted in (
@@ -256,18 +263,18 @@ def test_what_a_claim_about_fids_measures(made: Made) -> None:
         assert known.number == pytest.approx(wanted.number) and known.per_seed == pytest.approx(wanted.each)
         assert known.within == pytest.approx(wanted.within) and known.seeds == pytest.approx(wanted.seeds)
     band = of("band", OLD, "e5")
-    assert band.per_seed == pytest.approx((100 * 5 / 52.5, 100 * 7 / 55.5)) and band.counted
+    assert band.per_seed == pytest.approx((100 * 5 / 52.5, 100 * 7 / 55.5)) and band.as_logged
 
 
 def test_the_table_of_claims() -> None:
     """Catches the study's number in our column, intervals in each other's place, and a verdict of the wrong check."""
-    ours = Known(-15.28, (-14.5, -16.0), (-18.5, -12.0), (-24.8, -5.7))
-    counted = Known(2000.0, (1500.0, 2500.0), counted=True)
+    ours = Estimate(-15.28, (-14.5, -16.0), (-18.5, -12.0), (-24.8, -5.7))
+    counted = Estimate(2000.0, (1500.0, 2500.0), as_logged=True)
     lines = (
-        Line("the change", "at most 0 %", " %", Known(-15.2), ours, "holds"),
-        Line("the step", "at most 1", "", Known(reason="not logged"), counted, "undecided"),
+        Outcome(None, "the change", "at most 0 %", " %", ours, Verdict("holds"), Estimate(-15.2)),
+        Outcome(None, "the step", "at most 1", "", counted, Verdict("undecided"), Estimate(reason="not logged")),
     )
-    judged = Judged("E6", Said(says="it is lower", checks=(), note="A note."), lines, "undecided")
+    judged = Judged("it is lower", "A note.", lines, "undecided", "E6")
     first, second = tables.claim_rows(judged)
     assert (first["document"], first["says"], first["verdict"]) == (
         "E6",
@@ -283,17 +290,17 @@ def test_the_table_of_claims() -> None:
     ends = [one[name] for name in ("within_low", "within_high", "seeds_low", "seeds_high")]
     assert ends == ["-18.5", "-12", "-24.8", "-5.7"]
     assert (one["verdict"], one["claim_verdict"], other["ours"]) == ("holds", "undecided", "2000")
-    every = [replace(judged, verdict=v) for v in ("holds of these runs", "holds", "does not hold", "undecided")]
+    every = [replace(judged, verdict=v) for v in ("holds in these runs", "holds", "does not hold", "undecided")]
     every += [replace(judged, verdict=v) for v in ["cannot be said"] * 3 + ["undecided, given the draws"] * 3]
-    counts = "2 hold of our runs, 1 do not, 4 are undecided, and of 3 nothing can be said."
-    assert summary.claims_line(every) == f"Of 10 claims of the two documents, {counts}"
+    counts = "2 hold in our runs, 1 do not, 4 are undecided, and 3 cannot be judged."
+    assert said(judged=every)[4] == f"- Of 10 claims of the two documents, {counts}"
 
 
 # ---- answers ---------------------------------------------------------------------------------------------
 
 
 def percent(found: ByHand) -> str:
-    return f"{found.number:+.1f} %; {found.within[0]:.1f} to {found.within[1]:.1f}"
+    return f"{found.number:+.1f} % ({found.within[0]:.1f} to {found.within[1]:.1f})"
 
 
 def three(value: float) -> str:
@@ -303,52 +310,54 @@ def three(value: float) -> str:
 def test_the_answer_on_the_plateau(made: Made) -> None:
     """Catches a sampler's numbers under the other's name, the first step's share for the last one's, and a plateau that
     is put down to the sampler whatever its level."""
-    found = summary.plateau(made.selection)
     parts = []
     for arm in ARMS:
         of_each = [
-            f"by {NAMES[s]} {three(level(arm, s, 2000).number)} to {three(level(arm, s, 10_000).number)} "
-            f"({percent(change(arm, s))})"
+            f"{three(level(arm, s, 2000).number)} to {three(level(arm, s, 10_000).number)} by {NAMES[s]}, "
+            f"{percent(change(arm, s))}"
             for s in (OLD, NEW)
         ]
-        parts.append(f"{arm} from 2k to 10k steps {' and '.join(of_each)}")
+        parts.append(f"of {arm} from 2k to 10k steps: {', and '.join(of_each)}")
     shares = [100 * level("e5", s, 10_000).number / CEILING for s in (OLD, NEW)]
-    ends = (
-        f"Real images score 1.50 and uniform noise 60.0, of which e5 ends at {shares[0]:.0f} % and {shares[1]:.0f} %."
-    )
-    near = "Near noise is from 80 % of what uniform noise scores."
-    assert found.text == f"FID of the same checkpoints: {'; '.join(parts)}. {ends} {near}"
     # e5's trends are +10 and +13.5 % by the study's sampler, and -33 by the other; e6's +4 and -1, and -24 and -22 %
-    assert found.word == "Yes, by its level; the trends are opposite in e5 alone"
+    assert said(made)[0] == (
+        "- **(1) Is the plateau at 203-207 the sampler? Yes, by its level; the trends are opposite in e5 alone.** "
+        f"FID of the same checkpoints {'; '.join(parts)}. Real images score 1.50 and uniform noise 60.0; e5 ends at "
+        f"{shares[0]:.0f} % of uniform noise's score by {NAMES[OLD]} and at {shares[1]:.0f} % by {NAMES[NEW]}. "
+        "From 80 % on, a score counts as near noise."
+    )
 
 
 def test_the_answer_on_the_traces(made: Made) -> None:
-    """By the draws where there are any: their mean over seeds. Catches the trained loss for the common one, the study's
+    """By the draws if there are any: their mean over seeds. Catches the trained loss for the common one, the study's
     number for ours, and a change that is told from nothing by the end of one interval."""
-    found = summary.flatter(made.selection, PAIRS, made.selection)
     own, common = (np.mean([relative(f"{metric}_mean", seed) for seed in SEEDS]) for metric in (HUTCH, REF))
     lower = [int((mean("e6", f"{m}_mean") < mean("e5", f"{m}_mean")).sum()) for m in (HUTCH, REF)]
     side = "below" if common < 0 else "above"
-    assert own < 0 and found.text == (
-        f"Averaged over 20 steps E6's trace of its own, trained loss lies {-own:.1f} % below E5's (the study's log: "
-        f"{-own:.1f} % below), of the common loss {abs(common):.1f} % {side}; lower at {lower[0]} and at {lower[1]} of "
-        "them. Draw by draw, of the mean trace over the checkpoints: -17.5 %; -20.5 to -14.5, and +5.0 %; 2.5 to 7.5."
+    question = "- **(2) How much of “E6 is 10-30 % flatter” remains on the common loss? "
+    assert own < 0 and said(made, PAIRS)[1] == (
+        f"{question}None in these runs.** "  # beyond the draws, not beyond two seeds
+        f"Averaged over 20 steps, E6's trace of the loss that each arm trains lies {-own:.1f} % below E5's (the "
+        f"study's log: {-own:.1f} % below), that of the common loss {abs(common):.1f} % {side}. E6's is lower at "
+        f"{lower[0]} of these steps on the trained loss, at {lower[1]} on the common loss. Draw by draw, the mean "
+        "trace over the checkpoints changes by -17.5 % (-20.5 to -14.5) on the trained loss and by +5.0 % (2.5 to 7.5) "
+        "on the common loss."
     )
-    assert found.word == "Nothing of these runs"  # beyond the draws, not beyond two seeds
     flipped = PAIRS.assign(change_pct=-PAIRS.change_pct, low_pct=-PAIRS.high_pct, high_pct=-PAIRS.low_pct)
-    assert summary.flatter(made.selection, flipped, made.selection).word == "5.0 % of these runs"
+    assert said(made, flipped)[1].startswith(f"{question}5.0 % in these runs.**")
     wide = PAIRS.assign(low_pct=-50, high_pct=50)
-    assert summary.flatter(made.selection, wide, made.selection).word == "Not told from nothing"
+    assert said(made, wide)[1].startswith(f"{question}Not told from none.**")
 
 
 def test_the_answer_on_fid(made: Made) -> None:
     """Catches e5 against e6, a step that is not the last, and a difference that one sampler of two decides alone."""
-    found = summary.responds(made.selection)
     of_new, of_ddim = (difference(sampler, 10_000, percent=True) for sampler in (NEW, DDIM))
-    apart = [each.word("higher, beyond", "lower, beyond", "inside the noise") for each in (of_new, of_ddim)]
-    assert apart == ["higher, beyond", "inside the noise"]
-    said = f"by respaced DDPM at 10k ({percent(of_new)}) higher, beyond the noise of samples and of seeds; "
-    said += f"by DDIM at 10k ({percent(of_ddim)}) inside the noise."
+    apart = [each.word("higher, beyond", "lower, beyond", "within the noise") for each in (of_new, of_ddim)]
+    assert apart == ["higher, beyond", "within the noise"]
     above = level("e5", NEW, 10_000).number - FLOOR
-    assert found.text == f"E6 against E5: {said} Above real images E5 is by {three(above)}, by respaced DDPM."
-    assert found.word == "Yes, E6's is higher, by one sampler of two"
+    assert said(made)[2] == (
+        "- **(3) Does FID respond to Min-SNR at this scale? Yes: E6's FID is worse, by one sampler of two.** "
+        f"E6 against E5: by respaced DDPM at 10k {percent(of_new)}, higher, beyond the noise of samples and of seeds; "
+        f"by DDIM at 10k {percent(of_ddim)}, within the noise. "
+        f"By respaced DDPM, E5's FID is {three(above)} above that of real images."
+    )

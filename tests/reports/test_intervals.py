@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from reports.stats.intervals import block_jackknife, bootstrap_mean, fall, step_noise, student, welch
 
@@ -146,3 +147,13 @@ def test_coverage_of_a_rank_correlation() -> None:
         found = block_jackknife([pair], lambda kept: float(kept[0][0].rank().corr(kept[0][1].rank())))
         held += found is not None and found[0] <= truth <= found[1]
     assert held / 200 == pytest.approx(0.95, abs=0.04)
+
+
+def test_student_and_welch_are_scipys() -> None:
+    """Against `scipy.stats` on samples of 2 to 7 values. Catches an own formula that drifts from the library's."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        a, b = (10 * rng.normal(size=rng.integers(2, 8)) + 50 for _ in range(2))
+        assert student(a) == pytest.approx(tuple(stats.ttest_1samp(a, 0).confidence_interval()), rel=1e-12)
+        found = stats.ttest_ind(b, a, equal_var=False).confidence_interval()
+        assert welch(a, b) == pytest.approx(tuple(found), rel=1e-12)

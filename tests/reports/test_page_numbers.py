@@ -25,6 +25,7 @@ from tests.reports.by_hand import (
     FINALS,
     MILESTONES,
     STEPS,
+    Z95,
     Selections,
     at_milestones,
     close,
@@ -255,7 +256,8 @@ def test_the_criteria_are_decided_over_seeds(selections: Selections, two: dict[s
         says(interval, low, high)
         assert basis.startswith("Student's t over 2 seeds, paired")
         (outcome,) = judged.outcomes
-        assert outcome.number == pytest.approx(np.mean(each)) and outcome.interval == pytest.approx((low, high))
+        found = outcome.estimate
+        assert found.number == pytest.approx(np.mean(each)) and found.seeds == pytest.approx((low, high))
 
 
 def test_the_statements_are_held_against_the_numbers(selections: Selections, two: dict[str, list[list[str]]]) -> None:
@@ -295,7 +297,8 @@ def test_the_statements_are_held_against_the_numbers(selections: Selections, two
     scale = "scored by features that are not recorded"
     outcomes = [outcome for judged in judge_statements(selections.two) for outcome in judged.outcomes]
     for row, (number, step, holds), outcome in zip(rows, wanted, outcomes, strict=True):
-        assert outcome.number == pytest.approx(number, abs=1e-9) and outcome.step == step, row
+        found = outcome.estimate
+        assert found.number == pytest.approx(number, abs=1e-9) and found.step == step, row
         shown, _, at = row[4].partition(" (step ")
         says(shown.removesuffix(" %"), number)
         assert at == (f"{step})" if step else "")
@@ -382,7 +385,7 @@ def test_the_verdicts_of_one_seed(selections: Selections) -> None:
     errors that are added instead of their squares."""
     verdicts = dict(all_verdicts(selections.one))
     found = of_pair(f"{REF}_mean", (1,))
-    reach = 1.96 * found["mean_difference_sem"]
+    reach = Z95 * found["mean_difference_sem"]
     low, high = found["mean_difference"] - reach, found["mean_difference"] + reach
     excludes = "excludes" if low > 0 or high < 0 else "includes"
     assert verdicts["Curvature"][-1] == (
@@ -390,7 +393,7 @@ def test_the_verdicts_of_one_seed(selections: Selections) -> None:
         f"{found['mean_difference_sem']:#.2g} (standard error over the probes); the 95 % interval {four(low)} to "
         f"{four(high)} {excludes} 0. It covers the estimator's error at these steps, not the variation between seeds."
     )
-    reach = 1.96 * math.hypot(0.5, 1.5)  # the last FIDs' errors; 28 against 24
+    reach = Z95 * math.hypot(0.5, 1.5)  # the last FIDs' errors; 28 against 24
     assert verdicts["FID"][-2].startswith(
         f"At step 10000 e6 and e5 are apart beyond the noise of the samples (+4.00 ± {reach:.2f}); seeds unknown."
     )
@@ -418,7 +421,7 @@ def test_either_sign_is_apart_from_zero(tmp_path: Path, shift: float, excludes: 
             moved = [(50 * i, {f"{REF}_mean": level + off * (name == "e6"), "train/loss": 1.0}) for i in (1, 2, 3, 4)]
             write_run(tmp_path / "three" / f"{name}-{seed}", name, seed, rows=moved)
     verdicts = dict(all_verdicts(chosen(tmp_path / "one", "e6")))
-    reach = 1.96 * math.sqrt(8) * 10 / 4
+    reach = Z95 * math.sqrt(8) * 10 / 4
     interval = f"the 95 % interval {four(shift - reach)} to {four(shift + reach)} {excludes} 0."
     assert interval in verdicts["Curvature"][-1]
     side = "apart beyond" if apart == "beyond" else "within"

@@ -92,13 +92,13 @@ def test_probes_that_have_no_draws_in_common_are_refused(tmp_path: Path, capsys:
     values = [[1.0, 2, 3, 4]]
     a = _write(tmp_path / "e5.jsonl", values, values)
     other = read(_write(tmp_path / "e6.jsonl", values, values, seed=1))
-    with pytest.raises(UserError, match="other draws"):
+    with pytest.raises(UserError, match="different draws"):
         pair(read(a), other)
     longer = read(_write(tmp_path / "e7.jsonl", values * 2, values * 2))
-    with pytest.raises(UserError, match="other steps"):
+    with pytest.raises(UserError, match="different steps"):
         pair(read(a), longer)
     batch = read(_write(tmp_path / "e8.jsonl", values, values, draws="batch"))
-    with pytest.raises(UserError, match="draws in common"):
+    with pytest.raises(UserError, match="share their draws only with"):
         pair(batch, batch)
     (tmp_path / "no.jsonl").write_text("{}\n")
     argv = ["probe_pairs", "--baseline", str(a), "--variant", str(tmp_path / "no.jsonl"), "--out", str(tmp_path / "x")]

@@ -132,7 +132,7 @@ def test_mixed_protocols_are_shown_when_asked(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "b", "e6", protocol="cccc3333")
     page = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6", allow_mixed_protocols=True)
     text = page.with_suffix(".md").read_text()
-    assert "**Warning: Different protocols of val/fid, not comparable" in text
+    assert "**Warning: val/fid was measured under different protocols and is not comparable" in text
     assert "--allow-mixed-protocols" in text and "this difference means nothing" in text
 
 

@@ -119,8 +119,8 @@ def test_comparison_closed_form(tmp_path: Path) -> None:
     assert (found.paired_count, found.lower_count, found.higher_count) == (3, 2, 1)
     assert (found.min_change_pct, found.max_change_pct) == (-50.0, pytest.approx(10.0))
     assert found.mean_change_pct == pytest.approx(-20.0) and found.mean_difference == pytest.approx(-20.0)
-    assert found.late_difference == -20.0 and found.late_change_pct == -20.0
-    assert found.sem == pytest.approx(math.sqrt(6 * 9) / 3)
+    assert found.late_mean_difference == -20.0 and found.late_mean_change_pct == -20.0
+    assert found.mean_difference_sem == pytest.approx(math.sqrt(6 * 9) / 3)
     assert compare(e5, e6, "train/mse", Windows()) is None
 
 
@@ -135,7 +135,7 @@ def test_steps_do_not_average_out_the_error_of_equal_draws(tmp_path: Path) -> No
     selection = chosen(tmp_path, "e6")
     found = compare(*selection.arms[:2], COMMON, Windows())
     assert found is not None
-    assert found.sem == pytest.approx(5)
+    assert found.mean_difference_sem == pytest.approx(5)
     assert any("at most: both arms share their draws" in sentence for sentence in trace_verdicts(selection))
 
 

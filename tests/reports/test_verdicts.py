@@ -84,8 +84,8 @@ def test_the_noise_of_samples_is_said_of_single_seeds(tmp_path: Path, fid: float
     said = f"{side} the noise of the samples ({fid - 40:+.2f} ± 9.80); seeds unknown"
     verdict = " ".join(fid_verdicts(selection))
     assert f"At step 200 e6 and e5 are {said}." in verdict and "both start from one noise" in verdict
-    (criterion,) = [found for found in judge_criteria(selection) if "samples better" in found.claim.says]
-    assert criterion.verdict == "undecided" and criterion.outcomes[0].reason.endswith(said)
+    (criterion,) = [found for found in judge_criteria(selection) if "samples better" in found.says]
+    assert criterion.verdict == "undecided" and criterion.outcomes[0].verdict.reason.endswith(said)
 
 
 def test_mixed_protocols_void_the_difference(tmp_path: Path) -> None:

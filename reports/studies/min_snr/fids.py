@@ -1,4 +1,4 @@
-"""Numbers of FIDs by sampler, of one arm or of two, with what is known of them."""
+"""Numbers made of FIDs by sampler, from one arm or two, with their intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,16 +7,15 @@ import numpy as np
 
 from reports.experiments.selection import Arm
 from reports.runs import Run
-from reports.stats.intervals import Array
-from reports.stats.statistics import Z95, shared_seeds
-from reports.studies.min_snr.known import Known, over_seeds
+from reports.stats.intervals import Z95, Array, Estimate, around, over_seeds
+from reports.stats.statistics import shared_seeds
 from reports.studies.min_snr.scores import influence_name, metric, scored
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number made of FIDs, its standard error over the noise of their samples, and what each sample adds to it, (n,),
-    where that is known of all of them: samples of one place in two FIDs are of one noise."""
+    """A number made of FIDs, its standard error over the noise of their samples, and the influence of each sample on
+    it, (n,), if known for all of the FIDs: samples at the same place in two FIDs start from the same noise."""
 
     value: float
     sem: float
@@ -32,8 +31,8 @@ def of(run: Run, sampler: str, step: int) -> Measured:
 
 
 def made_of(value: float, parts: Sequence[tuple[float, Measured]]) -> Measured:
-    """A number whose derivative by each part is given: the parts' samples in pairs where what they add is known, else
-    as if their noise were independent, which is too wide where the parts go together and are subtracted."""
+    """A number from its derivative by each part. If all influences are known the parts' samples are paired; else their
+    noise counts as independent, which is too wide if the parts go together and are subtracted."""
     known = [part.influence for _, part in parts if part.influence is not None]
     if len(known) == len(parts) and len({len(each) for each in known}) == 1:
         influence = sum(slope * each for (slope, _), each in zip(parts, known, strict=True))
@@ -50,25 +49,25 @@ def less(one: Measured, other: Measured, *, percent: bool = True) -> Measured:
     return made_of(scale * other.value - 100, [(scale, other), (-scale * other.value / one.value, one)])
 
 
-def over_runs(found: Sequence[Measured]) -> Known:
-    """The mean over seeds. They are scored with one noise: where what each sample adds is not known, the mean has the
-    mean of their errors, which do not average out."""
+def over_runs(found: Sequence[Measured]) -> Estimate:
+    """The mean over seeds, which are scored with one noise. Without known influences its error is the mean of theirs:
+    they do not average out."""
     values = tuple(each.value for each in found)
     if not values or not np.isfinite(values).all():
-        return Known(reason="not measured")
+        return Estimate(reason="not measured")
     mean = made_of(float(np.mean(values)), [(1 / len(found), each) for each in found])
     reach = Z95 * (mean.sem if mean.influence is not None else float(np.mean([each.sem for each in found])))
-    within = (mean.value - reach, mean.value + reach) if np.isfinite(reach) else None
-    return Known(mean.value, values, within, over_seeds(values), paired=mean.influence is not None)
+    within = around(mean.value, reach) if np.isfinite(reach) else None
+    return Estimate(mean.value, values, within, over_seeds(values), paired=mean.influence is not None)
 
 
-def level(arm: Arm, sampler: str, step: int) -> Known:
+def level(arm: Arm, sampler: str, step: int) -> Estimate:
     """The FID at a step."""
     return over_runs([of(run, sampler, step) for run in scored(arm, sampler)])
 
 
-def share(arm: Arm, sampler: str, step: int) -> Known:
-    """The FID in per cent of what uniform noise scores."""
+def share(arm: Arm, sampler: str, step: int) -> Estimate:
+    """The FID in per cent of that of uniform noise."""
     found = []
     for run in scored(arm, sampler):
         measured, scale = of(run, sampler, step), 100 / run.series(f"{metric(sampler)}_ceiling").get(step, np.nan)
@@ -76,26 +75,26 @@ def share(arm: Arm, sampler: str, step: int) -> Known:
     return over_runs(found)
 
 
-def change(arm: Arm, sampler: str, first: int, last: int, *, percent: bool = True) -> Known:
-    """The FID at `last` less that at `first`, in per cent of the latter."""
+def change(arm: Arm, sampler: str, first: int, last: int) -> Estimate:
+    """The FID at `last` less that at `first`, in per cent of the one at `first`."""
     found = scored(arm, sampler)
-    return over_runs([less(of(run, sampler, first), of(run, sampler, last), percent=percent) for run in found])
+    return over_runs([less(of(run, sampler, first), of(run, sampler, last)) for run in found])
 
 
-def difference(baseline: Arm, variant: Arm, sampler: str, step: int, *, percent: bool = True) -> Known:
-    """The variant's FID less the baseline's of the same seed, in per cent of the latter."""
+def difference(baseline: Arm, variant: Arm, sampler: str, step: int, *, percent: bool = True) -> Estimate:
+    """The variant's FID less the baseline's for the same seed; in per cent of the baseline's."""
     both = [replace(arm, runs=tuple(scored(arm, sampler))) for arm in (baseline, variant)]
     pairs = [(both[0].runs[i], both[1].runs[j]) for i, j in shared_seeds(*both)]
     return over_runs([less(of(b, sampler, step), of(v, sampler, step), percent=percent) for b, v in pairs])
 
 
-def between_samplers(arm: Arm, one: str, other: str, step: int) -> Known:
-    """The FID by `other` less that by `one`, of the same weights, in per cent of the latter."""
+def between_samplers(arm: Arm, one: str, other: str, step: int) -> Estimate:
+    """The FID by `other` less that by `one`, for the same weights, in per cent of the one by `one`."""
     return over_runs([less(of(run, one, step), of(run, other, step)) for run in scored(arm, one, other)])
 
 
-def band(arm: Arm, sampler: str) -> Known:
-    """From the lowest to the highest FID over the steps, in per cent of the mean: a count, of what was measured."""
+def band(arm: Arm, sampler: str) -> Estimate:
+    """Highest less lowest FID over the steps, in per cent of the mean; as logged."""
     values = [run.series(metric(sampler)) for run in scored(arm, sampler)]
     numbers = tuple(100 * float(x.max() - x.min()) / float(x.mean()) for x in values if len(x) > 1)
-    return Known(float(np.mean(numbers)), numbers, counted=True) if numbers else Known(reason="not measured")
+    return Estimate(float(np.mean(numbers)), numbers, as_logged=True) if numbers else Estimate(reason="not measured")

@@ -27,6 +27,7 @@ from reports.figures.style import (
     step_axis,
     thousands,
 )
+from reports.stats.intervals import half
 from reports.stats.statistics import COMMON, TRAINED, curve, same_draws
 from reports.studies.min_snr import against_log, fids, scores, traces
 
@@ -37,11 +38,11 @@ _THIN, _THICK = 0.6, 1.8
 
 
 def the_point(selection: Selection, pairs: pd.DataFrame) -> Drawn:
-    """Left, FID over steps of the same checkpoints by two samplers; right, E6's trace against E5's by two losses."""
+    """Left: FID over steps for the same checkpoints by two samplers. Right: E6's trace against E5's for two losses."""
     arms = [arm for arm in selection.arms if any(_fids(arm, s) is not None for s in scores.SAMPLERS[:2])]
     both = len(selection.arms) > 1
     if not arms and not both:
-        raise NothingToDraw("no checkpoint was scored, and one arm alone has a trace")
+        raise NothingToDraw("no checkpoint was scored, and there is only one arm")
     figure, (left, right) = panels(2, 4.9, 4.2)
     for sampler in scores.SAMPLERS[:2]:
         for arm in arms:
@@ -57,14 +58,14 @@ def the_point(selection: Selection, pairs: pd.DataFrame) -> Drawn:
     right.axhline(0, color="black", linewidth=0.8)
     right.set(ylabel="E6's Hessian trace against E5's\n(change in %)", title="Same weights, by loss")
     _steps(right, selection.arms)
-    for axes in (left, right):  # below: whichever way the curves go, it covers none
+    for axes in (left, right):  # below, where it covers no curve
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=8)
     return Drawn(figure, "")
 
 
 def fid(selection: Selection) -> Drawn:
-    """FID over steps of both arms, a panel for each sampler, all on one scale."""
+    """FID over steps for both arms, a panel for each sampler, all on one scale."""
     shown = [s for s in scores.SAMPLERS if any(_fids(arm, s) is not None for arm in selection.arms)]
     if not shown:
         raise NothingToDraw("no checkpoint was scored")
@@ -76,7 +77,7 @@ def fid(selection: Selection) -> Drawn:
         axes.set_title(scores.NAMES[sampler])
         _steps(axes, selection.arms)
     top = max(axes.get_ylim()[1] for axes in row)
-    for axes in row:  # else what does not move is drawn as large as what does
+    for axes in row:  # one scale, or small changes look as large as large ones
         axes.set_ylim(0, top)
     row[0].set_ylabel(label("val/fid"))
     row[0].legend(loc="center right")
@@ -86,7 +87,7 @@ def fid(selection: Selection) -> Drawn:
 def samples(grids: Mapping[tuple[str, int], Path]) -> Drawn:
     """Grids of one run's samples: a row for each sampler, a column for each checkpoint, all from the same noise."""
     if not grids:
-        raise NothingToDraw("no grids of samples are among the records")
+        raise NothingToDraw("the records have no grids of samples")
     rows = [sampler for sampler in scores.SAMPLERS if any(sampler == s for s, _ in grids)]
     steps = sorted({step for _, step in grids})
     figure = new_figure(2.3 * len(steps), 2.45 * len(rows))
@@ -100,7 +101,7 @@ def samples(grids: Mapping[tuple[str, int], Path]) -> Drawn:
 
 
 def curvature(selection: Selection) -> Drawn:
-    """The traces of both arms, of the trained and of the common loss."""
+    """The traces of both arms, for the trained and the common loss."""
     return steps.curvature_vs_step(selection, False)
 
 
@@ -137,17 +138,17 @@ def log(original: Arm, arms: Sequence[Arm]) -> Drawn:
 
 
 def _fids(arm: Arm, sampler: str) -> tuple[list[int], list[float], list[float]] | None:
-    """(steps, means over seeds, half intervals within the runs) of the FIDs by a sampler; None where there are none."""
+    """(steps, means over seeds, half intervals within the runs) of the FIDs by a sampler; None if it has none."""
     at = scores.steps_of([arm], sampler)
     found = [fids.level(arm, sampler, step) for step in at]
     if not found:
         return None
-    reaches = [(each.within[1] - each.within[0]) / 2 if each.within else 0.0 for each in found]
+    reaches = [half(each.within) if each.within else 0.0 for each in found]
     return at, [float(each.number or np.nan) for each in found], reaches
 
 
 def _plot_fid(axes: Axes, arm: Arm, sampler: str, text: str, shade: str, *, aside: bool = False) -> None:
-    """Means over seeds with their interval, and each seed's point. aside: arms a little apart, as bars would cover."""
+    """Means over seeds with their interval, and each seed's point. aside: shift the arms, whose bars would overlap."""
     found = _fids(arm, sampler)
     if found is None:
         return
@@ -164,7 +165,7 @@ def _plot_fid(axes: Axes, arm: Arm, sampler: str, text: str, shade: str, *, asid
 
 
 def _ends(axes: Axes, arms: Sequence[Arm], samplers: Sequence[str]) -> None:
-    """What real images and uniform noise score, as lines with their names."""
+    """The FIDs of real images and uniform noise, as labelled lines."""
     for end, text, style in (("ceiling", "uniform noise", "-."), ("floor", "real images", ":")):
         known = [run.series(f"{scores.metric(s)}_{end}") for arm in arms for run in arm.runs for s in samplers]
         values = [float(series.iloc[-1]) for series in known if len(series)]

@@ -1,4 +1,4 @@
-"""What the page is made of: the records of the rerun, and the original study's logs."""
+"""The page's input: the records of the rerun, and the original study's logs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ FAITHFUL = "e5_study"
 
 @dataclass(frozen=True)
 class Material:
-    """All that the page is made of. `selection`: e5 and e6 of the rerun; `study`: of the original logs; `faithful`: the
-    rerun with the study's time embedding and draws; `pairs`: draw by draw; `swept`: the sweep's runs for the library;
-    `frame`: what all FIDs have in common; `notes`: what was left out; `grids`: (sampler, step) -> grid of samples
-    of the run `grids_of`."""
+    """The page's input. selection: e5 and e6 of the rerun; study: those of the original logs. faithful: the rerun with
+    the study's time embedding and draws. pairs: traces draw by draw. swept: the sweep's runs for the library.
+    frame: the protocol that all FIDs share. notes: what was left out. grids: (sampler, step) -> grid of samples of the
+    run `grids_of`."""
 
     selection: Selection
     study: Selection
@@ -41,9 +41,9 @@ class Material:
 
 
 def gather(records: Path, original: Path) -> Material:
-    """The material in `records` (`runs/`, and where there are, `probes/` and `sweep/`) and in the study's own logs.
+    """The material in `records` (`runs/`, and if present `probes/`, `sweep/`, `samples/`) and in the study's own logs.
 
-    Raises UserError where there are no records of e5 and e6, or no logs."""
+    Raises UserError: no records of e5 and e6, or no logs."""
     logs = _read(original, "the study's logs of e5 and e6")
     runs = _read(records / "runs", "records; python -m reports.studies.min_snr keep RUNS makes them")
     found, frame, notes = scores.read_scores(runs)
@@ -65,7 +65,7 @@ def gather(records: Path, original: Path) -> Material:
 
 
 def _grids(folder: Path) -> tuple[str, dict[tuple[str, int], Path]]:
-    """The first run with pictures RUN_ID/SAMPLER-STEP.png in `folder`, of the samplers of the page; these."""
+    """The first run with pictures RUN_ID/SAMPLER-STEP.png in `folder`, for the page's samplers; and the pictures."""
     for run in sorted(folder.glob("*/")):
         found = {}
         for path in sorted(run.glob("*.png")):

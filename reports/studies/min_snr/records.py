@@ -1,9 +1,9 @@
-"""Records of runs, small enough to commit: what a run folder says, without weights and pictures.
+"""Records of runs that are small enough to commit: run folders without weights and pictures.
 
-A record is a run folder itself (`reports/sources/folders.py` reads it), without `checkpoints/` and `samples/`:
+`reports/sources/folders.py` reads a record as any run folder. It has no `checkpoints/` and `samples/`, but:
 
-run.json, config.yaml, loss.jsonl, results.jsonl, evaluations.jsonl   as they are, but for paths of the machine
-checkpoints.json   what there was: {name: {"bytes": size, "sha256": digest}}
+run.json, config.yaml, loss.jsonl, results.jsonl, evaluations.jsonl   unchanged, except for paths of the machine
+checkpoints.json   the run's checkpoints: {name: {"bytes": size, "sha256": digest}}
 """
 
 import hashlib
@@ -20,14 +20,14 @@ FILES = ("run.json", "config.yaml", "loss.jsonl", "results.jsonl", "evaluations.
 CHECKPOINTS = "checkpoints.json"
 LARGEST_BYTES = 300_000  # of a whole record
 _DROPPED = ("wandb_files",)  # where W&B's files lie on the machine
-_NO_PATH = ("wandb",)  # /PROJECT/RUN_ID, where the entity is not known
+_NO_PATH = ("wandb",)  # /PROJECT/RUN_ID, if the entity is unknown
 
 
 def keep(sources: Sequence[Path], out: Path) -> list[str]:
-    """Bring the records in `out`, EXPERIMENT/RUN_ID of each run, up to date with the run folders at or below
-    `sources`; a line for each run. Runs that are going on are welcome; what did not change is not written.
+    """Update the records in `out`, EXPERIMENT/RUN_ID for each run, from the run folders at or below `sources`; returns
+    a line for each run. Unfinished runs are fine; unchanged files are not written.
 
-    Raises UserError where there is no run, two of one name, or a record that is too large to commit.
+    Raises UserError: no run, two runs with one name, or a record that is too large to commit.
     """
     found = sorted({folder for source in sources for folder in folders.find(source)})
     if not found:
@@ -37,7 +37,7 @@ def keep(sources: Sequence[Path], out: Path) -> list[str]:
     for folder in found:
         place = out / _experiment(folder) / folder.name
         if place in places:
-            raise UserError(f"{places[place]} and {folder} are two runs of one name. Give one of them.")
+            raise UserError(f"{places[place]} and {folder} are two runs with one name. Give one of them.")
         if place.resolve() == folder.resolve():
             raise UserError(f"{folder} is a record already. Give the folder of the run itself.")
         places[place] = folder
@@ -61,7 +61,7 @@ def _keep_one(folder: Path, place: Path) -> str:
 
 
 def _experiment(folder: Path) -> str:
-    """The run's experiment, of its run.json; else the name of the folder that it lies in."""
+    """The experiment in run.json, else the name of the folder above."""
     try:
         return str(json.loads((folder / "run.json").read_text())["experiment"])
     except (OSError, ValueError, LookupError, TypeError):
@@ -83,7 +83,7 @@ def _write(path: Path, content: bytes) -> int:
 
 
 def _list_checkpoints(folder: Path, place: Path) -> bytes:
-    """Names, sizes and digests of a run's checkpoints; those of the record, where the run has none any more."""
+    """Names, sizes and digests of a run's checkpoints; those in the record if the run has none left."""
     listed = {}
     for path in sorted(folder.glob("checkpoints/step-*.pt")):
         try:
@@ -92,7 +92,7 @@ def _list_checkpoints(folder: Path, place: Path) -> bytes:
                     "bytes": path.stat().st_size,
                     "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
                 }
-        except FileNotFoundError:  # a run that is going on drops old ones
+        except FileNotFoundError:  # a running training removes old ones
             continue
     if not listed and (place / CHECKPOINTS).exists():
         return (place / CHECKPOINTS).read_bytes()
@@ -103,10 +103,8 @@ def _list_checkpoints(folder: Path, place: Path) -> bytes:
 
 
 def _without_paths(path: Path) -> bytes:
-    """A file's content, byte for byte where no path of the machine is in it, of JSON lines each line for itself.
-
-    Of a run that is going on, the last line may be there by half: it is left out.
-    """
+    """A file's content without paths of the machine. Files, or lines of a .jsonl, without such paths stay byte for
+    byte. An incomplete last line, as a running training may have, is left out."""
     content = path.read_bytes()
     if path.suffix == ".yaml":
         return _scrubbed(content, lambda text: read_yaml(text, path), write_yaml)
@@ -129,23 +127,23 @@ def _is_json(line: bytes) -> bool:
 def _scrubbed(content: bytes, parse: Callable[[bytes], Any], write: Callable[[Any], str]) -> bytes:
     try:
         value = parse(content)
-    except (ValueError, UserError):  # said by who reads it
+    except (ValueError, UserError):  # the reader reports it
         return content
     without = _scrub(value)
     return content if without == value else write(without).encode()
 
 
 def _scrub(value: Any, key: str = "") -> Any:
-    """Without the keys that only say where files lie; of any other absolute path, its last name."""
+    """Remove the keys that only say where files lie; cut other absolute paths to their last name."""
     if isinstance(value, dict):
         return {k: _scrub(v, k) for k, v in value.items() if k not in _DROPPED}
     if isinstance(value, list):
         return [_scrub(item, key) for item in value]
     if isinstance(value, str) and key not in _NO_PATH and is_machine_path(value):
-        return PureWindowsPath(value).name  # it knows both kinds of slashes
+        return PureWindowsPath(value).name  # handles both kinds of slashes
     return value
 
 
 def is_machine_path(text: str) -> bool:
-    """Whether `text` is an absolute path, of whichever system, or one from a home folder."""
+    """Whether `text` is an absolute path of any system, or one below a home folder."""
     return len(text) > 1 and (text[0] in "/\\" or text.startswith(("~/", "file:")) or text[1:3] in (":\\", ":/"))

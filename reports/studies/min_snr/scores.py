@@ -1,4 +1,4 @@
-"""FIDs of the runs' checkpoints by sampler, from the runs' own rows and from what `ddpm evaluate` noted beside them."""
+"""FIDs of the runs' checkpoints by sampler, from the runs' own rows and from the rows that `ddpm evaluate` added."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ import pandas as pd
 from ddpm.files.rows import parse
 from reports.experiments.selection import Arm
 from reports.runs import Run, canonical, flat_config
-from reports.stats.statistics import Z95
+from reports.stats.intervals import Z95
 
 OLD, RESPACED, DDIM = "ddpm_adjacent_posterior", "ddpm", "ddim"
 SAMPLERS = (OLD, RESPACED, DDIM)
@@ -22,9 +22,9 @@ _OF_THE_SAMPLER = ("sampler", "adjacent_posterior")
 
 @dataclass(frozen=True)
 class Score:
-    """An FID of a run's checkpoint. sem: its standard error over the noise of the samples; floor, ceiling: as many
-    real images, and images of uniform noise. `frame`: all of the protocol but the sampler, and the seed of the noise:
-    FIDs of one frame are on one scale. influence: what each sample adds (`ddpm evaluate --influence`), if known."""
+    """An FID of a run's checkpoint. sem: its standard error over the noise of the samples. floor, ceiling: the FID of
+    as many real images, and of images of uniform noise. frame: the protocol without the sampler, and the seed of the
+    noise; FIDs with one frame are on one scale. influence: of each sample (`ddpm evaluate --influence`), if known."""
 
     run: str
     step: int
@@ -38,10 +38,10 @@ class Score:
 
 
 def read_scores(runs: Sequence[Run]) -> tuple[list[Score], dict[str, Any], list[str]]:
-    """The runs' scores of one frame, each point once; the frame; and a line for what is left out.
+    """The runs' scores with one frame, each point once; the frame; and a line for what is left out.
 
-    The frame is that of most points: what was scored in another way is on another scale. Of a point that was scored
-    twice the run's own row counts, or the one that says what each sample adds."""
+    The frame is the one that most points have; others are on another scale. If a point was scored twice, the run's own
+    row counts, or the one with influences."""
     found = [score for run in runs for score in (*_own(run), *_evaluated(run))]
     if not found:
         return [], {}, []
@@ -55,7 +55,7 @@ def read_scores(runs: Sequence[Run]) -> tuple[list[Score], dict[str, Any], list[
                 kept[point] = score
         else:
             others += 1
-    notes = [f"{others} FID(s) of another protocol than most, or of other noise, are left out."] if others else []
+    notes = [f"{others} FID(s) with another protocol than most, or from other noise, are left out."] if others else []
     return sorted(kept.values(), key=lambda score: (score.run, score.sampler, score.step)), json.loads(frame), notes
 
 
@@ -72,7 +72,7 @@ def _own(run: Run) -> Iterator[Score]:
 
 
 def _evaluated(run: Run) -> Iterator[Score]:
-    """What `ddpm evaluate` noted in the run's folder; lines that do not read are passed by."""
+    """The rows that `ddpm evaluate` wrote to the run's folder; unreadable lines are skipped."""
     path = run.source / "evaluations.jsonl"
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
@@ -100,8 +100,8 @@ def metric(sampler: str) -> str:
 
 
 def with_scores(run: Run, scores: Sequence[Score]) -> Run:
-    """The run, its FIDs by sampler as metrics `fid/SAMPLER`, with `..._sem`, `..._floor` and `..._ceiling`; what each
-    sample adds as an array, `..._influence_STEP`."""
+    """The run with its FIDs by sampler as metrics `fid/SAMPLER`, `..._sem`, `..._floor` and `..._ceiling`, and the
+    influences as arrays `..._influence_STEP`."""
     columns: dict[str, dict[int, float]] = {}
     arrays = dict(run.arrays)
     for score in scores:
@@ -122,7 +122,7 @@ def influence_name(sampler: str, step: int) -> str:
 
 
 def as_the_study(run: Run) -> Run:
-    """A run of the original study, whose FIDs are all by its sampler."""
+    """A run of the original study with its FIDs as those by its sampler."""
     scores = [
         Score(run.id, int(str(step)), OLD, value, np.nan, np.nan, np.nan, "")
         for step, value in run.series("val/fid").items()
@@ -136,9 +136,14 @@ def scored(arm: Arm, *samplers: str) -> list[Run]:
 
 
 def steps_of(arms: Sequence[Arm], *samplers: str) -> list[int]:
-    """The steps at which every run of the arms that was scored by the samplers has an FID by each; empty where an arm
-    has no such run."""
+    """The steps at which every run of the arms that was scored by all of the samplers has an FID by each; empty if an
+    arm has no such run."""
     each = [
         set(run.series(metric(sampler)).index) for arm in arms for run in scored(arm, *samplers) for sampler in samplers
     ]
     return sorted(set.intersection(*each)) if all(scored(arm, *samplers) for arm in arms) and each else []
+
+
+def end_of(arm: Arm, sampler: str, step: int, name: str) -> float:
+    """The FID of real images (`floor`) or uniform noise (`ceiling`) beside the arm's FID; NaN if unknown."""
+    return float(scored(arm, sampler)[0].series(f"{metric(sampler)}_{name}").get(step, np.nan))

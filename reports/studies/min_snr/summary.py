@@ -1,250 +1,247 @@
-"""The page's first lines: what the runs say to the three questions, in words that stay true whichever way it is."""
+"""The answers in the page's first lines, as verdicts and numbers; the sentences are in `summary.md.jinja`."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from reports.experiments.selection import Arm, Selection
 from reports.figures.style import thousands
+from reports.judging.judge import FAILS, HOLDS, UNDECIDED, UNSAID, Judged, judge, side, together
+from reports.stats.intervals import Estimate, Interval
 from reports.stats.statistics import COMMON, TRAINED
 from reports.studies.min_snr import fids, scores, traces
 from reports.studies.min_snr.against_log import Gap
-from reports.studies.min_snr.claims import Judged
-from reports.studies.min_snr.known import (
-    FAILS,
-    HOLDS,
-    UNDECIDED,
-    UNSAID,
-    Known,
-    bare,
-    decide,
-    interval_text,
-    side,
-    together,
-)
+from reports.studies.min_snr.traces import Change
+from reports.text.markup import Markdown, template
 from reports.text.verdicts import number as digits
 
 _OLD, _NEW = scores.OLD, scores.RESPACED
-NOT_YET = "Cannot be said yet"
-BLUNT_PCT = 25  # a number of which this is within noise says little by not being apart
-NOISE_PCT = 80  # of what uniform noise scores: from there on a score is called one of noise
+BLUNT_PCT = 25  # a number within noise says little if even this difference would be
+NOISE_PCT = 80  # of what uniform noise scores: from here on a score counts as near noise
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A question, the answer in a word or three, and what it rests on."""
+class Trend:
+    """A sampler's FIDs of an arm at `steps`: the first, the last, and the change between them in per cent."""
 
-    question: str
-    word: str
-    text: str
+    sampler: str
+    arm: Arm
+    steps: list[int]
+    first: Estimate
+    last: Estimate
+    change: Estimate
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if FID is decided to rise or fall, else 0."""
+        return side(self.change)[0]
 
 
-def answers(selection: Selection, pairs: pd.DataFrame, study: Selection) -> list[Answer]:
-    """The three questions of the rerun."""
-    return [plateau(selection), flatter(selection, pairs, study), responds(selection)]
+def trend(arm: Arm, sampler: str, steps: list[int]) -> Trend:
+    """The trend over `steps`, two or more."""
+    first, last = (fids.level(arm, sampler, step) for step in (steps[0], steps[-1]))
+    return Trend(sampler, arm, steps, first, last, fids.change(arm, sampler, steps[0], steps[-1]))
 
 
-def _percent(known: Known) -> str:
-    """`-50.0 %; -51.4 to -48.6`: a change with its interval within the runs."""
-    return f"{known.number:+.1f} %; {interval_text(known.within, 1) if known.within else 'no interval'}"
+def trends(selection: Selection) -> list[Trend]:
+    """By sampler and arm, if scored at two steps or more."""
+    found = [(s, arm, scores.steps_of([arm], s)) for s in scores.SAMPLERS for arm in selection.arms]
+    return [trend(arm, sampler, steps) for sampler, arm, steps in found if len(steps) > 1]
+
+
+def both_ways(selection: Selection) -> list[tuple[Trend, Trend]]:
+    """For each arm the trends by the study's sampler and by the respaced one, if both scored two steps or more."""
+    found = [(arm, steps) for arm in selection.arms if len(steps := scores.steps_of([arm], _OLD, _NEW)) > 1]
+    return [(trend(arm, _OLD, steps), trend(arm, _NEW, steps)) for arm, steps in found]
 
 
 # ---- (1) the plateau -------------------------------------------------------------------------------------
 
 
-def plateau(selection: Selection) -> Answer:
-    """Whether the study's FID plateau is its sampler. By level, *yes* where in each arm, at each step, the study's
-    sampler scores near noise, and the respaced one lower from the same weights; *no* where one of these is reversed.
-    Besides, in which arms the two go opposite ways."""
-    question = "Is the plateau at 203-207 the sampler?"
-    found = [(arm, steps) for arm in selection.arms if len(steps := scores.steps_of([arm], _OLD, _NEW)) > 1]
-    if not found:
-        return Answer(question, NOT_YET, "No arm's checkpoints were scored by both samplers at two steps.")
+@dataclass(frozen=True)
+class Plateau:
+    """Whether the study's FID plateau is its sampler. level: `HOLDS` if in each arm, at each step, the study's sampler
+    scores near noise and the respaced one lower from the same weights; `FAILS` if one of these is reversed.
+    pairs: the trends by both samplers, of each arm. floor, ceiling: FIDs of real images and of uniform noise.
+    shares: by both samplers, the first arm's last FID in per cent of the ceiling."""
+
+    level: str
+    pairs: list[tuple[Trend, Trend]]
+    floor: float
+    ceiling: float
+    shares: list[float | None]
+
+    @property
+    def opposite(self) -> list[str]:
+        """The arms in which FID rises by the study's sampler and falls by the respaced one."""
+        return [old.arm.experiment for old, new in self.pairs if (old.sign, new.sign) == (1, -1)]
+
+
+def plateau(selection: Selection) -> Plateau | None:
+    """None if no arm was scored by both samplers at two steps."""
+    pairs = both_ways(selection)
+    if not pairs:
+        return None
     votes = []
-    for arm, steps in found:
-        votes += [decide(fids.share(arm, _OLD, step), NOISE_PCT, math.inf) for step in steps]
-        votes += [decide(fids.between_samplers(arm, _OLD, _NEW, step), -math.inf, 0.0) for step in steps]
-    level = {HOLDS: "Yes, by its level", FAILS: "No, by its level"}.get(bare(together(votes)), "Not shown")
-    parts = "; ".join(_plateau_of(arm, steps) for arm, steps in found)
-    word = f"{level}; {_opposite_in(found)}"
-    near = f" Near noise is from {NOISE_PCT} % of what uniform noise scores."
-    text = f"FID of the same checkpoints: {parts}.{_ends(found[0][0], found[0][1][-1])}{near}"
-    return Answer(question, word, text)
-
-
-def _opposite_in(found: Sequence[tuple[Arm, list[int]]]) -> str:
-    """In which arms the two samplers' trends are opposite."""
-    names = [arm.experiment for arm, steps in found if _trends(arm, steps)[1]]
-    if not names:
-        return "the trends are not opposite"
-    return f"the trends are opposite in {' and '.join(names)}{'' if len(names) == len(found) else ' alone'}"
-
-
-def _trends(arm: Arm, steps: Sequence[int]) -> tuple[list[Known], bool]:
-    """The changes by the study's sampler and by the respaced one, and whether the first rises and the second falls."""
-    changes = [fids.change(arm, sampler, steps[0], steps[-1]) for sampler in (_OLD, _NEW)]
-    return changes, [side(change)[0] for change in changes] == [1, -1]
-
-
-def _plateau_of(arm: Arm, steps: Sequence[int]) -> str:
-    first, last = steps[0], steps[-1]
-    changes, _ = _trends(arm, steps)
-    parts = [
-        f"by {scores.NAMES[s]} {_level(arm, s, first)} to {_level(arm, s, last)} ({_percent(change)})"
-        for s, change in zip((_OLD, _NEW), changes, strict=True)
-    ]
-    return f"{arm.experiment} from {thousands(first)} to {thousands(last)} steps {' and '.join(parts)}"
-
-
-def opposite(changes: Sequence[Known]) -> str:
-    """Whether the first of two trends is upward and the second downward, beyond their intervals."""
-    signs = [side(change)[0] for change in changes]
-    if signs == [1, -1]:
-        return "opposite trends"
-    words = [{1: "one rises", -1: "one falls", 0: "one does not move measurably"}[sign] for sign in signs]
-    return f"no opposite trends ({words[0]}, {words[1].replace('one', 'the other')})"
-
-
-def _level(arm: Arm, sampler: str, step: int) -> str:
-    return digits(fids.level(arm, sampler, step).number, 3)
-
-
-def end_of(arm: Arm, sampler: str, step: int, name: str) -> float:
-    """What real images (`floor`) or uniform noise (`ceiling`) score where the arm's FID was taken; NaN if unknown."""
-    return float(scores.scored(arm, sampler)[0].series(f"{scores.metric(sampler)}_{name}").get(step, np.nan))
-
-
-def _ends(arm: Arm, step: int) -> str:
-    floor, ceiling = (end_of(arm, _NEW, step, name) for name in ("floor", "ceiling"))
-    shares = [f"{fids.share(arm, s, step).number:.0f} %" for s in (_OLD, _NEW)]
-    return (
-        f" Real images score {digits(floor, 3)} and uniform noise {digits(ceiling, 3)}, of which {arm.experiment} ends "
-        f"at {shares[0]} and {shares[1]}."
+    for old, _ in pairs:
+        votes += [judge(fids.share(old.arm, _OLD, step), NOISE_PCT, None) for step in old.steps]
+        votes += [judge(fids.between_samplers(old.arm, _OLD, _NEW, step), None, 0.0) for step in old.steps]
+    arm, step = pairs[0][0].arm, pairs[0][0].steps[-1]
+    return Plateau(
+        level=together(votes).word,
+        pairs=pairs,
+        floor=scores.end_of(arm, _NEW, step, "floor"),
+        ceiling=scores.end_of(arm, _NEW, step, "ceiling"),
+        shares=[fids.share(arm, sampler, step).number for sampler in (_OLD, _NEW)],
     )
-
-
-def trends(selection: Selection) -> list[tuple[str, Arm, list[int], Known]]:
-    """(sampler, arm, steps, change from the first to the last in per cent) of all that were scored at two steps."""
-    found = [(s, arm, scores.steps_of([arm], s)) for s in scores.SAMPLERS for arm in selection.arms]
-    return [(s, arm, at, fids.change(arm, s, at[0], at[-1])) for s, arm, at in found if len(at) > 1]
 
 
 # ---- (2) flatter -----------------------------------------------------------------------------------------
 
 
-def flatter(selection: Selection, pairs: pd.DataFrame, study: Selection) -> Answer:
-    """How much of E6's lower trace remains on the common loss: by the draw-by-draw measurements where there are any,
-    else by the probe's own, whose draws' error is bounded alone."""
-    question = "How much of “E6 is 10-30 % flatter” remains on the common loss?"
-    changes = (
-        {(c.metric, c.span): c for c in traces.changes(selection.arms[0], selection.arms[1])}
-        if len(selection.arms) > 1
-        else {}
-    )
-    own, common = (changes.get((metric, None)) for metric in (TRAINED, COMMON))
-    if own is None or common is None:
-        return Answer(question, NOT_YET, "The two traces were not measured in both arms.")
-    by_draws = traces.of_pairs(pairs, "ref")
-    decisive = by_draws if by_draws.number is not None else Known(common.known.number, within=common.at_most)
-    sign, limit = side(decisive)
-    word = {1: "Nothing", -1: f"{abs(decisive.number or 0):.1f} %", 0: "Not told from nothing"}[sign] + limit
-    theirs = traces.changes(study.arms[0], study.arms[1])[0].known if len(study.arms) > 1 else Known()
-    text = (
-        f"Averaged over {own.count} steps E6's trace of its own, trained loss lies {_below(own.known)} E5's "
-        f"(the study's log: {_below(theirs)}), of the common loss {_below(common.known)}; lower at {own.lower} and at "
-        f"{common.lower} of them. "
-    )
-    if by_draws.number is None:
-        return Answer(question, word, f"{text}Over other draws the latter may be {interval_text(common.at_most, 1)} %.")
-    own_draws = traces.of_pairs(pairs, "hutch")
-    return Answer(
-        question,
-        word,
-        f"{text}Draw by draw, of the mean trace over the checkpoints: {_percent(own_draws)}, and {_percent(by_draws)}.",
-    )
+@dataclass(frozen=True)
+class Flatter:
+    """How much of E6's lower trace remains on the common loss. decisive: the draw-by-draw change, else the probe's own
+    with its bound over draws. own, common: by the probe, over all steps. study: the log's. own_draws, common_draws:
+    draw by draw."""
+
+    decisive: Estimate
+    own: Change
+    common: Change
+    study: Estimate
+    own_draws: Estimate
+    common_draws: Estimate
+
+    @property
+    def side(self) -> tuple[int, str]:
+        """As `judge.side` of what decides."""
+        return side(self.decisive)
 
 
-def _below(known: Known) -> str:
-    if known.number is None:
-        return "none"
-    return f"{abs(known.number):.1f} % {'below' if known.number < 0 else 'above'}"
+def flatter(selection: Selection, pairs: pd.DataFrame, study: Selection) -> Flatter | None:
+    """None if the two traces were not measured in both arms."""
+    if len(selection.arms) < 2:
+        return None
+    changes = {change.metric: change for change in traces.changes(*selection.arms[:2]) if change.span is None}
+    if not {TRAINED, COMMON} <= changes.keys():
+        return None
+    own_draws, common_draws = (traces.of_pairs(pairs, loss) for loss in ("hutch", "ref"))
+    decisive = changes[COMMON].over_draws if common_draws.number is None else common_draws
+    theirs = traces.changes(*study.arms[:2])[0].estimate if len(study.arms) > 1 else Estimate()
+    return Flatter(decisive, changes[TRAINED], changes[COMMON], theirs, own_draws, common_draws)
 
 
 # ---- (3) FID ---------------------------------------------------------------------------------------------
 
 
-def responds(selection: Selection) -> Answer:
-    """Whether FID by the samplers that draw images differs between the arms at the last step scored: beyond the noise
-    of samples and of seeds, of samples alone, or not."""
-    question = "Does FID respond to Min-SNR at this scale?"
-    found = []
+@dataclass(frozen=True)
+class Responds:
+    """Whether FID by the samplers that draw images differs between the arms at the last step scored. differences:
+    (sampler, step, E6's change against E5 in per cent). excess: E5's FID less that of real images, by the first
+    sampler; NaN if unknown."""
+
+    differences: list[tuple[str, int, Estimate]]
+    excess: float
+
+    @property
+    def signs(self) -> set[int]:
+        """1 for higher, -1 for lower, 0 for undecided, by any sampler."""
+        return {side(change)[0] for *_, change in self.differences}
+
+    @property
+    def limits(self) -> str:
+        """The limits of what is decided, in words."""
+        return max((side(change)[1] for *_, change in self.differences), key=len)
+
+
+def responds(selection: Selection) -> Responds | None:
+    """None if the arms have no score by these samplers at a common step."""
     baseline, variant = selection.arms[0], selection.arms[-1]
+    found = []
     for sampler in (scores.RESPACED, scores.DDIM) if baseline is not variant else ():
         steps = scores.steps_of(selection.arms, sampler)
         if steps:
             found.append((sampler, steps[-1], fids.difference(baseline, variant, sampler, steps[-1])))
     if not found:
-        return Answer(question, NOT_YET, "The arms have no score by these samplers at a common step.")
-    parts = [
-        f"by {scores.NAMES[sampler]} at {thousands(step)} ({_percent(known)}) {_apart(known)}"
-        for sampler, step, known in found
-    ]
-    sampler, step, _ = found[0]
-    excess = (fids.level(baseline, sampler, step).number or np.nan) - end_of(baseline, sampler, step, "floor")
-    said = (
-        f" Above real images E5 is by {digits(excess, 3)}, by {scores.NAMES[sampler]}." if np.isfinite(excess) else ""
+        return None
+    return Responds(found, excess(baseline, *found[0][:2]))
+
+
+def excess(arm: Arm, sampler: str, step: int) -> float:
+    """By how much the arm's FID exceeds that of real images; NaN if unknown."""
+    level = fids.level(arm, sampler, step).number
+    return (float("nan") if level is None else level) - scores.end_of(arm, sampler, step, "floor")
+
+
+# ---- counts ----------------------------------------------------------------------------------------------
+
+
+def apart(gaps: Sequence[Gap]) -> tuple[int, int]:
+    """How many numbers differ from the log by more than noise, and of how many that is known."""
+    known = [gap.apart for gap in gaps if gap.apart is not None]
+    return sum(known), len(known)
+
+
+def blunt(gaps: Sequence[Gap]) -> int:
+    """In how many numbers a difference of `BLUNT_PCT` would have been within noise."""
+    return sum(gap.least is not None and gap.least > BLUNT_PCT for gap in gaps)
+
+
+def counts(judged: Sequence[Judged]) -> dict[str, int]:
+    """How many claims have each verdict, whatever its limits."""
+    words = (HOLDS, FAILS, UNDECIDED, UNSAID)
+    return {word: sum(each.verdict.startswith(word) for each in judged) for word in words}
+
+
+# ---- as text ---------------------------------------------------------------------------------------------
+
+
+def summary(
+    selection: Selection,
+    pairs: pd.DataFrame,
+    study: Selection,
+    ours: Sequence[Gap] = (),
+    faithful: Sequence[Gap] = (),
+    judged: Sequence[Judged] = (),
+) -> Markdown:
+    """The page's first lines. ours, faithful: the gaps from the study's log of our E5 and of the faithful rerun."""
+    text = template("studies/min_snr/summary.md.jinja").render(
+        plateau=plateau(selection),
+        flatter=flatter(selection, pairs, study),
+        responds=responds(selection),
+        compared=bool(ours),
+        apart=apart(ours),
+        faithful_apart=apart(faithful) if faithful else None,
+        blunt=blunt(ours),
+        claims=len(judged),
+        counts=counts(judged),
+        noise_pct=NOISE_PCT,
+        blunt_pct=BLUNT_PCT,
+        names=scores.NAMES,
+        beside=_beside,
+        digits=digits,
+        interval=interval_text,
+        percent=percent,
+        side=side,
+        thousands=thousands,
     )
-    return Answer(
-        question, _responds([side(known) for *_, known in found]), f"E6 against E5: {'; '.join(parts)}.{said}"
-    )
+    return Markdown(text.strip())
 
 
-def _apart(known: Known) -> str:
-    """What the noise says of a difference."""
-    sign, limit = side(known)
-    if not sign:
-        return "inside the noise"
-    seeds = "beyond the noise of the samples alone" if limit else "beyond the noise of samples and of seeds"
-    return f"{'higher' if sign > 0 else 'lower'}, {seeds}"
+def percent(found: Estimate) -> str:
+    """`-50.0 % (-51.4 to -48.6)`: a change with its interval within the runs."""
+    return f"{found.number:+.1f} % ({interval_text(found.within, 1) if found.within else 'no interval'})"
 
 
-def _responds(sides: Sequence[tuple[int, str]]) -> str:
-    signs = {sign for sign, _ in sides}
-    if signs == {0}:
-        return "Not beyond the noise"
-    if {1, -1} <= signs:
-        return "The samplers disagree"
-    better = "lower" if -1 in signs else "higher"
-    limit = " of these runs" if any(limit for sign, limit in sides if sign) else ""
-    return f"Yes, E6's is {better}{limit}{', by one sampler of two' if 0 in signs else ''}"
+def _beside(found: Estimate) -> str:
+    """`15.0 % below`: a change in per cent as a distance and a side."""
+    number = found.number or 0.0
+    return f"{abs(number):.1f} % {'below' if number < 0 else 'above'}"
 
 
-# ---- the rest --------------------------------------------------------------------------------------------
-
-
-def log_line(ours: Sequence[Gap], faithful: Sequence[Gap]) -> str:
-    """From how many numbers of E5's log the rerun, and the faithful one, are told apart."""
-
-    def counted(gaps: Sequence[Gap]) -> str:
-        known = [gap for gap in gaps if gap.apart is not None]
-        return f"{sum(bool(gap.apart) for gap in known)} of {len(known)}"
-
-    blunt = sum(gap.least is not None and gap.least > BLUNT_PCT for gap in ours)
-
-    if not ours:
-        return "Our E5 was not compared with the study's log."
-    said = f"From the study's log of E5 our E5 differs by more than noise in {counted(ours)} numbers compared"
-    said += f", the faithful rerun in {counted(faithful)}" if faithful else "; there is no faithful rerun"
-    return f"{said}. {blunt} of ours could not have shown a difference of {BLUNT_PCT} %."
-
-
-def claims_line(judged: Sequence[Judged]) -> str:
-    """How many claims there are with each verdict."""
-    counts = {word: sum(each.verdict.startswith(word) for each in judged) for word in (HOLDS, FAILS, UNDECIDED, UNSAID)}
-    return (
-        f"Of {len(judged)} claims of the two documents, {counts[HOLDS]} hold of our runs, {counts[FAILS]} do not, "
-        f"{counts[UNDECIDED]} are undecided, and of {counts[UNSAID]} nothing can be said."
-    )
+def interval_text(interval: Interval | None, places: int | None = None) -> str:
+    """`a to b` with that many decimals, or else with three digits; a dash for no interval."""
+    if interval is None:
+        return "–"
+    return " to ".join(digits(end, 3) if places is None else f"{end:.{places}f}" for end in interval)

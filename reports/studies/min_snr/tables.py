@@ -11,17 +11,18 @@ import pandas as pd
 from reports.experiments.selection import Arm, Selection
 from reports.figures.library import Entry
 from reports.figures.style import thousands
+from reports.judging.judge import Judged, Outcome, side
 from reports.runs import Run, flat_config
-from reports.stats.statistics import Z95, curve
-from reports.studies.min_snr import against_log, fids, scores, summary, traces
+from reports.stats.intervals import Z95, Estimate
+from reports.stats.statistics import curve
+from reports.studies.min_snr import against_log, fids, scores, traces
 from reports.studies.min_snr.against_log import Gap
-from reports.studies.min_snr.claims import Judged, Line
-from reports.studies.min_snr.known import Known, bare, decide, interval_text, spread
+from reports.studies.min_snr.summary import Trend, excess, interval_text
 from reports.text.markup import Markdown
 from reports.text.verdicts import number as digits
 
 _PREDICTED = "val/recon_mse_t"
-# What mid-grey is off by, mean square: CIFAR-10's published means and standard deviations of its channels, to [-1, 1].
+# The mean square error of mid-grey on [-1, 1], from CIFAR-10's published channel means and standard deviations.
 _CHANNELS = ((0.4914, 0.2470), (0.4822, 0.2435), (0.4465, 0.2616))
 _GREY = sum((2 * mean - 1) ** 2 + (2 * std) ** 2 for mean, std in _CHANNELS) / 3
 
@@ -29,28 +30,21 @@ _GREY = sum((2 * mean - 1) ** 2 + (2 * std) ** 2 for mean, std in _CHANNELS) / 3
 
 
 def fid_rows(selection: Selection) -> list[dict[str, Any]]:
-    """A row for each sampler and step: every run's FID -+ half its interval, and the ends of the scale."""
+    """A row for each sampler and step: every run's FID -+ half its interval, and those of real images and noise."""
     rows = []
     runs = [run for arm in selection.arms for run in arm.runs]
     for sampler in scores.SAMPLERS:
         name = scores.metric(sampler)
         for step in sorted({int(str(step)) for run in runs for step in run.series(name).index}):
-            there = [run for run in runs if step in run.series(name).index]
-            ends = [there[0].series(f"{name}_{end}").get(step) for end in ("floor", "ceiling")]
-            rows.append(
-                {
-                    "sampler": scores.NAMES[sampler],
-                    "step": f"{step:,}",
-                    "cells": [_fid_cell(run, sampler, step) for run in runs],
-                    "floor": digits(ends[0], 3),
-                    "ceiling": digits(ends[1], 3),
-                }
-            )
+            first = next(run for run in runs if step in run.series(name).index)
+            row: dict[str, Any] = {"sampler": scores.NAMES[sampler], "step": f"{step:,}"}
+            row["cells"] = [_fid_cell(run, sampler, step) for run in runs]
+            rows.append(row | {e: digits(first.series(f"{name}_{e}").get(step), 3) for e in ("floor", "ceiling")})
     return rows
 
 
 def _with_error(value: float, sem: float) -> str:
-    """`24.73 ± 1.83`: half the 95 % interval over the noise of the samples, where that is known."""
+    """`24.73 ± 1.83`: an FID with half its 95 % interval over the noise of the samples, if known."""
     return f"{value:.2f}" + ("" if pd.isna(sem) else f" ± {Z95 * sem:.2f}")
 
 
@@ -62,48 +56,43 @@ def _fid_cell(run: Run, sampler: str, step: int) -> str:
 
 
 def predicted_rows(selection: Selection) -> list[dict[str, Any]]:
-    """A row for each timestep at which the runs predicted images from noised ones (`val/recon_mse_tXXXX`): each arm's
-    error, mean over seeds, at the first and the last step at which both measured it."""
+    """A row for each timestep t of `val/recon_mse_tXXXX`: each arm's error, mean over seeds, at the first and the last
+    step at which all arms measured it."""
     rows = []
-    for metric in sorted({str(name) for arm in selection.arms for run in arm.runs for name in run.history}):
-        if metric.startswith(_PREDICTED):
-            curves = [curve(arm, metric) for arm in selection.arms]
-            steps = sorted(set.intersection(*(set(values.index) for values in curves)))
-            if len(steps) > 1:
-                errors = [(float(values[steps[0]]), float(values[steps[-1]])) for values in curves]
-                rows.append(
-                    {"t": int(metric.removeprefix(_PREDICTED)), "steps": (steps[0], steps[-1]), "errors": errors}
-                )
+    logged = {str(name) for arm in selection.arms for run in arm.runs for name in run.history}
+    for metric in sorted(name for name in logged if name.startswith(_PREDICTED)):
+        curves = [curve(arm, metric) for arm in selection.arms]
+        steps = sorted(set.intersection(*(set(values.index) for values in curves)))
+        if len(steps) > 1:
+            errors = [(float(values[steps[0]]), float(values[steps[-1]])) for values in curves]
+            rows.append({"t": int(metric.removeprefix(_PREDICTED)), "steps": (steps[0], steps[-1]), "errors": errors})
     return rows
 
 
-def predicted_lines(rows: Sequence[dict[str, Any]], arms: Sequence[Arm]) -> list[str]:
-    """Whether the networks learn, where E6's knows more than E5's, from how noisy an image on they know less than
-    nothing of it, and what all this leaves open."""
-    falls = [sum(row["errors"][place][1] < row["errors"][place][0] for row in rows) for place in range(len(arms))]
-    counts = " and ".join(f"in {arm.experiment} at {n} of {len(rows)}" for arm, n in zip(arms, falls, strict=True))
-    lines = [f"From the first step to the last it falls {counts} timesteps."]
-    if len(arms) > 1:
-        lower = [str(row["t"]) for row in rows if row["errors"][1][1] < row["errors"][0][1]]
-        where = f", t = {', '.join(lower)}" if lower else ""
-        lines.append(f"At the last step {arms[1].experiment}'s is the lower one at {len(lower)} of {len(rows)}{where}.")
-    for when, place in (("first", 0), ("last", 1)):
-        blind = [str(row["t"]) for row in rows if min(pair[place] for pair in row["errors"]) > _GREY]
-        at = f"at t = {', '.join(blind)}" if blind else "nowhere"
-        lines.append(f"At the {when} step every arm's is above mid-grey's, about {_GREY:.2f} on CIFAR-10, {at}.")
-    return lines
-
-
-def trend_row(sampler: str, arm: Arm, steps: list[int], known: Known) -> dict[str, str]:
-    ends = [digits(fids.level(arm, sampler, step).number, 4) for step in (steps[0], steps[-1])]
+def predicted_counts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """falls: at how many timesteps each arm's error falls. lower: the t at which the second arm's last error is the
+    lower one. blind: the t at which every arm's first, and last, error is above mid-grey's."""
+    arms = range(len(rows[0]["errors"]))
     return {
-        "sampler": scores.NAMES[sampler],
-        "arm": arm.experiment,
-        "span": f"{thousands(steps[0])} to {thousands(steps[-1])}",
-        "ends": f"{ends[0]} to {ends[1]}",
-        "number": f"{known.number:+.1f}",
-        "spread": spread(known, 1),
-        "word": _word(known, "rises", "falls", "not told from flat"),
+        "falls": [sum(row["errors"][arm][1] < row["errors"][arm][0] for row in rows) for arm in arms],
+        "lower": [row["t"] for row in rows if len(arms) > 1 and row["errors"][1][1] < row["errors"][0][1]],
+        "blind": [[row["t"] for row in rows if min(pair[end] for pair in row["errors"]) > _GREY] for end in (0, 1)],
+        "grey": f"{_GREY:.2f}",
+        "count": len(rows),
+    }
+
+
+def trend_row(trend: Trend) -> dict[str, str]:
+    """A row of the table of trends."""
+    first, last = trend.steps[0], trend.steps[-1]
+    return {
+        "sampler": scores.NAMES[trend.sampler],
+        "arm": trend.arm.experiment,
+        "span": f"{thousands(first)} to {thousands(last)}",
+        "ends": f"{digits(trend.first.number, 4)} to {digits(trend.last.number, 4)}",
+        "number": f"{trend.change.number:+.1f}",
+        "spread": spread(trend.change, 1),
+        "word": _word(trend.change, "rises", "falls", "not told from flat"),
     }
 
 
@@ -115,30 +104,38 @@ def difference_rows(selection: Selection) -> list[dict[str, str]]:
     rows = []
     for sampler in scores.SAMPLERS:
         for step in scores.steps_of([baseline, variant], sampler):
-            plain = fids.difference(baseline, variant, sampler, step, percent=False)
-            floor = summary.end_of(baseline, sampler, step, "floor")
-            excess = (fids.level(baseline, sampler, step).number or 0.0) - floor
+            found = fids.difference(baseline, variant, sampler, step, percent=False)
+            above = excess(baseline, sampler, step)
             rows.append(
                 {
                     "sampler": scores.NAMES[sampler],
                     "step": f"{step:,}",
-                    "each": ", ".join(f"{value:+.2f}" for value in plain.per_seed),
-                    "number": f"{plain.number:+.2f}",
-                    "spread": spread(plain, 2),
-                    "excess": "–" if pd.isna(excess) else f"{100 * (plain.number or 0) / excess:+.1f} %",
-                    "word": _word(plain, "e6 higher", "e6 lower", "inside the noise"),
+                    "each": ", ".join(f"{value:+.2f}" for value in found.per_seed),
+                    "number": f"{found.number:+.2f}",
+                    "spread": spread(found, 2),
+                    "excess": "–" if pd.isna(above) else f"{100 * (found.number or 0) / above:+.1f} %",
+                    "word": _word(found, "e6 higher", "e6 lower", "within the noise"),
                 }
             )
     return rows
 
 
-def _word(known: Known, up: str, down: str, neither: str) -> str:
-    """What the intervals say of a number's sign, by the page's rules."""
-    for low, high, word in ((0.0, float("inf"), up), (float("-inf"), 0.0, down)):
-        said = decide(known, low, high)
-        if said.startswith("holds"):
-            return said.replace("holds", word)
-    return neither
+def _word(found: Estimate, up: str, down: str, neither: str) -> str:
+    """What the judge says about a number's sign."""
+    sign, limits = side(found)
+    return f"{up if sign > 0 else down}{limits}" if sign else neither
+
+
+def spread(found: Estimate, places: int | None = None) -> str:
+    """Both intervals in words, or why there is none."""
+    if found.as_logged:
+        return "as logged"
+    parts = []
+    if found.within:
+        parts.append(f"{interval_text(found.within, places)} within runs{', paired' * found.paired}")
+    if found.seeds:
+        parts.append(f"{interval_text(found.seeds, places)} over {len(found.per_seed)} seeds")
+    return "; ".join(parts) or "no interval"
 
 
 def fids_of(arm: Arm, sampler: str) -> str:
@@ -151,7 +148,7 @@ def fids_of(arm: Arm, sampler: str) -> str:
 
 
 def change_rows(selection: Selection) -> list[dict[str, str]]:
-    """E6's trace against E5's, a row for each loss and part of the run."""
+    """E6's trace against E5's: a row for each loss and part of the run."""
     if len(selection.arms) < 2:
         return []
     return [
@@ -159,37 +156,36 @@ def change_rows(selection: Selection) -> list[dict[str, str]]:
             "loss": traces.LOSSES[change.metric],
             "span": "all" if change.span is None else f"{change.span[0]:,.0f}-{change.span[1]:,.0f}",
             "lower": f"{change.lower} of {change.count}",
-            "number": f"{change.known.number:+.1f}" if change.known.number is not None else "–",
-            "spread": spread(change.known, 1),
-            "draws": interval_text(change.at_most, 1),
+            "number": "–" if change.estimate.number is None else f"{change.estimate.number:+.1f}",
+            "spread": spread(change.estimate, 1),
+            "draws": interval_text(change.over_draws.within, 1),
         }
         for change in traces.changes(selection.arms[0], selection.arms[1])
     ]
 
 
 def pair_rows(pairs: pd.DataFrame) -> list[dict[str, str]]:
-    """The draw-by-draw table: of each loss and seed, the mean over the checkpoints and the last one."""
-    rows = []
-    last = pairs["step"].max() if len(pairs) else 0
-    for row in pairs[pairs["step"].isin([0, last])].itertuples() if len(pairs) else ():
-        rows.append(
-            {
-                "loss": traces.LOSSES[traces.OF_PAIRS[str(row.loss)]],
-                "seed": str(row.seed),
-                "step": "mean" if row.step == 0 else f"{row.step:,}",
-                "number": f"{row.change_pct:+.1f}",
-                "interval": f"{row.low_pct:.1f} to {row.high_pct:.1f}",
-                "over": str(row.interval_over),
-            }
-        )
-    return rows
+    """The draw-by-draw table: for each loss and seed, the mean over the checkpoints and the last one."""
+    if pairs.empty:
+        return []
+    return [
+        {
+            "loss": traces.LOSSES[traces.OF_PAIRS[str(row.loss)]],
+            "seed": str(row.seed),
+            "step": "mean" if row.step == 0 else f"{row.step:,}",
+            "number": f"{row.change_pct:+.1f}",
+            "interval": f"{row.low_pct:.1f} to {row.high_pct:.1f}",
+            "over": str(row.interval_over),
+        }
+        for row in pairs[pairs["step"].isin([0, pairs["step"].max()])].itertuples()
+    ]
 
 
 # ---- the log ---------------------------------------------------------------------------------------------
 
 
 def gap_rows(ours: Sequence[Gap], faithful: Sequence[Gap]) -> list[dict[str, str]]:
-    """A row for each number of the log, ours and the faithful rerun's beside it."""
+    """A row for each number of the log, with ours and the faithful rerun's."""
     others = {(gap.metric, gap.span): gap for gap in faithful}
     rows = []
     for gap in ours:
@@ -220,29 +216,28 @@ def _gap_text(gap: Gap) -> str:
 
 def claim_rows(judged: Judged) -> list[dict[str, str]]:
     """A row for each check; the claim, its note and its verdict stand in the first."""
-    said = judged.said
-    note = f" ({said.note.rstrip('.')})" if said.note else ""
-    blank = {"document": "", "says": "", "verdict": ""}
-    first = {"document": judged.document, "says": f"{said.says}{note}", "verdict": Markdown(f"**{judged.verdict}**")}
-    if not judged.lines:
-        return [first | {"what": "–", "wanted": "–", "study": "–", "ours": "–", "spread": "–"}]
-    rows = [(blank if place else first) | _line_cells(line) for place, line in enumerate(judged.lines)]
+    note = f" ({judged.note.rstrip('.')})" if judged.note else ""
+    first = {"document": judged.document, "says": f"{judged.says}{note}", "verdict": Markdown(f"**{judged.verdict}**")}
+    if not judged.outcomes:
+        return [first | dict.fromkeys(("what", "wanted", "study", "ours", "spread"), "–")]
+    blank = dict.fromkeys(first, "")
+    rows = [(blank if place else first) | _cells(outcome) for place, outcome in enumerate(judged.outcomes)]
     if len(rows) > 1:
-        for row, line in zip(rows, judged.lines, strict=True):
-            row["verdict"] = Markdown(f"{row['verdict']} ({bare(line.verdict)})".strip())
+        for row, outcome in zip(rows, judged.outcomes, strict=True):
+            row["verdict"] = Markdown(f"{row['verdict']} ({outcome.verdict.word})".strip())
     return rows
 
 
-def _line_cells(line: Line) -> dict[str, str]:
-    ours, study = line.ours, line.study
-    numbers = ours.per_seed if ours.counted and len(set(ours.per_seed)) > 1 else (ours.number,)
-    known = ", ".join(digits(number, 3) for number in numbers) + line.unit if ours.number is not None else "–"
+def _cells(outcome: Outcome) -> dict[str, str]:
+    ours, study = outcome.estimate, outcome.study
+    numbers = ours.per_seed if ours.as_logged and len(set(ours.per_seed)) > 1 else (ours.number,)
+    known = ours.number is not None
     return {
-        "what": line.what,
-        "wanted": line.wanted,
-        "study": digits(study.number, 3) + line.unit if study.number is not None else "–",
-        "ours": known,
-        "spread": "; ".join(word for word in ("" if known == "–" else spread(ours), ours.reason) if word),
+        "what": outcome.what,
+        "wanted": outcome.wanted,
+        "study": "–" if study is None or study.number is None else digits(study.number, 3) + outcome.unit,
+        "ours": ", ".join(digits(number, 3) for number in numbers) + outcome.unit if known else "–",
+        "spread": "; ".join(word for word in (spread(ours) if known else "", ours.reason) if word),
     }
 
 
@@ -258,14 +253,15 @@ def claims_csv(judged: Sequence[Judged]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CLAIM_COLUMNS)
     for each in judged:
-        for line in each.lines:
-            ends = (*(line.ours.within or (None, None)), *(line.ours.seeds or (None, None)))
-            found = (line.study.number, line.ours.number)
-            seeds = " ".join(f"{value:.6g}" for value in line.ours.per_seed)
-            cells = [each.document, each.said.says, line.what, line.wanted, *map(_six, found), seeds]
-            writer.writerow([*cells, *map(_six, ends), line.verdict, each.verdict])
-        if not each.lines:
-            writer.writerow([each.document, each.said.says, *[""] * 9, "", each.verdict])
+        for outcome in each.outcomes:
+            ours, study = outcome.estimate, outcome.study or Estimate()
+            ends = (*(ours.within or (None, None)), *(ours.seeds or (None, None)))
+            seeds = " ".join(f"{value:.6g}" for value in ours.per_seed)
+            found = (study.number, ours.number)
+            cells = [each.document, each.says, outcome.what, outcome.wanted, *map(_six, found), seeds]
+            writer.writerow([*cells, *map(_six, ends), outcome.verdict, each.verdict])
+        if not each.outcomes:
+            writer.writerow([each.document, each.says, *[""] * 10, each.verdict])
     return text.getvalue()
 
 
@@ -280,19 +276,9 @@ def sweep_rows(swept: Sequence[Entry]) -> list[dict[str, str]]:
     """A row for each run: its two traces and its FID at the last milestone."""
     rows: dict[str, dict[str, str]] = {}
     for entry in swept:
-        end = entry.points.iloc[-1]
-        row = rows.setdefault(
-            entry.run.id,
-            {
-                "loss": entry.loss,
-                "schedule": entry.schedule,
-                "seed": str(entry.run.seed),
-                "step": f"{entry.points.index[-1]:,}",
-                "fid": _with_error(
-                    float(end["fid"]), entry.run.series("val/fid_sem").get(entry.points.index[-1], np.nan)
-                ),
-                "steps": str(flat_config(entry.run).get("train.total_steps", "–")),
-            },
-        )
-        row[entry.trace] = digits(float(end["trace"]))
+        run, step, end = entry.run, entry.points.index[-1], entry.points.iloc[-1]
+        row = {"loss": entry.loss, "schedule": entry.schedule, "seed": str(run.seed), "step": f"{step:,}"}
+        row["fid"] = _with_error(float(end["fid"]), run.series("val/fid_sem").get(step, np.nan))
+        row["steps"] = str(flat_config(run).get("train.total_steps", "–"))
+        rows.setdefault(run.id, row)[entry.trace] = digits(float(end["trace"]))
     return sorted(rows.values(), key=lambda row: (row["loss"], row["schedule"], row["seed"]))

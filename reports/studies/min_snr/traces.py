@@ -1,4 +1,4 @@
-"""E6's Hessian trace against E5's, of each arm's own loss and of the common one."""
+"""E6's Hessian trace against E5's, for the loss that each arm trains and for the common one."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -11,40 +11,33 @@ import pandas as pd
 from ddpm.errors import UserError
 from reports.experiments import Check
 from reports.experiments.selection import Arm
-from reports.stats.estimates import windowed
-from reports.stats.statistics import COMMON, TRAINED, Z95, curve, paired, shared_seeds
+from reports.stats.estimates import windowed, with_both_intervals
+from reports.stats.intervals import Z95, Estimate, around
+from reports.stats.statistics import COMMON, TRAINED, curve, paired, shared_seeds
 from reports.studies import probe_pairs
-from reports.studies.min_snr.known import Interval, Known, of_check
 
 LOSSES = {TRAINED: "each arm's own, trained loss", COMMON: "common, unweighted loss"}
-OF_PAIRS = {"hutch": TRAINED, "ref": COMMON}  # as `reports/studies/probe_pairs.py` calls the two
+OF_PAIRS = {"hutch": TRAINED, "ref": COMMON}  # the names in `reports/studies/probe_pairs.py`
 SPANS: tuple[tuple[float, float] | None, ...] = (None, (100, 2000), (8000, 10_000))
 
 
 @dataclass(frozen=True)
 class Change:
-    """The mean over steps of E6's change against E5, in per cent, given the probe's draws; at how many of `count` steps
-    the mean curves have E6 lower; `reach`: half an interval over draws that it stays within whatever the draws of the
-    two arms have in common, None where their errors are not known."""
+    """The mean over steps of E6's change against E5 in per cent, and at how many of `count` steps the mean curves have
+    E6 lower. estimate: given the probe's draws. over_draws: with an interval over draws that is too wide rather than
+    too narrow, whatever draws the arms share; none if the probes' errors are unknown."""
 
     metric: str
     span: tuple[float, float] | None
-    known: Known
+    estimate: Estimate
+    over_draws: Estimate
     lower: int
     count: int
-    reach: float | None
-
-    @property
-    def at_most(self) -> Interval | None:
-        """The interval over draws, which is too wide rather than too narrow."""
-        if self.known.number is None or self.reach is None:
-            return None
-        return self.known.number - self.reach, self.known.number + self.reach
 
 
 @lru_cache(maxsize=8)  # summary and table ask for the same
 def changes(baseline: Arm, variant: Arm) -> list[Change]:
-    """For both losses, over all steps and over the early and the late ones; those that were measured in both arms."""
+    """For both losses, over all steps, the early and the late ones; only what both arms measured."""
     found = []
     for metric in LOSSES:
         for span in SPANS:
@@ -52,15 +45,18 @@ def changes(baseline: Arm, variant: Arm) -> list[Change]:
             inside = windowed(span, table, baseline)
             if len(inside):
                 check = Check(metric=metric, of="step_change_pct", window=span, at_most=0)
-                known = of_check(check, [baseline, variant])
+                given = with_both_intervals(check, [baseline, variant])
                 reach = _reach(baseline, variant, metric, inside.index)
-                found.append(Change(metric, span, known, int((inside < 0).sum()), len(inside), reach))
+                within = None if given.number is None or reach is None else around(given.number, reach)
+                over_draws = Estimate(given.number, within=within)
+                found.append(Change(metric, span, given, over_draws, int((inside < 0).sum()), len(inside)))
     return found
 
 
 def _reach(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float | None:
-    """Z95 (se_v + R se_b) / mean_b in per cent, R the quotient of the means: the error of a quotient of two that vary
-    against each other as much as they can. Draws are the same at every step and seed: nothing averages out."""
+    """Half an interval over draws: Z95 (se_v + R se_b) / mean_b in per cent, R the quotient of the means. This is the
+    error of a quotient whose parts vary against each other as much as they can. The draws are the same at every step
+    and seed, so nothing averages out. None if the errors are unknown."""
     reaches = []
     for i, j in shared_seeds(baseline, variant):
         runs = baseline.runs[i], variant.runs[j]
@@ -75,23 +71,23 @@ def _reach(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float |
 
 
 def read_pairs(folder: Path, runs: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
-    """The table of `probe_pairs` of the files of `ddpm probe --out` in `folder`, of all seeds with a file of e5 and one
-    of e6, those over seeds last; and a line for each file that has no partner. Empty without such files.
+    """The table of `probe_pairs` for all seeds with files of `ddpm probe --out` for e5 and e6 in `folder`, the rows
+    over seeds last; and a line for each file without a partner.
 
-    Raises UserError where two files do not belong together, or one is of none of `runs`."""
+    Raises UserError: two files do not belong together, or a file belongs to none of `runs`."""
     by_seed: dict[int, dict[str, probe_pairs.Probes]] = defaultdict(dict)
     for path in sorted(folder.glob("*.jsonl")):
         probes = probe_pairs.read(path)
         if probes.run_id not in runs:
             raise UserError(
-                f"{path} is of the run {probes.run_id}, of which there is no record. Keep that, or remove it."
+                f"{path} has probes of the run {probes.run_id}, which has no record. Keep one or remove the file."
             )
         if probes.experiment in by_seed[probes.seed]:
-            raise UserError(f"{folder} has two files of {probes.experiment} with seed {probes.seed}. Leave one.")
+            raise UserError(f"{folder} has two files for {probes.experiment} seed {probes.seed}. Keep one.")
         by_seed[probes.seed][probes.experiment] = probes
     pairs = {seed: found for seed, found in sorted(by_seed.items()) if {"e5", "e6"} <= found.keys()}
     alone = [
-        f"{probes.experiment} seed {seed} was probed draw by draw, and its partner was not."
+        f"{probes.experiment} seed {seed} was probed draw by draw, but its partner was not."
         for seed, found in sorted(by_seed.items())
         if seed not in pairs
         for probes in found.values()
@@ -102,21 +98,21 @@ def read_pairs(folder: Path, runs: Collection[str]) -> tuple[pd.DataFrame, list[
     return pd.concat([*tables, probe_pairs.over_seeds(tables)], ignore_index=True), alone
 
 
-def of_pairs(table: pd.DataFrame, loss: str) -> Known:
-    """The change of the mean over the checkpoints, in per cent, with the interval over the draws (of all seeds the
-    mean: their draws are the same) and over seeds, given these."""
+def of_pairs(table: pd.DataFrame, loss: str) -> Estimate:
+    """The change of the mean over the checkpoints in per cent, with the intervals over the draws (mean over seeds,
+    whose draws are the same) and over seeds, given these draws."""
     mine = table[(table["loss"] == loss) & (table["step"] == 0)] if len(table) else table
     single = mine[mine["seed"] != "all"] if len(mine) else mine
     if single.empty:
-        return Known(reason="not probed draw by draw")
+        return Estimate(reason="not probed draw by draw")
     number, low, high = (float(single[name].mean()) for name in ("change_pct", "low_pct", "high_pct"))
     of_seeds = mine[mine["seed"] == "all"]
     seeds = (float(of_seeds["low_pct"].iloc[0]), float(of_seeds["high_pct"].iloc[0])) if len(of_seeds) else None
-    return Known(number, tuple(map(float, single["change_pct"])), (low, high), seeds)
+    return Estimate(number, tuple(map(float, single["change_pct"])), (low, high), seeds)
 
 
 def relative(baseline: Arm, variant: Arm, metric: str) -> tuple[pd.Series, list[pd.Series]]:
-    """E6's change against E5 in per cent by step: of the mean curves, and of each seed that both have."""
+    """E6's change against E5 in per cent by step: for the mean curves, and for each seed that both have."""
     each: Sequence[pd.Series] = [
         100 * (variant.runs[j].series(metric) / baseline.runs[i].series(metric) - 1).dropna()
         for i, j in shared_seeds(baseline, variant)

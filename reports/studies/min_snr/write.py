@@ -8,7 +8,7 @@ from reports.figures import FIGURES
 from reports.figures.library import draw_library
 from reports.figures.style import Drawn, NothingToDraw, save, theme, told_apart
 from reports.studies.min_snr import figures
-from reports.studies.min_snr.claims import judge
+from reports.studies.min_snr.claims import judge_claims
 from reports.studies.min_snr.gallery import FOLDER, gallery
 from reports.studies.min_snr.material import Material, gather
 from reports.studies.min_snr.page import page
@@ -18,11 +18,11 @@ DPI, SMALL_DPI = 100, 70
 
 
 def write_text(docs: Path, original: Path) -> Path:
-    """Write `docs/findings.md`, `docs/findings/claims.csv` and `docs/gallery.md`: equal records, equal bytes.
+    """Write `docs/findings.md`, `docs/findings/claims.csv` and `docs/gallery.md`: equal records give equal bytes.
 
-    Raises UserError where there are no records, or no logs of the study."""
+    Raises UserError: no records, or no logs of the study."""
     material = gather(docs / "findings", original)
-    judged = judge(material)
+    judged = judge_claims(material)
     (docs / "findings" / "claims.csv").write_text(claims_csv(judged), encoding="utf-8")
     (docs / "findings.md").write_text(page(material, judged), encoding="utf-8")
     (docs / "gallery.md").write_text(gallery(docs), encoding="utf-8")
@@ -30,8 +30,8 @@ def write_text(docs: Path, original: Path) -> Path:
 
 
 def write_figures(docs: Path, original: Path) -> list[str]:
-    """Draw the page's figures into `docs/findings`, and small ones of the report for the gallery; a line for each that
-    the records do not suffice for, whose old picture goes. Raises UserError as `write_text` does."""
+    """Draw the page's figures into `docs/findings`, and small figures of the report for the gallery. A figure that
+    lacks data is removed; returns a line for each. Raises UserError as `write_text` does."""
     m = gather(docs / "findings", original)
     log, ours = m.study.arm("e5"), m.selection.arm("e5")
     own: dict[str, Callable[[], Drawn]] = {
@@ -56,7 +56,7 @@ def _of_the_report(m: Material, folder: Path) -> list[str]:
 
 
 def _draw(stem: Path, function: Callable[[], Drawn], dpi: int) -> str:
-    """Draw one figure as STEM.png; why not, where its data are absent."""
+    """Draw one figure as STEM.png; if its data are absent, returns why."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     with theme():
         try:

@@ -1,0 +1,105 @@
+"""The judge: what an estimate decides about a claim. Criteria, statements and findings all go through it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reports.stats.intervals import Estimate, Interval
+
+HOLDS, FAILS, UNDECIDED, UNSAID = "holds", "does not hold", "undecided", "cannot be said"
+OF_THESE, GIVEN = " in these runs", ", given the draws"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`word` (`HOLDS`, `FAILS`, `UNDECIDED` or `UNSAID`) and its limits. of_these_runs: other seeds may say otherwise.
+    given_draws: other draws of the probe may. reason: why nothing is decided."""
+
+    word: str
+    of_these_runs: bool = False
+    given_draws: bool = False
+    reason: str = field(default="", compare=False)
+
+    @property
+    def limits(self) -> str:
+        """The limits in words, to stand after the verdict."""
+        return OF_THESE * self.of_these_runs + GIVEN * self.given_draws
+
+    def __str__(self) -> str:
+        return self.word + self.limits
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A check (`Check`, or one of a study's own kinds) in words, its estimate and the verdict. study: the same number
+    from the original study's logs, where it is shown beside."""
+
+    check: Any
+    what: str
+    wanted: str
+    unit: str
+    estimate: Estimate
+    verdict: Verdict
+    study: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim, its checks' outcomes and the verdict on all of it in the words of the page."""
+
+    says: str
+    note: str
+    outcomes: tuple[Outcome, ...]
+    verdict: str
+    document: str = ""
+
+
+def judge(found: Estimate, at_least: float | None, at_most: float | None) -> Verdict:
+    """Whether the number lies within the bounds, both included; None for an open end.
+
+    Cannot be said: there is no number, or a reason against it. A number as logged decides about these runs if all seeds
+    agree. Otherwise an interval decides if it lies wholly inside or wholly outside; no interval, or one that reaches
+    over a bound, leaves it undecided. The interval within the runs goes first: seeds share the noise of the samples and
+    the probe's draws, so the interval over seeds decides nothing that the other leaves open. Without a second interval
+    that agrees, the interval within the runs decides about these runs only.
+    """
+    low = -math.inf if at_least is None else at_least
+    high = math.inf if at_most is None else at_most
+    if found.number is None or found.reason:
+        return Verdict(UNSAID, reason=found.reason or found.basis)
+    if found.as_logged:
+        inside = {low <= value <= high for value in found.per_seed}
+        if len(inside) > 1:
+            return Verdict(UNDECIDED, reason="the seeds disagree")
+        return Verdict(HOLDS if inside.pop() else FAILS, True, found.given_draws)
+    votes = [_vote(interval, low, high) for interval in (found.within, found.seeds) if interval]
+    if not votes or votes[0] == UNDECIDED:
+        return Verdict(UNDECIDED, reason="the interval reaches over the bound" if votes else found.basis)
+    alone = found.within is not None and votes != [votes[0], votes[0]]
+    return Verdict(votes[0], alone, found.given_draws)
+
+
+def _vote(interval: Interval, low: float, high: float) -> str:
+    if low <= interval[0] and interval[1] <= high:
+        return HOLDS
+    return FAILS if interval[1] < low or interval[0] > high else UNDECIDED
+
+
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a claim with several checks. It fails with any check, with the fewest limits among those that
+    fail; it holds if all hold, with the most."""
+    for word, choose in ((FAILS, min), (UNSAID, min), (UNDECIDED, min), (HOLDS, max)):
+        found = [verdict for verdict in verdicts if verdict.word == word]
+        if found:
+            return choose(found, key=lambda verdict: (verdict.given_draws, verdict.of_these_runs))
+    return Verdict(UNSAID)
+
+
+def side(found: Estimate) -> tuple[int, str]:
+    """(1 or -1 if the number is decided to lie above or below 0, else 0; the limits of that in words)."""
+    for sign, at_least, at_most in ((1, None, 0.0), (-1, 0.0, None)):
+        verdict = judge(found, at_least, at_most)
+        if verdict.word == FAILS:
+            return sign, verdict.limits
+    return 0, ""
