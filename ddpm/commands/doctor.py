@@ -4,6 +4,7 @@ It downloads nothing, writes nothing, and shows no key. What cannot be looked at
 are known by their digest; of published statistics it says only that they are there.
 """
 
+import argparse
 import importlib
 import os
 import platform
@@ -13,12 +14,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.runtime.cache import cache_dir
 
 GIB = 2**30
 ROOM = 1 * GIB  # what a run with its checkpoints and W&B files takes
+
+
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Declare the verb."""
+    return verbs.add_parser(  # type: ignore[no-any-return]
+        "doctor",
+        help="check this machine: packages, GPU, login, data, weights",
+        description="Look at versions, GPU, W&B login, cache folder, feature weights, statistics, data and disk. "
+        "Nothing is downloaded or written. Exit code 0 if the demo can run.",
+    )
 
 
 @dataclass(frozen=True)
@@ -219,7 +231,7 @@ def _room(what: str, folder: Path) -> Finding:
     return Finding(f"room in {what}", enough, f"{nearest}: {state}", advice, needed=what == "this folder")
 
 
-def diagnose() -> int:
+def run(args: argparse.Namespace) -> int:
     """Print what is there and what is missing; 0 if `make demo` can run, else 1."""
     findings = []
     for finding in examine():

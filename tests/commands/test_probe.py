@@ -10,7 +10,7 @@ import torch
 import wandb
 
 from ddpm.commands.cli import main
-from ddpm.commands.probe import _DESIGN, probe
+from ddpm.commands.probe_checkpoints import _DESIGN, probe
 from ddpm.config.run import differences
 from ddpm.curvature.probe import CurvatureProbe, Measurement
 from ddpm.errors import Held, UserError
@@ -120,7 +120,7 @@ def test_a_probe_that_ends_early_keeps_what_it_has(
     log = folder / "loss.jsonl"
     log.write_bytes(log.read_bytes() + b'{"_i": 4, "out": {"curv')
     with (
-        mock.patch("ddpm.commands.probe.send_amended", side_effect=KeyboardInterrupt),
+        mock.patch("ddpm.commands.probe_checkpoints.send_amended", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
     ):
         probe(folder, [], None, "cpu", None)

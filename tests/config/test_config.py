@@ -209,8 +209,8 @@ def test_the_file_of_a_bad_key_is_named(tmp_path: Path) -> None:
 def test_each_name_has_its_function() -> None:
     """Catches a name that can be chosen and not made, or the other way round."""
     from ddpm import names
-    from ddpm.commands.evaluate import METRICS
-    from ddpm.commands.probe import _DESIGN
+    from ddpm.commands.probe_checkpoints import _DESIGN
+    from ddpm.commands.score_checkpoints import METRICS
     from ddpm.config import sections as config
     from ddpm.curvature.probe import _METHODS
     from ddpm.diffusion import prediction, samplers, schedule

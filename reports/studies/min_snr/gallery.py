@@ -54,7 +54,7 @@ _OTHERS = (
     Entry(
         "Two runs' traces, draw by draw",
         "The change of E6's trace against E5's at every checkpoint on the same draws, with intervals (curvature.md).",
-        "python -m reports.studies.probe_pairs --baseline e5.jsonl --variant e6.jsonl --out out/pairs",
+        "ddpm probe-pairs --baseline e5.jsonl --variant e6.jsonl --out out/pairs",
         "curvature_e5_e6/pairs.png",
     ),
     Entry(
@@ -75,9 +75,7 @@ _OTHERS = (
 def gallery(docs: Path) -> str:
     """The Markdown text; a figure whose picture is not below `docs` is listed without one."""
     findings = [
-        Entry(
-            title, shows, "python -m reports.studies.min_snr", f"findings/{name}.png", "the records lack what it shows"
-        )
+        Entry(title, shows, "ddpm findings", f"findings/{name}.png", "the records lack what it shows")
         for name, (title, shows) in FINDINGS.items()
     ]
     report = [
