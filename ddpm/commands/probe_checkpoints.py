@@ -10,7 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ddpm.config.files import resolve
-from ddpm.config.run import Config, as_meant, differences
+from ddpm.config.run import Config
+from ddpm.config.stored import differences, upgrade
 from ddpm.curvature.probe import CHECKS, CurvatureProbe, Measurement
 from ddpm.data.images import ImageSet, load_images
 from ddpm.errors import Held, UserError
@@ -23,15 +24,15 @@ from ddpm.runtime.signals import StopSignals
 from ddpm.tracking.amend import send_amended
 from ddpm.tracking.run_folder import RunFolder
 
-# What a value of a method depends on, of the keys of `curvature`, with their defaults.
-_DRAWS = {"draws": "fixed", "seed": 0, "batch_size": None, "weights": "live"}
-_DESIGN: dict[str, dict[str, Any]] = {
-    "hutchinson": {**_DRAWS, "probes": 16, "per_draw": 1},
-    "hutchpp": {**_DRAWS, "probes": 16},
-    "xtrace": {**_DRAWS, "probes": 16},
-    "lanczos": {**_DRAWS, "lanczos_steps": 16},
-    "slq": {**_DRAWS, "lanczos_steps": 16, "slq_starts": 2},
-    "noise_scale": {**_DRAWS, "probes": 16},
+# The keys of `curvature` that a method's numbers depend on, besides those of the draws.
+_DRAWS = ("draws", "seed", "batch_size", "weights")
+_DESIGN: dict[str, tuple[str, ...]] = {
+    "hutchinson": ("probes", "per_draw"),
+    "hutchpp": ("probes",),
+    "xtrace": ("probes",),
+    "lanczos": ("lanczos_steps",),
+    "slq": ("lanczos_steps", "slq_starts"),
+    "noise_scale": ("probes",),
 }
 
 
@@ -209,7 +210,7 @@ def _data_overrides(stored: dict[str, Any], data: str | None) -> list[str]:
 
 def _require_over(folder: RunFolder, checkpoints: Sequence[_Checkpoint], cfg: Config) -> None:
     """Raises UserError where numbers added now would not stand for the run, or could be lost with its continuation."""
-    own = as_meant(folder.record["config"])
+    own = upgrade(folder.record["config"])
     if not folder.finished:
         raise UserError(
             f"The run in {folder.path} is not finished, and would be continued from before what is added now. Finish "
@@ -220,14 +221,11 @@ def _require_over(folder: RunFolder, checkpoints: Sequence[_Checkpoint], cfg: Co
         if changed:
             raise UserError(f"{checkpoint.path} is of another run than {folder.path}: {'; '.join(changed)}.")
     now = cfg.curvature.model_dump(mode="json")
-    wrong = {
-        key: own["curvature"].get(key, default)
-        for method in cfg.curvature.method
-        for key, default in _DESIGN[method].items()
-        if own["curvature"].get(key, default) != now[key]
-    }
+    there = own["curvature"]
+    needed = dict.fromkeys((*_DRAWS, *(key for method in cfg.curvature.method for key in _DESIGN[method])))
+    wrong = [f"curvature.{key} is {there[key]} there, {now[key]} here" for key in needed if there[key] != now[key]]
     if wrong:
-        said = "; ".join(f"curvature.{key} is {value} there, {now[key]} here" for key, value in wrong.items())
+        said = "; ".join(wrong)
         raise UserError(
             f"Reports take the numbers of the run in {folder.path} for what its config says: {said}. Measure in that "
             "way, or write to a file by --out FILE."

@@ -1,4 +1,4 @@
-"""What to train: one typed, frozen configuration, read from YAML files and the command line by `config_files`."""
+"""A training run's whole configuration, typed and frozen. `ddpm.config.files` reads it from YAML and overrides."""
 
 import hashlib
 import json
@@ -100,16 +100,19 @@ class Config(Section):
 
     @property
     def run_id(self) -> str:
-        """`id` where it is given, else `experiment-sSEED-DIGEST`; the digest covers all that the rows depend on."""
+        """`id` if it is given, else `experiment-sSEED-DIGEST`. The digest covers every key that rows depend on.
+
+        A younger key counts only if it is set, so that a run from before the key keeps its id.
+        """
         if self.id is not None:
             return self.id
-        default = _defaults()
-        decisive = {
+        is_set = flatten(self.model_dump(exclude_defaults=True))
+        counted = {
             key: value
-            for key, value in _decisive(self.nested()).items()
-            if key != "seed" and not (key.startswith(_YOUNGER) and value == default[key])
+            for key, value in decisive(self.nested()).items()
+            if key != "seed" and (key in is_set or not key.startswith(_YOUNGER))
         }
-        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.experiment}-s{self.seed}-{digest}"
 
     @property
@@ -160,7 +163,7 @@ _BOOKKEEPING = (
     *("out_dir", "cache_dir", "clean_run", "device", "id", "data.num_workers", "train.skip_nonfinite"),
     *("checkpoint.", "logging.wandb."),
 )
-# Keys younger than the first runs: in a run's id they count where they are set, so that older runs keep theirs.
+# Keys younger than the first runs; see `Config.run_id`.
 _YOUNGER = (
     *("loss.t_min", "loss.t_max", "eval.recon.", "eval.kid.", "eval.prdc.", "eval.reference_stats"),
     *(f"curvature.{key}" for key in ("every", "per_draw", "seed", "batch_size", "weights", "exact", "chunk")),
@@ -168,21 +171,10 @@ _YOUNGER = (
 )
 
 
-def _defaults() -> dict[str, Any]:
-    """The decisive keys as they are where nothing is set. Unvalidated: the default data set needs a folder."""
-    return _decisive(Config.model_construct(experiment="any").nested())
-
-
-def _decisive(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a nested config that a run's rows and weights depend on, dotted."""
+def decisive(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a nested config, dotted, that a run's rows and weights depend on."""
     unread = () if config.get("curvature", {}).get("enabled") else ("curvature.draws",)
     return {key: value for key, value in flatten(config).items() if not is_bookkeeping(key) and key not in unread}
-
-
-def as_meant(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored nested config, with a key younger than it as it was before there was the key, where that is not its
-    default: probes took the training batch."""
-    return {**config, "curvature": {"draws": "batch", **config["curvature"]}} if "curvature" in config else config
 
 
 def is_bookkeeping(key: str) -> bool:
@@ -196,15 +188,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two nested configs of one run, in words: `loss.weighting was constant, is minsnr`."""
-    old, new = _decisive(as_meant(before)), _decisive(now)
-    default = _defaults() if old.keys() != new.keys() else {}
-    return [
-        f"{key} was {was}, is {new.get(key)}"
-        for key in sorted({*old, *new})
-        # A key that came after the run was started held its default then.
-        if (was := old.get(key, default.get(key))) != new.get(key)
-    ]

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from ddpm.config.files import load_config
-from ddpm.config.run import _decisive, differences
+from ddpm.config.run import decisive
+from ddpm.config.stored import differences
 from ddpm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +92,7 @@ def test_a_config_from_before_a_key_is_the_same_config() -> None:
     assert differences(stored, now.nested()) == []
     cut = load_config(E5, ["--eval.recon.enabled=false", "--loss.t_max=50"])
     assert differences(stored, cut.nested()) == ["loss.t_max was None, is 50"]
-    older = {key: value for key, value in _decisive(stored).items() if key != "seed"}
+    older = {key: value for key, value in decisive(stored).items() if key != "seed"}
     digest = hashlib.sha256(json.dumps(older, sort_keys=True).encode()).hexdigest()[:8]
     assert now.run_id == f"e5-s1077-{digest}"
     assert len({now.run_id, cut.run_id, load_config(E5).run_id}) == 3
