@@ -1,6 +1,6 @@
 """Every metric that a run logs: its key, label, unit, meaning, when it is logged and what it costs.
 
-`table.yaml` has the metrics, `ddpm metrics` prints them as the page docs/metrics.md, figures take axis labels from them.
+`table.yaml` lists them. `ddpm metrics` prints them as docs/metrics.md, and figures take their axis labels from here.
 """
 
 import re
@@ -92,13 +92,8 @@ def markdown_page() -> str:
 
 def _section(key: str) -> str:
     """The title of the section with the longest start of `key`."""
-    starts = [
-        (len(start), section["title"])
-        for section in _FILE["sections"]
-        for start in section["keys"]
-        if key.startswith(start)
-    ]
-    return str(max(starts)[1])
+    titles = {start: section["title"] for section in _FILE["sections"] for start in section["keys"]}
+    return str(titles[max(filter(key.startswith, titles), key=len)])
 
 
 def _markdown_row(metric: Metric) -> str:
