@@ -8,7 +8,6 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 from ddpm import __version__
 from ddpm.commands import (
@@ -77,10 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     """The parser. Each verb adds its own; one whose parser has a default for `overrides` takes unknown words too."""
     parser = argparse.ArgumentParser(prog="ddpm", description="Controlled DDPM training studies.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    verbs = parser.add_subparsers(
-        required=True, metavar="VERB", parser_class=partial(argparse.ArgumentParser, allow_abbrev=False)
-    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
     for module in VERBS:
         verb = module.add(verbs)
+        verb.allow_abbrev = False
         verb.set_defaults(run=module.run, verb=verb)  # an error shows the verb's usage
     return parser

@@ -6,7 +6,7 @@ from typing import Any
 
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Declare the verb."""
-    return verbs.add_parser("metrics", help="print the table of every logged metric (docs/metrics.md)")  # type: ignore[no-any-return]
+    return verbs.add_parser("metrics", help="print the table of every logged metric (docs/metrics.md)")
 
 
 def run(args: argparse.Namespace) -> None:

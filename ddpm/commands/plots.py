@@ -20,15 +20,17 @@ from ddpm.models.build import schedule_of
 from ddpm.names import WEIGHTINGS
 from reports.figures.letters import PlainFigure
 
-# What differs in these is on no common axis.
+# Rows that differ in these are in different panels.
 _COMPARABLE = ("features", "reference", "reference_n", "reference_digest", "n")
 _LINE = ("run", "step", "weights", "sampler", "spacing", "x0_limit", "seed")
 
 
 def draw_frontier(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """FID with its 95 % interval against NFE, both on log scales, a line for each sampler on each checkpoint, from rows
-    of the table (of the metric fid). FIDs of other features, references (other images of one name, too) or counts
-    have a panel of their own."""
+    """Draw FID with its 95 % interval against NFE on log scales, from the table's rows of the metric fid.
+
+    Each sampler on each checkpoint is a line. FIDs with different features, references or sample counts get a panel of
+    their own.
+    """
     panels: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         panels.setdefault(tuple(str(row.get(key)) for key in _COMPARABLE), []).append(row)
@@ -85,9 +87,9 @@ def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], named: Sequence[str]
 
 
 def draw_schedule(cfg: Config, out: Path) -> Path:
-    """alpha_bar, SNR and the w_eps of every weighting over the t trained on, for a config; the configured one thick.
+    """Draw a config's alpha_bar, its SNR and every weighting's w_eps over the trained t, the configured one thick.
 
-    Writes `out`, in the format of its ending, and returns it. Raises UserError, if it cannot be written.
+    Writes and returns `out`, in the format of its ending. Raises UserError if it cannot be written.
     """
     schedule = schedule_of(cfg)
     trained = schedule.respace(torch.tensor(cfg.trained_timesteps))
@@ -108,7 +110,7 @@ def draw_schedule(cfg: Config, out: Path) -> Path:
         snr.set(xlabel="t", ylabel="SNR (log scale)")
         snr.legend()
         styles = ["-", "--", "-.", ":"]
-        for i, name in enumerate(w for w in WEIGHTINGS if w != "snr"):  # snr is constant by another name
+        for i, name in enumerate(w for w in WEIGHTINGS if w != "snr"):  # snr equals constant, in w_eps
             weighting = make_weighting(name, cfg.loss.minsnr_gamma, cfg.loss.p2_k, cfg.loss.p2_gamma)
             w = weights(weighting, trained)
             chosen = name == cfg.loss.weighting or (name == "constant" and cfg.loss.weighting == "snr")

@@ -1,4 +1,4 @@
-"""`ddpm probe`: the curvature at the checkpoints of a run that is over, measured as a training measures it."""
+"""Curvature at a finished run's checkpoints, measured as in training: the work of `ddpm probe`."""
 
 import json
 import math
@@ -37,28 +37,28 @@ _DESIGN: dict[str, tuple[str, ...]] = {
 
 
 def probe(source: Path, overrides: Sequence[str], data: str | None, device: str, out: Path | None) -> str:
-    """Measure the checkpoint `source`, or all of the run folder `source`; a table of what was found.
+    """Measure the checkpoint `source`, or all checkpoints of the run folder `source`; a table of the numbers.
 
-    overrides: `--curvature.key=value`, over what the run's config says. The numbers become a part of the run's record,
-    its folder's and W&B's, or lines of the file `out`. What is there already is not taken again.
+    overrides: `--curvature.key=value`, which win over the run's config. The numbers go into the run's rows, in its
+    folder and on W&B, or into the file `out`. Numbers that are there already are not measured again.
 
-    Raises UserError on bad input, and on what would give one key of one run two meanings: images, weights or draws that
-    are not the run's own, a run that is still to be continued. Raises Interrupted after SIGTERM or SIGINT, once what
-    was measured is written.
+    Raises UserError on bad input, and before one key of a run gets two meanings: if images, weights or draws differ
+    from the run's own, or if the run is unfinished. Raises Interrupted after SIGTERM or SIGINT, with the numbers so far
+    written.
     """
     foreign = [word for word in overrides if not (word.startswith("--curvature.") and "=" in word)]
     if foreign:
-        raise UserError(f"{' '.join(foreign)}: besides its options a probe takes --curvature.key=value alone.")
+        raise UserError(f"{' '.join(foreign)}: a probe takes its options and --curvature.key=value, no other key.")
     if out is not None:
         require_file(out)
     found, path = _find(source)
     if out is None and path is None:
-        raise UserError(f"{source} is not a part of a run folder, which could take the numbers. Give --out FILE.")
+        raise UserError(f"{source} is not in a run folder that could hold the numbers. Give --out FILE.")
     stored = load_checkpoint(found[0])["config"]
     cfg = resolve([(str(found[0]), stored)], ["--curvature.enabled=true", *overrides, *_data_overrides(stored, data)])
     checkpoints = [_described(checkpoint, cfg.curvature.weights) for checkpoint in found]
     if out is not None:
-        run_id = resolve([(str(found[0]), stored)], []).run_id  # of the training: how it is probed names no other run
+        run_id = resolve([(str(found[0]), stored)], []).run_id  # without the overrides: they do not change the run
         return _into_file(_Measuring(cfg, device), checkpoints, out, run_id)
     assert path is not None
     folder = RunFolder.at(path)
@@ -67,12 +67,12 @@ def probe(source: Path, overrides: Sequence[str], data: str | None, device: str,
             _require_over(folder, checkpoints, cfg)
             return _into_run(_Measuring(cfg, device), checkpoints, folder)
     except Held:
-        raise Held(f"Another process is writing to the run {path}. Wait for it, or write to a file by --out.") from None
+        raise Held(f"Another process is writing to the run {path}. Wait, or write to a file with --out FILE.") from None
 
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """Where it is and what it is of, without its weights: a run may have many."""
+    """A checkpoint without its weights: a run may have many."""
 
     path: Path
     step: int
@@ -80,7 +80,7 @@ class _Checkpoint:
 
 
 class _Measuring:
-    """The images and the network of a run, ready for any of its checkpoints."""
+    """A run's images and network, ready for any of its checkpoints."""
 
     def __init__(self, cfg: Config, device: str):
         self.cfg = cfg
@@ -94,9 +94,9 @@ class _Measuring:
         self._model = make_model(cfg).to(self._device)
 
     def over(self, work: Sequence[tuple[_Checkpoint, Sequence[str]]]) -> Iterator[tuple[int, Measurement]]:
-        """Step and measurement for each (checkpoint, methods). Raises UserError, and Interrupted in between."""
+        """Step and measurement for each (checkpoint, methods). Raises UserError, and Interrupted between two."""
         bar = tqdm(total=len(work), desc="probe", unit="checkpoint", disable=None)
-        with bar, StopSignals(first="what was measured is kept") as stop:
+        with bar, StopSignals(first="finished measurements are kept") as stop:
             for checkpoint, methods in work:
                 state = load_checkpoint(checkpoint.path)
                 self._model.load_state_dict(weights_of(checkpoint.path, state, self.cfg.curvature.weights))
@@ -113,7 +113,7 @@ def _into_run(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], folder:
     if trained_on not in (None, measuring.images.digest):
         raise UserError(
             f"The run in {folder.path} was trained on other images (digest {trained_on}, these: "
-            f"{measuring.images.digest}). Give its own by --data, or write to a file by --out FILE."
+            f"{measuring.images.digest}). Give its images with --data, or write to a file with --out FILE."
         )
     curvature = measuring.cfg.curvature
     work = []
@@ -138,7 +138,7 @@ def _into_run(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], folder:
 
 
 def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: Path, run_id: str) -> str:
-    """Line by line into OUT.part, which the same command takes up where it was interrupted, and which becomes OUT."""
+    """Write a line for each checkpoint to OUT.part, then rename it to OUT. An interrupted command resumes from it."""
     cfg = measuring.cfg
     about = {
         **{"run_id": run_id, "experiment": cfg.experiment, "seed": cfg.seed},
@@ -166,7 +166,7 @@ def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: P
 
 
 def _lines(part: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """The whole lines of an interrupted command that measured the same."""
+    """The whole lines in `part` whose settings are `about`."""
     found = []
     for text in part.read_text().splitlines() if part.exists() else []:
         try:
@@ -179,12 +179,12 @@ def _lines(part: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plain(value: float) -> float | None:
-    """As precise as it is, and as JSON knows it."""
+    """Seven digits, as float32 has; None if not finite, which JSON cannot hold."""
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _find(source: Path) -> tuple[list[Path], Path | None]:
-    """The checkpoints asked for, by step, and the run folder that they are of."""
+    """The checkpoints, by step, and their run folder; None if they are in none."""
     checkpoints = [source] if source.is_file() else list_checkpoints(source)
     if not checkpoints:
         raise no_checkpoints(source)
@@ -193,7 +193,7 @@ def _find(source: Path) -> tuple[list[Path], Path | None]:
 
 
 def _described(path: Path, which: str) -> _Checkpoint:
-    """Raises UserError, if the weights to measure are not there or not finite."""
+    """The checkpoint at `path`. Raises UserError if the weights to measure are missing or not finite."""
     state = load_checkpoint(path)
     weights_of(path, state, which)
     return _Checkpoint(path, state["step"], state["config"])
@@ -209,17 +209,17 @@ def _data_overrides(stored: dict[str, Any], data: str | None) -> list[str]:
 
 
 def _require_over(folder: RunFolder, checkpoints: Sequence[_Checkpoint], cfg: Config) -> None:
-    """Raises UserError where numbers added now would not stand for the run, or could be lost with its continuation."""
+    """Raises UserError if new numbers would contradict the run's config, or be lost when it is continued."""
     own = upgrade(folder.record["config"])
     if not folder.finished:
         raise UserError(
-            f"The run in {folder.path} is not finished, and would be continued from before what is added now. Finish "
-            "it by its own command first, or write to a file by --out FILE."
+            f"The run in {folder.path} is not finished: continuing it would lose the new numbers. Finish it first "
+            "with its own command, or write to a file with --out FILE."
         )
     for checkpoint in checkpoints:
         changed = differences(checkpoint.config, own)
         if changed:
-            raise UserError(f"{checkpoint.path} is of another run than {folder.path}: {'; '.join(changed)}.")
+            raise UserError(f"{checkpoint.path} belongs to another run than {folder.path}: {'; '.join(changed)}.")
     now = cfg.curvature.model_dump(mode="json")
     there = own["curvature"]
     needed = dict.fromkeys((*_DRAWS, *(key for method in cfg.curvature.method for key in _DESIGN[method])))
@@ -227,13 +227,13 @@ def _require_over(folder: RunFolder, checkpoints: Sequence[_Checkpoint], cfg: Co
     if wrong:
         said = "; ".join(wrong)
         raise UserError(
-            f"Reports take the numbers of the run in {folder.path} for what its config says: {said}. Measure in that "
-            "way, or write to a file by --out FILE."
+            f"The numbers would contradict the config of the run in {folder.path}: {said}. Measure by its config, or "
+            "write to a file with --out FILE."
         )
 
 
 def _table(found: Sequence[tuple[int, Measurement]]) -> str:
-    """Step by step, what was measured, in columns."""
+    """The numbers as text: a line for each step, a column for each quantity."""
     keys = [key for key in dict.fromkeys(k for _, m in found for k in m.row) if not key.endswith(("_sem", "_std"))]
     rows = [["step", *(key.removeprefix("curvature/") for key in keys)]]
     for step, measurement in found:

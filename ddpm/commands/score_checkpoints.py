@@ -1,13 +1,13 @@
-"""`ddpm evaluate`: scores of checkpoints, by several samplers at several NFE, in one tidy table.
+"""Scores of checkpoints by several samplers at several NFE, in one tidy table: the work of `ddpm evaluate`.
 
-Each point (checkpoint, sampler, NFE) is drawn in chunks, whose features are on disk until its scores are. Killed at any
-moment, the same command resumes and gives the same bits as an uninterrupted one.
+The features of each point (checkpoint, sampler, NFE) are saved in chunks until the point has its scores. An interrupted
+command resumes when it is run again, with the same bits as an uninterrupted one.
 
-OUT/evaluations.csv     one row a score of each point that was evaluated into OUT
-OUT/protocols.json      what each of the table's fingerprints stands for
+OUT/evaluations.csv     a row for each score of each point
+OUT/protocols.json      what each fingerprint in the table stands for
 OUT/frontier.png        FID against NFE
-OUT/points/KEY.json     a point's rows; KEY stands for all that its numbers depend on
-OUT/.part/KEY/          the features of a point that is not finished
+OUT/points/KEY.json     a point's rows; KEY is a digest of all that its numbers depend on
+OUT/.part/KEY/          the features of an unfinished point
 """
 
 import csv
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ddpm.commands.plots import draw_frontier
 from ddpm.config.run import Config
+from ddpm.config.sections import Prdc
 from ddpm.data.images import ImageSet, load_images
 from ddpm.diffusion.samplers import make_chain
 from ddpm.errors import Held, UserError
@@ -49,14 +50,14 @@ COLUMNS = (
     *("sample_s", "features_s", "distance_s", "point"),
 )
 METRICS = {"fid": ("fid",), "fid_infinity": ("fid_infinity",), "kid": ("kid",), "prdc": NEIGHBOURS}
-CHUNK = 50  # images, or a batch where that is more: what a kill can cost
+CHUNK = 50  # images, or one batch if that is more: the most that a kill can cost
 _FORMAT = 1  # bump when evaluation changes; discards partial results
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be evaluated, and how. None stands for what the checkpoint's own config says."""
+    """What to evaluate, and how. None means: as the checkpoint's config says."""
 
     sources: Sequence[Path]
     out: Path
@@ -72,14 +73,14 @@ class Request:
     weights: str = "ema"
     seed: int = 0
     device: str = "auto"
-    influence: bool = False  # note what each sample adds to FID, see `influence_of`
+    influence: bool = False  # record each sample's influence on FID, see `influence_of`
 
     @property
     def wanted(self) -> Wanted:
         """The scores besides FID."""
         return Wanted(
             Kid() if "kid" in self.metrics else None,
-            5 if "prdc" in self.metrics else None,
+            Prdc().k if "prdc" in self.metrics else None,
             "fid_infinity" in self.metrics,
         )
 
@@ -90,15 +91,13 @@ class Request:
 
 
 def evaluate(request: Request) -> Path:
-    """Evaluate every point of a request that is not in `request.out` yet; the table's path.
+    """Evaluate every point of the request that is not in `request.out` yet; the table's path.
 
-    Raises UserError on bad input, of any of the checkpoints, before anything is sampled, and Held where another process
-    writes to the same folder.
+    Checks all checkpoints before it samples. Raises UserError on bad input, and Held if another process writes to the
+    same folder.
     """
     if request.influence and (request.n > ROWS or "fid" not in request.metrics):
-        raise UserError(
-            f"--influence is of each sample's feature on FID: it needs --metrics fid and --n up to {ROWS:,}."
-        )
+        raise UserError(f"--influence needs --metrics fid and --n up to {ROWS:,}.")
     checkpoints = [find_checkpoint(source) for source in request.sources]
     for checkpoint in checkpoints:  # before the folder is made
         weights_of(checkpoint, load_checkpoint(checkpoint), request.weights)
@@ -106,7 +105,7 @@ def evaluate(request: Request) -> Path:
         request.out.mkdir(parents=True, exist_ok=True)
         with FileLock(request.out / ".lock", timeout=0):
             for checkpoint in checkpoints[1:]:
-                prepare(checkpoint, request, quiet=True)  # what is wrong with it is said now; the first comes next
+                prepare(checkpoint, request, quiet=True)  # raises its errors now; the first checkpoint comes next
             for checkpoint in checkpoints:
                 evaluate_checkpoint(checkpoint, request)
                 rows = write_table(request.out)
@@ -115,12 +114,12 @@ def evaluate(request: Request) -> Path:
     except Timeout:
         raise Held(f"Another process is evaluating into {request.out}. Wait for it, or give another --out.") from None
     except OSError as error:
-        raise UserError(f"{request.out} cannot be written: {error.strerror or error}. What is there stays.") from error
+        raise UserError(f"{request.out} cannot be written: {error.strerror or error}. Finished points stay.") from error
     return request.out / "evaluations.csv"
 
 
 def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
-    """Evaluate every point of a checkpoint that is not there yet, note it in the checkpoint's run, and say its FID."""
+    """Evaluate every point of a checkpoint that is not there yet, record it in the run, and print its scores."""
     trained, evaluator, images = prepare(checkpoint, request)
     content = file_digest(checkpoint)
     for plan in request.plans:
@@ -145,15 +144,17 @@ def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
 
 
 def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Trained, Evaluator, ImageSet]:
-    """A checkpoint, what scores it, and its real images. Raises UserError where something keeps it from being scored;
-    warns, unless quiet, where a sampler misses a known answer."""
+    """A checkpoint, its evaluator, and its real images.
+
+    Raises UserError if the checkpoint cannot be scored. Unless quiet, warns if a sampler misses a known answer.
+    """
     trained = load_trained(checkpoint, request.weights, request.device)
     check_plans(trained, request.plans, quiet)
     return trained, *make_evaluator(trained, request, quiet)
 
 
 def check_plans(trained: Trained, plans: Sequence[SamplingPlan], quiet: bool) -> None:
-    """Raises UserError where a sampler cannot run at an NFE; warns, unless quiet, where it misses a known answer."""
+    """Raises UserError if a sampler cannot run at its NFE. Unless quiet, warns if it misses a known answer."""
     for plan in plans:
         try:
             make_chain(trained.schedule, plan.sampler, plan.nfe, plan.spacing)
@@ -165,7 +166,7 @@ def check_plans(trained: Trained, plans: Sequence[SamplingPlan], quiet: bool) ->
 
 
 def make_evaluator(trained: Trained, request: Request, quiet: bool = False) -> tuple[Evaluator, ImageSet]:
-    """What scores a checkpoint as its own config would, but for what the request says; and its real images."""
+    """The evaluator of a checkpoint, by its config and the request, which overrides it; and its real images."""
     cfg = trained.cfg
     use_folder(cfg.cache_dir)
     images = _images(cfg, request.data, quiet)
@@ -182,19 +183,19 @@ def make_evaluator(trained: Trained, request: Request, quiet: bool = False) -> t
         shape=(channels, height, width),
         wanted=request.wanted,
     )
-    evaluator.protocol(request.plans[0])  # refuses too few samples, which are as many in each
+    evaluator.protocol(request.plans[0])  # raises UserError if n is too small; all plans have the same n
     return evaluator, images
 
 
 def _images(cfg: Config, root: Path | None, quiet: bool) -> ImageSet:
-    """The images that a run was trained on, or those at `root`."""
+    """The run's training images, or those at `root`."""
     d = cfg.data
     dataset = "folder" if root and d.dataset == "embedded" else d.dataset
     return load_images(dataset, root or d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, quiet=quiet)
 
 
 def samples_key_of(content: str, evaluator: Evaluator, plan: SamplingPlan, request: Request) -> str:
-    """A digest of all that the features of a point's samples depend on, the machine's rounding included."""
+    """A digest of all that the features of a point's samples depend on, including the machine's rounding."""
     assert evaluator.features
     how = [request.weights, request.seed, evaluator.batch_size, evaluator.x0_limit, evaluator.features.name]
     where = [str(evaluator.device), torch.get_num_threads(), torch.__version__]
@@ -209,12 +210,12 @@ def evaluate_point(
     unfinished: Path,
     images: ImageSet,
 ) -> list[Row]:
-    """The rows of one point, without what is said of its checkpoint; its features are taken or found in chunks."""
+    """The rows of one point, without the checkpoint's columns. Features come from `unfinished` or are computed."""
     assert evaluator.features and evaluator.reference
     found = FeatureSums(plan.n_samples, evaluator.features.dim)
     seconds = torch.zeros(2, dtype=torch.float64)
     for features, taken in gather(evaluator, trained, plan, request.seed, unfinished):
-        for batch in features.split(evaluator.batch_size):  # as a milestone adds them: to the same bits
+        for batch in features.split(evaluator.batch_size):  # in the batches of a milestone, for the same bits
             found.add(batch)
         seconds += taken
     before = evaluator.timers.seconds["distance"]
@@ -244,10 +245,11 @@ def evaluate_point(
 
 
 def influence_of(found: FeatureSums, evaluator: Evaluator) -> list[float]:
-    """What each sample in order adds to FID, to five digits: see `frechet_influence`.
+    """The influence of each sample on FID, in order, to five digits: see `frechet_influence`.
 
-    Two points of one noise have their samples in pairs: the difference of their FIDs has the standard error
-    std(influence - influence) / sqrt(n), which holds what the noise does to both."""
+    The samples of two points with the same noise are paired: the difference of their FIDs has the standard error
+    std(influence_1 - influence_2) / sqrt(n).
+    """
     assert evaluator.reference
     values = frechet_influence(found.sums.result(), evaluator.reference.gaussian, found.rows)
     return [float(f"{value:.5g}") for value in values.tolist()]
@@ -256,8 +258,10 @@ def influence_of(found: FeatureSums, evaluator: Evaluator) -> list[float]:
 def gather(
     evaluator: Evaluator, trained: Trained, plan: SamplingPlan, seed: int, folder: Path
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The features (B, dim) of a point's samples in order, chunk by chunk, and the seconds (2,) that drawing and
-    extracting them took: of those in `folder` as they are there, of the others anew."""
+    """The features (B, dim) of a point's samples, chunk by chunk, and the seconds (2,) for drawing and for features.
+
+    Reads the chunks that are in `folder`, computes and saves the others.
+    """
     assert evaluator.features
     features, timers = evaluator.features, evaluator.timers
     size = evaluator.batch_size * -(-CHUNK // evaluator.batch_size)
@@ -279,7 +283,7 @@ def gather(
 
 
 def about_checkpoint(checkpoint: Path, trained: Trained) -> Row:
-    """Which run and step a checkpoint is of."""
+    """The checkpoint's columns: its run and step."""
     cfg = trained.cfg
     return {"experiment": cfg.experiment, "run": cfg.run_id, "step": trained.step, "checkpoint": str(checkpoint)}
 
@@ -290,7 +294,7 @@ _NEEDED = {*("run", "step", "weights", "sampler", "nfe", "n", "point"), *("metri
 
 
 def read_point(path: Path) -> list[Row] | None:
-    """The rows of a point. None if it is not there, or damaged: a line says so."""
+    """The rows of a point; None if the file is missing, or damaged (a warning says so)."""
     try:
         rows = json.loads(path.read_bytes())
         if rows and all(row.keys() >= _NEEDED for row in rows):
@@ -299,15 +303,15 @@ def read_point(path: Path) -> list[Row] | None:
         return None
     except (ValueError, TypeError, AttributeError):
         pass
-    print(f"warning: {path} is damaged and counts as not there: the point is evaluated again when it is asked for")
+    print(f"warning: {path} is damaged and ignored: the point is evaluated again when it is asked for")
     return None
 
 
 def write_table(out: Path) -> list[Row]:
-    """Write the table of all points in `out` anew, in an order that does not depend on when they came, and what its
-    fingerprints stand for; its rows.
+    """Write the table of all points in `out`, sorted, and what its fingerprints stand for; its rows.
 
-    A score that was taken again, with others of the same samples, has one row."""
+    A score that several files hold for the same samples has one row.
+    """
     found = [row for path in sorted((out / "points").glob("*.json")) for row in read_point(path) or ()]
     rows = list({(row["point"], row["protocol"], row["metric"]): row for row in found}.values())
     rows.sort(key=lambda row: [row[key] for key in ("run", "step", "weights", "sampler", "nfe", "n", "point")])

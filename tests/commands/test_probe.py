@@ -141,7 +141,7 @@ def test_a_run_that_will_go_on_is_refused(tmp_path: Path) -> None:
         probe(folder, [], None, "cpu", None)
     assert (folder / "loss.jsonl").read_bytes() == before
     probe(folder, [], None, "cpu", tmp_path / "x.jsonl")
-    with RunFolder.at(folder), pytest.raises(Held, match="write to a file by --out"):
+    with RunFolder.at(folder), pytest.raises(Held, match="write to a file with --out"):
         probe(folder, [], None, "cpu", None)
 
 
@@ -216,7 +216,7 @@ def test_one_key_of_a_run_keeps_one_meaning(tmp_path: Path) -> None:
         probe(folder, [], None, "cpu", tmp_path)
     other = train(tiny(tmp_path / "other", *_UNPROBED, NO_WANDB, "--seed=5"))
     strange.write_bytes((other / "checkpoints/step-000004.pt").read_bytes())
-    with pytest.raises(UserError, match="is of another run"):
+    with pytest.raises(UserError, match="belongs to another run"):
         probe(strange, [], None, "cpu", None)
     strange.unlink()
     with pytest.raises(UserError, match="neither a checkpoint nor a run folder"):
