@@ -202,8 +202,8 @@ def test_one_key_of_a_run_keeps_one_meaning(tmp_path: Path) -> None:
         (["--curvature.probes=4"], None, "curvature.probes is 2 there, 4 here"),
         (["--curvature.weights=ema"], None, "curvature.weights is live there, ema here"),
         ([], str(_folder_of_images(tmp_path)), "trained on other images"),
-        (["--seed=3"], None, "--curvature.key=value alone"),
-        (["--curvature.probes", "4"], None, "--curvature.key=value alone"),
+        (["--seed=3"], None, "takes its options and --curvature.key=value"),
+        (["--curvature.probes", "4"], None, "takes its options and --curvature.key=value"),
         (["--curvature.method=hutch"], None, "noise_scale"),
     ):
         with pytest.raises(UserError, match=said):
