@@ -179,7 +179,7 @@ def _lines(part: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plain(value: float) -> float | None:
-    """Seven digits, as float32 has; None if not finite, which JSON cannot hold."""
+    """`value` to seven digits; None if it is not finite, which JSON cannot hold."""
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
@@ -225,9 +225,8 @@ def _require_over(folder: RunFolder, checkpoints: Sequence[_Checkpoint], cfg: Co
     needed = dict.fromkeys((*_DRAWS, *(key for method in cfg.curvature.method for key in _DESIGN[method])))
     wrong = [f"curvature.{key} is {there[key]} there, {now[key]} here" for key in needed if there[key] != now[key]]
     if wrong:
-        said = "; ".join(wrong)
         raise UserError(
-            f"The numbers would contradict the config of the run in {folder.path}: {said}. Measure by its config, or "
+            f"The numbers would contradict the config of the run in {folder.path}: {'; '.join(wrong)}. Measure by its config, or "
             "write to a file with --out FILE."
         )
 
