@@ -226,8 +226,8 @@ def _require_over(folder: RunFolder, checkpoints: Sequence[_Checkpoint], cfg: Co
     wrong = [f"curvature.{key} is {there[key]} there, {now[key]} here" for key in needed if there[key] != now[key]]
     if wrong:
         raise UserError(
-            f"The numbers would contradict the config of the run in {folder.path}: {'; '.join(wrong)}. Measure by its config, or "
-            "write to a file with --out FILE."
+            f"The numbers would contradict the config of the run in {folder.path}: {'; '.join(wrong)}. "
+            "Measure by its config, or write to a file with --out FILE."
         )
 
 
