@@ -60,14 +60,11 @@ def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], named: Sequence[str]
     shades = sns.color_palette("colorblind", len(lines))
     for i, (key, points) in enumerate(lines.items()):
         points = sorted(points, key=lambda row: row["nfe"])
-        values = [row["value"] for row in points]
-        reach = [[row[end] for row in points] for end in ("low", "high")]
-        bars = [[v - low for v, low in zip(values, reach[0], strict=True)]]
-        bars.append([high - v for v, high in zip(values, reach[1], strict=True)])
+        bars = [[row["value"] - row["low"] for row in points], [row["high"] - row["value"] for row in points]]
         text = ", ".join(f"{name} = {value}" for name, value in zip(_LINE, key, strict=True) if name in named)
         axes.errorbar(
             [row["nfe"] for row in points],
-            values,
+            [row["value"] for row in points],
             bars,
             marker="osD^vP*X"[i % 8],
             color=shades[i],

@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ddpm.commands.plots import draw_frontier
-from ddpm.config.run import Config
 from ddpm.config.sections import Prdc
 from ddpm.data.images import ImageSet, load_images
 from ddpm.diffusion.samplers import make_chain
@@ -132,8 +131,9 @@ def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
         rows = read_point(path)
         if rows is None:
             rows = evaluate_point(evaluator, trained, plan, request, unfinished, images)
-            about = about_checkpoint(checkpoint, trained)
-            rows = [about | row | {"point": samples_key} for row in rows]
+            cfg = trained.cfg
+            run = {"experiment": cfg.experiment, "run": cfg.run_id, "step": trained.step, "checkpoint": str(checkpoint)}
+            rows = [run | row | {"point": samples_key} for row in rows]
             _write(path, json.dumps(rows) + "\n")
         if checkpoint.parent.name == "checkpoints":
             inside = {"checkpoint": f"checkpoints/{checkpoint.name}"}  # the folder may be moved
@@ -149,13 +149,8 @@ def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Tr
     Raises UserError if the checkpoint cannot be scored. Unless quiet, warns if a sampler misses a known answer.
     """
     trained = load_trained(checkpoint, request.weights, request.device)
-    check_plans(trained, request.plans, quiet)
-    return trained, *make_evaluator(trained, request, quiet)
-
-
-def check_plans(trained: Trained, plans: Sequence[SamplingPlan], quiet: bool) -> None:
-    """Raises UserError if a sampler cannot run at its NFE. Unless quiet, warns if it misses a known answer."""
-    for plan in plans:
+    cfg = trained.cfg
+    for plan in request.plans:
         try:
             make_chain(trained.schedule, plan.sampler, plan.nfe, plan.spacing)
             answer = try_sampler(trained.schedule, plan.sampler, plan.nfe, plan.spacing)
@@ -163,13 +158,10 @@ def check_plans(trained: Trained, plans: Sequence[SamplingPlan], quiet: bool) ->
             raise UserError(f"--sampler {plan.sampler} --nfe {plan.nfe}: {error}.") from None
         if not (answer.passes or quiet):
             print(f"warning: {plan.sampler} at nfe {plan.nfe} misses a known answer by {answer.error:+.0%}")
-
-
-def make_evaluator(trained: Trained, request: Request, quiet: bool = False) -> tuple[Evaluator, ImageSet]:
-    """The evaluator of a checkpoint, by its config and the request, which overrides it; and its real images."""
-    cfg = trained.cfg
     use_folder(cfg.cache_dir)
-    images = _images(cfg, request.data, quiet)
+    d, root = cfg.data, request.data
+    dataset = "folder" if root and d.dataset == "embedded" else d.dataset
+    images = load_images(dataset, root or d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, quiet=quiet)
     features = make_features(request.features or cfg.eval.features, trained.device)
     _, channels, height, width = images.images.shape
     evaluator = Evaluator(
@@ -184,14 +176,7 @@ def make_evaluator(trained: Trained, request: Request, quiet: bool = False) -> t
         wanted=request.wanted,
     )
     evaluator.protocol(request.plans[0])  # raises UserError if n is too small; all plans have the same n
-    return evaluator, images
-
-
-def _images(cfg: Config, root: Path | None, quiet: bool) -> ImageSet:
-    """The run's training images, or those at `root`."""
-    d = cfg.data
-    dataset = "folder" if root and d.dataset == "embedded" else d.dataset
-    return load_images(dataset, root or d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, quiet=quiet)
+    return trained, evaluator, images
 
 
 def samples_key_of(content: str, evaluator: Evaluator, plan: SamplingPlan, request: Request) -> str:
@@ -280,12 +265,6 @@ def gather(
             chunk = kept(folder / f"{start:08d}.safetensors", take)
             bar.update(len(chunk["features"]))
             yield chunk["features"], chunk["seconds"]
-
-
-def about_checkpoint(checkpoint: Path, trained: Trained) -> Row:
-    """The checkpoint's columns: its run and step."""
-    cfg = trained.cfg
-    return {"experiment": cfg.experiment, "run": cfg.run_id, "step": trained.step, "checkpoint": str(checkpoint)}
 
 
 # --- the table ---
