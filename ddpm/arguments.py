@@ -56,7 +56,9 @@ def names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
         found = tuple(dict.fromkeys(text.split(",")))
         for name in found:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}.{did_you_mean(name, known)}")
+                raise argparse.ArgumentTypeError(
+                    f"{name!r} is not one of {', '.join(known)}.{did_you_mean(name, known)}"
+                )
         return found
 
     return parse

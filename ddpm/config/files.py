@@ -96,7 +96,7 @@ def _check_point(values: dict[str, Any], point: Mapping[str, Any], origins: dict
     for key, value in flatten(point).items():
         if not is_bookkeeping(key) and key in decided and _word(decided[key]) != _word(value):
             raise UserError(
-                f"{key} is swept, and {origins.get(key)} sets it to {decided[key]} where the point has {value}. "
+                f"{key} is swept, and {origins.get(key)} sets it to {decided[key]}, but the point has {value}. "
                 "Change the sweep file instead."
             )
 

@@ -63,7 +63,7 @@ class Config(Section):
                     "most one step for each timestep"
                 )
             if section.enabled and section.eta > 0 and section.sampler != "ddim":
-                raise ValueError(f"eval.{name}.eta = {section.eta:g} is for ddim alone, not {section.sampler}")
+                raise ValueError(f"eval.{name}.eta = {section.eta:g} is for ddim only, not {section.sampler}")
             if section.enabled and section.sampler == "heun" and self.diffusion.zero_terminal_snr:
                 raise ValueError(f"eval.{name}.sampler = heun cannot start at zero terminal SNR: use ddim or dpmpp_2m")
         if self.data.dataset != "embedded" and self.data.root is None:

@@ -309,7 +309,7 @@ class Eval(Section):
         if name not in FEATURES and not name.endswith((".pt", ".pth", ".ts")):
             hint = did_you_mean(name, FEATURES)
             raise ValueError(
-                f"eval.features = {name} is none of {', '.join(FEATURES)}, nor the path of a TorchScript file (.pt)"
+                f"eval.features = {name} is not one of {', '.join(FEATURES)}, nor the path of a TorchScript file (.pt)"
                 + (f".{hint}" if hint else "")
             )
         return name

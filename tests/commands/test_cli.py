@@ -57,7 +57,7 @@ def test_bad_input_is_one_paragraph_and_code_2(
         (["report", "e6", "--form", "runs"], "usage: ddpm report", "--form runs. Did you mean --from?"),
         (["sample", "none", "--step=9"], "usage: ddpm sample", "unrecognized arguments: --step=9.\n"),
         (["doctor", "e6"], "usage: ddpm doctor", "unrecognized arguments: e6."),
-        (["probe", "none", "--method", "slq,hutch"], "usage: ddpm probe", "'hutch' is none of hutchinson, hutchpp"),
+        (["probe", "none", "--method", "slq,hutch"], "usage: ddpm probe", "'hutch' is not one of hutchinson, hutchpp"),
     ],
 )
 def test_a_wrong_option_gets_the_usage_of_its_verb(
