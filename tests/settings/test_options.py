@@ -132,7 +132,7 @@ EVALUATE = "evaluate {run}/checkpoints/step-000002.pt --out {out} --n 80 --nfe 2
 PROBE = "probe {run}/checkpoints/step-000002.pt --out {out}/p.jsonl --probes 2"
 REPORT = "report e6 --from {run}"
 KEEP = "findings --docs {out} --keep {run}"
-PAIRS = "probe-pairs --baseline a.jsonl --variant b.jsonl --out pairs"
+PAIRS = "probe-pairs --baseline a.jsonl --variant b.jsonl --out table"
 
 
 def _on(*by: Callable[[Argv, Path], Any], without: str, given: str) -> Option:
@@ -206,7 +206,7 @@ OPTIONS = {
     "findings --to": _on(places, without=KEEP, given="--to {out}/there"),
     "probe-pairs --baseline": _for(handed_on, without=PAIRS, given=PAIRS.replace("a.jsonl", "c.jsonl")),
     "probe-pairs --variant": _for(handed_on, without=PAIRS, given=PAIRS.replace("b.jsonl", "c.jsonl")),
-    "probe-pairs --out": _for(handed_on, without=PAIRS, given=PAIRS.replace("pairs", "others")),
+    "probe-pairs --out": _for(handed_on, without=PAIRS, given=PAIRS.replace("table", "other")),
 }
 
 
