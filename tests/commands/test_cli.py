@@ -33,6 +33,7 @@ def test_dry_run_prints_a_config_that_reads_back(tmp_path: Path, capsys: pytest.
         (["train", E5, "--data.batch_size=four"], "data.batch_size = 'four'"),
         (["report", "e6", "--from", "/nowhere", "--out", "unused"], "/nowhere"),
         (["report", "e999", "--from", ".", "--out", "unused"], "e999"),
+        (["findings", "--to", "unused"], "give --keep RUNS too"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_code_2(
