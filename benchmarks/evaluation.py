@@ -245,7 +245,7 @@ def measure_memory(features: str, n: int) -> list[Claim]:
 
 def memory_of(features: str, n: int) -> int:
     """Bytes by which `ddpm evaluate` of n samples grew beyond what this process held with the network loaded."""
-    from ddpm.commands.evaluate import Request, evaluate
+    from ddpm.commands.score_checkpoints import Request, evaluate
     from ddpm.config.files import load_config
     from ddpm.models.trained import load_trained
     from ddpm.training.loop import train

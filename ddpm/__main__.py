@@ -1,8 +1,8 @@
-"""The `ddpm` command, `python -m ddpm` too; under torchrun, one process of several."""
+"""The `ddpm` command, also as `python -m ddpm`; under torchrun, one of several processes."""
 
 import signal
 
-# Ctrl-C while Python still imports is no error of the program's: it ends, without a traceback.
+# Ctrl-C during the imports ends the program without a traceback.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -18,7 +18,7 @@ def run() -> int:
     from ddpm.commands.cli import main
 
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on `main` answers to it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # `main` handles it from here on
     return distributed.run(main) if several else main()
 
 

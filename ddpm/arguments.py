@@ -1,4 +1,4 @@
-"""What words of the command line are read as: numbers within bounds, lists of them, lists of known names."""
+"""Types of command line arguments: numbers within bounds, lists of them, lists of known names, paths."""
 
 import argparse
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from ddpm.files.paths import home
 
 
 def path(text: str) -> Path:
-    """A path, `~` at its beginning as the home folder."""
+    """A path; `~` at its start is the home folder."""
     try:
         return home(text)
     except UserError as error:
@@ -18,17 +18,18 @@ def path(text: str) -> Path:
 
 def positive(text: str) -> int:
     """An integer from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    return _at_least(1, text)
 
 
 def not_negative(text: str) -> int:
     """An integer from 0."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
     return value
 
 
@@ -41,21 +42,23 @@ def fraction(text: str) -> float:
 
 
 def positives(text: str) -> tuple[int, ...]:
-    """Integers from 1, comma-separated; each once, rising."""
+    """Comma-separated integers from 1, sorted, without repeats."""
     try:
         return tuple(sorted({positive(part) for part in text.split(",")}))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 10,20,50") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, such as 10,20,50") from None
 
 
 def names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    """What reads a list of names, comma-separated, each of which has to be known."""
+    """A type: comma-separated names, all of which must be in `known`."""
 
     def parse(text: str) -> tuple[str, ...]:
         found = tuple(dict.fromkeys(text.split(",")))
         for name in found:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}.{did_you_mean(name, known)}")
+                raise argparse.ArgumentTypeError(
+                    f"{name!r} is not one of {', '.join(known)}.{did_you_mean(name, known)}"
+                )
         return found
 
     return parse

@@ -1,7 +1,7 @@
-"""Every name that a config file or an option can choose: the one list of each kind.
+"""Every name that a config or an option can choose. Each kind has one list, for the schema, the options and the docs.
 
-The schema, the command line and the docs take their choices from here. Nothing is imported, so `--help` stays quick.
-The function behind each name stands in the room of its subject; a test compares both.
+Imports nothing heavy, so that `--help` stays quick. The function behind each name is in the room of its subject; a test
+compares both.
 """
 
 from typing import Literal, get_args

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ddpm.config.run import Config, as_meant, flatten
+from ddpm.config.run import Config, flatten
+from ddpm.config.stored import upgrade
 from reports.columns import LARGEST, PROTOCOL_SUFFIX
 
 FID_METRICS = ("val/fid", "final/fid")
@@ -128,7 +129,7 @@ def _whole_config(run: Run) -> Config | None:
     """The run's config as the trainer knows it; None where it is the original study's, or no whole one."""
     own = {key: value for key, value in run.config.items() if key in Config.model_fields}
     try:
-        return Config.model_validate(as_meant(own))
+        return Config.model_validate(upgrade(own))
     except (ValueError, TypeError):
         return None
 

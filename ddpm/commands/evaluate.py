@@ -1,326 +1,60 @@
-"""`ddpm evaluate`: scores of checkpoints, by several samplers at several NFE, in one tidy table.
+"""`ddpm evaluate`: scores of checkpoints, by several samplers at several NFE."""
 
-Each point (checkpoint, sampler, NFE) is drawn in chunks, whose features are on disk until its scores are. Killed at any
-moment, the same command resumes and gives the same bits as an uninterrupted one.
-
-OUT/evaluations.csv     one row a score of each point that was evaluated into OUT
-OUT/protocols.json      what each of the table's fingerprints stands for
-OUT/frontier.png        FID against NFE
-OUT/points/KEY.json     a point's rows; KEY stands for all that its numbers depend on
-OUT/.part/KEY/          the features of a point that is not finished
-"""
-
-import csv
-import io
-import json
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from filelock import FileLock, Timeout
-from tqdm import tqdm
-
-from ddpm.commands.frontier import draw_frontier
-from ddpm.config.run import Config
-from ddpm.data.images import ImageSet, load_images
-from ddpm.diffusion.samplers import make_chain
-from ddpm.errors import Held, UserError
-from ddpm.evaluation.evaluator import Evaluator, SamplingPlan
-from ddpm.evaluation.features import file_digest, make_features
-from ddpm.evaluation.fid_error import Z95, frechet_influence
-from ddpm.evaluation.kid_prdc import Kid
-from ddpm.evaluation.milestones import default_batch_size, ends, reference_of
-from ddpm.evaluation.sampler_check import try_sampler
-from ddpm.evaluation.scores import NEIGHBOURS, ROWS, FeatureSums, Wanted
-from ddpm.files.disk import make_folder, write_whole
-from ddpm.models.stored import load_checkpoint, weights_of
-from ddpm.models.trained import Trained, find_checkpoint, load_trained
-from ddpm.runtime.cache import kept, use_folder
-from ddpm.runtime.checkpoint import digest
-from ddpm.tracking.record import note_evaluation
-
-COLUMNS = (
-    *("experiment", "run", "step", "checkpoint", "weights", "sampler", "nfe", "spacing", "x0_limit", "n", "seed"),
-    *("features", "reference", "reference_n", "reference_digest"),
-    *("metric", "value", "low", "high", "std", "floor", "ceiling", "protocol"),
-    *("sample_s", "features_s", "distance_s", "point"),
-)
-METRICS = {"fid": ("fid",), "fid_infinity": ("fid_infinity",), "kid": ("kid",), "prdc": NEIGHBOURS}
-CHUNK = 50  # images, or a batch where that is more: what a kill can cost
-_FORMAT = 1  # bump when evaluation changes; discards partial results
-Row = dict[str, Any]
+from ddpm.arguments import names, not_negative, path, positive, positives
+from ddpm.files.disk import require_folder
+from ddpm.names import LIMITS, SAMPLERS, SCORES, SPACINGS, WEIGHTS
+from ddpm.runtime.memory import keep_freed_memory
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is to be evaluated, and how. None stands for what the checkpoint's own config says."""
-
-    sources: Sequence[Path]
-    out: Path
-    samplers: Sequence[str]
-    nfes: Sequence[int]
-    n: int
-    metrics: Sequence[str] = ("fid",)
-    features: str | None = None
-    data: Path | None = None
-    x0_limit: str | None = None
-    batch_size: int | None = None
-    spacing: str = "linspace"
-    weights: str = "ema"
-    seed: int = 0
-    device: str = "auto"
-    influence: bool = False  # note what each sample adds to FID, see `influence_of`
-
-    @property
-    def wanted(self) -> Wanted:
-        """The scores besides FID."""
-        return Wanted(
-            Kid() if "kid" in self.metrics else None,
-            5 if "prdc" in self.metrics else None,
-            "fid_infinity" in self.metrics,
-        )
-
-    @property
-    def plans(self) -> list[SamplingPlan]:
-        """A plan for each sampler at each NFE."""
-        return [SamplingPlan(s, k, self.n, self.spacing) for s in self.samplers for k in sorted(self.nfes)]
-
-
-def evaluate(request: Request) -> Path:
-    """Evaluate every point of a request that is not in `request.out` yet; the table's path.
-
-    Raises UserError on bad input, of any of the checkpoints, before anything is sampled, and Held where another process
-    writes to the same folder.
-    """
-    if request.influence and (request.n > ROWS or "fid" not in request.metrics):
-        raise UserError(
-            f"--influence is of each sample's feature on FID: it needs --metrics fid and --n up to {ROWS:,}."
-        )
-    checkpoints = [find_checkpoint(source) for source in request.sources]
-    for checkpoint in checkpoints:  # before the folder is made
-        weights_of(checkpoint, load_checkpoint(checkpoint), request.weights)
-    try:
-        request.out.mkdir(parents=True, exist_ok=True)
-        with FileLock(request.out / ".lock", timeout=0):
-            for checkpoint in checkpoints[1:]:
-                prepare(checkpoint, request, quiet=True)  # what is wrong with it is said now; the first comes next
-            for checkpoint in checkpoints:
-                evaluate_checkpoint(checkpoint, request)
-                rows = write_table(request.out)
-            if any(row["metric"] == "fid" for row in rows):
-                draw_frontier([row for row in rows if row["metric"] == "fid"], request.out / "frontier.png")
-    except Timeout:
-        raise Held(f"Another process is evaluating into {request.out}. Wait for it, or give another --out.") from None
-    except OSError as error:
-        raise UserError(f"{request.out} cannot be written: {error.strerror or error}. What is there stays.") from error
-    return request.out / "evaluations.csv"
-
-
-def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
-    """Evaluate every point of a checkpoint that is not there yet, note it in the checkpoint's run, and say its FID."""
-    trained, evaluator, images = prepare(checkpoint, request)
-    content = file_digest(checkpoint)
-    for plan in request.plans:
-        samples_key = samples_key_of(content, evaluator, plan, request)
-        assert evaluator.reference
-        asked = [repr(request.wanted), sorted(request.metrics), *["influence"] * request.influence]
-        key = digest([samples_key, evaluator.reference.key, *asked])[:12]
-        path = request.out / "points" / f"{key}.json"
-        unfinished = request.out / ".part" / samples_key
-        rows = read_point(path)
-        if rows is None:
-            rows = evaluate_point(evaluator, trained, plan, request, unfinished, images)
-            about = about_checkpoint(checkpoint, trained)
-            rows = [about | row | {"point": samples_key} for row in rows]
-            _write(path, json.dumps(rows) + "\n")
-        if checkpoint.parent.name == "checkpoints":
-            inside = {"checkpoint": f"checkpoints/{checkpoint.name}"}  # the folder may be moved
-            note_evaluation(checkpoint.parents[1], trained.step, key, [row | inside for row in rows])
-        shutil.rmtree(unfinished, ignore_errors=True)
-        scores = ", ".join(f"{row['metric']} {row['value']:.4g}" for row in rows)
-        print(f"{rows[0]['run']} step {trained.step}, {plan.sampler}, nfe {plan.nfe}: {scores}", flush=True)
-
-
-def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Trained, Evaluator, ImageSet]:
-    """A checkpoint, what scores it, and its real images. Raises UserError where something keeps it from being scored;
-    warns, unless quiet, where a sampler misses a known answer."""
-    trained = load_trained(checkpoint, request.weights, request.device)
-    check_plans(trained, request.plans, quiet)
-    return trained, *make_evaluator(trained, request, quiet)
-
-
-def check_plans(trained: Trained, plans: Sequence[SamplingPlan], quiet: bool) -> None:
-    """Raises UserError where a sampler cannot run at an NFE; warns, unless quiet, where it misses a known answer."""
-    for plan in plans:
-        try:
-            make_chain(trained.schedule, plan.sampler, plan.nfe, plan.spacing)
-            answer = try_sampler(trained.schedule, plan.sampler, plan.nfe, plan.spacing)
-        except ValueError as error:
-            raise UserError(f"--sampler {plan.sampler} --nfe {plan.nfe}: {error}.") from None
-        if not (answer.passes or quiet):
-            print(f"warning: {plan.sampler} at nfe {plan.nfe} misses a known answer by {answer.error:+.0%}")
-
-
-def make_evaluator(trained: Trained, request: Request, quiet: bool = False) -> tuple[Evaluator, ImageSet]:
-    """What scores a checkpoint as its own config would, but for what the request says; and its real images."""
-    cfg = trained.cfg
-    use_folder(cfg.cache_dir)
-    images = _images(cfg, request.data, quiet)
-    features = make_features(request.features or cfg.eval.features, trained.device)
-    _, channels, height, width = images.images.shape
-    evaluator = Evaluator(
-        schedule=trained.schedule,
-        features=features,
-        reference=reference_of(cfg.eval, features, images, request.wanted),
-        device=trained.device,
-        batch_size=request.batch_size or cfg.eval.batch_size or default_batch_size(trained.device),
-        x0_limit=request.x0_limit or cfg.eval.x0_limit,
-        weights=request.weights,
-        shape=(channels, height, width),
-        wanted=request.wanted,
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Declare the verb and its arguments."""
+    verb = verbs.add_parser(
+        "evaluate",
+        help="score checkpoints with several samplers and NFE: a table, and FID against NFE",
+        description="Score checkpoints. Options override each run's config. An interrupted command resumes. "
+        "docs/evaluation.md explains the numbers.",
     )
-    evaluator.protocol(request.plans[0])  # refuses too few samples, which are as many in each
-    return evaluator, images
+    verb.add_argument(
+        "sources", type=path, nargs="+", metavar="RUN|CHECKPOINT", help="run folders, or files of their checkpoints/"
+    )
+    verb.add_argument("--out", type=path, default=Path("out/evaluate"), metavar="DIR", help="default: %(default)s")
+    verb.add_argument(
+        "--sampler",
+        dest="samplers",
+        type=names(SAMPLERS),
+        default=("ddim",),
+        metavar="NAME,...",
+        help="of " + ", ".join(SAMPLERS),
+    )
+    verb.add_argument("--nfe", dest="nfes", type=positives, default=(50,), metavar="N,...", help="default: 50")
+    verb.add_argument("--n", type=positive, default=5000, help="images for each score; default: %(default)s")
+    verb.add_argument(
+        "--metrics", type=names(SCORES), default=("fid",), metavar="NAME,...", help="of " + ", ".join(SCORES)
+    )
+    verb.add_argument("--features", metavar="NAME|FILE", help="as eval.features; default: the run's own")
+    verb.add_argument("--data", type=path, metavar="PATH", help="the real images; default: the run's data.root")
+    verb.add_argument("--weights", choices=WEIGHTS, default="ema", help="default: %(default)s")
+    verb.add_argument("--spacing", choices=SPACINGS, default="linspace")
+    verb.add_argument("--x0-limit", choices=LIMITS, help="default: the run's eval.x0_limit")
+    verb.add_argument("--seed", type=not_negative, default=0, help="of the noise; default: %(default)s")
+    verb.add_argument("--batch-size", type=positive, metavar="N", help="default: the run's, or the device's")
+    verb.add_argument("--device", default="auto", help="default: %(default)s")
+    verb.add_argument(
+        "--influence",
+        action="store_true",
+        help="record each sample's influence on FID in evaluations.jsonl, for intervals of differences",
+    )
+    return verb
 
 
-def _images(cfg: Config, root: Path | None, quiet: bool) -> ImageSet:
-    """The images that a run was trained on, or those at `root`."""
-    d = cfg.data
-    dataset = "folder" if root and d.dataset == "embedded" else d.dataset
-    return load_images(dataset, root or d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, quiet=quiet)
+def run(args: argparse.Namespace) -> None:
+    """Score, and print where the table is."""
+    keep_freed_memory()
+    require_folder(args.out)
+    from ddpm.commands.score_checkpoints import Request, evaluate
 
-
-def samples_key_of(content: str, evaluator: Evaluator, plan: SamplingPlan, request: Request) -> str:
-    """A digest of all that the features of a point's samples depend on, the machine's rounding included."""
-    assert evaluator.features
-    how = [request.weights, request.seed, evaluator.batch_size, evaluator.x0_limit, evaluator.features.name]
-    where = [str(evaluator.device), torch.get_num_threads(), torch.__version__]
-    return digest([_FORMAT, CHUNK, content, astuple(plan), how, where])[:12]
-
-
-def evaluate_point(
-    evaluator: Evaluator,
-    trained: Trained,
-    plan: SamplingPlan,
-    request: Request,
-    unfinished: Path,
-    images: ImageSet,
-) -> list[Row]:
-    """The rows of one point, without what is said of its checkpoint; its features are taken or found in chunks."""
-    assert evaluator.features and evaluator.reference
-    found = FeatureSums(plan.n_samples, evaluator.features.dim)
-    seconds = torch.zeros(2, dtype=torch.float64)
-    for features, taken in gather(evaluator, trained, plan, request.seed, unfinished):
-        for batch in features.split(evaluator.batch_size):  # as a milestone adds them: to the same bits
-            found.add(batch)
-        seconds += taken
-    before = evaluator.timers.seconds["distance"]
-    scores = evaluator.score(found)
-    times = [*seconds.tolist(), evaluator.timers.seconds["distance"] - before]
-    floor, ceiling = ends(evaluator, images, trained.cfg.eval.reference_n, plan.n_samples)
-    about = {
-        **{"weights": request.weights, "sampler": plan.sampler, "nfe": plan.nfe, "spacing": plan.spacing},
-        **{"x0_limit": evaluator.x0_limit, "n": plan.n_samples, "seed": request.seed},
-        **{"features": evaluator.features.name, "reference": evaluator.reference.name},
-        **{"reference_n": evaluator.reference.gaussian.count, "reference_digest": evaluator.reference.digest},
-        **dict(zip(("sample_s", "features_s", "distance_s"), times, strict=True)),
-    }
-    rows = []
-    for metric in [name for asked in request.metrics for name in METRICS[asked]]:
-        value, error = scores[metric], Z95 * scores["fid_sem"]
-        protocol = evaluator.protocol(plan, metric)
-        low, high = (value - error, value + error) if metric == "fid" else (None, None)
-        rows.append(
-            about
-            | {"metric": metric, "value": value, "low": low, "high": high, "std": scores.get(f"{metric}_std")}
-            | {"floor": floor[metric], "ceiling": ceiling[metric]}
-            | {"protocol": protocol.fingerprint, "described": protocol.describe()}
-            | ({"influence": influence_of(found, evaluator)} if request.influence and metric == "fid" else {})
-        )
-    return rows
-
-
-def influence_of(found: FeatureSums, evaluator: Evaluator) -> list[float]:
-    """What each sample in order adds to FID, to five digits: see `frechet_influence`.
-
-    Two points of one noise have their samples in pairs: the difference of their FIDs has the standard error
-    std(influence - influence) / sqrt(n), which holds what the noise does to both."""
-    assert evaluator.reference
-    values = frechet_influence(found.sums.result(), evaluator.reference.gaussian, found.rows)
-    return [float(f"{value:.5g}") for value in values.tolist()]
-
-
-def gather(
-    evaluator: Evaluator, trained: Trained, plan: SamplingPlan, seed: int, folder: Path
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The features (B, dim) of a point's samples in order, chunk by chunk, and the seconds (2,) that drawing and
-    extracting them took: of those in `folder` as they are there, of the others anew."""
-    assert evaluator.features
-    features, timers = evaluator.features, evaluator.timers
-    size = evaluator.batch_size * -(-CHUNK // evaluator.batch_size)
-    with tqdm(
-        total=plan.n_samples, desc=f"{plan.sampler}, nfe {plan.nfe}", unit="img", disable=None, leave=False
-    ) as bar:
-        for start in range(0, plan.n_samples, size):
-
-            def take(part: slice = slice(start, start + size)) -> dict[str, torch.Tensor]:
-                before = [timers.seconds[name] for name in ("sample", "features")]
-                drawn = evaluator.samples(trained.denoiser, plan, seed, None, part)
-                parts = [rows.float().cpu() for rows in features.of(drawn, evaluator.timing_features)]
-                spent = [timers.seconds[name] - b for name, b in zip(("sample", "features"), before, strict=True)]
-                return {"features": torch.cat(parts), "seconds": torch.tensor(spent, dtype=torch.float64)}
-
-            chunk = kept(folder / f"{start:08d}.safetensors", take)
-            bar.update(len(chunk["features"]))
-            yield chunk["features"], chunk["seconds"]
-
-
-def about_checkpoint(checkpoint: Path, trained: Trained) -> Row:
-    """Which run and step a checkpoint is of."""
-    cfg = trained.cfg
-    return {"experiment": cfg.experiment, "run": cfg.run_id, "step": trained.step, "checkpoint": str(checkpoint)}
-
-
-# --- the table ---
-
-_NEEDED = {*("run", "step", "weights", "sampler", "nfe", "n", "point"), *("metric", "value", "protocol")}
-
-
-def read_point(path: Path) -> list[Row] | None:
-    """The rows of a point. None if it is not there, or damaged: a line says so."""
-    try:
-        rows = json.loads(path.read_bytes())
-        if rows and all(row.keys() >= _NEEDED for row in rows):
-            return list(rows)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, AttributeError):
-        pass
-    print(f"warning: {path} is damaged and counts as not there: the point is evaluated again when it is asked for")
-    return None
-
-
-def write_table(out: Path) -> list[Row]:
-    """Write the table of all points in `out` anew, in an order that does not depend on when they came, and what its
-    fingerprints stand for; its rows.
-
-    A score that was taken again, with others of the same samples, has one row."""
-    found = [row for path in sorted((out / "points").glob("*.json")) for row in read_point(path) or ()]
-    rows = list({(row["point"], row["protocol"], row["metric"]): row for row in found}.values())
-    rows.sort(key=lambda row: [row[key] for key in ("run", "step", "weights", "sampler", "nfe", "n", "point")])
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(out / "evaluations.csv", text.getvalue())
-    described = {row["protocol"]: row["described"] for row in rows if "described" in row}
-    _write(out / "protocols.json", json.dumps(described, indent=2, sort_keys=True) + "\n")
-    return rows
-
-
-def _write(path: Path, text: str) -> None:
-    make_folder(path.parent)
-    write_whole(path, text)
+    print(evaluate(Request(**{key: value for key, value in vars(args).items() if key not in ("run", "verb")})))

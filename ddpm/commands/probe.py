@@ -1,248 +1,43 @@
-"""`ddpm probe`: the curvature at the checkpoints of a run that is over, measured as a training measures it."""
+"""`ddpm probe`: the curvature at a finished run's checkpoints."""
 
-import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import argparse
 from typing import Any
 
-from tqdm import tqdm
-
-from ddpm.config.files import resolve
-from ddpm.config.run import Config, as_meant, differences
-from ddpm.curvature.probe import CHECKS, CurvatureProbe, Measurement
-from ddpm.data.images import ImageSet, load_images
-from ddpm.errors import Held, UserError
-from ddpm.files.disk import require_file, sync, write_whole, written
-from ddpm.models.build import make_model, objective_of, schedule_of
-from ddpm.models.stored import load_checkpoint, weights_of
-from ddpm.runtime.checkpoint import list_checkpoints, no_checkpoints
-from ddpm.runtime.environment import choose_device
-from ddpm.runtime.signals import StopSignals
-from ddpm.tracking.amend import send_amended
-from ddpm.tracking.run_folder import RunFolder
-
-# What a value of a method depends on, of the keys of `curvature`, with their defaults.
-_DRAWS = {"draws": "fixed", "seed": 0, "batch_size": None, "weights": "live"}
-_DESIGN: dict[str, dict[str, Any]] = {
-    "hutchinson": {**_DRAWS, "probes": 16, "per_draw": 1},
-    "hutchpp": {**_DRAWS, "probes": 16},
-    "xtrace": {**_DRAWS, "probes": 16},
-    "lanczos": {**_DRAWS, "lanczos_steps": 16},
-    "slq": {**_DRAWS, "lanczos_steps": 16, "slq_starts": 2},
-    "noise_scale": {**_DRAWS, "probes": 16},
-}
+from ddpm.arguments import names, path, positive
+from ddpm.names import METHODS, WEIGHTS
+from ddpm.runtime.memory import keep_freed_memory
 
 
-def probe(source: Path, overrides: Sequence[str], data: str | None, device: str, out: Path | None) -> str:
-    """Measure the checkpoint `source`, or all of the run folder `source`; a table of what was found.
-
-    overrides: `--curvature.key=value`, over what the run's config says. The numbers become a part of the run's record,
-    its folder's and W&B's, or lines of the file `out`. What is there already is not taken again.
-
-    Raises UserError on bad input, and on what would give one key of one run two meanings: images, weights or draws that
-    are not the run's own, a run that is still to be continued. Raises Interrupted after SIGTERM or SIGINT, once what
-    was measured is written.
-    """
-    foreign = [word for word in overrides if not (word.startswith("--curvature.") and "=" in word)]
-    if foreign:
-        raise UserError(f"{' '.join(foreign)}: besides its options a probe takes --curvature.key=value alone.")
-    if out is not None:
-        require_file(out)
-    found, path = _find(source)
-    if out is None and path is None:
-        raise UserError(f"{source} is not a part of a run folder, which could take the numbers. Give --out FILE.")
-    stored = load_checkpoint(found[0])["config"]
-    cfg = resolve([(str(found[0]), stored)], ["--curvature.enabled=true", *overrides, *_data_overrides(stored, data)])
-    checkpoints = [_described(checkpoint, cfg.curvature.weights) for checkpoint in found]
-    if out is not None:
-        run_id = resolve([(str(found[0]), stored)], []).run_id  # of the training: how it is probed names no other run
-        return _into_file(_Measuring(cfg, device), checkpoints, out, run_id)
-    assert path is not None
-    folder = RunFolder.at(path)
-    try:
-        with folder:
-            _require_over(folder, checkpoints, cfg)
-            return _into_run(_Measuring(cfg, device), checkpoints, folder)
-    except Held:
-        raise Held(f"Another process is writing to the run {path}. Wait for it, or write to a file by --out.") from None
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Declare the verb and its arguments."""
+    verb = verbs.add_parser(
+        "probe",
+        help="measure the curvature at a finished run's checkpoints",
+        description="Measure the Hessian at one checkpoint, or at every checkpoint of a run folder. The numbers go "
+        "into the run's history (folder and W&B), or into a file with --out. docs/curvature.md explains them.",
+        usage="ddpm probe [-h] [options] RUN|CHECKPOINT [--curvature.key=value ...]",
+    )
+    verb.add_argument("source", type=path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
+    verb.add_argument("--data", metavar="PATH", help="where the images are, or `embedded`; default: as trained")
+    verb.add_argument(
+        "--method",
+        type=names(METHODS),
+        metavar="A,B,...",
+        help=f"of {', '.join(METHODS)}; default: as the config says",
+    )
+    verb.add_argument("--probes", type=positive, metavar="N", help="default: as the config says")
+    verb.add_argument("--weights", choices=WEIGHTS, help="default: as the config says")
+    verb.add_argument("--device", default="auto", help="default: %(default)s")
+    verb.add_argument("--out", type=path, metavar="FILE", help="write JSON lines to FILE instead of the run's history")
+    verb.set_defaults(overrides=[])
+    return verb
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """Where it is and what it is of, without its weights: a run may have many."""
+def run(args: argparse.Namespace) -> None:
+    """Measure, and print a table of the numbers."""
+    keep_freed_memory()
+    from ddpm.commands.probe_checkpoints import probe
 
-    path: Path
-    step: int
-    config: dict[str, Any]
-
-
-class _Measuring:
-    """The images and the network of a run, ready for any of its checkpoints."""
-
-    def __init__(self, cfg: Config, device: str):
-        self.cfg = cfg
-        self._device = choose_device(device)
-        d = cfg.data
-        self.images: ImageSet = load_images(
-            d.dataset, d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, workers=d.num_workers
-        )
-        self._images = self.images.images.to(self._device)
-        self._objective = objective_of(cfg, schedule_of(cfg), self._device)
-        self._model = make_model(cfg).to(self._device)
-
-    def over(self, work: Sequence[tuple[_Checkpoint, Sequence[str]]]) -> Iterator[tuple[int, Measurement]]:
-        """Step and measurement for each (checkpoint, methods). Raises UserError, and Interrupted in between."""
-        bar = tqdm(total=len(work), desc="probe", unit="checkpoint", disable=None)
-        with bar, StopSignals(first="what was measured is kept") as stop:
-            for checkpoint, methods in work:
-                state = load_checkpoint(checkpoint.path)
-                self._model.load_state_dict(weights_of(checkpoint.path, state, self.cfg.curvature.weights))
-                part = self.cfg.curvature.model_copy(update={"method": tuple(methods)})
-                cfg = self.cfg.model_copy(update={"curvature": part})
-                measuring = CurvatureProbe(cfg, self._objective, self._images)
-                step = checkpoint.step
-                yield step, measuring.measure(self._model, step, state["indices"], stop.check, checks=CHECKS)
-                bar.update()
-
-
-def _into_run(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], folder: RunFolder) -> str:
-    trained_on = folder.record.get("data", {}).get("digest")
-    if trained_on not in (None, measuring.images.digest):
-        raise UserError(
-            f"The run in {folder.path} was trained on other images (digest {trained_on}, these: "
-            f"{measuring.images.digest}). Give its own by --data, or write to a file by --out FILE."
-        )
-    curvature = measuring.cfg.curvature
-    work = []
-    for checkpoint in checkpoints:
-        row = folder.rows.get(checkpoint.step, {})
-        lacking = [m for m in curvature.method if f"curvature/missing_{m}" not in row]
-        if lacking:
-            work.append((checkpoint, lacking))
-    found, said = [], ""
-    try:
-        for step, measurement in measuring.over(work):
-            folder.amend(step, measurement.row, {"curvature": curvature.model_dump(mode="json")})
-            found.append((step, measurement))
-    finally:
-        said = send_amended(folder, [step for step, _ in found])  # after an interruption too
-        if found:
-            tqdm.write(_table(found))
-        if said:
-            tqdm.write(said)
-    done = len(checkpoints) - len(work)
-    return f"{done} of {len(checkpoints)} checkpoints had these numbers already" if done else f"in {folder.path}"
-
-
-def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: Path, run_id: str) -> str:
-    """Line by line into OUT.part, which the same command takes up where it was interrupted, and which becomes OUT."""
-    cfg = measuring.cfg
-    about = {
-        **{"run_id": run_id, "experiment": cfg.experiment, "seed": cfg.seed},
-        "images": measuring.images.digest,
-        "curvature": cfg.curvature.model_dump(mode="json"),
-    }
-    part = out.with_name(f"{out.name}.part")
-    with written(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        known = _lines(part, about)
-        write_whole(part, "".join(json.dumps(line) + "\n" for line in known))
-    steps = {line["_i"] for line in known}
-    work = [(checkpoint, cfg.curvature.method) for checkpoint in checkpoints if checkpoint.step not in steps]
-    found = [(line["_i"], Measurement(line["out"])) for line in known]
-    with written(out), part.open("a") as file:
-        for step, measurement in measuring.over(work):
-            details = {key: [_plain(v) for v in values] for key, values in measurement.details.items()}
-            file.write(json.dumps({"_i": step, **about, "out": measurement.row, "details": details}) + "\n")
-            file.flush()
-            found.append((step, measurement))
-    with written(out):
-        sync(part)
-        part.replace(out)
-    return f"{_table(sorted(found, key=lambda pair: pair[0]))}\nwritten to {out}"
-
-
-def _lines(part: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """The whole lines of an interrupted command that measured the same."""
-    found = []
-    for text in part.read_text().splitlines() if part.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if {key: line.get(key) for key in about} == about:
-            found.append(line)
-    return found
-
-
-def _plain(value: float) -> float | None:
-    """As precise as it is, and as JSON knows it."""
-    return float(f"{value:.7g}") if math.isfinite(value) else None
-
-
-def _find(source: Path) -> tuple[list[Path], Path | None]:
-    """The checkpoints asked for, by step, and the run folder that they are of."""
-    checkpoints = [source] if source.is_file() else list_checkpoints(source)
-    if not checkpoints:
-        raise no_checkpoints(source)
-    run = checkpoints[0].resolve().parent.parent if source.is_file() else source
-    return checkpoints, run if (run / "run.json").is_file() else None
-
-
-def _described(path: Path, which: str) -> _Checkpoint:
-    """Raises UserError, if the weights to measure are not there or not finite."""
-    state = load_checkpoint(path)
-    weights_of(path, state, which)
-    return _Checkpoint(path, state["step"], state["config"])
-
-
-def _data_overrides(stored: dict[str, Any], data: str | None) -> list[str]:
-    if data is None:
-        return []
-    if data == "embedded":
-        return ["--data.dataset=embedded", "--data.root=null"]
-    was = stored["data"]["dataset"]
-    return [f"--data.dataset={'folder' if was == 'embedded' else was}", f"--data.root={data}"]
-
-
-def _require_over(folder: RunFolder, checkpoints: Sequence[_Checkpoint], cfg: Config) -> None:
-    """Raises UserError where numbers added now would not stand for the run, or could be lost with its continuation."""
-    own = as_meant(folder.record["config"])
-    if not folder.finished:
-        raise UserError(
-            f"The run in {folder.path} is not finished, and would be continued from before what is added now. Finish "
-            "it by its own command first, or write to a file by --out FILE."
-        )
-    for checkpoint in checkpoints:
-        changed = differences(checkpoint.config, own)
-        if changed:
-            raise UserError(f"{checkpoint.path} is of another run than {folder.path}: {'; '.join(changed)}.")
-    now = cfg.curvature.model_dump(mode="json")
-    wrong = {
-        key: own["curvature"].get(key, default)
-        for method in cfg.curvature.method
-        for key, default in _DESIGN[method].items()
-        if own["curvature"].get(key, default) != now[key]
-    }
-    if wrong:
-        said = "; ".join(f"curvature.{key} is {value} there, {now[key]} here" for key, value in wrong.items())
-        raise UserError(
-            f"Reports take the numbers of the run in {folder.path} for what its config says: {said}. Measure in that "
-            "way, or write to a file by --out FILE."
-        )
-
-
-def _table(found: Sequence[tuple[int, Measurement]]) -> str:
-    """Step by step, what was measured, in columns."""
-    keys = [key for key in dict.fromkeys(k for _, m in found for k in m.row) if not key.endswith(("_sem", "_std"))]
-    rows = [["step", *(key.removeprefix("curvature/") for key in keys)]]
-    for step, measurement in found:
-        cells = [str(step)]
-        for key in keys:
-            value, sem = measurement.row.get(key), measurement.row.get(f"{key.removesuffix('_mean')}_sem")
-            cells.append("-" if value is None else f"{value:.4g}" + (f" +- {sem:.2g}" if sem is not None else ""))
-        rows.append(cells)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    given = {"probes": args.probes, "weights": args.weights, "method": args.method and f"[{','.join(args.method)}]"}
+    overrides = [f"--curvature.{key}={value}" for key, value in given.items() if value is not None]
+    print(probe(args.source, [*overrides, *args.overrides], args.data, args.device, args.out))

@@ -1,7 +1,7 @@
-"""Reading a configuration: YAML files and overrides merged into one `Config`.
+"""Reads a configuration: YAML files and overrides, merged into one `Config`.
 
 Later wins: the `extends` chain from its root, the file, a sweep's point, then `--key.sub=value` from the command line.
-A variant file holds only its difference. Every error names the key, where its value came from, and what is allowed.
+Every error names the key, where its value came from, and what is allowed.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ Chain = list[tuple[str, dict[str, Any]]]
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), point: Mapping[str, Any] | None = None) -> Config:
-    """The configuration of a YAML file, a sweep's point and `--key.sub=value` overrides; later wins.
+    """The configuration from a YAML file, a sweep's point and `--key.sub=value` overrides; later wins.
 
-    point: values by dotted key, such as {"loss.weighting": "minsnr"}; the experiment and the tags then say which point
-    it is. Raises UserError on a missing or malformed file, a circular `extends`, an unknown key, a wrong type, a value
-    out of range or an impossible combination.
+    point: values by dotted key, such as {"loss.weighting": "minsnr"}; the experiment and the tags then name the point.
+    Raises UserError on a missing or malformed file, a circular `extends`, an unknown key, a wrong type, a value out of
+    range or an impossible combination.
     """
     return resolve(read_chain(path), overrides, point)
 
 
 def resolve(chain: Chain, overrides: Sequence[str] = (), point: Mapping[str, Any] | None = None) -> Config:
-    """`load_config` of files that are read already."""
+    """`load_config`, for files that have been read."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for source, tree in chain:
@@ -59,9 +59,9 @@ def resolve(chain: Chain, overrides: Sequence[str] = (), point: Mapping[str, Any
 
 
 def sweep_point() -> dict[str, Any]:
-    """The values, by key, that a W&B sweep agent has set for this process; none outside an agent.
+    """The values by key that a W&B sweep agent has set for this process; empty without an agent.
 
-    A sweep whose command has `${args}` gives them on the command line too; one that has not gives them here alone.
+    They are on the command line too if the sweep's command has `${args}`.
     """
     path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
     if not path:
@@ -69,7 +69,7 @@ def sweep_point() -> dict[str, Any]:
     name = f"The file of the sweep's parameters {path} (WANDB_SWEEP_PARAM_PATH)"
     try:
         values = read_yaml(home(path).read_bytes(), name, _mark_point)
-        del values["wandb_version"]  # a file without it is not whole
+        del values["wandb_version"]  # a file without it is incomplete
         return {key: entry["value"] for key, entry in values.items()}
     except UserError as error:
         raise UserError(f"{error} Start the agent again.") from None
@@ -77,7 +77,7 @@ def sweep_point() -> dict[str, Any]:
         raise UserError(f"{name} cannot be read: {error}. Start the agent again.") from None
     except (TypeError, KeyError, AttributeError):
         raise UserError(
-            f"{name} cannot be read: it is not whole, or W&B's agent did not write it. Start the agent again."
+            f"{name} cannot be read: it is incomplete, or not written by W&B's agent. Start the agent again."
         ) from None
 
 
@@ -91,20 +91,20 @@ def _mark_point(node: Node) -> None:
 
 
 def _check_point(values: dict[str, Any], point: Mapping[str, Any], origins: dict[str, str]) -> None:
-    """Raises UserError where something else than the point decides a swept key: the run would go by a wrong name."""
+    """Raises UserError if an override changes a swept key: the run would have the wrong name."""
     decided = flatten(values)
     for key, value in flatten(point).items():
         if not is_bookkeeping(key) and key in decided and _word(decided[key]) != _word(value):
             raise UserError(
-                f"{key} is swept, and {origins.get(key)} sets it to {decided[key]} where the point has {value}. "
+                f"{key} is swept, and {origins.get(key)} sets it to {decided[key]}, but the point has {value}. "
                 "Change the sweep file instead."
             )
 
 
 def _point_names(values: dict[str, Any], point: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:
-    """The keys that name the point, nested: experiment and tags, and no display name that all points would share.
+    """The keys that name the point, nested: experiment, tags, and a null display name, which all points would share.
 
-    The experiment has every swept key that changes a run but the seed: seeds of one point are runs of one experiment.
+    The experiment includes every swept key that changes a run, except the seed: seeds of a point share an experiment.
     """
     named = {key: value for key, value in sorted(flatten(point).items()) if not is_bookkeeping(key)}
     swept = {key: value for key, value in named.items() if key != "experiment"}
@@ -123,7 +123,7 @@ def _point_names(values: dict[str, Any], point: Mapping[str, Any], origins: dict
 
 
 def _short(key: str) -> str:
-    """The end of a dotted key that belongs to no other key: `weighting`, but `final.nfe`."""
+    """The shortest end of a dotted key that no other key has: `weighting`, but `final.nfe`."""
     parts = key.split(".")
     ends = [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
     known = key_types()
@@ -131,9 +131,9 @@ def _short(key: str) -> str:
 
 
 def _word(value: Any) -> str:
-    """A value as part of a name. What a name cannot hold is replaced, and a digest keeps such values apart.
+    """A value as part of a name. Replaces characters that names cannot have, and adds a digest to keep values apart.
 
-    A number has one form: a server may hand out 5.0 as 5.
+    5.0 is written as 5, as a server may send either.
     """
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
@@ -144,7 +144,7 @@ def _word(value: Any) -> str:
 
 
 def _limited(name: str, most: int) -> str:
-    """W&B takes tags of 64 characters, artifact names of 128."""
+    """`name`, cut to `most` characters with a digest of the whole: W&B limits tags and artifact names."""
     return name if len(name) <= most else f"{name[: most - 7]}.{_digest(name)}"
 
 
@@ -156,15 +156,15 @@ def _digest(text: str) -> str:
 
 
 def read_chain(path: Path, above: tuple[Path, ...] = ()) -> Chain:
-    """(file, its own keys) from the root of the `extends` chain down to `path`, that of `above`. Raises UserError."""
-    resolved = Path(os.path.realpath(path))  # unlike Path.resolve, also of links that go round in a circle
+    """(file, its own keys) from the root of the `extends` chain to `path`; `above` extend it. Raises UserError."""
+    resolved = Path(os.path.realpath(path))  # unlike Path.resolve, works on circular links
     if resolved in above:
-        raise UserError(f"{path}: `extends` goes round in a circle: {' -> '.join(p.name for p in (*above, resolved))}.")
+        raise UserError(f"{path}: `extends` runs in a circle: {' -> '.join(p.name for p in (*above, resolved))}.")
     try:
         tree = read_yaml(path.read_bytes(), path, mark_text)
     except FileNotFoundError:
         below = f", which {above[-1]} extends" if above else ""
-        raise UserError(f"There is no config file {path}{below}. The study's are under configs/.") from None
+        raise UserError(f"There is no config file {path}{below}. The study's configs are in configs/.") from None
     except OSError as error:
         raise UserError(f"The config file {path} cannot be read: {error}.") from None
     tree = {} if tree is None else tree
@@ -192,7 +192,7 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def _filled(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A file's keys without the sections that are empty, as where every key below is a comment."""
+    """A file's keys without empty sections, such as one whose keys are all comments."""
     return {
         str(key): _filled(value, f"{prefix}{key}.") if isinstance(value, dict) else value
         for key, value in tree.items()
@@ -216,7 +216,7 @@ def _merge(into: dict[str, Any], tree: dict[str, Any], source: str, origins: dic
 
 
 def _keys_beside(key: str) -> list[str]:
-    """The keys of the section that a dotted key is in, if only by its name."""
+    """The keys in the section that a dotted key is in, by its name."""
     return [k for k in key_types() if k.rpartition(".")[0] == key.rpartition(".")[0]]
 
 
@@ -237,7 +237,7 @@ def _explain_one(key: str, items: list[Any], source: str) -> str:
     item = items[0]
     if item["type"] == "extra_forbidden":
         if key in key_types():
-            return f"unknown key {key} in {source}. In a file, each part is a key below the one before it"
+            return f"unknown key {key} in {source}. In a file, write each part of the key below the one before it"
         leaf = [k for k in key_types() if k.split(".")[-1] == key.split(".")[-1]]
         hint = f" Did you mean {leaf[0]}?" if leaf else did_you_mean(key, key_types(), cutoff=0.5)
         siblings = _keys_beside(key)
@@ -254,17 +254,17 @@ def _explain_one(key: str, items: list[Any], source: str) -> str:
     return f"{key} = {cut(repr(item['input']))} in {source} {messages}" + (f".{hint}" if hint else "")
 
 
-# --- what a config cannot be, by the maths and by where runs are kept ---
+# --- limits of the maths and of W&B ---
 
 
 def _check_schedule(cfg: Config, origins: dict[str, str]) -> None:
-    """Raises UserError where the chain is too short for its schedule. All are made for 1000 steps."""
+    """Raises UserError if T is too small for the schedule: all are made for 1000 steps."""
     name, T = cfg.diffusion.beta_schedule, cfg.diffusion.T
     if T < 1000 and (least := _shortest_chain(name, T)) > T:
         source = origins.get("diffusion.T", origins.get("diffusion.beta_schedule"))
         raise UserError(
-            f"diffusion.beta_schedule = {name} needs diffusion.T >= {least}, and diffusion.T = {T} (in {source}): the "
-            "betas of a shorter chain would have to reach 1 and more."
+            f"diffusion.beta_schedule = {name} needs diffusion.T >= {least}, and diffusion.T = {T} (in {source}): a "
+            "shorter chain would need betas of 1 or more."
         )
 
 
@@ -275,28 +275,28 @@ def _shortest_chain(name: str, T: int) -> int:
     return shortest_chain(name, T)
 
 
-ARTIFACT_LETTERS, TAG_LETTERS, PROJECT_LETTERS, NOT_IN_PROJECT = 128, 64, 128, r"/\#?%:"  # in its client
-_AROUND_ID = "-abcdef-samples"  # a run's id on W&B has an end of its own, and its artifacts their kind
+ARTIFACT_LETTERS, TAG_LETTERS, PROJECT_LETTERS, NOT_IN_PROJECT = 128, 64, 128, r"/\#?%:"  # W&B's limits
+_AROUND_ID = "-abcdef-samples"  # W&B adds a suffix to the run's id and to the artifact's name
 
 
 def _check_names(cfg: Config, origins: dict[str, str]) -> None:
-    """Raises UserError for names that W&B's client refuses, which it would do after the training has begun."""
+    """Raises UserError for names that W&B's client would refuse after the training has begun."""
     key, value = ("experiment", cfg.experiment) if cfg.id is None else ("id", cfg.id)
     beyond = len(cfg.run_id) + len(_AROUND_ID) - ARTIFACT_LETTERS
     if beyond > 0:
         raise UserError(
             f"{key} = {cut(value)!r} (in {origins.get(key)}) has {len(value)} characters and may have "
-            f"{len(value) - beyond}: it is in the names of W&B's artifacts, which have {ARTIFACT_LETTERS} at most."
+            f"{len(value) - beyond}: names of W&B's artifacts include it and have at most {ARTIFACT_LETTERS}."
         )
     for tag in cfg.logging.wandb.tags:
         if not 0 < len(tag) <= TAG_LETTERS:
             raise UserError(
-                f"logging.wandb.tags has {cut(tag)!r} (in {origins.get('logging.wandb.tags')}), of {len(tag)} "
+                f"logging.wandb.tags has {cut(tag)!r} (in {origins.get('logging.wandb.tags')}) with {len(tag)} "
                 f"characters. W&B takes tags of 1 to {TAG_LETTERS}."
             )
     project = cfg.logging.wandb.project
     if not 0 < len(project) <= PROJECT_LETTERS or set(project) & set(NOT_IN_PROJECT):
         raise UserError(
-            f"logging.wandb.project = {cut(project)!r} (in {origins.get('logging.wandb.project')}) is no name that W&B "
-            f"takes: 1 to {PROJECT_LETTERS} characters, none of {NOT_IN_PROJECT}"
+            f"logging.wandb.project = {cut(project)!r} (in {origins.get('logging.wandb.project')}) is not a name that "
+            f"W&B takes: 1 to {PROJECT_LETTERS} characters, none of {NOT_IN_PROJECT}"
         )

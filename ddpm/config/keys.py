@@ -1,4 +1,4 @@
-"""The keys of a configuration and their types, and by these what a word is the value of a key."""
+"""The keys of a configuration and their types, which decide how the text of a value is read."""
 
 from functools import cache, partial
 from pathlib import Path
@@ -11,12 +11,12 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from ddpm.config.run import Config
 from ddpm.files.yaml12 import MERGE, NULL, TEXT, read_value
 
-_NULLS = ("", "null", "Null", "NULL", "None")  # the last is what a sweep agent writes. `~` is the home folder
+_NULLS = ("", "null", "Null", "NULL", "None")  # a sweep agent writes `None`. `~` is the home folder
 
 
 @cache
 def key_types(section: type[BaseModel] = Config, prefix: str = "") -> dict[str, Any]:
-    """Every key, dotted, with its type; sections too, each before its own keys."""
+    """Every dotted key with its type, including sections, each before its own keys."""
     found: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         found[prefix + name] = field.annotation
@@ -26,12 +26,12 @@ def key_types(section: type[BaseModel] = Config, prefix: str = "") -> dict[str, 
 
 
 def is_section(annotation: Any) -> bool:
-    """Whether the type is that of a key that holds further keys."""
+    """Whether a key of this type holds further keys."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def takes_text(annotation: Any) -> bool:
-    """Whether a value of the type is text; of a list, whether its members are. It may be null besides."""
+    """Whether a value of the type is text, or null; for a list, whether its members are."""
     members = get_args(annotation)
     origin = get_origin(annotation)
     if origin is Literal:
@@ -44,9 +44,9 @@ def takes_text(annotation: Any) -> bool:
 
 
 def mark_text(node: Node, key: str = "", *, python: bool = False) -> None:
-    """Of a YAML text: what stands for a key that takes text is that text, also if it looks like a number.
+    """Make values of keys that take text into text, even if they look like numbers. Null stays null unless quoted.
 
-    key: whose value the node is; "" is the whole file. python: `None` is null. Null stays null: quotes make it text.
+    key: the key whose value the node is; "" for a whole file. python: `None` is null too.
     """
     if isinstance(node, MappingNode):
         for name, value in node.value:
@@ -62,7 +62,7 @@ def mark_text(node: Node, key: str = "", *, python: bool = False) -> None:
 
 
 def from_word(key: str, word: str, source: str) -> Any:
-    """The value that `key=word` gives the key. Of a key that takes text, it is the word itself. Raises UserError."""
+    """The value that `key=word` gives the key: the word itself if the key takes text. Raises UserError."""
     annotation = key_types().get(key)
     if word in _NULLS and (NoneType in get_args(annotation) or not takes_text(annotation)):
         return None
@@ -73,7 +73,7 @@ def from_word(key: str, word: str, source: str) -> Any:
 
 
 def from_point(key: str, value: Any, source: str) -> Any:
-    """The value that a sweep's point gives the key: a server, or who wrote the sweep, may have made another type of it.
+    """The value that a sweep's point gives the key, in the key's type: servers and sweep files may have changed it.
 
     Raises UserError.
     """

@@ -1,4 +1,4 @@
-"""What to train: one typed, frozen configuration, read from YAML files and the command line by `config_files`."""
+"""A training run's whole configuration, typed and frozen. `ddpm.config.files` reads it from YAML and overrides."""
 
 import hashlib
 import json
@@ -29,18 +29,18 @@ from ddpm.files.yaml12 import write_yaml
 
 
 class Config(Section):
-    """One training run, wholly described."""
+    """One training run, completely described."""
 
     experiment: Annotated[str, Field(pattern=NAME)]
     study_name: str = "min_snr"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1077
-    # The run's id. Null derives it from experiment, seed and a digest of the config.
+    # The run's id; null: see `run_id`.
     id: Annotated[str, Field(pattern=NAME)] | None = None
     out_dir: Place = Path("runs")
-    # For weights of feature nets, reference statistics, decoded images. Null: the user's own; DDPM_CACHE overrides it.
+    # For feature weights, reference statistics, decoded images. Null: the user's cache folder. DDPM_CACHE overrides it.
     cache_dir: Place | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    clean_run: bool = False  # start over: replace what an earlier run left in this run's folder
+    clean_run: bool = False  # start over: replace the run's folder
     data: Data = Data()
     model: Model = Model()
     ema: Ema = Ema()
@@ -63,7 +63,7 @@ class Config(Section):
                     "most one step for each timestep"
                 )
             if section.enabled and section.eta > 0 and section.sampler != "ddim":
-                raise ValueError(f"eval.{name}.eta = {section.eta:g} is for ddim alone, not {section.sampler}")
+                raise ValueError(f"eval.{name}.eta = {section.eta:g} is for ddim only, not {section.sampler}")
             if section.enabled and section.sampler == "heun" and self.diffusion.zero_terminal_snr:
                 raise ValueError(f"eval.{name}.sampler = heun cannot start at zero terminal SNR: use ddim or dpmpp_2m")
         if self.data.dataset != "embedded" and self.data.root is None:
@@ -95,21 +95,24 @@ class Config(Section):
 
     @property
     def trained_timesteps(self) -> range:
-        """The t that training draws from, each as likely as the others."""
+        """The t that training draws from, all equally likely."""
         return range(self.loss.t_min, (self.diffusion.T - 1 if self.loss.t_max is None else self.loss.t_max) + 1)
 
     @property
     def run_id(self) -> str:
-        """`id` where it is given, else `experiment-sSEED-DIGEST`; the digest covers all that the rows depend on."""
+        """`id` if it is given, else `experiment-sSEED-DIGEST`. The digest covers every key that rows depend on.
+
+        A younger key counts only if it differs from its default, so that runs from before the key keep their ids.
+        """
         if self.id is not None:
             return self.id
-        default = _defaults()
-        decisive = {
+        changed = flatten(self.model_dump(exclude_defaults=True))
+        counted = {
             key: value
-            for key, value in _decisive(self.nested()).items()
-            if key != "seed" and not (key.startswith(_YOUNGER) and value == default[key])
+            for key, value in decisive(self.nested()).items()
+            if key != "seed" and (key in changed or not key.startswith(_YOUNGER))
         }
-        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.experiment}-s{self.seed}-{digest}"
 
     @property
@@ -118,15 +121,15 @@ class Config(Section):
         return self.out_dir / self.experiment / self.run_id
 
     def is_milestone(self, step: int) -> bool:
-        """Whether the checkpoint of `step` stays and goes to W&B: every `eval.fid_milestone.every`, and the last."""
+        """Whether the checkpoint of `step` is kept and uploaded: one per `eval.fid_milestone.every`, and the last."""
         return step > 0 and (step % self.eval.fid_milestone.every == 0 or step == self.train.total_steps)
 
     def is_logged(self, step: int) -> bool:
-        """Whether the training metrics of `step` are logged; those of the last one always are."""
+        """Whether the training metrics of `step` are logged; always true for the last step."""
         return step % self.logging.log_every_n_steps == 0 or step == self.train.total_steps
 
     def is_probed(self, step: int) -> bool:
-        """Whether the curvature is measured after `step`; where it is, the last one is too."""
+        """Whether the curvature is measured after `step`; if it is enabled, always after the last step."""
         c, last = self.curvature, self.train.total_steps
         due = self.is_logged(step) if c.every is None else step % c.every == 0 or step == last
         return c.enabled and step > 0 and due
@@ -136,23 +139,23 @@ class Config(Section):
         return step == self.train.total_steps or any(step % every == 0 for every in self._row_intervals)
 
     def row_steps(self, last: int) -> list[int]:
-        """The steps from 1 to `last` that have a row, in order."""
+        """The steps from 1 to `last` with a row, in order."""
         steps: set[int] = set().union(*(range(every, last + 1, every) for every in self._row_intervals))
         return sorted(steps | ({self.train.total_steps} if self.train.total_steps <= last else set()))
 
     @property
     def _row_intervals(self) -> list[int]:
-        """Each of these many steps something is logged."""
+        """The intervals in steps at which something is logged."""
         measured = (self.eval.grid, self.eval.fid_milestone, self.eval.recon)
         probed = [self.curvature.every] if self.curvature.enabled and self.curvature.every else []
         return [self.logging.log_every_n_steps, *probed, *(m.every for m in measured if m.enabled)]
 
     def nested(self) -> dict[str, Any]:
-        """The whole configuration as nested plain values, as it is logged."""
+        """The configuration as nested plain values, as it is logged."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """The whole configuration as YAML that `load_config` reads back to an equal one."""
+        """The configuration as YAML, which `load_config` reads back to an equal one."""
         return write_yaml(self.nested())
 
 
@@ -160,7 +163,7 @@ _BOOKKEEPING = (
     *("out_dir", "cache_dir", "clean_run", "device", "id", "data.num_workers", "train.skip_nonfinite"),
     *("checkpoint.", "logging.wandb."),
 )
-# Keys younger than the first runs: in a run's id they count where they are set, so that older runs keep theirs.
+# Keys younger than the first runs; see `Config.run_id`.
 _YOUNGER = (
     *("loss.t_min", "loss.t_max", "eval.recon.", "eval.kid.", "eval.prdc.", "eval.reference_stats"),
     *(f"curvature.{key}" for key in ("every", "per_draw", "seed", "batch_size", "weights", "exact", "chunk")),
@@ -168,25 +171,14 @@ _YOUNGER = (
 )
 
 
-def _defaults() -> dict[str, Any]:
-    """The decisive keys as they are where nothing is set. Unvalidated: the default data set needs a folder."""
-    return _decisive(Config.model_construct(experiment="any").nested())
-
-
-def _decisive(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a nested config that a run's rows and weights depend on, dotted."""
+def decisive(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a nested config, dotted, that a run's rows and weights depend on."""
     unread = () if config.get("curvature", {}).get("enabled") else ("curvature.draws",)
     return {key: value for key, value in flatten(config).items() if not is_bookkeeping(key) and key not in unread}
 
 
-def as_meant(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored nested config, with a key younger than it as it was before there was the key, where that is not its
-    default: probes took the training batch."""
-    return {**config, "curvature": {"draws": "batch", **config["curvature"]}} if "curvature" in config else config
-
-
 def is_bookkeeping(key: str) -> bool:
-    """Whether a dotted key says where and how a run is kept, and changes none of its rows."""
+    """Whether a dotted key says only where and how a run is kept, and changes none of its rows."""
     return key.startswith(_BOOKKEEPING)
 
 
@@ -196,15 +188,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two nested configs of one run, in words: `loss.weighting was constant, is minsnr`."""
-    old, new = _decisive(as_meant(before)), _decisive(now)
-    default = _defaults() if old.keys() != new.keys() else {}
-    return [
-        f"{key} was {was}, is {new.get(key)}"
-        for key in sorted({*old, *new})
-        # A key that came after the run was started held its default then.
-        if (was := old.get(key, default.get(key))) != new.get(key)
-    ]

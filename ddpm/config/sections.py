@@ -1,4 +1,4 @@
-"""The sections of a run's configuration and their keys, each with its type, its default and what it may be."""
+"""The sections of a run's configuration: each key with its type, default and allowed values."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def _at_home(value: Any) -> Any:
         str(value).encode()
         return home(value)
     except UnicodeEncodeError:
-        raise ValueError(f"{value!r} is not UTF-8, as the names in a run's record have to be") from None
+        raise ValueError(f"{value!r} is not UTF-8, which a run's record requires") from None
     except UserError as error:
         raise ValueError(str(error).rstrip(".")) from None
 
@@ -55,14 +55,14 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration that knows its keys."""
+    """A frozen part of the configuration. Refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic would take `true` for 1 wherever a number is expected."""
+        """Otherwise pydantic takes `true` for 1 where it expects a number."""
         takes = cls.model_fields[str(info.field_name)].annotation
         members = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(member, bool) for member in members) and bool not in (takes, *get_args(takes)):
@@ -71,7 +71,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Which images. `root` is the folder or .zip of `cifar10` and `folder`, as it was typed: it counts in run ids."""
+    """The images. `root`: the folder or .zip of `cifar10` and `folder`, kept as typed because it counts in run ids."""
 
     dataset: Literal["embedded", "cifar10", "folder"] = "cifar10"
     root: Annotated[Path, BeforeValidator(_as_typed)] | None = None
@@ -84,7 +84,7 @@ class Data(Section):
 
 
 class Model(Section):
-    """The network. `time_frequencies: study` is the original study's faulty time embedding, for faithful reruns."""
+    """The network. `time_frequencies: study` is the original study's faulty time embedding, for exact reruns."""
 
     name: Literal["unet_cifar32"] = "unet_cifar32"
     base_channels: Positive = 32
@@ -103,25 +103,25 @@ class Model(Section):
 
 
 class Ema(Section):
-    """Averaged weights, the ones that are sampled from."""
+    """The averaged weights, from which samples are drawn."""
 
     enabled: bool = True
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
 
 
 class Diffusion(Section):
-    """The forward process: T steps of a beta schedule; and what the network predicts of it."""
+    """The forward process, T steps of a beta schedule, and what the network predicts."""
 
     beta_schedule: ScheduleName = "linear"
-    T: Annotated[int, Field(ge=25, le=1_000_000)] = 1000  # shorter chains would need betas of 1 and more
+    T: Annotated[int, Field(ge=25, le=1_000_000)] = 1000  # shorter chains need betas of 1 or more
     zero_terminal_snr: bool = False
     prediction: PredictionName = "eps"
 
     @model_validator(mode="after")
-    def _x0_can_be_told(self) -> "Diffusion":
+    def _x0_is_determined(self) -> "Diffusion":
         if self.zero_terminal_snr and self.prediction == "eps":
             raise ValueError(
-                "diffusion.zero_terminal_snr = true leaves nothing of x_0 in x_T, and eps does not tell it: set "
+                "diffusion.zero_terminal_snr = true leaves no x_0 in x_T, so eps cannot determine it: set "
                 "diffusion.prediction to v or x0"
             )
         return self
@@ -135,9 +135,9 @@ class Optim(Section):
 
 
 class Train(Section):
-    """The loop. `amp`: false, true (bf16 where the GPU has it, else fp16), bf16 or fp16; off on a CPU.
+    """The loop. `amp`: false, true (bf16 if the GPU has it, else fp16), bf16 or fp16; off on a CPU.
 
-    `skip_nonfinite`: how many steps whose loss or gradient is not finite are left out before the run stops.
+    `skip_nonfinite`: the run skips this many steps whose loss or gradient is not finite, then stops at the next one.
     """
 
     total_steps: Positive = 10_000
@@ -147,10 +147,10 @@ class Train(Section):
 
 
 class Checkpoint(Section):
-    """What an interrupted run is continued from. There is one at every FID milestone too, and those are all kept.
+    """Checkpoints, from which an interrupted run resumes: one per `every` steps, and one at each FID milestone.
 
-    `every` so many steps, of which the newest `keep` stay; `keep_online`: how many milestones W&B's server keeps,
-    besides the best. `upload: false` keeps all of them in the run folder: W&B neither copies nor uploads one.
+    The newest `keep` stay, and all milestones. `keep_online`: W&B's server keeps this many milestones besides the best.
+    `upload: false`: W&B neither copies nor uploads checkpoints.
     """
 
     every: Positive = 500
@@ -160,10 +160,10 @@ class Checkpoint(Section):
 
 
 class Loss(Section):
-    """The weighting over timesteps. `minsnr_gamma` is read by the three Min-SNR forms, `p2_*` by `p2`.
+    """The weighting over timesteps. The three Min-SNR forms read `minsnr_gamma`, `p2` reads `p2_*`.
 
-    `minsnr_norm_over: batch` scales the weights of each batch to mean 1, as the original study did, not the schedule's.
-    `t_min`, `t_max`: training draws t from them and what lies between; null is T - 1.
+    `minsnr_norm_over`: scales the weights of the schedule to mean 1 or, as in the original study, those of each batch.
+    `t_min`, `t_max`: training draws t from this range, both ends included; null is T - 1.
     """
 
     weighting: WeightingName = "constant"
@@ -176,12 +176,13 @@ class Loss(Section):
 
 
 class Curvature(Section):
-    """The curvature probe (docs/curvature.md), taken every so many steps; null: at every logged one.
+    """The curvature probe (docs/curvature.md). `every`: interval in steps; null means every logged step.
 
-    `draws: fixed` takes the same images, t, eps and v at every step and in every run of one `seed`; `batch` the current
-    training batch and all else anew, as the original study did. `probes` are v'Hv values, `per_draw` of them on one
-    batch of `batch_size` images (null: data.batch_size); of the sketches they are products, of the noise scale batches.
-    `exact`: Hessian-vector products instead of differences. `chunk`: products in one pass, fewer if memory runs out.
+    `draws: fixed` uses the same images, t, eps and v at every step and in every run with the same `seed`; `batch` uses
+    the current training batch and new t, eps and v, as the original study did. `probes`: the number of v'Hv values,
+    `per_draw` of them on each batch of `batch_size` images (null: data.batch_size); for the sketches, the number of
+    products; for the noise scale, of batches. `exact`: Hessian-vector products instead of differences. `chunk`:
+    products in one pass, fewer if memory runs out.
     """
 
     enabled: bool = False
@@ -195,9 +196,9 @@ class Curvature(Section):
     weights: WeightsName = "live"
     exact: bool = False
     chunk: Positive = 1
-    lanczos_steps: Positive = 16  # of `lanczos`, and of `slq` from each of its start vectors
+    lanczos_steps: Positive = 16  # for `lanczos`, and for each start vector of `slq`
     slq_starts: Annotated[int, Field(ge=2)] = 2
-    log_prefix: Literal["curvature/hutch"] = "curvature/hutch"  # what the reports know the trace by
+    log_prefix: Literal["curvature/hutch"] = "curvature/hutch"  # the reports look for it
 
     @field_validator("method", mode="before")
     @classmethod
@@ -214,29 +215,27 @@ class Curvature(Section):
             raise ValueError(f"curvature.method = {list(self.method)} must name one or more methods, each once")
         if self.probes % self.per_draw:
             raise ValueError(f"curvature.per_draw = {self.per_draw} must divide curvature.probes = {self.probes}")
-        least = {"hutchpp": 6, "xtrace": 4, "noise_scale": 3}
-        for method in self.method:
-            if self.probes < least.get(method, 2):
+        for method, least in (("hutchpp", 6), ("xtrace", 4), ("noise_scale", 3)):  # the estimators refuse fewer
+            if method in self.method and self.probes < least:
                 raise ValueError(
-                    f"curvature.probes = {self.probes} is too few for {method}: it needs at least {least[method]} for "
-                    "an error bar"
+                    f"curvature.probes = {self.probes} is too few for {method}: an error bar needs at least {least}"
                 )
         return self
 
 
 class Sampling(Section):
-    """How images are drawn."""
+    """How samples are drawn. `eta`: the share of fresh noise that ddim adds; no other sampler reads it."""
 
     enabled: bool = True
     sampler: SamplerName = "ddpm"
     nfe: Positive = 50
     spacing: SpacingName = "linspace"
-    eta: Annotated[float, Field(ge=0, le=1)] = 0.0  # how much fresh noise ddim adds; no other sampler reads it
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     n_samples: Positive = 5000
 
 
 class Grid(Sampling):
-    """A grid of samples from noise that is the same at every step and in every run."""
+    """A grid of samples from the same noise at every step and in every run."""
 
     every: Positive = 5000
     sampler: SamplerName = "ddim"
@@ -246,7 +245,7 @@ class Grid(Sampling):
 
 
 class FidMilestone(Sampling):
-    """FID (and a checkpoint) every so many steps."""
+    """FID, and a checkpoint, once per `every` steps."""
 
     every: Positive = 2000
 
@@ -258,17 +257,17 @@ class Final(Sampling):
 
 
 class Recon(Section):
-    """The error at single timesteps, on real images and with noise that are the same at every step."""
+    """The error at single timesteps, with the same real images and noise at every step."""
 
     enabled: bool = False
     every: Positive = 2000
     n_samples: Positive = 64
     t_values: tuple[int, ...] = (10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 990)
-    bins: Annotated[int, Field(ge=1, le=100)] = 10  # of equally many timesteps, whose mean errors are logged too
+    bins: Annotated[int, Field(ge=1, le=100)] = 10  # of equally many timesteps; their mean errors are logged too
 
 
 class KidMilestone(Section):
-    """KID of the samples of each FID: the mean over random subsets."""
+    """KID of each FID's samples: the mean over random subsets."""
 
     enabled: bool = False
     subsets: Positive = 100
@@ -276,7 +275,7 @@ class KidMilestone(Section):
 
 
 class Prdc(Section):
-    """Precision, recall, density and coverage of the samples of each FID, by `k` nearest neighbours."""
+    """Precision, recall, density and coverage of each FID's samples, by `k` nearest neighbours."""
 
     enabled: bool = False
     k: Positive = 5
@@ -284,8 +283,8 @@ class Prdc(Section):
 
 class Eval(Section):
     """Evaluation. `features`: `embedded`, clean-fid's `inception` (or `inception_legacy_pytorch`,
-    `inception_legacy_tensorflow`), or the path of a TorchScript file. `reference_n`: how many training images the
-    reference statistics are taken from (all if null); or clean-fid's published ones, by name: `reference_stats`.
+    `inception_legacy_tensorflow`), or the path of a TorchScript file. `reference_n`: the number of training images for
+    the reference statistics, null for all. `reference_stats`: clean-fid's published statistics instead.
     """
 
     features: str = "inception"
@@ -295,7 +294,7 @@ class Eval(Section):
     sample_seed: RandomSeed = 0
     batch_size: Positive | None = None  # null: 25 on a CPU, 250 on a GPU
     x0_limit: LimitName = "clip"
-    # Samplers that may score although they miss a known answer (see ddpm/evaluation/sampler_check.py).
+    # Samplers that may score although they fail the test of ddpm/evaluation/sampler_check.py.
     accept_sampler_error: tuple[SamplerName, ...] = ()
     grid: Grid = Grid()
     fid_milestone: FidMilestone = FidMilestone()
@@ -310,18 +309,18 @@ class Eval(Section):
         if name not in FEATURES and not name.endswith((".pt", ".pth", ".ts")):
             hint = did_you_mean(name, FEATURES)
             raise ValueError(
-                f"eval.features = {name} is none of {', '.join(FEATURES)}, nor the path of a TorchScript file (.pt)"
+                f"eval.features = {name} is not one of {', '.join(FEATURES)}, nor the path of a TorchScript file (.pt)"
                 + (f".{hint}" if hint else "")
             )
         return name
 
 
 class Wandb(Section):
-    """Weights & Biases. `auto` is online where there is a login, else offline. WANDB_MODE overrides the mode, and
+    """Weights & Biases. `auto` is online if there is a login, else offline. WANDB_MODE overrides the mode, and
     `wandb offline` overrides `online`.
 
-    `init_timeout_s`: how long a run waits for the server before it starts offline; `finish_timeout_s`: how long, at its
-    end, for what is still to be uploaded. `ddpm sync` uploads the rest.
+    `init_timeout_s`: how long a run waits for the server before it starts offline. `finish_timeout_s`: how long it then
+    waits for uploads at its end; `ddpm sync` uploads the rest.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -336,7 +335,7 @@ class Wandb(Section):
 
 
 class Logging(Section):
-    """How often a row is logged, and where to."""
+    """How often a row is logged, and where."""
 
     log_every_n_steps: Positive = 100
     wandb: Wandb = Wandb()

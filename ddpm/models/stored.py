@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.config.run import Config, as_meant
+from ddpm.config.run import Config
+from ddpm.config.stored import upgrade
 from ddpm.errors import NotFinite, UserError
 from ddpm.models.build import make_model
 from ddpm.runtime.checkpoint import list_checkpoints, load
@@ -67,7 +68,7 @@ def _foreign(state: Any) -> str:
         if not isinstance(state[key], kind):
             return f"{key} is a {type(state[key]).__name__}, not a {kind.__name__}"
     try:
-        cfg = Config.model_validate(as_meant(state["config"]))
+        cfg = Config.model_validate(upgrade(state["config"]))
         with torch.random.fork_rng(devices=[]):  # on the meta device torch would import for two seconds first
             wanted = make_model(cfg).state_dict()
     except (ValueError, TypeError, RuntimeError) as error:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.config.files import Chain, read_chain, resolve
-from ddpm.config.run import Config, differences
+from ddpm.config.run import Config
+from ddpm.config.stored import differences
 from ddpm.errors import UserError
 from ddpm.files.rows import read_rows
 from ddpm.sweep.command import expand, parameter_file, parse_train

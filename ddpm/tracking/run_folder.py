@@ -25,7 +25,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ddpm.config.run import Config, as_meant, differences
+from ddpm.config.run import Config
+from ddpm.config.stored import differences, upgrade
 from ddpm.errors import Held, UserError
 from ddpm.files import checksums
 from ddpm.files.disk import make_folder, replacing, require_folder, sync, write_whole
@@ -56,7 +57,7 @@ class RunFolder:
         `read_record`, or holds no config of this version."""
         config = read_record(path)["config"]
         try:
-            return cls(Config.model_validate(as_meant(config)), path)
+            return cls(Config.model_validate(upgrade(config)), path)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path / 'run.json'} cannot be read: {' '.join(str(error).split())}.") from None
 

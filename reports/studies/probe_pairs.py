@@ -4,7 +4,6 @@ Differences are taken for each draw: what a draw adds to both runs cancels, so t
 the weights' difference alone. Each seed has its own pair of files.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
-from ddpm.arguments import path
 from ddpm.errors import UserError
 from ddpm.files.disk import require_file
 from reports.figures.style import Drawn, new_figure, palette, save, theme, thousands
@@ -125,34 +123,20 @@ def draw(tables: Sequence[pd.DataFrame], names: tuple[str, str]) -> Drawn:
     return Drawn(figure, "")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--baseline", type=path, nargs="+", required=True, metavar="FILE", help="one file for each seed"
-    )
-    parser.add_argument("--variant", type=path, nargs="+", required=True, metavar="FILE", help="in the same order")
-    parser.add_argument(
-        "--out", type=path, required=True, metavar="STEM", help="writes STEM.csv, STEM.png and STEM.svg"
-    )
-    args = parser.parse_args()
-    try:
-        for ending in (".csv", ".png", ".svg"):
-            require_file(args.out.with_suffix(ending))
-        if len(args.baseline) != len(args.variant):
-            raise UserError(
-                f"{len(args.baseline)} baseline files and {len(args.variant)} of the variant make no pairs."
-            )
-        runs = [(read(a), read(b)) for a, b in zip(args.baseline, args.variant, strict=True)]
-        tables = [pair(a, b) for a, b in runs]
-    except UserError as error:
-        parser.error(str(error))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+def compare(baseline: Sequence[Path], variant: Sequence[Path], out: Path) -> str:
+    """Write `out`.csv, .png and .svg from pairs of files, one for each seed; the rows over all steps, as text.
+
+    Raises UserError, and writes nothing, if files cannot be read or paired.
+    """
+    for ending in (".csv", ".png", ".svg"):
+        require_file(out.with_suffix(ending))
+    if len(baseline) != len(variant):
+        raise UserError(f"{len(baseline)} baseline files and {len(variant)} variant files cannot be paired.")
+    runs = [(read(a), read(b)) for a, b in zip(baseline, variant, strict=True)]
+    tables = [pair(a, b) for a, b in runs]
+    out.parent.mkdir(parents=True, exist_ok=True)
     table = pd.concat([*tables, over_seeds(tables)], ignore_index=True)
-    table.to_csv(args.out.with_suffix(".csv"), index=False, float_format="%.5g")
+    table.to_csv(out.with_suffix(".csv"), index=False, float_format="%.5g")
     with theme():
-        save(draw(tables, (runs[0][0].experiment, runs[0][1].experiment)), args.out)
-    print(table[table["step"] == 0].to_string(index=False, float_format="{:.3g}".format))
-
-
-if __name__ == "__main__":
-    main()
+        save(draw(tables, (runs[0][0].experiment, runs[0][1].experiment)), out)
+    return table[table["step"] == 0].to_string(index=False, float_format="{:.3g}".format)

@@ -33,6 +33,7 @@ def test_dry_run_prints_a_config_that_reads_back(tmp_path: Path, capsys: pytest.
         (["train", E5, "--data.batch_size=four"], "data.batch_size = 'four'"),
         (["report", "e6", "--from", "/nowhere", "--out", "unused"], "/nowhere"),
         (["report", "e999", "--from", ".", "--out", "unused"], "e999"),
+        (["findings", "--to", "unused"], "give --keep RUNS too"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_code_2(
@@ -57,7 +58,7 @@ def test_bad_input_is_one_paragraph_and_code_2(
         (["report", "e6", "--form", "runs"], "usage: ddpm report", "--form runs. Did you mean --from?"),
         (["sample", "none", "--step=9"], "usage: ddpm sample", "unrecognized arguments: --step=9.\n"),
         (["doctor", "e6"], "usage: ddpm doctor", "unrecognized arguments: e6."),
-        (["probe", "none", "--method", "slq,hutch"], "usage: ddpm probe", "'hutch' is none of hutchinson, hutchpp"),
+        (["probe", "none", "--method", "slq,hutch"], "usage: ddpm probe", "'hutch' is not one of hutchinson, hutchpp"),
     ],
 )
 def test_a_wrong_option_gets_the_usage_of_its_verb(
@@ -86,7 +87,8 @@ def test_a_folder_of_runs_names_them(
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     """Counts imports, not seconds. Catches an import of torch, wandb or pandas at the top of a module."""
-    code = "import sys, ddpm.commands.cli; print(sorted({'torch', 'wandb', 'pandas', 'pydantic'} & {*sys.modules}))"
+    heavy = "{'torch', 'numpy', 'wandb', 'pandas', 'pydantic'}"
+    code = f"import sys, ddpm.commands.cli; print(sorted({heavy} & {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
     code = "import sys, ddpm.config.files; print([m for m in ('torch', 'wandb', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -13,8 +13,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from ddpm.commands import cli, frontier
-from ddpm.commands.evaluate import METRICS
+from ddpm.commands import cli, plots
+from ddpm.commands.score_checkpoints import METRICS
 from ddpm.evaluation import evaluator as evaluate
 from ddpm.training.loop import train
 from tests import processes
@@ -58,7 +58,7 @@ def _copy(folder: Path, to: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure takes half of a small evaluation's time, and these tests do not look at it."""
-    monkeypatch.setattr("ddpm.commands.evaluate.draw_frontier", lambda *_: None)
+    monkeypatch.setattr("ddpm.commands.score_checkpoints.draw_frontier", lambda *_: None)
 
 
 def test_it_is_the_number_of_the_milestone(folder: Path, tmp_path: Path, undrawn: None) -> None:
@@ -128,7 +128,7 @@ def _long(run: Path, out: Path) -> list[str]:
     ("target", "number", "drawn"),
     [
         ("safetensors.torch.save_file", 2, 5),  # in the write of the second chunk
-        ("ddpm.commands.evaluate.note_evaluation", 1, 3),  # between its file and the run's record
+        ("ddpm.commands.score_checkpoints.note_evaluation", 1, 3),  # between its file and the run's record
     ],
 )
 def test_a_kill_costs_no_bit(
@@ -183,8 +183,8 @@ def test_other_settings_do_not_go_on_with_what_was_begun(folder: Path, tmp_path:
         (["--n", "256", "--metrics", "fid_infinity"], "above 4 * 64 = 256 samples"),
         (["--n", "5", "--metrics", "prdc", "--features", "two.pt"], "prdc.k = 5 neighbours need more than 5"),
         (["--n", "3", "--metrics", "kid", "--features", "two.pt"], "KID needs at least 4"),
-        (["--sampler", "ddim,euler"], "'euler' is none of ddpm"),
-        (["--metrics", "is"], "'is' is none of fid"),
+        (["--sampler", "ddim,euler"], "'euler' is not one of ddpm"),
+        (["--metrics", "is"], "'is' is not one of fid"),
         (["--nfe", "0,5"], "at least 1"),
         (["--features", "nothing.pt"], "there is no TorchScript file"),
         (["--data", "/nowhere"], "/nowhere does not exist"),
@@ -298,8 +298,8 @@ def test_other_references_have_panels_of_their_own(tmp_path: Path) -> None:
     row |= {"reference": "own", "reference_n": 9, "reference_digest": "ab", "n": 70, "nfe": 2, "value": 2.0}
     row |= {"low": 1.0, "high": 3.0, "floor": 1.0, "ceiling": 9.0}
     rows = [row, row | {"nfe": 5}, row | {"reference_n": 8}, row | {"reference_digest": "cd"}]
-    with mock.patch.object(frontier.plt, "subplots", wraps=frontier.plt.subplots) as made:
-        frontier.draw_frontier(rows, tmp_path / "f.png")
+    with mock.patch.object(plots.plt, "subplots", wraps=plots.plt.subplots) as made:
+        plots.draw_frontier(rows, tmp_path / "f.png")
     assert made.call_args.args[0] == 3
 
 

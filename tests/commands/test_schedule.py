@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from ddpm.commands import frontier
-from ddpm.commands import schedule as plots
+from ddpm.commands import plots
 from ddpm.config.run import Config
 from tests.reports.by_hand import count_lines, labels_of, the_line
 
@@ -86,7 +85,7 @@ def test_the_frontier_is_drawn_as_it_is(drawing: Drawing, tmp_path: Path) -> Non
         {**common, "sampler": s, "nfe": nfe, "value": v, "low": low, "high": high, "floor": 1.5, "ceiling": 60.0}
         for s, nfe, v, low, high in points
     ]
-    (axes,) = drawing(frontier, lambda: frontier.draw_frontier(rows, tmp_path / "frontier.png"))
+    (axes,) = drawing(plots, lambda: plots.draw_frontier(rows, tmp_path / "frontier.png"))
     first = the_line(axes, [10, 50], [40, 20], marker="o")
     second = the_line(axes, [10], [30], marker="s")
     assert first.get_color() != second.get_color()

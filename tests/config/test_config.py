@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from ddpm.config.files import load_config
-from ddpm.config.run import _decisive, differences
+from ddpm.config.run import decisive
+from ddpm.config.stored import differences
 from ddpm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +92,7 @@ def test_a_config_from_before_a_key_is_the_same_config() -> None:
     assert differences(stored, now.nested()) == []
     cut = load_config(E5, ["--eval.recon.enabled=false", "--loss.t_max=50"])
     assert differences(stored, cut.nested()) == ["loss.t_max was None, is 50"]
-    older = {key: value for key, value in _decisive(stored).items() if key != "seed"}
+    older = {key: value for key, value in decisive(stored).items() if key != "seed"}
     digest = hashlib.sha256(json.dumps(older, sort_keys=True).encode()).hexdigest()[:8]
     assert now.run_id == f"e5-s1077-{digest}"
     assert len({now.run_id, cut.run_id, load_config(E5).run_id}) == 3
@@ -136,7 +137,7 @@ def test_run_ids_tell_runs_apart() -> None:
         ("--loss.weighting=minsrn", r"loss\.weighting = 'minsrn'.*'constant', 'snr', .*\. Did you mean minsnr\?$"),
         ("--train.amp=bf61", r"train\.amp = 'bf61'.*'bf16' or 'fp16'\. Did you mean bf16\?$"),
         ("--curvature.method=[slq, hutch]", r"curvature\.method = 'hutch'.*Did you mean hutchpp\?$"),
-        ("--eval.features=embeded", r"eval\.features = embeded is none of.*\. Did you mean embedded\?"),
+        ("--eval.features=embeded", r"eval\.features = embeded is not one of.*\. Did you mean embedded\?"),
         ("--train.amp=perhaps", r"train\.amp = 'perhaps'.*boolean.*'bf16' or 'fp16'"),
         ("--train.total_steps=0", r"train\.total_steps = 0.*greater than or equal to 1"),
         ("--curvature.probes=1", r"curvature\.probes = 1"),
@@ -144,7 +145,7 @@ def test_run_ids_tell_runs_apart() -> None:
         ("--diffusion.zero_terminal_snr=true", r"set diffusion\.prediction to v or x0"),
         ("--eval.final.spacing=odd", r"'linspace', 'leading' or 'trailing'"),
         ("--eval.accept_sampler_error=[euler]", r"accept_sampler_error.*'ddpm'"),
-        ("--eval.final.eta=0.5", r"eta = 0\.5 is for ddim alone, not ddpm"),
+        ("--eval.final.eta=0.5", r"eta = 0\.5 is for ddim only, not ddpm"),
         ("--data.root=null", r"needs data\.root"),
         ("--ema.enabled=false", r"eval\.weights = live"),
         ("--model.gn_groups=5", r"gn_groups = 5 must divide model\.base_channels = 32"),
@@ -209,8 +210,8 @@ def test_the_file_of_a_bad_key_is_named(tmp_path: Path) -> None:
 def test_each_name_has_its_function() -> None:
     """Catches a name that can be chosen and not made, or the other way round."""
     from ddpm import names
-    from ddpm.commands.evaluate import METRICS
-    from ddpm.commands.probe import _DESIGN
+    from ddpm.commands.probe_checkpoints import _DESIGN
+    from ddpm.commands.score_checkpoints import METRICS
     from ddpm.config import sections as config
     from ddpm.curvature.probe import _METHODS
     from ddpm.diffusion import prediction, samplers, schedule

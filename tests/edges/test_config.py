@@ -151,7 +151,7 @@ def test_what_is_written_is_read_by_everyone() -> None:
         (b"a: " + b"[" * 1000, "nested too deeply"),
         (b"seed: !!timestamp 2026-05-01\n", "line 1, column 7: .*timestamp"),
         (b"seed: !!int abc\n", "the type that its tag"),
-        (b"extends: QUICK\nloss.weighting: minsnr\n", "each part is a key below the one before it"),
+        (b"extends: QUICK\nloss.weighting: minsnr\n", "write each part of the key below the one before it"),
         (b"extends: QUICK\n1: x\n", "unknown key 1 in"),
         (b"extends: QUICK\n[a]: x\n", "unhashable key"),
         (b"extends: ''\n", "must be the path of one file"),

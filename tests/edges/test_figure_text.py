@@ -9,7 +9,7 @@ import pytest
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 
-from ddpm.commands.frontier import draw_frontier
+from ddpm.commands.plots import draw_frontier
 from reports import figures
 from reports.experiments import load
 from reports.experiments.selection import Selection, select

@@ -310,7 +310,7 @@ def test_images_of_an_earlier_call_are_named(run: Path, tmp_path: Path, capsys: 
     """They stay, and one line counts them. Catches 70 new images among which 30 old ones stand."""
     command = ["sample", str(run), "--nfe", "1", "--each", "--out", str(tmp_path), "--n"]
     assert cli.main([*command, "3"]) == 0
-    assert "other file" not in capsys.readouterr().out
+    assert "also holds" not in capsys.readouterr().out
     assert cli.main([*command, "2"]) == 0
-    assert "holds 1 other file(s)" in capsys.readouterr().out
+    assert "also holds 1 file(s) that were there before" in capsys.readouterr().out
     assert len(list((tmp_path / "images").iterdir())) == 3

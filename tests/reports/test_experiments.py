@@ -10,7 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from ddpm.config.files import load_config
-from ddpm.config.run import differences, flatten
+from ddpm.config.run import flatten
+from ddpm.config.stored import differences
 from ddpm.errors import UserError
 from reports.experiments import Study, load, names
 from reports.experiments.selection import show

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ddpm.commands.cli import main
 from ddpm.errors import UserError
 from reports.experiments import Check
 from reports.experiments.selection import Arm
@@ -20,7 +21,6 @@ from reports.runs import Run
 from reports.stats.estimates import with_both_intervals
 from reports.stats.intervals import Estimate
 from reports.studies.min_snr import fids, figures, scores, summary, tables
-from reports.studies.min_snr.__main__ import main
 from reports.studies.min_snr.against_log import gaps
 from reports.studies.min_snr.claims import judge_claims
 from reports.studies.min_snr.gallery import gallery
@@ -96,14 +96,13 @@ def test_the_command_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixt
     """From run folders by way of records to text and table; and bad input is exit code 2 with a word. Catches a verb
     that does not reach its function."""
     runs = Campaign(seeds=(1077,), faithful=False).write(tmp_path / "camp")
-    main(["--docs", str(tmp_path / "docs"), "keep", str(runs)])
-    main(["--docs", str(tmp_path / "docs"), "--original", str(LOGS), "--no-figures"])
+    assert main(["findings", "--docs", str(tmp_path / "docs"), "--keep", str(runs)]) == 0
+    assert main(["findings", "--docs", str(tmp_path / "docs"), "--original", str(LOGS), "--no-figures"]) == 0
     assert (tmp_path / "docs/findings.md").read_text().startswith("# The study, rerun")
     assert (tmp_path / "docs/findings/claims.csv").exists() and (tmp_path / "docs/gallery.md").exists()
     capsys.readouterr()
-    with pytest.raises(SystemExit) as refused:
-        main(["--docs", str(tmp_path / "nothing"), "--no-figures"])
-    assert refused.value.code == 2 and "holds no records" in capsys.readouterr().err
+    assert main(["findings", "--docs", str(tmp_path / "nothing"), "--no-figures"]) == 2
+    assert "holds no records" in capsys.readouterr().err
 
 
 # ---- whichever way it is ---------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from ddpm.commands.cli import main
 from ddpm.errors import UserError
-from reports.studies.probe_pairs import _change, main, over_seeds, pair, read
+from reports.studies.probe_pairs import _change, over_seeds, pair, read
 
 
 def _write(path: Path, trained: list[list[float]], common: list[list[float]], **design: Any) -> Path:
@@ -101,34 +102,27 @@ def test_probes_that_have_no_draws_in_common_are_refused(tmp_path: Path, capsys:
     with pytest.raises(UserError, match="share their draws only with"):
         pair(batch, batch)
     (tmp_path / "no.jsonl").write_text("{}\n")
-    argv = ["probe_pairs", "--baseline", str(a), "--variant", str(tmp_path / "no.jsonl"), "--out", str(tmp_path / "x")]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr("sys.argv", argv)
-        main()
-    assert end.value.code == 2
+    argv = ["probe-pairs", "--baseline", str(a), "--variant", str(tmp_path / "no.jsonl"), "--out", str(tmp_path / "x")]
+    assert main(argv) == 2
     assert "is no file of `ddpm probe" in capsys.readouterr().err
     assert not list(tmp_path.glob("x*"))
 
 
-def test_files_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_the_command(tmp_path: Path) -> None:
     """Table and figure, from two seeds."""
     values = [[10.0, 20, 30, 40], [5.0, 10, 15, 20]]
     a, b = (str(_write(tmp_path / f"{arm}.jsonl", values, values)) for arm in ("e5", "e6"))
-    monkeypatch.setattr("sys.argv", ["x", "--baseline", a, a, "--variant", b, b, "--out", str(tmp_path / "o/pairs")])
-    main()
+    assert main(["probe-pairs", "--baseline", a, a, "--variant", b, b, "--out", str(tmp_path / "o/pairs")]) == 0
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["pairs.csv", "pairs.png", "pairs.svg"]
     assert len((tmp_path / "o/pairs.csv").read_text().splitlines()) == 1 + 3 * 2 * 3
 
 
-def test_the_table_of_the_curvature_page_is_made_from_its_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_table_of_the_curvature_page_is_made_from_its_files(tmp_path: Path) -> None:
     """docs/curvature_e5_e6/pairs.csv from the probes beside it, and the page's numbers from that. Catches a number that
     was typed or has grown old."""
     docs = Path(__file__).parents[2] / "docs"
     a, b = ([str(docs / f"curvature_e5_e6/{arm}-s{seed}.jsonl") for seed in (1077, 1078)] for arm in ("e5", "e6"))
-    monkeypatch.setattr("sys.argv", ["x", "--baseline", *a, "--variant", *b, "--out", str(tmp_path / "pairs")])
-    main()
+    assert main(["probe-pairs", "--baseline", *a, "--variant", *b, "--out", str(tmp_path / "pairs")]) == 0
     assert (tmp_path / "pairs.csv").read_text() == (docs / "curvature_e5_e6/pairs.csv").read_text()
     table = pd.read_csv(tmp_path / "pairs.csv", dtype={"seed": str}).set_index(["loss", "seed", "step"])
     page = (docs / "curvature.md").read_text()

@@ -47,7 +47,7 @@ def pictures(argv: Argv, folder: Path) -> dict[str, bytes]:
 
 def _evaluated(argv: Argv, folder: Path) -> None:
     if not any(folder.rglob("evaluations.csv")):
-        with mock.patch("ddpm.commands.evaluate.draw_frontier"):
+        with mock.patch("ddpm.commands.score_checkpoints.draw_frontier"):
             assert cli.main(argv) == 0
 
 
@@ -75,9 +75,9 @@ def batch_sizes(argv: Argv, folder: Path) -> list[int]:
     """How many images are drawn at a time."""
     drawn = mock.Mock(side_effect=draw)
     with (
-        mock.patch("ddpm.commands.sample.draw", drawn),
+        mock.patch("ddpm.diffusion.samplers.draw", drawn),
         mock.patch.object(evaluate, "draw", drawn),
-        mock.patch("ddpm.commands.evaluate.draw_frontier"),
+        mock.patch("ddpm.commands.score_checkpoints.draw_frontier"),
     ):
         assert cli.main(argv) == 0
     return [call.kwargs["batch_size"] for call in drawn.call_args_list]
@@ -104,7 +104,9 @@ def handed_on(argv: Argv, folder: Path) -> list[Any]:
         "report": ["reports.report.make_report", "reports.library.make_library"],
         "sync": ["ddpm.tracking.sync.sync"],
         "dashboard": ["reports.dashboard.browse"],
-        "schedule": ["ddpm.commands.schedule.draw_schedule"],
+        "schedule": ["ddpm.commands.plots.draw_schedule"],
+        "findings": ["reports.studies.min_snr.write.write_figures", "reports.studies.min_snr.write.write_text"],
+        "probe-pairs": ["reports.studies.probe_pairs.compare"],
     }
     calls = []
     for name in work[argv[0]]:
@@ -129,6 +131,8 @@ SAMPLE = "sample {run} --out {out} --nfe 3 --n 5"
 EVALUATE = "evaluate {run}/checkpoints/step-000002.pt --out {out} --n 80 --nfe 2 --sampler ddpm"
 PROBE = "probe {run}/checkpoints/step-000002.pt --out {out}/p.jsonl --probes 2"
 REPORT = "report e6 --from {run}"
+KEEP = "findings --docs {out} --keep {run}"
+PAIRS = "probe-pairs --baseline a.jsonl --variant b.jsonl --out table"
 
 
 def _on(*by: Callable[[Argv, Path], Any], without: str, given: str) -> Option:
@@ -195,6 +199,14 @@ OPTIONS = {
     "evaluate --influence": _on(influences, without=EVALUATE, given="--influence"),
     "schedule config": _for(handed_on, without="schedule {config}", given="schedule {other_config}"),
     "schedule --out": _on(handed_on, without="schedule {config}", given="--out {out}/curves.svg"),
+    "findings --docs": _on(handed_on, without="findings", given="--docs {out}"),
+    "findings --original": _on(handed_on, without="findings", given="--original {out}"),
+    "findings --no-figures": _on(handed_on, without="findings", given="--no-figures"),
+    "findings --keep": _on(places, without=KEEP, given="{other_run}"),
+    "findings --to": _on(places, without=KEEP, given="--to {out}/there"),
+    "probe-pairs --baseline": _for(handed_on, without=PAIRS, given=PAIRS.replace("a.jsonl", "c.jsonl")),
+    "probe-pairs --variant": _for(handed_on, without=PAIRS, given=PAIRS.replace("b.jsonl", "c.jsonl")),
+    "probe-pairs --out": _for(handed_on, without=PAIRS, given=PAIRS.replace("table", "other")),
 }
 
 

@@ -13,7 +13,7 @@ from reports.text.markup import template
 
 FOLDER = "findings/gallery"  # of the report's figures, below docs/
 REPORT = "ddpm report e6 --from docs/findings/runs --out out/e6"
-FINDINGS = "python -m reports.studies.min_snr"
+FINDINGS = "ddpm findings"
 
 
 class Entry(BaseModel):

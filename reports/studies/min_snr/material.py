@@ -45,7 +45,7 @@ def gather(records: Path, original: Path) -> Material:
 
     Raises UserError: no records of e5 and e6, or no logs."""
     logs = _read(original, "the study's logs of e5 and e6")
-    runs = _read(records / "runs", "records; python -m reports.studies.min_snr keep RUNS makes them")
+    runs = _read(records / "runs", "records; ddpm findings --keep RUNS makes them")
     found, frame, notes = scores.read_scores(runs)
     runs = [scores.with_scores(run, found) for run in runs]
     faithful = sorted((run for run in runs if run.experiment == FAITHFUL), key=lambda run: run.seed or 0)
