@@ -21,7 +21,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     verb.add_argument(
         "--original",
         type=path,
-        default=Path("tests/reports/data/min-snr-logs"),
+        default=Path("docs/findings/study_logs"),
         metavar="DIR",
         help="the study's logs; default: %(default)s",
     )

@@ -19,7 +19,7 @@ from reports.figures.style import Drawn
 from reports.sources import open_source
 from tests.once import once
 
-LOGS = Path(__file__).parent / "data" / "min-snr-logs"
+LOGS = Path(__file__).parents[2] / "docs/findings/study_logs"
 STEPS = range(10, 201, 10)
 PROTOCOLS = {
     "aaaa1111": {"sampler": "ddpm", "nfe": 50, "n_samples": 64},

@@ -27,7 +27,7 @@ def e6(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def originals() -> Path:
     """The original logs, for a fixture of wider scope."""
-    return Path(__file__).parent / "data" / "min-snr-logs"
+    return Path(__file__).parents[2] / "docs/findings/study_logs"
 
 
 def test_files(e6: Path) -> None:
