@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.samplers import SAMPLERS, make_chain
+from ddpm.diffusion.samplers import SAMPLERS, make_chain, sampling_function
 from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import UserError
 
@@ -53,9 +53,8 @@ def try_sampler(schedule: Schedule, sampler: str, nfe: int, spacing: str, eta: f
         return torch.randn(N, generator=rng, dtype=torch.float64)
 
     chain = make_chain(schedule, sampler, nfe, spacing)
-    options = {"eta": eta} if sampler == "ddim" else {}
-    out = SAMPLERS[sampler].function(
-        lambda x, t: gaussian_denoiser(x, schedule.alpha_bar[t]), noise(), chain, noise, limit=None, **options
+    out = sampling_function(sampler, eta)(
+        lambda x, t: gaussian_denoiser(x, schedule.alpha_bar[t]), noise(), chain, noise
     )
     return KnownAnswer(sampler, nfe, spacing, out.square().mean().sqrt().item())
 
