@@ -41,7 +41,7 @@ def hutchinson_trace(
     per_draw: vectors for each call of `loss`. 1 draws the data anew for each; `probes` measures one fixed batch; what
         lies between tells data and estimator apart (`TraceEstimate.split`).
     rng: a CPU generator; the vectors of a draw are drawn before `loss` is called. Nothing else random is moved.
-    vectors: `rademacher`, `rademacher_each` or `gaussian`.
+    vectors: `rademacher` or `gaussian`.
     groups: one label for each parameter. Each group's trace comes from the same products, under its label.
     chunk: vectors in one vmapped pass, fewer (with a warning) where memory runs out; memory grows with it.
 
