@@ -15,9 +15,7 @@ Peers that are not installed are left out.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -29,8 +27,8 @@ from unittest import mock
 import torch
 from torch import Generator, Tensor, nn
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
-from benchmarks.timing import forget_peak_memory, peak_memory, seconds
+from benchmarks.claims import Claim, arguments, conclude, in_process, of_rounds, parsed, quotient, say
+from benchmarks.timing import memory_growth, seconds
 from ddpm.curvature.hessian import LeastSquares, hutchinson_trace, least_squares_trace
 from ddpm.data.batches import Batches
 from ddpm.data.images import load_images, to_model
@@ -48,11 +46,11 @@ LATE = 1000
 
 
 def main() -> int:
-    parser = arguments(str(__doc__).splitlines()[0], rounds=5)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--checkpoints", type=Path, help="folder to keep the trained checkpoints in, or to find them")
     parser.add_argument("--root", type=Path, help="folder or .zip of images to train on, instead of the embedded ones")
     parser.add_argument("--memory", metavar="WAY", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     if args.memory:
         print(json.dumps({"bytes": memory_of(args.memory)}))
         return 0
@@ -62,7 +60,7 @@ def main() -> int:
         found = load_images("folder" if args.root else "embedded", args.root, subset=5000)
         problem = Problem(found.images, found.name)
         problem.train(folder, steps)
-        claims = say(measure_ways(problem, folder / f"step{steps[-1]}.pt", 1 if args.quick else args.rounds))
+        claims = say(measure_ways(problem, folder / f"step{steps[-1]}.pt", args.rounds))
         claims += say(measure_error_bars(problem, folder, steps))
         claims += say(measure_exactness(problem, folder, steps))
     return conclude(args, claims, batch=BATCH, probes=PROBES, steps=steps, data=problem.name, rounds=args.rounds)
@@ -244,13 +242,8 @@ def measure_ways(problem: Problem, path: Path, rounds: int) -> list[Claim]:
 
 
 def memory_in_process(way: str, times: int) -> float:
-    """The middle of several processes: how an allocator lays out what it is asked for differs between them."""
-    command = [sys.executable, "-m", "benchmarks.curvature", "--memory", way]
-    found = []
-    for _ in range(times):
-        done = subprocess.run(command, cwd=REPOSITORY, env=os.environ, stdout=subprocess.PIPE, text=True, check=True)
-        found.append(json.loads(done.stdout.splitlines()[-1])["bytes"])
-    return statistics.median(found)
+    """The median over several processes, whose allocators lay out memory differently."""
+    return statistics.median(in_process("curvature", "--memory", way)["bytes"] for _ in range(times))
 
 
 def memory_of(way: str) -> int:
@@ -266,10 +259,7 @@ def memory_of(way: str) -> int:
     work = training_step if way == "training step" else ways(model, data, problem.draw)[way]
     with torch.no_grad():
         model(*data.inputs)  # what the first pass loads, every way has in common
-    forget_peak_memory()
-    before = peak_memory()
-    work()
-    return peak_memory() - before
+    return memory_growth(work)
 
 
 # --- exactness and error bars ---

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.claims import Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.claims import Claim, arguments, conclude, of_rounds, parsed, quotient, say
 from benchmarks.timing import in_turn, seconds
 from ddpm.diffusion.samplers import make_chain, model_denoiser
 from ddpm.diffusion.schedule import make_schedule
@@ -41,15 +41,14 @@ SPEED, OF_PEER, OF_PASSES = 1.5, 1.0, 1.03
 
 
 def main() -> int:
-    parser = arguments(str(__doc__).splitlines()[0], rounds=7)
+    parser = arguments(__doc__, rounds=7)
     parser.add_argument("--nfe", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    rounds = 1 if args.quick else args.rounds
+    args = parsed(parser)
     device = torch.device(args.device)
     torch.manual_seed(0)
-    claims = say(measure_plain(device, args.nfe, rounds))
-    claims += say(measure_peers(device, args.nfe, rounds))
+    claims = say(measure_plain(device, args.nfe, args.rounds))
+    claims += say(measure_peers(device, args.nfe, args.rounds))
     if device.type == "cpu":
         claims += say(limit_of(UNetCifar32().eval().to(memory_format=torch.channels_last)))
     return conclude(args, claims, device=args.device, nfe=args.nfe, rounds=args.rounds)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, parsed, quotient, say
 from benchmarks.timing import in_turn
 
 CONFIG = "configs/sweeps/smoke.yaml"
@@ -72,9 +72,8 @@ print("MARKS", *(f"{name}={at!r}" for at, name in marks), sep="|")
 
 
 def main() -> int:
-    args = arguments(str(__doc__).splitlines()[0], rounds=7).parse_args()
-    rounds = 1 if args.quick else args.rounds
-    claims = say(measure_answers(rounds))
+    args = parsed(arguments(__doc__, rounds=7))
+    claims = say(measure_answers(args.rounds))
     with tempfile.TemporaryDirectory() as folder:
         claims += say(measure_first_step(Path(folder), 1 if args.quick else 3))
     return conclude(args, claims, rounds=args.rounds)

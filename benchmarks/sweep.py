@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, parsed, quotient, say
 from benchmarks.start import environment
 
 SWEEP = "sweeps/smoke.yaml"
@@ -20,7 +20,7 @@ TIMES_IDEAL = 1.15
 
 
 def main() -> int:
-    args = arguments(str(__doc__).splitlines()[0], rounds=1).parse_args()
+    args = parsed(arguments(__doc__, rounds=1))
     options, extra = (["--count", "2"], ["--train.total_steps=4"]) if args.quick else ([], [])
     with tempfile.TemporaryDirectory() as folder:
         claims = say(measure_sweep(Path(folder), args.rounds, options, extra))

@@ -19,7 +19,6 @@ import argparse
 import copy
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,27 +27,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.claims import Claim, arguments, conclude, in_process, of_rounds, parsed, quotient, say
+from benchmarks.study import CONFIG, PLAIN
 from benchmarks.timing import seconds
 
-CONFIG = REPOSITORY / "configs/study/MS1_min_snr/e5/e5_baseline_linear_hutch_trace_10k_50nfe.yaml"
 # Of the bare pass: the whole step at small and at large batches; W&B's files over none.
 SMALL, LARGE, LARGE_FROM, WANDB = 1.05, 1.03, 32, 1.01
 
 
 def main() -> int:
-    parser = arguments(str(__doc__).splitlines()[0], rounds=5)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 64])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", action="store_true", help="bf16, where the GPU has it")
     parser.add_argument("--one", type=int, metavar="BATCH", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     if args.one:
         print(json.dumps(measure_in_process(args.one, args)))
         return 0
     claims: list[Claim] = []
     for batch in args.batch:
-        found = {mode: in_process(batch, mode, args) for mode in ("disabled", "offline")}
+        found = {mode: measured(batch, mode, args) for mode in ("disabled", "offline")}
         claims += say(claims_of(batch, found))
     return conclude(args, claims, device=args.device, amp=args.amp, rounds=args.rounds)
 
@@ -90,14 +89,13 @@ def claims_of_one(at: str, batch: int, alone: dict[str, Any]) -> list[Claim]:
     ]
 
 
-def in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.training_step", "--one", str(batch)]
-    command += ["--rounds", str(args.rounds), "--device", args.device]
-    command += ["--quick"] * args.quick + ["--amp"] * args.amp
+def measured(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    """`measure_in_process`, in a process of its own with W&B's `mode`."""
+    options = ["--one", str(batch), "--rounds", str(args.rounds), "--device", args.device]
+    options += ["--quick"] * args.quick + ["--amp"] * args.amp
     with tempfile.TemporaryDirectory() as folder:
-        env = os.environ | {"WANDB_MODE": mode, "WANDB_DIR": folder, "WANDB_SILENT": "true", "BENCH_FOLDER": folder}
-        done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        env = {"WANDB_MODE": mode, "WANDB_DIR": folder, "WANDB_SILENT": "true", "BENCH_FOLDER": folder}
+        return in_process("training_step", *options, **env)
 
 
 # --- in the process that measures ---
@@ -160,13 +158,8 @@ def traffic_s(params: list[nn.Parameter]) -> float:
 
 
 def overrides(batch: int, every: int, args: argparse.Namespace) -> list[str]:
-    off = [f"--eval.{part}.enabled=false" for part in ("fid_milestone", "final", "grid", "recon")]
     return [
-        *off,
-        "--data.dataset=embedded",
-        "--data.root=null",
-        "--eval.features=embedded",
-        "--curvature.enabled=false",
+        *PLAIN,
         "--train.total_steps=1000000",
         "--checkpoint.every=1000000",
         f"--train.amp={str(args.amp).lower()}",
