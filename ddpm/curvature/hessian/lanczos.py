@@ -97,20 +97,20 @@ def _orthogonal(w: Tensor, basis: Sequence[Tensor]) -> Tensor:
 
 
 def _is_rounding(operator: Operator | Tensor, basis: Sequence[Tensor], residual: Tensor, scale: float) -> bool:
-    """Whether the residual of the last basis vector v is rounding alone: the Krylov space is exhausted.
+    """Whether the residual of the last basis vector v is only rounding: the Krylov space is exhausted.
 
-    scale: the largest entry of T, for |A|. The accuracy rho of a product, relative to |A|, is measured: A (0.7 v) / 0.7
-    rounds otherwise than A v, and what the two leave beside the basis differs by about rho |A|. It depends on n, on the
-    precision and on how the operator computes.
+    scale: the largest entry of T, as an estimate of |A|. The relative accuracy rho of a product depends on n, on the
+    precision and on the operator, so it is measured: A (0.7 v) / 0.7 rounds differently from A v, and their components
+    outside the basis differ by about rho |A|.
 
-    The threshold is rho^(2/3) |A|. The recurrence amplifies the rounding of its first steps: if the eigenvalues, and
-    what the start has of them, are g apart (relative to |A|), an exhausted space leaves about (rho / g) |A|. To end at
-    a residual of tau |A| moves a Ritz value by about (tau^2 / g) |A|. Down to g = rho^(1/3) the one is below the
-    threshold, and the other is no more than rounding. If eigenvalues are closer, steps may go on into what rounding
-    left: their Ritz values lie within the spectrum and have next to no weight.
+    The threshold is rho^(2/3) |A|. The recurrence amplifies the rounding of its first steps: with gaps g (relative to
+    |A|) between the eigenvalues in the start, an exhausted space leaves about (rho / g) |A|. Ending at a residual of
+    tau |A| moves a Ritz value by about (tau^2 / g) |A|. Down to g = rho^(1/3) the first is below the threshold, and the
+    second is no more than rounding. With closer eigenvalues, steps may continue into rounding: their Ritz values lie
+    within the spectrum and have almost no weight.
 
-    The second product is taken only if it can matter: an operator that is right to half of its digits, as differences
-    are, has rho = sqrt(eps).
+    The second product is skipped if it cannot matter: an operator accurate to half of its digits, such as differences,
+    has rho = sqrt(eps).
     """
     eps, size = torch.finfo(residual.dtype).eps, residual.double().norm().item()
     if size > eps ** (1 / 3) * scale:
