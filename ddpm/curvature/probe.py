@@ -269,7 +269,7 @@ def _warnings_as_lines(step: int) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MeasurementWarning)
         yield
-    lines = {}
+    lines: dict[str, None] = {}
     for warning in caught:
         if issubclass(warning.category, MeasurementWarning):
             lines[str(warning.message)] = None
