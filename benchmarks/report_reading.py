@@ -245,8 +245,8 @@ STEPS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
 
 def measure_server(folder: Path, args: argparse.Namespace) -> list[Claim]:
     """Requests and seconds for a first and a second reading of a few runs from a stand-in server in this process."""
-    from tests.wandb_standin import RunRecord, StandIn
-    from tests.wandb_standin.records import HISTORY
+    from wandb_standin import RunRecord, StandIn
+    from wandb_standin.records import HISTORY
 
     args.runs = min(args.runs, API_RUNS)
     with StandIn() as server:
