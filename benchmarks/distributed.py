@@ -1,9 +1,9 @@
-"""What two processes make of two cores, where one process with two threads has the same batch.
+"""The speed of two processes on two cores, compared with one process of two threads at the same batch.
 
 `python -m benchmarks.distributed` trains the study's e5 (embedded images, probe and evaluation off) for some steps in
-two gloo processes of one thread each, under torchrun, and in one process with two threads, in turn. The batch is that
-of all processes together, so both do the same work. Counted are the seconds between the rows of two logged steps
-(`time/train_s`): start-up and the first steps are left out.
+two gloo processes of one thread each, under torchrun, and in one process with two threads, in turn. The batch counts
+all processes, so both do the same work. Measured are the seconds between two logged rows (`time/train_s`), without
+start-up and first steps.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, parsed, quotient, say
 from benchmarks.study import CONFIG, PLAIN, TWO_PROCESSES, rows_of
 
-# Seconds of one process with two threads over those of two processes of one thread.
+# Target: seconds of one process with two threads over those of two processes with one thread each.
 EFFICIENCY = 0.9
 
 
@@ -45,7 +45,7 @@ def measure(batch: int, quick: bool, rounds: int) -> list[Claim]:
 
 
 def train(folder: Path, processes: int, batch: int, steps: int) -> float:
-    """Seconds a step, from the second logged row to the last."""
+    """Seconds per step, from the second logged row to the last."""
     options = [
         *PLAIN,
         "--device=cpu",

@@ -1,12 +1,12 @@
-"""What an evaluation costs, and whether its features can tell faults: `unet_cifar32`, untrained, on this machine.
+"""The cost of an evaluation, and whether its features detect faults: `unet_cifar32`, untrained, on this machine.
 
 `python -m benchmarks.evaluation` measures
 
-- images/s of the embedded features; of Inception's, by our loop over those of clean-fid's own loops: once with a net
-  that costs what Inception costs (random weights), once with one that costs nothing;
+- images/s of the embedded features; of Inception's in our loop against clean-fid's own loops: once with a net as costly
+  as Inception (random weights), once with one that costs nothing;
 - seconds of each distance, for 64 and for 2048 dimensions;
-- peak memory of `ddpm evaluate` with 5,000 samples above what the process holds with the network loaded, in a process
-  of its own (Linux); memory does not depend on NFE, which is 1 here;
+- peak memory of `ddpm evaluate` with 5,000 samples above that with the network loaded, in its own process (Linux);
+  memory does not depend on NFE, which is 1 here;
 - with `--root`, on those images (ten class folders): whether the embedded features rank distortions by their strength,
   and the floor at n = 5,000 as a share of what uniform noise scores.
 """
@@ -40,7 +40,7 @@ from ddpm.evaluation.kid_prdc import kid, neighbours
 from ddpm.evaluation.milestones import default_batch_size
 from ddpm.evaluation.reference import held_out, make_reference, uniform_noise
 
-# Of clean-fid's seconds; MiB above the model's own memory; the floor as a share of the ceiling.
+# Targets: share of clean-fid's seconds; MiB above the model's memory; the floor as a share of the ceiling.
 OF_CLEAN_FID, MEMORY, FLOOR = 1.0, 2048, 0.05
 CPU = torch.device("cpu")
 
@@ -80,7 +80,7 @@ def measure_features(rounds: int) -> list[Claim]:
 
 
 class Resized(nn.Module):
-    """An Inception as clean-fid's file has it, of torchvision's layers, weights random: the time, not the values."""
+    """An Inception in the form of clean-fid's file, of torchvision's layers with random weights: for timing only."""
 
     def __init__(self, layers: nn.Module):
         super().__init__()
@@ -98,8 +98,8 @@ class Wide(nn.Module):
 
 
 def measure_clean_fid(rounds: int, n: int) -> list[Claim]:
-    """clean-fid's mode with our loop and with its own: n images from memory, as samples come; its loop over a folder of
-    PNG files with two workers, for which samples have to be written; and its loop over what a function draws."""
+    """clean-fid's mode in our loop (n images from memory) and in its own: over a folder of PNG files with two workers,
+    and over the results of a function."""
     from cleanfid import fid
     from torchvision.io import write_png
     from torchvision.models import inception_v3
@@ -156,7 +156,7 @@ def clean_fid_net(folder: str) -> nn.Module:
 
 
 def measure_distances(n: int, dims: tuple[int, ...]) -> list[Claim]:
-    """Seconds of each distance of n features, once a set of samples."""
+    """Seconds of each distance of n features."""
     claims = []
     for d in dims:
         spread = torch.linspace(0.1, 1, d)
@@ -172,11 +172,11 @@ def measure_distances(n: int, dims: tuple[int, ...]) -> list[Claim]:
     return claims
 
 
-# --- what the features tell ---
+# --- what the features detect ---
 
 
 def measure_ranking(images: ImageSet, n: int) -> list[Claim]:
-    """Each step of strength must score worse than the one before; n images of either half of the set."""
+    """Each level of strength must score worse than the one before; n images from each half of the set."""
     features = make_features("embedded", CPU)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     real, fresh = images.images[order[:n]], images.images[order[n : 2 * n]]
@@ -200,7 +200,7 @@ def measure_ranking(images: ImageSet, n: int) -> list[Claim]:
 
 
 def measure_scale(images: ImageSet, n: int) -> list[Claim]:
-    """Real images that the reference does not hold, and uniform noise, n of each."""
+    """FIDs of n real images outside the reference, and of n images of uniform noise."""
     features, reference_n = make_features("embedded", CPU), len(images) - n
     reference = make_reference(features, images, reference_n)
     evaluator = Evaluator(make_schedule("linear"), features, reference, CPU, 25, "clip", "ema")
@@ -215,7 +215,7 @@ def measure_scale(images: ImageSet, n: int) -> list[Claim]:
     ]
 
 
-# --- memory, in a process of its own ---
+# --- memory, in its own process ---
 
 
 def measure_memory(features: str, n: int) -> list[Claim]:
@@ -228,7 +228,7 @@ def measure_memory(features: str, n: int) -> list[Claim]:
 
 
 def memory_of(features: str, n: int) -> int:
-    """Bytes by which `ddpm evaluate` of n samples grew beyond what this process held with the network loaded."""
+    """Bytes by which `ddpm evaluate` of n samples raises the memory of this process, with the network loaded."""
     from ddpm.commands.evaluate import Request, evaluate
     from ddpm.config.files import load_config
     from ddpm.models.trained import load_trained

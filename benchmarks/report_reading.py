@@ -1,4 +1,4 @@
-"""How long reading runs takes, and a whole report on them, against what it may take.
+"""The time to read runs and to make a whole report on them, against targets.
 
 `python -m benchmarks.report_reading` measures
 
@@ -30,11 +30,10 @@ NAMES = (
     *("train/loss", "train/mse", "train/grad_global_L2", "train/grad_abs_mean"),
     *(f"curvature/{kind}_trace_{number}" for kind in ("hutch", "ref") for number in ("mean", "sem")),
 )
-# What a report may take: reading, as a multiple of pandas' time for the same numbers, and the figures besides.
+# Targets of a report: reading as a multiple of pandas' time for the same numbers, and seconds for the figures.
 TIMES_PANDAS, FIGURES_S, AGAIN_S, MEMORY_MIB = 3, 30.0, 10.0, 2048
 
-
-# What a run more may cost among many, of what it costs among few.
+# Target: the cost of an additional run among many, relative to among few.
 LINEAR = 1.2
 
 
@@ -58,7 +57,7 @@ def main() -> int:
 
 
 def measure_folders(folder: Path, args: argparse.Namespace) -> list[Claim]:
-    """Reading run folders and reporting on them, with `folder` to put them into."""
+    """Reading run folders and reporting on them; they are written into `folder`."""
     print(f"Writing {args.runs} runs of {args.steps} rows and {args.metrics} metrics", flush=True)
     written = run_step("write", folder, args)
     taken: dict[str, list[float]] = {"parquet": [], "cold": [], "warm": []}
@@ -83,7 +82,7 @@ def measure_folders(folder: Path, args: argparse.Namespace) -> list[Claim]:
 
 
 def measure_growth(folder: Path, args: argparse.Namespace) -> list[Claim]:
-    """What a report costs for each run more, among many and among few."""
+    """The cost of an additional run in a report, among many and among few."""
     few, more, many = (2, 4, 6) if args.quick else GROWTH
     args.steps = 100 if args.quick else GROWTH_ROWS
     cost: dict[int, tuple[float, float]] = {}
@@ -107,7 +106,7 @@ def measure_growth(folder: Path, args: argparse.Namespace) -> list[Claim]:
 def run_step(
     name: str, folder: Path, args: argparse.Namespace, cache: Path | None = None, **env: str
 ) -> dict[str, Any]:
-    """What the step `name` returns, in a process of its own; this one stays small (see `report`)."""
+    """The result of the step `name`, run in its own process; this one stays small (see `report`)."""
     sizes = [f"--{size}={getattr(args, size)}" for size in ("runs", "steps", "metrics")]
     env["DDPM_CACHE"] = str(cache or folder / "cache")
     return in_process("report_reading", "--step", name, str(folder), *sizes, **env)
@@ -116,7 +115,7 @@ def run_step(
 def report(folder: Path, cache: Path) -> tuple[float, float]:
     """(seconds, MiB at the peak) of `ddpm report e6` on the runs in `folder`.
 
-    Linux counts what the parent held when it started the child as the child's, hence the steps in other processes.
+    Linux counts the parent's memory at the start of a child as the child's, so the steps run in other processes.
     """
     code = "import sys; from ddpm.commands.cli import main; sys.exit(main(sys.argv[1:]))"
     argv = ["report", "e6", "--from", str(folder / "runs"), "--out", str(folder / "out")]
@@ -137,7 +136,7 @@ def report(folder: Path, cache: Path) -> tuple[float, float]:
 
 
 def rows(experiment: str, seed: int, args: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
-    """Falling curves with noise, the same for every call; a FID at every tenth of the run."""
+    """Falling curves with noise, the same for every call; an FID at every tenth of the run."""
     import numpy as np
 
     names = [*NAMES, *(f"more/metric_{i}" for i in range(args.metrics))][: args.metrics]

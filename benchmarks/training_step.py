@@ -1,4 +1,4 @@
-"""What a step of training costs besides its forward and backward pass: `unet_cifar32`, as `ddpm train` runs it.
+"""The cost of a training step besides its forward and backward pass: `unet_cifar32`, as `ddpm train` runs it.
 
 `python -m benchmarks.training_step` takes the study's e5 on embedded images (probe and evaluation off), and measures in
 turn, in blocks of a few steps each,
@@ -6,7 +6,7 @@ turn, in blocks of a few steps each,
 - the bare pass: forward, backward, one fixed batch;
 - the whole step: batch from memory, t, eps, x_t, forward, backward, gradient norm and clipping, Adam, EMA, the row with
   gradient statistics at every logged step, and its way to the run folder and to W&B;
-- the step as one writes it down at first: images through Pillow, Adam and EMA a tensor at a time, numbers read at once.
+- a first draft of the step: images through Pillow, Adam and EMA one tensor at a time, numbers read at once.
 
 The run's rows are written every 100 steps (the default) at small batches, and at large ones every 10th, in shorter
 blocks: more than the default. Without W&B and with its offline files, each in a process of its own. A checkpoint, of
@@ -31,7 +31,7 @@ from benchmarks.claims import Claim, arguments, conclude, in_process, of_rounds,
 from benchmarks.study import CONFIG, PLAIN
 from benchmarks.timing import seconds
 
-# Of the bare pass: the whole step at small and at large batches; W&B's files over none.
+# Targets, relative to the bare pass: the whole step at small and at large batches; W&B offline over W&B off.
 SMALL, LARGE, LARGE_FROM, WANDB = 1.05, 1.03, 32, 1.01
 
 
@@ -71,7 +71,7 @@ def target_of(batch: int) -> float:
 
 
 def claims_of_one(at: str, batch: int, alone: dict[str, Any]) -> list[Claim]:
-    """What was measured without W&B: the bare pass, the whole step over it, and the rest."""
+    """The claims without W&B: the bare pass, the whole step relative to it, and the rest."""
     return [
         of_rounds(f"bare forward and backward, {at}", [1e3 * s for s in alone["bare"]], "ms"),
         quotient(
@@ -187,7 +187,7 @@ def bare(training: Any, batch: int) -> Callable[[], Any]:
 
 
 def first_draft(training: Any, batch: int) -> Callable[[], Any]:
-    """A step as one writes it down at first; the same network and schedule."""
+    """A straightforward step with the same network and schedule."""
     from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
     model, ema, device = copy.deepcopy(training.state.model), copy.deepcopy(training.state.model), training.device
@@ -218,7 +218,7 @@ def first_draft(training: Any, batch: int) -> Callable[[], Any]:
 
 
 def parts_of(training: Any) -> list[tuple[str, Callable[[], Any]]]:
-    """What the step does besides forward and backward, each alone. The gradients are the last step's."""
+    """The parts of a step besides forward and backward, each alone. The gradients are the last step's."""
     from ddpm.training.step import gradient_norm, gradient_stats
 
     batch, device = training.cfg.data.batch_size, training.device
