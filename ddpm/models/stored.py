@@ -101,6 +101,6 @@ def intact(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             if lacking and state.get("format") == FORMAT:
                 raise UserError(f"The checkpoint {path} is damaged: it lacks {', '.join(lacking)}.")
         except UserError as error:
-            print(f"warning: {error} It is skipped.")
+            print(f"warning: {error} It is passed over.")
         else:
             yield path, state

@@ -108,7 +108,7 @@ def test_the_newest_intact_checkpoint_is_used(tmp_path: Path, capsys: pytest.Cap
     train(cfg)
     out = capsys.readouterr().out
     assert f"{newest} is damaged" in out
-    assert "It is skipped." in out
+    assert "It is passed over." in out
     assert f"continuing {cfg.run_id} after step 2" in out
     assert _steps(cfg.run_dir) == [0, 2, 4]
 
