@@ -1,1 +1,1 @@
-"""What this project costs, as ratios measured in one run on one machine: a script for each claim; `make bench`."""
+"""Benchmarks: costs as ratios, measured in one run on one machine; a script for each subject. `make bench` runs all."""

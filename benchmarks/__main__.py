@@ -1,6 +1,6 @@
-"""`python -m benchmarks`: every benchmark in turn, each in a process of its own, and one table of what they claim.
+"""`python -m benchmarks`: run every benchmark in its own process, and print one table of their claims.
 
-Writes all of it to a JSON file (out/bench.json), which `python -m benchmarks.compare OLD NEW` takes.
+Writes a JSON file (out/bench.json) for `python -m benchmarks.compare OLD NEW`.
 """
 
 import argparse
@@ -16,16 +16,16 @@ from benchmarks.claims import REPOSITORY, read_claims
 from ddpm.errors import UserError
 from ddpm.files.disk import require_file, write_whole
 
-# The quick ones first. `python -m benchmarks.NAME` is each alone.
+# The quick ones first. `python -m benchmarks.NAME` runs one.
 NAMES = ("start", "training_step", "sampling", "distributed", "evaluation", "curvature", "sweep", "report_reading")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run all benchmarks, on a machine that does nothing else.")
+    parser = argparse.ArgumentParser(description="Run all benchmarks, on an otherwise idle machine.")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--quick", action="store_true", help="a round of little each: whether they work")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing, print such a file's table")
-    parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="what else it holds stays there")
+    parser.add_argument("--quick", action="store_true", help="one small round each: do they work?")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing; print the table of such a file")
+    parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="other entries of the file stay")
     args = parser.parse_args()
     if args.table:
         print(table(json.loads(args.table.read_text())))
@@ -46,25 +46,25 @@ def main() -> int:
         write_whole(
             args.out, json.dumps(found, indent=1) + "\n"
         )  # after each: an hour's work is not lost with the next
-    print("\n" + table(found) + f"\n\nAll of it: {args.out}")
+    print("\n" + table(found) + f"\n\nAll numbers: {args.out}")
     if failed:
-        print(f"These could not be measured, see above: {', '.join(failed)}", file=sys.stderr)
+        print(f"Failed, see above: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def run(name: str, quick: bool) -> dict[str, Any] | None:
-    """What a benchmark measured; None where it failed."""
+    """The record of a benchmark; None if it failed."""
     print(f"\n--- {name} ---", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "claims.json"
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(path), *["--quick"] * quick]
-        environment = os.environ | {"PYTHONWARNINGS": "ignore"}  # of the peers, which are not ours to mend
+        environment = os.environ | {"PYTHONWARNINGS": "ignore"}  # from the peers
         subprocess.run(command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, check=False)
         return json.loads(path.read_text()) if path.exists() else None
 
 
 def table(found: dict[str, Any]) -> str:
-    """A row for each claim that has a target, of all benchmarks."""
+    """A row for each claim with a target, of all benchmarks."""
     lines = ["| benchmark, threads | claim | measured (quartiles) | target | holds |", "|---|---|---|---|---|"]
     for name, record in found.items():
         threads = record["machine"].get("threads")

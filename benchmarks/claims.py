@@ -1,4 +1,4 @@
-"""What a benchmark says: each claim with its measurement, its spread and its target."""
+"""The output of a benchmark: claims, each with its measurement, spread and target."""
 
 import argparse
 import json
@@ -6,20 +6,20 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 REPOSITORY = Path(__file__).parents[1]
-# Units of what another machine would measure otherwise; everything else is a ratio, or a count.
+# Units that depend on the machine. Everything else is a ratio or a count.
 OF_THE_MACHINE = ("s", "ms", "/s", "MiB", "GFLOP/s")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """`measured` must not exceed `target`, or where `better` is more, must reach it. `low`, `high`: its quartiles over
-    rounds; `neither`: a fact, of which less is no better than more."""
+    """`measured` must not exceed `target`; if `better` is more, it must reach it. low, high: quartiles over rounds."""
 
     claim: str
     measured: float
@@ -52,7 +52,7 @@ class Claim:
 
 
 def of_rounds(claim: str, values: Sequence[float], unit: str = "", **how: Any) -> Claim:
-    """The median of several rounds' values, between their quartiles (of three or fewer: their extremes)."""
+    """The median over rounds, with quartiles (for up to three rounds: the extremes)."""
     if len(values) > 3:
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     else:
@@ -61,24 +61,39 @@ def of_rounds(claim: str, values: Sequence[float], unit: str = "", **how: Any) -
 
 
 def quotient(claim: str, of: Sequence[float], over: Sequence[float], unit: str = "x", **how: Any) -> Claim:
-    """The median over rounds of `of` over what was measured beside it in the same round."""
+    """The median over rounds of `of` / `over`, both from the same round."""
     return of_rounds(claim, [a / b for a, b in zip(of, over, strict=True)], unit, **how)
 
 
 # --- a benchmark's command line ---
 
 
-def arguments(description: str, rounds: int) -> argparse.ArgumentParser:
-    """What every benchmark can be asked for."""
-    parser = argparse.ArgumentParser(description=description)
+def arguments(module_doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    parser = argparse.ArgumentParser(description=str(module_doc).splitlines()[0])
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--quick", action="store_true", help="a round of little: whether it works, no measurement")
-    parser.add_argument("--json", type=Path, help="file for the claims, as `python -m benchmarks` gathers them")
+    parser.add_argument("--quick", action="store_true", help="one small round: does it work? no measurement")
+    parser.add_argument("--json", type=Path, help="file for the claims, read by `python -m benchmarks`")
     return parser
 
 
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options given; --quick means one round."""
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds = 1
+    return args
+
+
+def in_process(module: str, *options: str, **env: str) -> Any:
+    """The JSON in the last line that `python -m benchmarks.MODULE OPTIONS` prints, run as its own process."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *options]
+    done = subprocess.run(command, cwd=REPOSITORY, env=os.environ | env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def say(claims: Iterable[Claim]) -> list[Claim]:
-    """The claims, printed as they come: what takes long is not lost with what comes after it."""
+    """The claims as a list, each printed at once: a later failure does not lose it."""
     found = []
     for c in claims:
         holds = {None: "", True: "yes", False: "NO"}[c.holds]
@@ -88,7 +103,7 @@ def say(claims: Iterable[Claim]) -> list[Claim]:
 
 
 def conclude(args: argparse.Namespace, claims: list[Claim], **setting: Any) -> int:
-    """Print the claims and what they were measured on as one line of JSON, and write it where it was asked for."""
+    """Print the claims, settings and machine as one line of JSON; write it to --json."""
     record = {"setting": setting, "machine": machine(), "claims": [asdict(c) | {"holds": c.holds} for c in claims]}
     line = json.dumps(record)
     print(line)
@@ -98,12 +113,12 @@ def conclude(args: argparse.Namespace, claims: list[Claim], **setting: Any) -> i
 
 
 def read_claims(record: dict[str, Any]) -> list[Claim]:
-    """The claims of what `conclude` wrote."""
+    """The claims in a record that `conclude` wrote."""
     return [Claim(**{key: value for key, value in claim.items() if key != "holds"}) for claim in record["claims"]]
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
+    """The machine and versions that the numbers depend on."""
     import torch
 
     return {
@@ -118,7 +133,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's own name where the system tells it."""
+    """The processor's name, if the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -127,7 +142,7 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The commit that is measured, with `+` if files differ from it; empty without git or outside a checkout."""
+    """The measured commit, with `+` if files differ from it; empty without git or outside a checkout."""
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()

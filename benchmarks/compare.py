@@ -1,8 +1,8 @@
 """`python -m benchmarks.compare OLD.json NEW.json`: what became slower or faster between two runs of the benchmarks.
 
-Ratios, which do not depend on the machine much, are judged: one that is worse by 10 % (`--by`) or more is a
-regression, and ends the command with exit code 1. Where the quartiles of both overlap, it says so: measure again.
-Seconds, rates and MiB are listed with `--all`, not judged: the same machine is faster on some days by more than that.
+Only ratios, which depend little on the machine, are judged: one that is worse by 10 % (`--by`) or more is a regression,
+and the exit code is 1. If the quartiles overlap, the line says so: measure again. `--all` also lists seconds, rates and
+MiB, which vary more than that between days on one machine.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from benchmarks.claims import Claim, read_claims
 
 @dataclass(frozen=True)
 class Change:
-    """By how many percent a claim became worse (negative: better); None where less is no better than more."""
+    """A claim in both files. worse_pct: by how many percent it became worse (negative: better); None for facts."""
 
     benchmark: str
     old: Claim
@@ -39,7 +39,7 @@ class Change:
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    """Claims that both files have, the worst first."""
+    """Claims that are in both files, the worst first."""
     found = []
     for name in old.keys() & new.keys():
         here = {c.claim: c for c in read_claims(new[name])}
@@ -54,12 +54,12 @@ def main() -> int:
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument("--by", type=float, default=10.0, metavar="PERCENT", help="what counts as a regression")
-    parser.add_argument("--all", action="store_true", help="list every claim, not ratios alone")
+    parser.add_argument("--all", action="store_true", help="list every claim, not only ratios")
     args = parser.parse_args()
     try:
         old, new = (json.loads(path.read_text()) for path in (args.old, args.new))
     except (OSError, json.JSONDecodeError) as error:
-        print(f"{args.old} and {args.new} have to be files of `python -m benchmarks`: {error}", file=sys.stderr)
+        print(f"{args.old} and {args.new} must be files from `python -m benchmarks`: {error}", file=sys.stderr)
         return 2
     found = changes(old, new)
     regressions = [c for c in found if c.old.is_ratio and (c.worse_pct or 0) >= args.by]

@@ -1,8 +1,8 @@
-"""What a study costs on paper: trainings, probes, milestones and final evaluations, on 1, 8 and 64 devices with agents.
+"""The estimated cost of a study: trainings, probes, milestones and final evaluations, on 1, 8 and 64 devices.
 
-`python -m benchmarks.cost` prints the tables of docs/speed.md for 24 arms of 3 seeds and 50,000 steps. Everything is
-counted in passes of the network over one image, so that only a few rates turn it into hours; they are arguments, since
-they differ between machines by orders of magnitude.
+`python -m benchmarks.cost` prints the tables of docs/speed.md for 24 arms of 3 seeds and 50,000 steps. Costs are in
+passes of the network over one image. A few rates convert them to hours; they are arguments, since they differ between
+machines by orders of magnitude.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import heapq
 import math
 from dataclasses import dataclass, replace
 
-# In passes: forward and backward of an image; the whole step over that; a probe's image; Inception, by its FLOP.
+# In passes: forward and backward of an image; the whole step relative to that; a probe's image; Inception, by FLOP.
 TRAINED, STEP, PROBE, INCEPTION = 3.0, 1.05, 3.6, 11.4 / 0.685
 
 
@@ -37,8 +37,8 @@ class Study:
 
 @dataclass(frozen=True)
 class Device:
-    """Passes over an image a second, at batches that fill it; the least milliseconds of a training step and of a pass,
-    however small the batch; and what a run takes before its first step."""
+    """Passes over an image per second, at batches that fill the device; the minimum milliseconds of a training step and
+    of a pass at any batch size; the seconds before a run's first step."""
 
     passes_per_s: float
     step_ms: float
@@ -66,8 +66,8 @@ def parts_of_a_run(study: Study, device: Device) -> dict[str, float]:
 
 
 def makespan_h(study: Study, device: Device, devices: int, apart: bool = False) -> float:
-    """Hours until all is done, where agents take the next job when they are free: whole runs, or (`apart`) trainings
-    first, and an evaluation of each checkpoint as a job of its own once its training is over."""
+    """Hours until all jobs are done, with an agent on each device. Jobs are whole runs, or (`apart`) trainings first,
+    and an evaluation of each checkpoint once its training is over."""
     parts = parts_of_a_run(study, device)
     scoring = parts["samples"] + parts["features"]
     training = sum(parts.values()) - scoring

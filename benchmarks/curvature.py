@@ -1,23 +1,21 @@
-"""What a Hessian trace costs and how exact it is, beside its peers; `unet_cifar32`, batch 4, 16 probes.
+"""Cost and accuracy of a Hessian trace, compared with other libraries; `unet_cifar32`, batch 4, 16 probes.
 
-`python -m benchmarks.curvature` trains a network for a while (`--checkpoints FOLDER` keeps its checkpoints, or takes
-those that are there) and measures
+`python -m benchmarks.curvature` trains a network briefly (`--checkpoints FOLDER` keeps or reuses its checkpoints) and
+measures
 
-- time, in units of the plain gradient (forward and backward of the same batch), timed right before and after each way,
-  all ways in turn, several rounds; the middle ratio counts;
-- peak memory above what the process holds with network and batch loaded, as a multiple of a training step's, each in
-  processes of its own (Linux);
-- the error of the differences against exact products in float64, of the same draws and vectors, in standard errors;
+- time in units of the plain gradient (forward and backward of the same batch), timed right before and after each way,
+  all ways in turn, over several rounds; the median ratio counts;
+- peak memory above that with network and batch loaded, as a multiple of a training step's, each in its own processes
+  (Linux);
+- the error of the differences against exact products in float64, for the same draws and vectors, in standard errors;
 - the error bar of the improved estimate as a multiple of the plain one's.
 
-Peers that are not installed are left out.
+Libraries that are not installed are left out.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -29,8 +27,8 @@ from unittest import mock
 import torch
 from torch import Generator, Tensor, nn
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
-from benchmarks.timing import forget_peak_memory, peak_memory, seconds
+from benchmarks.claims import Claim, arguments, conclude, in_process, of_rounds, parsed, quotient, say
+from benchmarks.timing import memory_growth, seconds
 from ddpm.curvature.hessian import LeastSquares, hutchinson_trace, least_squares_trace
 from ddpm.data.batches import Batches
 from ddpm.data.images import load_images, to_model
@@ -41,18 +39,18 @@ from ddpm.models.unet import UNetCifar32
 
 BATCH, PROBES = 4, 16
 STEPS = (0, 500, 1500, 3000)
-# What a trace may take: plain gradients a probe, of the better peer's time, of a training step's memory; its numerical
-# error in standard errors; the improved error bar over the plain one, late in training and ever.
+# Targets of a trace: plain gradients per probe, share of the better peer's time, multiple of a training step's memory,
+# numerical error in standard errors, improved error bar over the plain one, late in training and at any time.
 UNITS, OF_PEER, MEMORY, ERROR, BAR_LATE, BAR = 1.0, 0.4, 1.5, 0.02, 0.15, 1.0
 LATE = 1000
 
 
 def main() -> int:
-    parser = arguments(str(__doc__).splitlines()[0], rounds=5)
-    parser.add_argument("--checkpoints", type=Path, help="folder to keep the trained checkpoints in, or to find them")
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--checkpoints", type=Path, help="folder to keep the trained checkpoints, or reuse them")
     parser.add_argument("--root", type=Path, help="folder or .zip of images to train on, instead of the embedded ones")
     parser.add_argument("--memory", metavar="WAY", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     if args.memory:
         print(json.dumps({"bytes": memory_of(args.memory)}))
         return 0
@@ -62,14 +60,14 @@ def main() -> int:
         found = load_images("folder" if args.root else "embedded", args.root, subset=5000)
         problem = Problem(found.images, found.name)
         problem.train(folder, steps)
-        claims = say(measure_ways(problem, folder / f"step{steps[-1]}.pt", 1 if args.quick else args.rounds))
+        claims = say(measure_ways(problem, folder / f"step{steps[-1]}.pt", args.rounds))
         claims += say(measure_error_bars(problem, folder, steps))
         claims += say(measure_exactness(problem, folder, steps))
     return conclude(args, claims, batch=BATCH, probes=PROBES, steps=steps, data=problem.name, rounds=args.rounds)
 
 
 class Problem:
-    """The study's: eps-prediction with linear betas; the trained loss is Min-SNR's, the common one unweighted."""
+    """The study's problem: eps-prediction, linear betas; the trained loss is Min-SNR, the common one unweighted."""
 
     def __init__(self, images: Tensor, name: str):
         self.images, self.name = images, name
@@ -85,7 +83,7 @@ class Problem:
         return LeastSquares((add_noise(x_0, eps, self.alpha_bar[t]), t), eps, self.weights[:, t])
 
     def train(self, folder: Path, steps: tuple[int, ...]) -> None:
-        """step{N}.pt of a network trained with the study's settings, for each N; those there are kept."""
+        """Write step{N}.pt of a network trained with the study's settings, for each N, unless all exist."""
         folder.mkdir(parents=True, exist_ok=True)
         if all((folder / f"step{n}.pt").exists() for n in steps):
             return
@@ -115,7 +113,7 @@ def load(path: Path) -> UNetCifar32:
 
 
 class OnPairs(nn.Module):
-    """The network as a function of one input (x, t), as the peers call it."""
+    """The network as a function of one input (x, t), for the peers."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -126,8 +124,8 @@ class OnPairs(nn.Module):
 
 
 def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[Generator], LeastSquares]) -> dict[str, Callable]:
-    """Each way to 16 probes of the unweighted loss, as a function without arguments. The differences give two losses,
-    and both estimates, in the same time."""
+    """Each way to take 16 probes of the unweighted loss, as a function without arguments. The differences also give the
+    other loss and both estimates."""
     params = list(model.parameters())
     rng = torch.Generator().manual_seed(0)
 
@@ -188,7 +186,7 @@ def peers(model: UNetCifar32, data: LeastSquares) -> dict[str, Callable[[], Any]
                 taken = pyhessian.hessian(pairs, nn.MSELoss(), data=batch, cuda=False)
                 taken.trace(PROBES, tol=float("-inf"))
             for p in pairs.parameters():
-                p.grad = None  # it leaves a graph there, which holds itself
+                p.grad = None  # PyHessian leaves a graph there that references itself
 
         found["PyHessian"] = with_pyhessian
     except ImportError:
@@ -244,17 +242,12 @@ def measure_ways(problem: Problem, path: Path, rounds: int) -> list[Claim]:
 
 
 def memory_in_process(way: str, times: int) -> float:
-    """The middle of several processes: how an allocator lays out what it is asked for differs between them."""
-    command = [sys.executable, "-m", "benchmarks.curvature", "--memory", way]
-    found = []
-    for _ in range(times):
-        done = subprocess.run(command, cwd=REPOSITORY, env=os.environ, stdout=subprocess.PIPE, text=True, check=True)
-        found.append(json.loads(done.stdout.splitlines()[-1])["bytes"])
-    return statistics.median(found)
+    """The median over several processes, whose allocators lay out memory differently."""
+    return statistics.median(in_process("curvature", "--memory", way)["bytes"] for _ in range(times))
 
 
 def memory_of(way: str) -> int:
-    """Bytes by which this process grew beyond what it held with everything loaded."""
+    """Bytes by which a way raises the memory of this process, with network and batch loaded."""
     problem, model = Problem(torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8), "zeros"), UNetCifar32().eval()
     data = problem.draw(torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -265,11 +258,8 @@ def memory_of(way: str) -> int:
 
     work = training_step if way == "training step" else ways(model, data, problem.draw)[way]
     with torch.no_grad():
-        model(*data.inputs)  # what the first pass loads, every way has in common
-    forget_peak_memory()
-    before = peak_memory()
-    work()
-    return peak_memory() - before
+        model(*data.inputs)  # every way shares what the first pass loads
+    return memory_growth(work)
 
 
 # --- exactness and error bars ---

@@ -1,32 +1,31 @@
-"""What two processes make of two cores, where one process with two threads has the same batch.
+"""The speed of two processes on two cores, compared with one process of two threads at the same batch.
 
 `python -m benchmarks.distributed` trains the study's e5 (embedded images, probe and evaluation off) for some steps in
-two gloo processes of one thread each, under torchrun, and in one process with two threads, in turn. The batch is that
-of all processes together, so both do the same work. Counted are the seconds between the rows of two logged steps
-(`time/train_s`): start-up and the first steps are left out.
+two gloo processes of one thread each, under torchrun, and in one process with two threads, in turn. The batch counts
+all processes, so both do the same work. Measured are the seconds between two logged rows (`time/train_s`), without
+start-up and first steps.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
-from benchmarks.training_step import CONFIG
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, parsed, quotient, say
+from benchmarks.study import CONFIG, PLAIN, TWO_PROCESSES, rows_of
 
-# Seconds of one process with two threads over those of two processes of one thread.
+# Target: seconds of one process with two threads over those of two processes with one thread each.
 EFFICIENCY = 0.9
 
 
 def main() -> int:
-    parser = arguments(str(__doc__).splitlines()[0], rounds=5)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 64])
-    args = parser.parse_args()
+    args = parsed(parser)
     claims: list[Claim] = []
     for batch in args.batch:
-        claims += say(measure(batch, args.quick, 1 if args.quick else args.rounds))
+        claims += say(measure(batch, args.quick, args.rounds))
     return conclude(args, claims, rounds=args.rounds)
 
 
@@ -46,14 +45,9 @@ def measure(batch: int, quick: bool, rounds: int) -> list[Claim]:
 
 
 def train(folder: Path, processes: int, batch: int, steps: int) -> float:
-    """Seconds a step, from the second logged row to the last."""
-    off = [f"--eval.{part}.enabled=false" for part in ("fid_milestone", "final", "grid", "recon")]
+    """Seconds per step, from the second logged row to the last."""
     options = [
-        *off,
-        "--curvature.enabled=false",
-        "--data.dataset=embedded",
-        "--data.root=null",
-        "--eval.features=embedded",
+        *PLAIN,
         "--device=cpu",
         "--train.amp=false",
         f"--data.batch_size={batch}",
@@ -62,16 +56,14 @@ def train(folder: Path, processes: int, batch: int, steps: int) -> float:
         "--logging.wandb.mode=disabled",
         f"--out_dir={folder}",
     ]
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
-    command = [sys.executable, *start, "-m", "ddpm", "train", str(CONFIG), *options]
+    command = [sys.executable, *TWO_PROCESSES * (processes - 1), "-m", "ddpm", "train", str(CONFIG), *options]
     env = os.environ | {"OMP_NUM_THREADS": str(2 // processes)}
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     (log,) = folder.glob("*/*/loss.jsonl")
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    times = {row["_i"]: row["out"]["time/train_s"] for row in rows if "time/train_s" in row["out"]}
-    return (times[2 * steps] - times[steps]) / steps
+    rows = rows_of(log.parent)
+    return (rows[2 * steps]["time/train_s"] - rows[steps]["time/train_s"]) / steps
 
 
 if __name__ == "__main__":

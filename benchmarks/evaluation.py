@@ -1,12 +1,12 @@
-"""What an evaluation costs, and whether its features can tell faults: `unet_cifar32`, untrained, on this machine.
+"""The cost of an evaluation, and whether its features detect faults: `unet_cifar32`, untrained, on this machine.
 
 `python -m benchmarks.evaluation` measures
 
-- images/s of the embedded features; of Inception's, by our loop over those of clean-fid's own loops: once with a net
-  that costs what Inception costs (random weights), once with one that costs nothing;
+- images/s of the embedded features; of Inception's in our loop against clean-fid's own loops: once with a net as costly
+  as Inception (random weights), once with one that costs nothing;
 - seconds of each distance, for 64 and for 2048 dimensions;
-- peak memory of `ddpm evaluate` with 5,000 samples above what the process holds with the network loaded, in a process
-  of its own (Linux); memory does not depend on NFE, which is 1 here;
+- peak memory of `ddpm evaluate` with 5,000 samples above that with the network loaded, in its own process (Linux);
+  memory does not depend on NFE, which is 1 here;
 - with `--root`, on those images (ten class folders): whether the embedded features rank distortions by their strength,
   and the floor at n = 5,000 as a share of what uniform noise scores.
 """
@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,35 +26,36 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
-from benchmarks.timing import forget_peak_memory, in_turn, peak_memory, seconds
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, in_process, of_rounds, parsed, quotient, say
+from benchmarks.distortions import DISTORTIONS, KEPT_CLASSES, STRENGTHS
+from benchmarks.study import NO_EVALUATION
+from benchmarks.timing import in_turn, memory_growth, seconds
 from ddpm.data.images import ImageSet, load_images
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
+from ddpm.evaluation.distances import frechet_distance, gaussian_of
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import INCEPTION_FILE, make_features
 from ddpm.evaluation.fid_error import frechet_error
 from ddpm.evaluation.kid_prdc import kid, neighbours
 from ddpm.evaluation.milestones import default_batch_size
 from ddpm.evaluation.reference import held_out, make_reference, uniform_noise
-from tests.distortions import DISTORTIONS, KEPT_CLASSES, STRENGTHS
 
-# Of clean-fid's seconds; MiB above the model's own memory; the floor as a share of the ceiling.
+# Targets: share of clean-fid's seconds; MiB above the model's memory; the floor as a share of the ceiling.
 OF_CLEAN_FID, MEMORY, FLOOR = 1.0, 2048, 0.05
 CPU = torch.device("cpu")
 
 
 def main() -> int:
-    parser = arguments(str(__doc__).splitlines()[0], rounds=5)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--n", type=int, default=5000, help="samples of the memory measurement")
     parser.add_argument("--root", type=Path, help="folder or .zip of images in ten classes")
     parser.add_argument("--memory", metavar="FEATURES", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     if args.memory:
         print(json.dumps({"bytes": memory_of(args.memory, args.n)}))
         return 0
     if args.quick:
-        args.rounds, args.n = 1, 200
+        args.n = 200
     claims = say(measure_features(args.rounds))
     claims += say(measure_clean_fid(args.rounds, 25 if args.quick else 100))
     claims += say(measure_distances(500 if args.quick else args.n, (64,) if args.quick else (64, 2048)))
@@ -80,7 +80,7 @@ def measure_features(rounds: int) -> list[Claim]:
 
 
 class Resized(nn.Module):
-    """An Inception as clean-fid's file has it, of torchvision's layers, weights random: the time, not the values."""
+    """An Inception in the form of clean-fid's file, of torchvision's layers with random weights: for timing only."""
 
     def __init__(self, layers: nn.Module):
         super().__init__()
@@ -90,16 +90,16 @@ class Resized(nn.Module):
         return self.layers(x)
 
 
-class Nothing(nn.Module):
-    """2048 features at next to no cost: what is left is decoding and resizing."""
+class Wide(nn.Module):
+    """2048 features, as many as Inception's, at almost no cost: what remains is resizing, or keeping them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :2048].contiguous()
+        return x.flatten(1)[:, :2048] / 255
 
 
 def measure_clean_fid(rounds: int, n: int) -> list[Claim]:
-    """clean-fid's mode with our loop and with its own: n images from memory, as samples come; its loop over a folder of
-    PNG files with two workers, for which samples have to be written; and its loop over what a function draws."""
+    """clean-fid's mode in our loop (n images from memory) and in its own: over a folder of PNG files with two workers,
+    and over the results of a function."""
     from cleanfid import fid
     from torchvision.io import write_png
     from torchvision.models import inception_v3
@@ -107,7 +107,7 @@ def measure_clean_fid(rounds: int, n: int) -> list[Claim]:
     inception = inception_v3(weights=None, init_weights=False, aux_logits=False).eval()
     inception.fc = nn.Identity()
     claims = []
-    for name, layers, count in (("Inception", inception, n), ("no net", Nothing(), 10 * n)):
+    for name, layers, count in (("Inception", inception, n), ("no net", Wide(), 10 * n)):
         images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
         batches = images.split(default_batch_size(CPU))
         with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"DDPM_CACHE": folder}):
@@ -156,7 +156,7 @@ def clean_fid_net(folder: str) -> nn.Module:
 
 
 def measure_distances(n: int, dims: tuple[int, ...]) -> list[Claim]:
-    """Seconds of each distance of n features, once a set of samples."""
+    """Seconds of each distance of n features."""
     claims = []
     for d in dims:
         spread = torch.linspace(0.1, 1, d)
@@ -172,17 +172,11 @@ def measure_distances(n: int, dims: tuple[int, ...]) -> list[Claim]:
     return claims
 
 
-def gaussian_of(rows: Tensor) -> Gaussian:
-    total = GaussianSum()
-    total.add(rows)
-    return total.result()
-
-
-# --- what the features tell ---
+# --- what the features detect ---
 
 
 def measure_ranking(images: ImageSet, n: int) -> list[Claim]:
-    """Each step of strength must score worse than the one before; n images of either half of the set."""
+    """Each level of strength must score worse than the one before; n images from each half of the set."""
     features = make_features("embedded", CPU)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     real, fresh = images.images[order[:n]], images.images[order[n : 2 * n]]
@@ -206,7 +200,7 @@ def measure_ranking(images: ImageSet, n: int) -> list[Claim]:
 
 
 def measure_scale(images: ImageSet, n: int) -> list[Claim]:
-    """Real images that the reference does not hold, and uniform noise, n of each."""
+    """FIDs of n real images outside the reference, and of n images of uniform noise."""
     features, reference_n = make_features("embedded", CPU), len(images) - n
     reference = make_reference(features, images, reference_n)
     evaluator = Evaluator(make_schedule("linear"), features, reference, CPU, 25, "clip", "ema")
@@ -221,30 +215,20 @@ def measure_scale(images: ImageSet, n: int) -> list[Claim]:
     ]
 
 
-# --- memory, in a process of its own ---
-
-
-class Wide(nn.Module):
-    """2048 features at next to no cost, as many as Inception's: what is measured is what is kept of them."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :2048] / 255
+# --- memory, in its own process ---
 
 
 def measure_memory(features: str, n: int) -> list[Claim]:
-    command = [sys.executable, "-m", "benchmarks.evaluation", "--memory", features, "--n", str(n)]
     begin = time.perf_counter()
-    found = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
-    size = json.loads(found.stdout.splitlines()[-1])["bytes"] / 2**20
-    what = "embedded" if features == "embedded" else "2048"
+    size = in_process("evaluation", "--memory", features, "--n", str(n))["bytes"] / 2**20
     return [
-        Claim(f"peak memory above the model's, {n} samples, {what} features, FID and KID", size, "MiB", MEMORY),
+        Claim(f"peak memory above the model's, {n} samples, {features} features, FID and KID", size, "MiB", MEMORY),
         Claim("   and its time, floor and ceiling included", time.perf_counter() - begin, "s"),
     ]
 
 
 def memory_of(features: str, n: int) -> int:
-    """Bytes by which `ddpm evaluate` of n samples grew beyond what this process held with the network loaded."""
+    """Bytes by which `ddpm evaluate` of n samples raises the memory of this process, with the network loaded."""
     from ddpm.commands.score_checkpoints import Request, evaluate
     from ddpm.config.files import load_config
     from ddpm.models.trained import load_trained
@@ -252,20 +236,16 @@ def memory_of(features: str, n: int) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"WANDB_MODE": "disabled", "DDPM_CACHE": f"{folder}/cache"}
-        off = [f"--eval.{part}.enabled=false" for part in ("fid_milestone", "final", "grid", "recon")]
         small = ["--train.total_steps=1", "--curvature.enabled=false", f"--out_dir={folder}", "--eval.reference_n=4000"]
         network = ["--model.base_channels=32", "--model.gn_groups=32", "--data.batch_size=4"]
-        run = train(load_config(REPOSITORY / "configs/smoke/e5.yaml", [*off, *small, *network]))
+        run = train(load_config(REPOSITORY / "configs/smoke/e5.yaml", [*NO_EVALUATION, *small, *network]))
         if features != "embedded":
             features = f"{folder}/wide.pt"
             torch.jit.script(Wide()).save(features)
         trained = load_trained(next(run.glob("checkpoints/*.pt")))
         trained.denoiser(torch.zeros(25, 3, 32, 32), 500)
         request = Request([run], Path(folder) / "out", ["ddim"], [1], n, ("fid", "kid"), features)
-        forget_peak_memory()
-        before = peak_memory()
-        evaluate(request)
-        return peak_memory() - before
+        return memory_growth(lambda: evaluate(request))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long reading runs takes, and a whole report on them, against what it may take.
+"""The time to read runs and to make a whole report on them, against targets.
 
 `python -m benchmarks.report_reading` measures
 
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, in_process, of_rounds, parsed, quotient, say
 
 API_RUNS = 4
 # Numbers of runs for which time and memory are compared, and rows of each.
@@ -30,23 +30,22 @@ NAMES = (
     *("train/loss", "train/mse", "train/grad_global_L2", "train/grad_abs_mean"),
     *(f"curvature/{kind}_trace_{number}" for kind in ("hutch", "ref") for number in ("mean", "sem")),
 )
-# What a report may take: reading, as a multiple of pandas' time for the same numbers, and the figures besides.
+# Targets of a report: reading as a multiple of pandas' time for the same numbers, and seconds for the figures.
 TIMES_PANDAS, FIGURES_S, AGAIN_S, MEMORY_MIB = 3, 30.0, 10.0, 2048
 
-
-# What a run more may cost among many, of what it costs among few.
+# Target: the cost of an additional run among many, relative to among few.
 LINEAR = 1.2
 
 
 def main() -> int:
-    parser = arguments(str(__doc__).splitlines()[0], rounds=3)
+    parser = arguments(__doc__, rounds=3)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=10_000, help="logged steps a run")
     parser.add_argument("--metrics", type=int, default=8)
     parser.add_argument("--step", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     if args.quick:
-        args.runs, args.steps, args.rounds = 6, 1000, 1
+        args.runs, args.steps = 6, 1000
     if args.step:
         print(json.dumps(STEPS[args.step[0]](Path(args.step[1]), args)))
         return 0
@@ -58,7 +57,7 @@ def main() -> int:
 
 
 def measure_folders(folder: Path, args: argparse.Namespace) -> list[Claim]:
-    """Reading run folders and reporting on them, with `folder` to put them into."""
+    """Reading run folders and reporting on them; they are written into `folder`."""
     print(f"Writing {args.runs} runs of {args.steps} rows and {args.metrics} metrics", flush=True)
     written = run_step("write", folder, args)
     taken: dict[str, list[float]] = {"parquet": [], "cold": [], "warm": []}
@@ -83,7 +82,7 @@ def measure_folders(folder: Path, args: argparse.Namespace) -> list[Claim]:
 
 
 def measure_growth(folder: Path, args: argparse.Namespace) -> list[Claim]:
-    """What a report costs for each run more, among many and among few."""
+    """The cost of an additional run in a report, among many and among few."""
     few, more, many = (2, 4, 6) if args.quick else GROWTH
     args.steps = 100 if args.quick else GROWTH_ROWS
     cost: dict[int, tuple[float, float]] = {}
@@ -107,18 +106,16 @@ def measure_growth(folder: Path, args: argparse.Namespace) -> list[Claim]:
 def run_step(
     name: str, folder: Path, args: argparse.Namespace, cache: Path | None = None, **env: str
 ) -> dict[str, Any]:
-    """What the step `name` returns, in a process of its own; this one stays small (see `report`)."""
+    """The result of the step `name`, run in its own process; this one stays small (see `report`)."""
     sizes = [f"--{size}={getattr(args, size)}" for size in ("runs", "steps", "metrics")]
-    command = [sys.executable, "-m", "benchmarks.report_reading", "--step", name, str(folder), *sizes]
-    environment = {**os.environ, **env, "DDPM_CACHE": str(cache or folder / "cache")}
-    found = subprocess.run(command, env=environment, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(found.stdout.splitlines()[-1])
+    env["DDPM_CACHE"] = str(cache or folder / "cache")
+    return in_process("report_reading", "--step", name, str(folder), *sizes, **env)
 
 
 def report(folder: Path, cache: Path) -> tuple[float, float]:
     """(seconds, MiB at the peak) of `ddpm report e6` on the runs in `folder`.
 
-    Linux counts what the parent held when it started the child as the child's, hence the steps in other processes.
+    Linux counts the parent's memory at the start of a child as the child's, so the steps run in other processes.
     """
     code = "import sys; from ddpm.commands.cli import main; sys.exit(main(sys.argv[1:]))"
     argv = ["report", "e6", "--from", str(folder / "runs"), "--out", str(folder / "out")]
@@ -139,7 +136,7 @@ def report(folder: Path, cache: Path) -> tuple[float, float]:
 
 
 def rows(experiment: str, seed: int, args: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
-    """Falling curves with noise, the same for every call; a FID at every tenth of the run."""
+    """Falling curves with noise, the same for every call; an FID at every tenth of the run."""
     import numpy as np
 
     names = [*NAMES, *(f"more/metric_{i}" for i in range(args.metrics))][: args.metrics]
@@ -163,20 +160,42 @@ def runs_of(args: argparse.Namespace) -> list[tuple[str, int]]:
     return [(("e5", "e6")[number % 2], number // 2 + 1) for number in range(args.runs)]
 
 
+def write_run(folder: Path, experiment: str, seed: int, logged: list[tuple[int, dict[str, Any]]]) -> int:
+    """A run folder as `ddpm train` writes it, with two sample grids. Returns the bytes of its rows."""
+    import numpy as np
+    from PIL import Image
+
+    (folder / "samples").mkdir(parents=True)
+    (folder / "loss.jsonl").write_text("".join(json.dumps({"_i": step, "out": row}) + "\n" for step, row in logged))
+    config = {
+        "experiment": experiment,
+        "seed": seed,
+        "out_dir": "runs",
+        "train": {"total_steps": len(logged)},
+        "diffusion": {"beta_schedule": "linear"},
+        "loss": {"weighting": "minsnr" if experiment == "e6" else "constant", "minsnr_gamma": 5.0},
+        "curvature": {"enabled": True, "probes": 4},
+        "eval": {"fid_milestone": {"every": 100}},
+    }
+    card = {"run_id": f"{experiment}-s{seed}", "experiment": experiment, "seed": seed, "config": config}
+    card |= {"started": "2026-01-01T00:00:00+00:00", "commit": "0123456789abcdef", "version": "0.1", "protocols": {}}
+    (folder / "run.json").write_text(json.dumps(card))
+    (folder / "results.jsonl").write_text(json.dumps({"cfg": config, "out": {"seed": seed}, "_i": 0}) + "\n")
+    for step in (100, 200):
+        image = np.random.default_rng(step).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / "samples" / f"step-{step:06d}.png")
+    return (folder / "loss.jsonl").stat().st_size
+
+
 def write(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The run folders and the parquet files, the same numbers in both."""
     import pandas as pd
-
-    from tests.reports.conftest import write_run
 
     (folder / "parquet").mkdir()
     values = size = 0
     for experiment, seed in runs_of(args):
         logged = rows(experiment, seed, args)
-        run = write_run(
-            folder / "runs" / experiment / f"seed{seed}", experiment, seed, rows=logged, train__total_steps=args.steps
-        )
-        size += (run / "loss.jsonl").stat().st_size
+        size += write_run(folder / "runs" / experiment / f"seed{seed}", experiment, seed, logged)
         table = pd.DataFrame.from_records([{"step": step, **row} for step, row in logged]).drop(
             columns="val/fid_protocol"
         )
@@ -225,8 +244,8 @@ STEPS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
 
 def measure_server(folder: Path, args: argparse.Namespace) -> list[Claim]:
     """Requests and seconds for a first and a second reading of a few runs from a stand-in server in this process."""
-    from tests.wandb_standin import RunRecord, StandIn
-    from tests.wandb_standin.records import HISTORY
+    from wandb_standin import RunRecord, StandIn
+    from wandb_standin.records import HISTORY
 
     args.runs = min(args.runs, API_RUNS)
     with StandIn() as server:

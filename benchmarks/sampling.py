@@ -1,4 +1,4 @@
-"""Images/s of sampling beside a plain loop and beside other libraries: `unet_cifar32`, untrained, DDIM.
+"""Images/s of sampling, compared with a plain loop and other libraries: `unet_cifar32`, untrained, DDIM.
 
 `python -m benchmarks.sampling` measures in turn, several rounds
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.claims import Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.claims import Claim, arguments, conclude, of_rounds, parsed, quotient, say
 from benchmarks.timing import in_turn, seconds
 from ddpm.diffusion.samplers import make_chain, model_denoiser
 from ddpm.diffusion.schedule import make_schedule
@@ -36,20 +36,20 @@ from ddpm.evaluation.milestones import default_batch_size
 from ddpm.models.unet import UNetCifar32, count_parameters
 
 PLAIN_BATCH, PEER_BATCH = 64, 25
-# Times the plain loop's images/s; of the peers' seconds per image, step and GFLOP; of the passes alone.
+# Targets: multiple of the plain loop's images/s; share of the peers' seconds per image, step and GFLOP; multiple of the
+# seconds of the passes alone.
 SPEED, OF_PEER, OF_PASSES = 1.5, 1.0, 1.03
 
 
 def main() -> int:
-    parser = arguments(str(__doc__).splitlines()[0], rounds=7)
+    parser = arguments(__doc__, rounds=7)
     parser.add_argument("--nfe", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    rounds = 1 if args.quick else args.rounds
+    args = parsed(parser)
     device = torch.device(args.device)
     torch.manual_seed(0)
-    claims = say(measure_plain(device, args.nfe, rounds))
-    claims += say(measure_peers(device, args.nfe, rounds))
+    claims = say(measure_plain(device, args.nfe, args.rounds))
+    claims += say(measure_peers(device, args.nfe, args.rounds))
     if device.type == "cpu":
         claims += say(limit_of(UNetCifar32().eval().to(memory_format=torch.channels_last)))
     return conclude(args, claims, device=args.device, nfe=args.nfe, rounds=args.rounds)
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def plain_loop(model: nn.Module, device: torch.device, nfe: int, batch: int = PLAIN_BATCH) -> None:
-    """DDIM as one would write it down: a batch of 64 in the default layout, gradients off."""
+    """Straightforward DDIM: a batch of 64 in the default layout, gradients off."""
     chain = make_chain(make_schedule("linear"), "ddim", nfe)
     x = torch.randn(batch, 3, 32, 32, device=device)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def plain_loop(model: nn.Module, device: torch.device, nfe: int, batch: int = PL
 
 
 def sampling_of(model: nn.Module, device: torch.device, nfe: int, batch: int | None = None) -> Callable[[int], None]:
-    """A function that draws so many samples of `model` as `ddpm evaluate` does, `batch` of them at a time."""
+    """A function that draws n samples of `model` as `ddpm evaluate` does, `batch` at a time."""
     schedule = make_schedule("linear")
     features = make_features("embedded", device)
     evaluator = Evaluator(schedule, features, None, device, batch or default_batch_size(device), "clip", "ema")
@@ -92,7 +92,7 @@ def measure_plain(
     network: Callable[[], nn.Module] = UNetCifar32,
     batch: int | None = None,
 ) -> list[Claim]:
-    """batch: of the plain loop and of ours, where they are not to have their own."""
+    """batch: for both loops, instead of their defaults."""
     plain, model = (network().eval().to(device) for _ in range(2))
     draw, plain_batch = sampling_of(model, device, nfe, batch), batch or PLAIN_BATCH
     batch = batch or default_batch_size(device)
@@ -121,7 +121,7 @@ def measure_plain(
 
 
 def measure_peers(device: torch.device, nfe: int, rounds: int) -> list[Claim]:
-    """Seconds per image, step and GFLOP of each library's sampling with a network of its own."""
+    """Seconds per image, step and GFLOP of each library's sampling with its own network."""
     ours = UNetCifar32().eval().to(device)
     draw = sampling_of(ours, device, nfe)
     found: dict[str, tuple[nn.Module, Callable[[], Any]]] = {"ours": (ours, lambda: draw(PEER_BATCH))}
@@ -142,14 +142,14 @@ def measure_peers(device: torch.device, nfe: int, rounds: int) -> list[Claim]:
 
 
 def gflops(network: nn.Module, device: torch.device) -> float:
-    """Of one image's pass."""
+    """GFLOP of one image's pass."""
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         network(torch.zeros(1, 3, 32, 32, device=device), torch.zeros(1, dtype=torch.int64, device=device))
     return counted.get_total_flops() / 1e9
 
 
 class AsDiffusersUnet(nn.Module):
-    """Our network with the face that `diffusers`' pipeline knows."""
+    """Our network with the interface of `diffusers`' pipeline."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -224,7 +224,7 @@ def with_denoising_diffusion(device: torch.device, nfe: int) -> dict[str, tuple[
 
 
 def limit_of(model: nn.Module) -> list[Claim]:
-    """What convolutions take of sampling, beside a matrix product's rate."""
+    """The share of convolutions in sampling, and their rate compared with a matrix product's."""
     batch = default_batch_size(torch.device("cpu"))
     x = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""How soon a command answers, and a run takes its first step.
+"""The time until a command answers, and until a run takes its first step.
 
 `python -m benchmarks.start` measures whole processes, in turn, several rounds
 
@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, parsed, quotient, say
 from benchmarks.timing import in_turn
 
 CONFIG = "configs/sweeps/smoke.yaml"
 STUDY = "configs/study/MS1_min_snr/e6/e6_minsnr_linear_hutch_trace_10k_50nfe.yaml"
 HELP_S, DRY_RUN_S = 0.5, 1.5
-# The parts of a start, in their order; each ends where its last line is reached.
+# The parts of a start, in order.
 PARTS = (
     "Python and the config",
     "imports",
@@ -72,9 +72,8 @@ print("MARKS", *(f"{name}={at!r}" for at, name in marks), sep="|")
 
 
 def main() -> int:
-    args = arguments(str(__doc__).splitlines()[0], rounds=7).parse_args()
-    rounds = 1 if args.quick else args.rounds
-    claims = say(measure_answers(rounds))
+    args = parsed(arguments(__doc__, rounds=7))
+    claims = say(measure_answers(args.rounds))
     with tempfile.TemporaryDirectory() as folder:
         claims += say(measure_first_step(Path(folder), 1 if args.quick else 3))
     return conclude(args, claims, rounds=args.rounds)
@@ -103,7 +102,7 @@ def measure_answers(rounds: int) -> list[Claim]:
 
 
 def measure_first_step(folder: Path, rounds: int) -> list[Claim]:
-    """Seconds of each part of a run's start, at a first run and at later ones."""
+    """Seconds of each part of a run's start, for a first run and for later runs."""
     claims = []
     for name in ("first run", "later run"):
         starts = [start(folder, name, number) for number in range(rounds)]
@@ -116,7 +115,7 @@ def measure_first_step(folder: Path, rounds: int) -> list[Claim]:
 
 
 def start(folder: Path, name: str, number: int) -> dict[str, float]:
-    """When a run's start passed each place; a first run has a cache of its own, later ones share one."""
+    """The time of each mark in a run's start. A first run has its own cache; later runs share one."""
     cache = f"cache-{number}" if name == "first run" else "cache-0"
     options = [f"--out_dir={folder / name}", f"--seed={number}", "--train.total_steps=1", "--data.subset=null"]
     begun = time.time()

@@ -1,8 +1,7 @@
-"""What a sweep costs besides its trainings: two workers against one.
+"""The overhead of a sweep: two workers against one.
 
-`python -m benchmarks.sweep` runs the points of `sweeps/smoke.yaml` with `ddpm sweep`, one at a time and then two, in a
-process of its own each, and compares the second time with half of the first one's sum. Other work on the machine spoils
-it: run it on an idle one.
+`python -m benchmarks.sweep` runs the points of `sweeps/smoke.yaml` with `ddpm sweep`, one at a time and then two at a
+time, and compares the second time with half of the first runs' sum. Run it on an idle machine.
 """
 
 import re
@@ -12,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, parsed, quotient, say
 from benchmarks.start import environment
 
 SWEEP = "sweeps/smoke.yaml"
@@ -20,7 +19,7 @@ TIMES_IDEAL = 1.15
 
 
 def main() -> int:
-    args = arguments(str(__doc__).splitlines()[0], rounds=1).parse_args()
+    args = parsed(arguments(__doc__, rounds=1))
     options, extra = (["--count", "2"], ["--train.total_steps=4"]) if args.quick else ([], [])
     with tempfile.TemporaryDirectory() as folder:
         claims = say(measure_sweep(Path(folder), args.rounds, options, extra))
@@ -29,7 +28,7 @@ def main() -> int:
 
 def measure_sweep(folder: Path, rounds: int, options: list[str], extra: list[str]) -> list[Claim]:
     """The sweep with two workers against half the summed seconds of its runs, one at a time."""
-    run_sweep(folder, "warm-up", ["--workers", "1", "--count", "1"], extra)  # what runs share is there for both
+    run_sweep(folder, "warm-up", ["--workers", "1", "--count", "1"], extra)  # fills the caches that runs share
     alone, together, runs = [], [], 0
     for number in range(rounds):
         seconds, _ = run_sweep(folder, f"one-{number}", ["--workers", "1", *options], extra)
@@ -44,7 +43,7 @@ def measure_sweep(folder: Path, rounds: int, options: list[str], extra: list[str
 
 
 def run_sweep(folder: Path, name: str, options: list[str], extra: list[str]) -> tuple[list[float], float]:
-    """(seconds of each run, seconds of the whole) of `ddpm sweep` into a folder of its own, with the earlier cache."""
+    """(seconds of each run, total seconds) of `ddpm sweep` into its own folder, with the shared cache."""
     command = [sys.executable, "-m", "ddpm", "sweep", SWEEP, *options, "--", f"--out_dir={folder / name}", *extra]
     begun = time.perf_counter()
     done = subprocess.run(command, env=environment(folder, "cache"), cwd=REPOSITORY, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Seconds, and the memory of a process."""
+"""Time, and the memory of a process."""
 
 import ctypes
 import time
@@ -10,9 +10,11 @@ import torch
 
 
 def seconds(work: Callable[[], Any], repeats: int = 1, wall: bool = False) -> float:
-    """Seconds a call takes. Waits for a GPU if torch has used one. If torch has one thread and no GPU, these are
-    seconds of the processor: other processes of a shared machine do not add to them. wall: always the clock on the
-    wall, for work that is done in other threads or processes."""
+    """Seconds per call. Waits for the GPU if torch has used one.
+
+    With one torch thread and no GPU, this is processor time, which other processes on the machine do not change. wall:
+    always wall-clock time, for work in other threads or processes.
+    """
     elsewhere = wall or torch.cuda.is_initialized()  # a GPU works while the processor waits
     clock = time.process_time if torch.get_num_threads() == 1 and not elsewhere else time.perf_counter
     wait()
@@ -29,8 +31,8 @@ def wait() -> None:
 
 
 def in_turn(ways: dict[str, Callable[[], Any]], rounds: int, wall: bool = False) -> dict[str, list[float]]:
-    """Seconds of each way in each round: A B, then B A, so that a machine that drifts favours none. All run once before
-    that, which is not counted."""
+    """Seconds of each way in each round: A B, then B A, so a drifting machine favours none. All run once, uncounted,
+    before that."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name in list(ways) if number % 2 else reversed(ways):
@@ -40,13 +42,15 @@ def in_turn(ways: dict[str, Callable[[], Any]], rounds: int, wall: bool = False)
     return taken
 
 
-def forget_peak_memory() -> None:
-    """Let the peak of this process's memory start anew from what it holds. Linux only."""
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
-    Path("/proc/self/clear_refs").write_text("5")
+def memory_growth(work: Callable[[], Any]) -> int:
+    """Bytes by which the memory of this process grows during `work`, at its peak. Linux only."""
+    ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to the system
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _peak_memory()
+    work()
+    return _peak_memory() - before
 
 
-def peak_memory() -> int:
-    """Bytes this process held at most since its peak was forgotten. Linux only."""
+def _peak_memory() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])

@@ -1,4 +1,4 @@
-"""What a step of training costs besides its forward and backward pass: `unet_cifar32`, as `ddpm train` runs it.
+"""The cost of a training step besides its forward and backward pass: `unet_cifar32`, as `ddpm train` runs it.
 
 `python -m benchmarks.training_step` takes the study's e5 on embedded images (probe and evaluation off), and measures in
 turn, in blocks of a few steps each,
@@ -6,7 +6,7 @@ turn, in blocks of a few steps each,
 - the bare pass: forward, backward, one fixed batch;
 - the whole step: batch from memory, t, eps, x_t, forward, backward, gradient norm and clipping, Adam, EMA, the row with
   gradient statistics at every logged step, and its way to the run folder and to W&B;
-- the step as one writes it down at first: images through Pillow, Adam and EMA a tensor at a time, numbers read at once.
+- a first draft of the step: images through Pillow, Adam and EMA one tensor at a time, numbers read at once.
 
 The run's rows are written every 100 steps (the default) at small batches, and at large ones every 10th, in shorter
 blocks: more than the default. Without W&B and with its offline files, each in a process of its own. A checkpoint, of
@@ -19,7 +19,6 @@ import argparse
 import copy
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,27 +27,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.claims import REPOSITORY, Claim, arguments, conclude, of_rounds, quotient, say
+from benchmarks.claims import Claim, arguments, conclude, in_process, of_rounds, parsed, quotient, say
+from benchmarks.study import CONFIG, PLAIN
 from benchmarks.timing import seconds
 
-CONFIG = REPOSITORY / "configs/study/MS1_min_snr/e5/e5_baseline_linear_hutch_trace_10k_50nfe.yaml"
-# Of the bare pass: the whole step at small and at large batches; W&B's files over none.
+# Targets, relative to the bare pass: the whole step at small and at large batches; W&B offline over W&B off.
 SMALL, LARGE, LARGE_FROM, WANDB = 1.05, 1.03, 32, 1.01
 
 
 def main() -> int:
-    parser = arguments(str(__doc__).splitlines()[0], rounds=5)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 64])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", action="store_true", help="bf16, where the GPU has it")
     parser.add_argument("--one", type=int, metavar="BATCH", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     if args.one:
         print(json.dumps(measure_in_process(args.one, args)))
         return 0
     claims: list[Claim] = []
     for batch in args.batch:
-        found = {mode: in_process(batch, mode, args) for mode in ("disabled", "offline")}
+        found = {mode: measured(batch, mode, args) for mode in ("disabled", "offline")}
         claims += say(claims_of(batch, found))
     return conclude(args, claims, device=args.device, amp=args.amp, rounds=args.rounds)
 
@@ -72,7 +71,7 @@ def target_of(batch: int) -> float:
 
 
 def claims_of_one(at: str, batch: int, alone: dict[str, Any]) -> list[Claim]:
-    """What was measured without W&B: the bare pass, the whole step over it, and the rest."""
+    """The claims without W&B: the bare pass, the whole step relative to it, and the rest."""
     return [
         of_rounds(f"bare forward and backward, {at}", [1e3 * s for s in alone["bare"]], "ms"),
         quotient(
@@ -90,14 +89,13 @@ def claims_of_one(at: str, batch: int, alone: dict[str, Any]) -> list[Claim]:
     ]
 
 
-def in_process(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.training_step", "--one", str(batch)]
-    command += ["--rounds", str(args.rounds), "--device", args.device]
-    command += ["--quick"] * args.quick + ["--amp"] * args.amp
+def measured(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    """`measure_in_process`, in a process of its own with W&B's `mode`."""
+    options = ["--one", str(batch), "--rounds", str(args.rounds), "--device", args.device]
+    options += ["--quick"] * args.quick + ["--amp"] * args.amp
     with tempfile.TemporaryDirectory() as folder:
-        env = os.environ | {"WANDB_MODE": mode, "WANDB_DIR": folder, "WANDB_SILENT": "true", "BENCH_FOLDER": folder}
-        done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        env = {"WANDB_MODE": mode, "WANDB_DIR": folder, "WANDB_SILENT": "true", "BENCH_FOLDER": folder}
+        return in_process("training_step", *options, **env)
 
 
 # --- in the process that measures ---
@@ -160,13 +158,8 @@ def traffic_s(params: list[nn.Parameter]) -> float:
 
 
 def overrides(batch: int, every: int, args: argparse.Namespace) -> list[str]:
-    off = [f"--eval.{part}.enabled=false" for part in ("fid_milestone", "final", "grid", "recon")]
     return [
-        *off,
-        "--data.dataset=embedded",
-        "--data.root=null",
-        "--eval.features=embedded",
-        "--curvature.enabled=false",
+        *PLAIN,
         "--train.total_steps=1000000",
         "--checkpoint.every=1000000",
         f"--train.amp={str(args.amp).lower()}",
@@ -194,7 +187,7 @@ def bare(training: Any, batch: int) -> Callable[[], Any]:
 
 
 def first_draft(training: Any, batch: int) -> Callable[[], Any]:
-    """A step as one writes it down at first; the same network and schedule."""
+    """A straightforward step with the same network and schedule."""
     from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
     model, ema, device = copy.deepcopy(training.state.model), copy.deepcopy(training.state.model), training.device
@@ -225,7 +218,7 @@ def first_draft(training: Any, batch: int) -> Callable[[], Any]:
 
 
 def parts_of(training: Any) -> list[tuple[str, Callable[[], Any]]]:
-    """What the step does besides forward and backward, each alone. The gradients are the last step's."""
+    """The parts of a step besides forward and backward, each alone. The gradients are the last step's."""
     from ddpm.training.step import gradient_norm, gradient_stats
 
     batch, device = training.cfg.data.batch_size, training.device

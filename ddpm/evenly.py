@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def evenly_spaced(n: int, count: int) -> Tensor:
-    """(count,) int64 positions within 0 ... n - 1, evenly spaced over both ends and rounded, halves to even; one is 0.
+    """(count,) int64 positions, evenly spaced from 0 to n - 1 and rounded, halves to even. A single one is 0.
 
-    In whole numbers: `torch.linspace` differs in its last bit between processors, and rounding can make that another
+    In whole numbers: `torch.linspace` differs in its last bit between processors, which rounding can turn into another
     position.
     """
     gaps = max(count - 1, 1)

@@ -86,3 +86,22 @@ def seeded_noise(shape: tuple[int, ...], seed: int = 0) -> Callable[[], Tensor]:
     """Float64 standard normal noise from a seed."""
     rng = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(shape, generator=rng, dtype=torch.float64)
+
+
+def states_of(
+    sampler: Callable[..., Tensor],
+    denoiser: Callable[[Tensor, int], Tensor],
+    x_T: Tensor,
+    chain: Schedule,
+    noise: Callable[[], Tensor],
+) -> list[Tensor]:
+    """x_t after each step of the chain: the denoiser's inputs, without those of heun's second calls, and the output."""
+    seen: list[Tensor] = []
+
+    def recorded(x_t: Tensor, t: int) -> Tensor:
+        seen.append(x_t.clone())
+        return denoiser(x_t, t)
+
+    out = sampler(recorded, x_T, chain, noise)
+    calls = -(-len(seen) // len(chain))
+    return [*seen[calls::calls], out]

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.once import apart
-from tests.wandb_standin import StandIn
+from wandb_standin import StandIn
 
 # A shell that has the tests run in the background has them ignore Ctrl-C, and so every process that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

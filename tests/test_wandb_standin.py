@@ -19,9 +19,9 @@ import yaml
 
 from tests import processes
 from tests.once import HANGS
-from tests.wandb_standin import RunRecord, StandIn, SweepRecord
-from tests.wandb_standin.graphql import execute, parse
-from tests.wandb_standin.records import HISTORY
+from wandb_standin import RunRecord, StandIn, SweepRecord
+from wandb_standin.graphql import execute, parse
+from wandb_standin.records import HISTORY
 
 RUN = """
 import os, sys
@@ -423,8 +423,8 @@ def test_graphql_of_the_client() -> None:
 
 
 def test_by_hand() -> None:
-    """`python -m tests.wandb_standin` prints what to export and ends on Ctrl-C. Catches: a main that rots."""
-    command = [sys.executable, "-m", "tests.wandb_standin", "--port", "0"]
+    """`python -m wandb_standin` prints what to export and ends on Ctrl-C. Catches: a main that rots."""
+    command = [sys.executable, "-m", "wandb_standin", "--port", "0"]
     root = Path(__file__).parent.parent
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -65,6 +65,7 @@ def check(args: argparse.Namespace) -> int:
 
     from benchmarks.gpu.sections import SECTIONS, Outcome, run, within
     from benchmarks.gpu.task import Task
+    from ddpm.files.disk import write_whole
 
     names = [section.name for section in SECTIONS]
     unknown = [name for name in args.only or () if name not in names]
@@ -92,7 +93,7 @@ def check(args: argparse.Namespace) -> int:
 
         def keep(outcome: Outcome) -> None:
             found[outcome.section.name] = outcome.record()
-            write(path, found)
+            write_whole(path, json.dumps(found, indent=1) + "\n")
 
         for section in SECTIONS:
             if args.only and section.name not in args.only:
@@ -111,13 +112,6 @@ def check(args: argparse.Namespace) -> int:
 def _refuse(why: str) -> int:
     print(f"benchmarks.gpu: {why}.", file=sys.stderr)
     return 2
-
-
-def write(path: Path, found: dict[str, Any]) -> None:
-    """`found` as JSON, whole or as it was."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(found, indent=1) + "\n")
-    aside.replace(path)
 
 
 def table(found: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from ddpm.curvature.hessian.untouched import untouched
 from ddpm.data.images import to_model, to_uint8
 from ddpm.diffusion.samplers import Denoiser, draw, make_chain, model_denoiser
 from ddpm.diffusion.schedule import make_schedule
-from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
+from ddpm.evaluation.distances import Gaussian, frechet_distance, gaussian_of
 from ddpm.evaluation.features import make_features
 from ddpm.training.loop import train_step
 from ddpm.training.setup import Training
@@ -193,7 +193,4 @@ def distances(task: Task) -> Found:
 
 
 def _gaussian(images: Tensor, device: torch.device) -> Gaussian:
-    features, found = make_features("embedded", device), GaussianSum()
-    for rows in features.of(images.split(250)):
-        found.add(rows)
-    return found.result()
+    return gaussian_of(torch.cat(list(make_features("embedded", device).of(images.split(250)))))

@@ -1,6 +1,5 @@
 """The study's e5 and e6 on real images, for as many steps as the time allows."""
 
-import json
 import math
 import shutil
 import time
@@ -9,6 +8,7 @@ from typing import Any
 
 from benchmarks.claims import Claim
 from benchmarks.gpu.task import FINDINGS, Task, finish, start_training
+from benchmarks.study import rows_of
 from benchmarks.timing import seconds
 from ddpm.config.run import Config
 from ddpm.training.loop import train_step
@@ -99,11 +99,9 @@ def _config(task: Task, arm: str, steps: int, images: int) -> Config:
 
 def _said(task: Task, arm: str, cfg: Config) -> Found:
     """The last row's numbers."""
-    lines = (cfg.run_dir / "loss.jsonl").read_text().splitlines()
     last: dict[str, Any] = {}
-    for line in lines:
-        row = json.loads(line)
-        last |= {"step": row["_i"], **row["out"]}
+    for step, row in rows_of(cfg.run_dir).items():
+        last |= {"step": step, **row}
     yield Claim(f"{arm}: steps", last["step"], better="neither")
     wanted = {
         "train/loss": "last batch's loss",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.claims import REPOSITORY, Claim
 from benchmarks.gpu.task import Task, finish, repeatable, start_training
+from benchmarks.study import TWO_PROCESSES, rows_of
 from ddpm.config.run import Config
 from ddpm.models.stored import load_checkpoint
 from ddpm.runtime.checkpoint import checkpoint_path
@@ -142,8 +143,8 @@ def _distance(a: dict[str, Any], b: dict[str, Any]) -> float:
 
 def _rows(cfg: Config) -> dict[int, dict[str, Any]]:
     """The run's rows by step, without times."""
-    lines = [json.loads(line) for line in (cfg.run_dir / "loss.jsonl").read_text().splitlines()]
-    return {row["_i"]: {k: v for k, v in row["out"].items() if not k.startswith("time/")} for row in lines}
+    rows = rows_of(cfg.run_dir)
+    return {step: {k: v for k, v in row.items() if not k.startswith("time/")} for step, row in rows.items()}
 
 
 def _paired(a: dict[int, Any], b: dict[int, Any]) -> list[tuple[Any, Any]]:
@@ -176,8 +177,7 @@ def processes(task: Task) -> Found:
     two.out_dir.mkdir(parents=True)
     path: Path = two.out_dir / "cfg.yaml"
     path.write_text(two.to_yaml())
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*start, "-m", "ddpm", "train", str(path)]
+    command = [sys.executable, *TWO_PROCESSES, "-m", "ddpm", "train", str(path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"torchrun ended with {done.returncode}: {(done.stdout + done.stderr).strip()[-300:]}")

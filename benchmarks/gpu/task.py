@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.claims import REPOSITORY
-from benchmarks.training_step import CONFIG
+from benchmarks.study import CONFIG, NO_EVALUATION
 from ddpm.commands.cli import main
 from ddpm.config.files import load_config
 from ddpm.config.run import Config
@@ -71,12 +71,12 @@ class Task:
 
     def config(self, *overrides: str, file: Path = CONFIG) -> Config:
         """The study's e5 on these images and this device, in float32, without W&B; nothing is measured beside it."""
-        parts = ("curvature", *(f"eval.{part}" for part in ("grid", "fid_milestone", "final", "recon")))
         return load_config(
             file,
             [
                 *self.data(self.subset),
-                *(f"--{part}.enabled=false" for part in parts),
+                "--curvature.enabled=false",
+                *NO_EVALUATION,
                 f"--device={self.device}",
                 "--train.amp=false",
                 "--eval.features=embedded",

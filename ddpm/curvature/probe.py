@@ -1,6 +1,6 @@
-"""The curvature probe of a run: the Hessian of its loss, on draws that make two measurements comparable.
+"""The curvature probe of a run: the Hessian of its loss, on draws that make measurements comparable.
 
-docs/curvature.md says what is estimated; `ddpm.metrics.table` names the keys.
+docs/curvature.md describes the estimates, `ddpm.metrics.table` the keys.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from ddpm.config.run import Config
+from ddpm.config.sections import Curvature
 from ddpm.curvature.hessian import (
     Hessian,
     LeastSquares,
@@ -38,16 +39,15 @@ from ddpm.runtime.streams import stream_seed
 # The mean over several draws averages rounding out; what is left is an error that matters.
 CHECK_EVERY, CHECKS = 20, 4
 
-Details = dict[str, list[float]]
 Draw = Callable[..., LeastSquares]
 
 
 @dataclass
 class Measurement:
-    """row: a number under each key of `ddpm.metrics.table`; details: what the numbers were made of, lists."""
+    """row: numbers by the keys of `ddpm.metrics.table`; details: the lists of values that they were computed from."""
 
     row: dict[str, float] = field(default_factory=dict)
-    details: Details = field(default_factory=dict)
+    details: dict[str, list[float]] = field(default_factory=dict)
 
 
 # A measurement, and how many of its values are missing.
@@ -55,14 +55,15 @@ Result = tuple[Measurement, int]
 
 
 class CurvatureProbe:
-    """Measures any weights of the network of one run. images: (n, 3, H, W) uint8, where the run trains."""
+    """Measures the curvature of one run at any weights. images: (n, 3, H, W) uint8, on the device that trains."""
 
     def __init__(self, cfg: Config, objective: Objective, images: Tensor):
         self.cfg = cfg.curvature
         self._run = cfg
         self._objective = objective
         self._images = images
-        # What each loss's numbers are logged under: the trained one's and the common one's, which may be the same.
+        self._batch_size = cfg.curvature.batch_size or cfg.data.batch_size
+        # Key prefixes of each loss: the trained and the common one, which may be the same.
         self._prefixes = [("", "ref_")] if objective.is_common else [("",), ("ref_",)]
 
     def measure(
@@ -75,12 +76,12 @@ class CurvatureProbe:
         checks: int | None = None,
         exact: bool = False,
     ) -> Measurement:
-        """What `curvature.method` names, at the weights of `model`, which is left untouched.
+        """The numbers of every `curvature.method` at the weights of `model`, which stays untouched.
 
-        batch: (B,) positions of the images of `step`, for `curvature.draws: batch`. check_stop: called between two
-        draws, and may raise. checks: how many draws to take by exact products too; None is `CHECKS`, at one measurement
-        in `CHECK_EVERY`. exact: whether the one before fell back to exact products: then all do, up to the next check.
-        Of several processes each takes its part of the draws of `hutchinson`; rank 0 does the rest.
+        batch: (B,) positions of the images of `step`, used if `curvature.draws` is batch. check_stop: called before
+        each draw; may raise. checks: draws that are repeated with exact products; None: `CHECKS`, in one measurement of
+        `CHECK_EVERY`. exact: whether the previous measurement fell back to exact products; this one then starts with
+        them, unless it checks. The processes share the draws of `hutchinson`; rank 0 does the rest.
         """
         if checks is None:
             cadence = self.cfg.every or self._run.logging.log_every_n_steps
@@ -90,7 +91,7 @@ class CurvatureProbe:
             check_stop()
             return self._problem(rng, batch, independent)
 
-        with _told(step):
+        with _warnings_as_lines(step):
             return self._all(model, draw, step, checks, self.cfg.exact or (exact and not checks))
 
     def _all(self, model: nn.Module, draw: Draw, step: int, checks: int, exact: bool) -> Measurement:
@@ -99,9 +100,8 @@ class CurvatureProbe:
             if method == "hutchinson":
                 part, missing = self._hutchinson(model, draw, step, checks, exact)
             else:
-                measure = _METHODS[method]
-                part, missing = distributed.from_main(lambda measure=measure: measure(self, model, draw, step))  # type: ignore[misc]
-            # A number that is none is left out: a chart has a gap there, and the count says why.
+                part, missing = distributed.from_main(lambda method=method: self._on_main(method, model, draw, step))  # type: ignore[misc]
+            # Numbers that are not finite are left out: the chart has a gap, and the count explains it.
             found.row |= {key: value for key, value in part.row.items() if math.isfinite(value)}
             found.row[f"curvature/missing_{method}"] = float(missing)
             found.details |= part.details
@@ -110,23 +110,23 @@ class CurvatureProbe:
     # --- draws ---
 
     def _rng(self, step: int) -> Generator:
-        """Equal at every step and in every run of one `curvature.seed`; for `draws: batch`, of the run's step alone."""
+        """The same at every step of every run with one `curvature.seed`; for `draws: batch`, one for each step."""
         if self.cfg.draws == "fixed":
             return Generator().manual_seed(stream_seed(self.cfg.seed, "fixed probes"))
         return Generator().manual_seed(stream_seed(self._run.seed, f"probe at {step}"))
 
     def _problem(self, rng: Generator, batch: Tensor, independent: bool = False) -> LeastSquares:
-        """One draw: noised images, what the network is to say of them, and the weights of the losses.
+        """One draw: noised images, regression targets, and the weights of the losses.
 
-        independent: images and t that have nothing to do with each other, whatever `draws` says.
+        independent: independent images and t, whatever `draws` says.
         """
         low, high = self._objective.t_range
         fixed = self.cfg.draws == "fixed"
         if fixed or independent:
-            B = self.cfg.batch_size or self._run.data.batch_size
-            batch = torch.randint(len(self._images), (B,), generator=rng)
+            batch = torch.randint(len(self._images), (self._batch_size,), generator=rng)
         if fixed and not independent:
-            # One t from each B-th part of the range: the mean over t has less noise, and stays unbiased.
+            # One t from each of B equal parts of the range: the mean over t has less noise and stays unbiased.
+            B = len(batch)
             u = torch.rand(B, generator=rng, dtype=torch.float64)
             t = (low + (torch.arange(B) + u) * (high - low) / B).long().clamp(max=high - 1)
         else:
@@ -134,9 +134,9 @@ class CurvatureProbe:
         x_0 = to_model(self._images[batch.to(self._images.device)])
         eps = torch.randn(x_0.shape, generator=rng).to(x_0.device)
         t = t.to(x_0.device)
-        x_t, wanted = self._objective.task(x_0, t, eps)
+        x_t, target = self._objective.task(x_0, t, eps)
         weights = torch.stack(self._objective.weights_at(t))
-        return LeastSquares((x_t, t), wanted, weights[-len(self._prefixes) :])
+        return LeastSquares((x_t, t), target, weights[-len(self._prefixes) :])
 
     # --- methods ---
 
@@ -170,82 +170,45 @@ class CurvatureProbe:
         found.row["curvature/exact"] = float(any(trace.exact for trace in traces))
         return found, max(trace.plain.missing for trace in traces)
 
+    def _on_main(self, method: str, model: nn.Module, draw: Draw, step: int) -> Result:
+        params = [p for p in model.parameters() if p.requires_grad]
+        with untouched(params, model):
+            if method == "noise_scale":
+                return self._noise_scale(model, params, draw, step)
+            return self._on_operator(_ON_OPERATOR[method], model, params, draw, step)
+
     def _on_operator(
-        self, model: nn.Module, draw: Draw, step: int, measure: Callable[[Hessian, Generator], Measurement]
+        self, measure: "OnOperator", model: nn.Module, params: list[nn.Parameter], draw: Draw, step: int
     ) -> Result:
-        """`measure(H, rng)` of the Hessians of both losses on a draw of their own, with equal random vectors."""
+        """`measure` on the Hessians of both losses, on the same draw with equal random vectors."""
         rng = self._rng(step)
         data, state = draw(rng), rng.get_state()
-        params = [p for p in model.parameters() if p.requires_grad]
         found, missing = Measurement(), 0
-        with untouched(params, model):
-            for loss, prefixes in enumerate(self._prefixes):
+        for loss, prefixes in enumerate(self._prefixes):
 
-                def of_loss(loss: int = loss) -> Measurement:
-                    H = Hessian(lambda: _loss(model, data, loss), params, self.cfg.chunk)
-                    return measure(H, Generator().set_state(state))
+            def of_loss(loss: int = loss) -> Measurement:
+                H = Hessian(lambda: _loss(model, data, loss), params, self.cfg.chunk)
+                return measure(H, self.cfg, Generator().set_state(state))
 
-                part = _if_possible(of_loss)
-                missing += not part.row
-                for prefix in prefixes:
-                    found.row |= {f"curvature/{prefix}{key}": value for key, value in part.row.items()}
-                    found.details |= {f"curvature/{prefix}{key}": value for key, value in part.details.items()}
+            part = _if_possible(of_loss)
+            missing += not part.row
+            for prefix in prefixes:
+                found.row |= {f"curvature/{prefix}{key}": value for key, value in part.row.items()}
+                found.details |= {f"curvature/{prefix}{key}": value for key, value in part.details.items()}
         return found, missing
 
-    def _hutchpp(self, model: nn.Module, draw: Draw, step: int) -> Result:
-        def measure(H: Hessian, rng: Generator) -> Measurement:
-            estimate = hutchpp_trace(H, self.cfg.probes, rng)
-            return Measurement({"hutchpp_trace": estimate.mean, "hutchpp_trace_sem": estimate.sem})
+    def _noise_scale(self, model: nn.Module, params: list[nn.Parameter], draw: Draw, step: int) -> Result:
+        """Noise scale of the trained loss, from as many batches as there are probes.
 
-        return self._on_operator(model, draw, step, measure)
-
-    def _xtrace(self, model: nn.Module, draw: Draw, step: int) -> Result:
-        def measure(H: Hessian, rng: Generator) -> Measurement:
-            estimate = xtrace(H, self.cfg.probes, rng)
-            return Measurement({"xtrace": estimate.mean, "xtrace_sem": estimate.sem})
-
-        return self._on_operator(model, draw, step, measure)
-
-    def _lanczos(self, model: nn.Module, draw: Draw, step: int) -> Result:
-        def measure(H: Hessian, rng: Generator) -> Measurement:
-            top = top_eigenvalue(H, self.cfg.lanczos_steps, rng)
-            return Measurement({"top_eigenvalue": top.value, "top_eigenvalue_residual": top.residual})
-
-        return self._on_operator(model, draw, step, measure)
-
-    def _slq(self, model: nn.Module, draw: Draw, step: int) -> Result:
-        def measure(H: Hessian, rng: Generator) -> Measurement:
-            density = spectral_density(H, self.cfg.lanczos_steps, self.cfg.slq_starts, rng)
-            trace, trace_sem = density.moment(1)
-            squares, squares_sem = density.moment(2)
-            seen = density.nodes[density.weights > 0]
-            return Measurement(
-                {
-                    "slq_trace": trace,
-                    "slq_trace_sem": trace_sem,
-                    "slq_square_sum": squares,
-                    "slq_square_sum_sem": squares_sem,
-                    "slq_lowest": seen.min().item(),
-                    "slq_highest": seen.max().item(),
-                },
-                {
-                    "slq_nodes": density.nodes.flatten().tolist(),
-                    "slq_weights": (density.weights / len(density.weights)).flatten().tolist(),
-                },
-            )
-
-        return self._on_operator(model, draw, step, measure)
-
-    def _noise_scale(self, model: nn.Module, draw: Draw, step: int) -> Result:
-        """Of the trained loss, from as many batches as there are probes. Their images and t are independent, whatever
-        `draws` says: strata, or the same images each time, would take their part out of the noise."""
+        Images and t are independent, whatever `draws` says: strata or repeated images would lower the noise.
+        """
         rng, probes = self._rng(step), self.cfg.probes
-        params = [p for p in model.parameters() if p.requires_grad]
-        B = len(draw(self._rng(step), independent=True).target)
 
         def measure() -> Measurement:
-            with untouched(params, model):
-                noise = gradient_noise_scale(lambda: _loss(model, draw(rng, independent=True), 0), params, probes, B)
+            def loss() -> Tensor:
+                return _loss(model, draw(rng, independent=True), 0)
+
+            noise = gradient_noise_scale(loss, params, probes, self._batch_size)
             row = {"scale": noise.scale, "scale_sem": noise.sem, "missing": float(noise.missing)}
             return Measurement({f"curvature/noise_{key}": value for key, value in row.items()})
 
@@ -253,26 +216,67 @@ class CurvatureProbe:
         return found, int(found.row.pop("curvature/noise_missing", probes))
 
 
-_METHODS: dict[str, Callable[..., Result]] = {
-    "hutchpp": CurvatureProbe._hutchpp,
-    "xtrace": CurvatureProbe._xtrace,
-    "lanczos": CurvatureProbe._lanczos,
-    "slq": CurvatureProbe._slq,
-    "noise_scale": CurvatureProbe._noise_scale,
+# --- what is measured on the Hessian of one draw; the keys get "curvature/" or "curvature/ref_" before them ---
+
+OnOperator = Callable[[Hessian, Curvature, Generator], Measurement]
+
+
+def _trace_of(key: str, estimator: Callable[[Hessian, int, Generator], TraceEstimate]) -> OnOperator:
+    def measure(H: Hessian, cfg: Curvature, rng: Generator) -> Measurement:
+        estimate = estimator(H, cfg.probes, rng)
+        return Measurement({key: estimate.mean, f"{key}_sem": estimate.sem})
+
+    return measure
+
+
+def _lanczos(H: Hessian, cfg: Curvature, rng: Generator) -> Measurement:
+    top = top_eigenvalue(H, cfg.lanczos_steps, rng)
+    return Measurement({"top_eigenvalue": top.value, "top_eigenvalue_residual": top.residual})
+
+
+def _slq(H: Hessian, cfg: Curvature, rng: Generator) -> Measurement:
+    density = spectral_density(H, cfg.lanczos_steps, cfg.slq_starts, rng)
+    trace, trace_sem = density.moment(1)
+    squares, squares_sem = density.moment(2)
+    seen = density.nodes[density.weights > 0]
+    return Measurement(
+        {
+            "slq_trace": trace,
+            "slq_trace_sem": trace_sem,
+            "slq_square_sum": squares,
+            "slq_square_sum_sem": squares_sem,
+            "slq_lowest": seen.min().item(),
+            "slq_highest": seen.max().item(),
+        },
+        {
+            "slq_nodes": density.nodes.flatten().tolist(),
+            "slq_weights": (density.weights / len(density.weights)).flatten().tolist(),
+        },
+    )
+
+
+_ON_OPERATOR: dict[str, OnOperator] = {
+    "hutchpp": _trace_of("hutchpp_trace", hutchpp_trace),
+    "xtrace": _trace_of("xtrace", xtrace),
+    "lanczos": _lanczos,
+    "slq": _slq,
 }
 
 
 @contextmanager
-def _told(step: int) -> Iterator[None]:
-    """What the library warns of, as lines for the person who watches the run."""
+def _warnings_as_lines(step: int) -> Iterator[None]:
+    """Print the library's warnings as lines; pass others on."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MeasurementWarning)
         yield
-    for said in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, MeasurementWarning)):
-        tqdm.write(f"warning: curvature at step {step}: {said}")
-    for other in caught:
-        if not issubclass(other.category, MeasurementWarning):
-            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    lines: dict[str, None] = {}
+    for warning in caught:
+        if issubclass(warning.category, MeasurementWarning):
+            lines[str(warning.message)] = None
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    for line in lines:
+        tqdm.write(f"warning: curvature at step {step}: {line}")
 
 
 def _loss(model: nn.Module, data: LeastSquares, loss: int) -> Tensor:
@@ -288,7 +292,7 @@ def _plain_row(key: str, trace: TraceEstimate) -> dict[str, float]:
 
 
 def _if_possible(measure: Callable[[], Measurement]) -> Measurement:
-    """What `measure` finds; nothing where a product is not finite or memory runs out."""
+    """The result of `measure`; an empty one if a product is not finite or memory runs out."""
     try:
         return measure()
     except FloatingPointError:

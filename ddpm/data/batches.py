@@ -1,4 +1,4 @@
-"""In which order training sees the images."""
+"""The order in which training sees the images."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +10,9 @@ from ddpm.data.images import to_model
 
 
 class Batches:
-    """An endless stream of batches: epoch after epoch, each a new permutation (or the set's order, unshuffled).
+    """An endless stream of batches. Each epoch is a new permutation, or without `shuffle` the set's order.
 
-    It owns its random stream: neither sampling nor probing changes what is trained on next. Epochs run into each
-    other, so every batch is full.
+    It has its own random stream, which sampling and probing do not change. Batches cross epochs, so each is full.
     """
 
     def __init__(self, images: Tensor, batch_size: int, seed: int, *, shuffle: bool = True):
@@ -30,7 +29,7 @@ class Batches:
         return self.take(self.next_indices())
 
     def take(self, indices: Tensor) -> Tensor:
-        """The images at `indices` (B,), as `__next__` gives them."""
+        """The images at `indices` (B,), in the form of `__next__`."""
         return to_model(self.images[indices.to(self.images.device)])
 
     def next_indices(self) -> Tensor:
@@ -45,8 +44,8 @@ class Batches:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the order depends on from here on."""
-        return {"rng": self._rng.get_state(), "order": self._order[self._at :]}  # never written to
+        """All that the further order depends on."""
+        return {"rng": self._rng.get_state(), "order": self._order[self._at :]}  # never modified in place
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rng.set_state(state["rng"])

@@ -1,6 +1,6 @@
-"""The image files of a folder or a .zip: which there are, of which split and class, and their bytes.
+"""The image files of a folder or a .zip: their names, splits, classes and bytes.
 
-docs/images.md says what counts as an image, a split and a class.
+docs/images.md defines what counts as an image, a split and a class.
 """
 
 import functools
@@ -23,41 +23,41 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ddpm.errors import UserError, printable
 
-# What Pillow's decoders and zipfile are known to raise on damaged, hostile or unsupported files.
+# Exceptions of Pillow's decoders and zipfile on damaged, hostile or unsupported files.
 UNREADABLE = (
     *(UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError),
     *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, NotImplementedError, IndexError, KeyError, TypeError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
-_ENDINGS = Image.registered_extensions()  # this loads all of Pillow's plugins
-# Pillow knows these too, but they hold vector drawings, films, captions or measurements.
+_ENDINGS = Image.registered_extensions()  # loads all of Pillow's plugins
+# Formats that Pillow knows, but of vector drawings, films, captions or measurements.
 _NO_PICTURES = {"EPS", "FITS", "IPTC", "MPEG", "WMF"}
 
 
 def _is_stub(kind: str) -> bool:
-    """Whether Pillow knows the format's name and cannot decode it, as HDF5."""
+    """Whether Pillow knows the format but cannot decode it, such as HDF5."""
     factory = Image.OPEN[kind][0]
     return isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
 
 
 FORMATS = tuple(kind for kind in Image.ID if kind not in _NO_PICTURES and not _is_stub(kind))
-# MPO is JPEG with more images behind the first; Pillow opens it as JPEG.
+# MPO is JPEG with further images after the first; Pillow opens it as JPEG.
 IMAGE_SUFFIXES = frozenset(ending for ending, kind in _ENDINGS.items() if kind in (*FORMATS, "MPO"))
 
-# `train`, `Training`, `train_set`, `test-images`, `val` ... : names of folders that hold one split.
+# Names of folders that hold one split: `train`, `Training`, `train_set`, `test-images`, `val` ...
 _SPLIT = re.compile(r"(train|test)(ing)?([-_ ]?(set|data|images))?|(val|valid|validation|dev|eval)([-_ ]?set)?", re.I)
-# Folders that systems and file servers make: thumbnails, resource forks, what a check of the disk found.
+# Folders made by operating systems and file servers: thumbnails, resource forks, files from disk checks.
 _SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-_NAMED = 5  # so many endings, or files, are named in a message; the others are counted
+_NAMED = 5  # endings or files that a message lists; it counts the others
 GIB = 2**30
 
 
-# --- limits on what is read into memory ---
+# --- limits on memory ---
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is read at most: bytes of a file, bytes of all files of a .zip, pixels of an image."""
+    """The most that is read: bytes of a file, bytes of all files of a .zip, pixels of an image."""
 
     file: int
     total: int
@@ -65,7 +65,7 @@ class Limits:
 
     @classmethod
     def from_environment(cls) -> "Limits":
-        """The defaults, or what the environment has instead."""
+        """The limits from the environment, or the defaults."""
         pixels = Image.MAX_IMAGE_PIXELS or 2**27
         return cls(
             _limit("DDPM_MAX_FILE_BYTES", GIB // 4),
@@ -74,10 +74,10 @@ class Limits:
         )
 
     def require_file(self, size: int) -> None:
-        """Raises ValueError on a file of too many bytes."""
+        """Raises ValueError if a file has too many bytes."""
         if size > self.file:
             raise ValueError(
-                f"{size:,} bytes; the limit is {self.file:,}, and the environment variable DDPM_MAX_FILE_BYTES sets it"
+                f"{size:,} bytes; the limit is {self.file:,}, set by the environment variable DDPM_MAX_FILE_BYTES"
             )
 
 
@@ -90,22 +90,22 @@ def _limit(variable: str, default: int) -> int:
     return int(text.replace("_", ""))
 
 
-# --- where files come from ---
+# --- the files of a folder or a .zip ---
 
 
 class Files(Protocol):
-    """The files at a data.root. A name that ends in a slash is a folder."""
+    """The files at data.root. A name that ends in a slash is a folder."""
 
     @property
     def names(self) -> Sequence[str]: ...
 
-    left_out: Counter[str]  # what is left out already, by reason
+    left_out: Counter[str]  # files that were left out already, by reason
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises one of UNREADABLE."""
 
     def mark(self, name: str) -> object:
-        """Something that changes with the content of a file, quicker to have than the image."""
+        """A value that changes with the file's content, quicker to get than the image."""
 
     def require_bounded(self, names: Sequence[str]) -> None:
         """Raises UserError if these files are too large together."""
@@ -113,7 +113,7 @@ class Files(Protocol):
 
 @contextmanager
 def open_files(root: Path, limits: Limits, skip_bad: bool) -> Iterator[Files]:
-    """The files at `root`, a folder or a .zip. Raises UserError if there are none to be had.
+    """The files at `root`, a folder or a .zip. Raises UserError if it cannot be read.
 
     skip_bad: leave out links and folders that cannot be followed, instead of raising.
     """
@@ -121,7 +121,7 @@ def open_files(root: Path, limits: Limits, skip_bad: bool) -> Iterator[Files]:
         root.stat()
     except FileNotFoundError:
         raise UserError(
-            f"data.root = {printable(root)} does not exist. Give a folder, or a .zip, that holds one folder per class."
+            f"data.root = {printable(root)} does not exist. Give a folder or a .zip that contains one folder per class."
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"data.root = {printable(root)} cannot be opened: {_reason(error)}.") from error
@@ -150,18 +150,18 @@ class _Zip:
         members = [i.filename for i in archive.infolist()]
         self._archive, self._root, self._limits = archive, root, limits
         self.names = tuple(dict.fromkeys(members))
-        # A name that is there twice stands for its last member, as when the archive is unpacked.
+        # If a name appears twice, the last member counts, as when unpacking.
         self.left_out = Counter({"replaced by a later member of the same name": len(members) - len(self.names)})
 
     def read(self, name: str) -> bytes:
         info = self._archive.getinfo(name)
         if info.flag_bits & 1:
-            raise ValueError("a password protects it: unpack the archive and give the folder")
+            raise ValueError("password protected: unpack the archive and give the folder")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
-            # 45 bytes of bzip2 can hold 45 MB, and zipfile does not unpack them in pieces.
-            raise ValueError("packed by a method that is not read here: pack the archive anew with deflate")
+            # 45 bytes of bzip2 can expand to 45 MB, and zipfile does not unpack bzip2 in pieces.
+            raise ValueError("unsupported compression: repack the archive with deflate")
         self._limits.require_file(info.file_size)
-        with self._archive.open(info) as member:  # piece by piece: what it says of its size may be wrong
+        with self._archive.open(info) as member:  # in pieces: the stated size may be wrong
             assert isinstance(member, zipfile.ZipExtFile)
             return b"".join(iter(lambda: member.read1(4096), b""))
 
@@ -173,9 +173,9 @@ class _Zip:
         total = sum(self._archive.getinfo(name).file_size for name in names)
         if total > self._limits.total:
             raise UserError(
-                f"The images in data.root = {printable(self._root)} are {total:,} bytes once they are unpacked. The "
-                f"limit is {self._limits.total:,}. If you trust the archive, set a higher one by the environment "
-                "variable DDPM_MAX_TOTAL_BYTES."
+                f"The images in data.root = {printable(self._root)} are {total:,} bytes once unpacked; the limit is "
+                f"{self._limits.total:,}. If you trust the archive, set the environment variable DDPM_MAX_TOTAL_BYTES "
+                "to a higher limit."
             )
 
 
@@ -205,8 +205,8 @@ class _Folder:
                     here = _identity(Path(entry.path))
                     if here in around:
                         raise UserError(
-                            f"data.root = {printable(root)} holds a symbolic link to a folder that it lies in: "
-                            f"{printable(name)}. It would be followed for ever. Remove it."
+                            f"data.root = {printable(root)} contains a symbolic link to a folder around it: "
+                            f"{printable(name)}. Following it would never end. Remove it."
                         )
                     todo.append((f"{name}/", (*around, here)))
                 elif kind == "file":
@@ -216,12 +216,12 @@ class _Folder:
         if lost and not skip_bad:
             raise UserError(
                 f"In data.root = {printable(root)} {len(lost)} links or folders cannot be followed: "
-                f"{printable(some(lost))}. Mend or remove them, or leave them out with --data.skip_bad=true."
+                f"{printable(some(lost))}. Repair or remove them, or leave them out with --data.skip_bad=true."
             )
         self.left_out["links or folders that cannot be followed"] = len(lost)
 
     def _kind(self, entry: os.DirEntry[str]) -> str:
-        """`folder`, `file` or neither (empty). Hidden folders are not entered, and count as a file. Raises OSError."""
+        """`folder`, `file` or "" for neither. A hidden folder counts as a file and is not entered. Raises OSError."""
         if _is_hidden(entry.name):
             return "file"
         if entry.is_dir():
@@ -240,10 +240,10 @@ class _Folder:
         try:
             return hashlib.sha256(self.read(name)).hexdigest()
         except UNREADABLE:
-            return "cannot be read"  # decoding it says so
+            return "cannot be read"  # decoding raises the error
 
     def require_bounded(self, names: Sequence[str]) -> None:
-        """They take as much room on the disk as in memory."""
+        """No check: files of a folder take as much space on disk as in memory."""
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -251,12 +251,12 @@ def _identity(folder: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
-# --- which of them are images, of which split and class ---
+# --- images, their splits and classes ---
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The images of a split: (name, class), sorted by name; what is said of the split; what is left out, and why."""
+    """Images of a split as (name, class), sorted by name; a description of the split; what was left out, and why."""
 
     found: list[tuple[str, str]]
     split: str
@@ -266,16 +266,16 @@ class Choice:
 def choose(files: Files, split: str) -> Choice:
     """The images of a split.
 
-    The class is the folder that an image lies in, apart from the split's own. The first level at which all folders are
-    splits (train, test, ...), or at which there are `train` and another split, is that of the splits; what lies beside
-    it is left out. Without such a level every image belongs to every split.
+    An image's class is the folder that contains it, ignoring the split's folder. Splits are at the first level where
+    all folders are named like splits (train, test, ...), or where `train` and another split are among them; all else is
+    left out. Without such a level every image belongs to every split.
     """
     left, endings = Counter(files.left_out), Counter[str]()
     images: dict[str, tuple[str, ...]] = {}
     folders: set[tuple[str, ...]] = set()
     filled: set[tuple[str, ...]] = {()}
     for name in files.names:
-        path = name.replace("\\", "/")  # as Windows has it, in archives too
+        path = name.replace("\\", "/")  # Windows separators, also in archives
         parts = tuple(part for part in path.split("/") if part not in ("", "."))
         if ".." in parts:
             left["named to lie elsewhere (..)"] += 1
@@ -297,12 +297,12 @@ def choose(files: Files, split: str) -> Choice:
     level = _level_of_splits(list(images.values()))
     found = []
     for name, parts in sorted(images.items()):
-        of = None if level is None else _split_of(parts, level)
-        if level is None or of == split:
+        own = None if level is None else _split_of(parts, level)
+        if level is None or own == split:
             inside = [part for depth, part in enumerate(parts[:-1]) if depth != level]
             found.append((name, inside[-1] if inside else "images"))
         else:
-            left[f"of split {of}" if of else "in no split's folder"] += 1
+            left[f"of split {own}" if own else "in no split's folder"] += 1
     other = (
         [f"{some(_counted(endings), ', ')} (Pillow {PIL.__version__} opens no images of such endings here)"]
         if endings
@@ -325,7 +325,7 @@ def _level_of_splits(images: list[tuple[str, ...]]) -> int | None:
 
 
 def _split_of(parts: tuple[str, ...], level: int) -> str | None:
-    """`train`, `test`, `val`, or None if the path's folder at this level is no split's."""
+    """`train`, `test`, `val`, or None if the folder at this level is not named like a split."""
     return _split_named(parts[level]) if len(parts) > level + 1 else None
 
 
@@ -336,11 +336,11 @@ def _split_named(folder: str) -> str | None:
 
 
 def _counted(reasons: Counter[str]) -> list[str]:
-    """`2 .heic`, `1 .h5`, ...: the most frequent first."""
+    """`2 .heic`, `1 .h5`, ..., the most frequent first."""
     return [f"{n:,} {reason}" for reason, n in sorted(reasons.items(), key=lambda x: (-x[1], x[0])) if n]
 
 
 def some(items: Sequence[str], separator: str = "; ") -> str:
-    """The first of the items, and how many more there are."""
+    """The first items, and the number of the others."""
     more = [f"and {len(items) - _NAMED} more"] if len(items) > _NAMED else []
     return separator.join([*items[:_NAMED], *more])

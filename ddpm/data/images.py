@@ -1,6 +1,6 @@
-"""Images: where they come from, and in which order training sees them.
+"""Image sets: loading and decoding.
 
-A set lives in memory as one uint8 tensor; batches leave it by index and reach the model as float32 in [-1, 1].
+A set is one uint8 tensor in memory; batches are taken by index and reach the model as float32 in [-1, 1].
 """
 
 import hashlib
@@ -31,14 +31,14 @@ from ddpm.files.paths import home
 from ddpm.runtime.cache import cached
 
 EMBEDDED_COUNT = 5000
-# By ending, else 1. Another number if such images are decoded in another way: what is cached is then made anew.
+# Version of the decoder by ending, else 1. Bump when decoding changes; discards cached images.
 _DECODER = {".tif": 2, ".tiff": 2}
-CACHED_FROM = 2000  # images; fewer are decoded in less than a second
+CACHED_FROM = 2000  # images; fewer take less than a second to decode
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """images: (N, 3, H, W) uint8; labels: (N,) int64 into `classes`; name: what it is, for people and protocols."""
+    """images: (N, 3, H, W) uint8; labels: (N,) int64 into `classes`; name: for messages and protocols."""
 
     images: Tensor
     labels: Tensor
@@ -60,14 +60,16 @@ def to_model(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float in [-1, 1] (values outside are cut) to uint8, rounding to nearest: the inverse of `to_model`. Raises
-    NotFinite, if a value of the (B, ...) images is no finite number: as uint8 it would be black."""
+    """Float in [-1, 1] (values outside are cut) to uint8, rounding to nearest: the inverse of `to_model`.
+
+    Raises NotFinite if a value of the (B, ...) images is not finite: as uint8 it would be black.
+    """
     finite = images.isfinite().reshape(len(images), -1).all(1)
     if not finite.all():
         raise NotFinite(
-            f"{int((~finite).sum())} of {len(images)} images hold values that are not finite numbers, so they can be "
-            "neither shown nor scored. The weights are too large or the sampler runs away: take an earlier checkpoint, "
-            "or limit x_0 (--x0-limit clip, eval.x0_limit=clip)."
+            f"{int((~finite).sum())} of {len(images)} images have values that are not finite, so they cannot be shown "
+            "or scored. The weights are too large or the sampler diverges: take an earlier checkpoint, or limit x_0 "
+            "(--x0-limit clip, eval.x0_limit=clip)."
         )
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
@@ -85,17 +87,17 @@ def load_images(
 ) -> ImageSet:
     """The image set `dataset`: `embedded`, `cifar10` or `folder` (class folders in a directory or a .zip).
 
-    subset: keep this many images, drawn without replacement by a fixed seed. Of a folder, one line says what was read
+    subset: keep this many images, drawn without replacement with a fixed seed. For a folder, a line says what was read
     and left out, unless `quiet`. Raises UserError on a missing path, no images, an unreadable image (unless
     `skip_bad`), or a subset larger than the set.
     """
     if dataset == "embedded":
-        # Its images are drawn one after the other, so the first ones of a larger set are the smaller set.
+        # Images are drawn one after another, so a smaller set is the start of a larger one.
         seed = {"train": 0, "test": 1}[split]
         images, labels = embedded.render(subset or EMBEDDED_COUNT, seed)
         return ImageSet(images, labels, embedded.CLASSES, f"embedded-{split}")
     if root is None:
-        raise UserError(f"data.dataset = {dataset} needs data.root: the folder (or .zip) that holds the images.")
+        raise UserError(f"data.dataset = {dataset} needs data.root: the folder (or .zip) with the images.")
     root = home(root)
     if dataset == "cifar10":
         return _cifar10(root, split, subset)
@@ -106,7 +108,7 @@ def load_images(
 
 
 def _chosen(count: int, subset: int | None, where: str) -> list[int]:
-    """Sorted positions of the subset among `count` images, the same in every run; all of them for None."""
+    """Sorted positions of the subset among `count` images, the same in every run; None: all."""
     if subset is None:
         return list(range(count))
     if subset > count:
@@ -121,8 +123,8 @@ def _cifar10(root: Path, split: str, subset: int | None) -> ImageSet:
         raw = CIFAR10(str(root), train=split == "train", download=True)
     except (OSError, RuntimeError, tarfile.TarError, http.client.HTTPException) as error:
         raise UserError(
-            f"CIFAR-10 is not in {root} and could not be downloaded ({error}). Put cifar-10-python.tar.gz there by "
-            "hand, or use images of your own with data.dataset=folder data.root=PATH, or data.dataset=embedded."
+            f"CIFAR-10 is not in {root} and could not be downloaded ({error}). Copy cifar-10-python.tar.gz there, or "
+            "use your own images with data.dataset=folder data.root=PATH, or data.dataset=embedded."
         ) from error
     chosen = _chosen(len(raw.targets), subset, f"cifar10-{split}")
     images = torch.from_numpy(raw.data[chosen]).permute(0, 3, 1, 2).contiguous()
@@ -142,18 +144,18 @@ class _Decoding:
 
 
 def _folder(root: Path, split: str, subset: int | None, how: _Decoding) -> tuple[ImageSet, str]:
-    """The images of a folder or .zip, and one line that says what was read and what was left out."""
+    """The images of a folder or .zip, and a line that says what was read and left out."""
     limits = Limits.from_environment()
     with open_files(root, limits, how.skip_bad) as files:
         choice = choose(files, split)
         left_out = f"; left out {', '.join(choice.left_out)}" if choice.left_out else ""
         if not choice.found:
             raise UserError(
-                f"data.root = {printable(root)} holds no images for data.split = {split}{printable(left_out)}. "
-                "Expected class folders with files that Pillow reads (such as .png, .jpg, .webp), at the top or under "
-                "train/ and test/."
+                f"data.root = {printable(root)} has no images for data.split = {split}{printable(left_out)}. Expected "
+                "class folders with files that Pillow reads (such as .png, .jpg, .webp), at the top or under train/ "
+                "and test/."
             )
-        # No more is decoded than is asked for. With skip_bad a subset may end up smaller, and a line says so.
+        # Only the subset is decoded. With skip_bad it may end up smaller; a line says so.
         found = [choice.found[i] for i in _chosen(len(choice.found), subset, printable(root))]
         files.require_bounded([name for name, _ in found])
         with _bounded(limits.pixels):
@@ -170,7 +172,7 @@ def _folder(root: Path, split: str, subset: int | None, how: _Decoding) -> tuple
 
 @contextmanager
 def _bounded(pixels: int) -> Iterator[None]:
-    """Have Pillow refuse images of more pixels; by itself it warns, and refuses at twice as many."""
+    """Let Pillow raise on images with more pixels; by default it warns, and raises at twice as many."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
     try:
         with warnings.catch_warnings():
@@ -181,7 +183,7 @@ def _bounded(pixels: int) -> Iterator[None]:
 
 
 def _read(root: Path, files: Files, found: list[tuple[str, str]], how: _Decoding) -> tuple[list[str], Tensor, str]:
-    """The class of each image, the images, and what is to be said of them."""
+    """(class of each image, images, notes for the user)."""
 
     def decode(name: str) -> tuple[Tensor, bool] | str:
         try:
@@ -189,7 +191,7 @@ def _read(root: Path, files: Files, found: list[tuple[str, str]], how: _Decoding
         except UnidentifiedImageError:
             return f"{name} (not an image that Pillow reads)"
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels, and the environment variable DDPM_MAX_PIXELS sets it"
+            limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels, set by the environment variable DDPM_MAX_PIXELS"
             return f"{name} (too large: the limit is {limit})"
         except UNREADABLE as error:
             return f"{name} ({str(error) or type(error).__name__})"
@@ -198,13 +200,13 @@ def _read(root: Path, files: Files, found: list[tuple[str, str]], how: _Decoding
 
     def decode_found() -> tuple[list[str], dict[str, Tensor]]:
         with ThreadPoolExecutor(max(1, how.workers)) as pool:
-            # disable=None: a bar on a terminal, silence elsewhere
+            # disable=None: a bar only on a terminal
             decoded = pool.map(decode, [n for n, _ in found])
             results = list(tqdm(decoded, total=len(found), desc="reading images", disable=None, leave=False))
         bad = [printable(r) for r in results if isinstance(r, str)]
         if bad and not (how.skip_bad and len(bad) < len(found)):
             raise UserError(
-                f"{len(bad)} of {len(found)} images in {printable(root)} cannot be read: {some(bad)}. Mend or remove "
+                f"{len(bad)} of {len(found)} images in {printable(root)} cannot be read: {some(bad)}. Repair or remove "
                 "them, or leave them out with --data.skip_bad=true."
             )
         if bad:
@@ -223,16 +225,17 @@ def _read(root: Path, files: Files, found: list[tuple[str, str]], how: _Decoding
         read = cached("images", key, lambda: decode_found()[1])
     several = int(read.get("several", 0))
     if several:
-        notes.append(f"; {several:,} of them hold several frames, of which the first was read")
+        notes.append(f"; {several:,} of them have several frames; the first was read")
     return kinds, read["images"], "".join(notes)
 
 
 def _decode(raw: bytes, size: int) -> tuple[Tensor, bool]:
-    """(3, size, size) uint8 RGB, as it is meant to be seen, and whether the file has more images than this first one.
+    """(3, size, size) uint8 RGB, and whether the file has further images after this first one.
 
-    It is turned by its EXIF tag, transparency falls on white, and grey of 12 or 16 bits is scaled to 8. Other sizes are
-    cut to the middle square and resized (bicubic, antialiased). Raises ValueError on pixels without a known range
-    (modes I and F)."""
+    EXIF rotation is applied, transparency becomes white, and grey of 12 or 16 bits is scaled to 8. Other sizes are
+    cropped to the central square and resized (bicubic, antialiased). Raises ValueError on pixels without a known range
+    (modes I and F).
+    """
     opened = Image.open(BytesIO(raw), formats=FORMATS)
     image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I;16"):
@@ -252,7 +255,7 @@ def _decode(raw: bytes, size: int) -> tuple[Tensor, bool]:
 
 
 def _grey(image: Image.Image, opened: Image.Image) -> Image.Image:
-    """8-bit grey of a 16-bit image. A TIFF file may use fewer bits of the 16, and may have white as 0."""
+    """8-bit grey from a 16-bit image. A TIFF file may use fewer of the 16 bits, and 0 for white."""
     tags = opened.tag_v2 if isinstance(opened, TiffImageFile) else {}
     white = 2 ** tags.get(BITSPERSAMPLE, (16,))[0] - 1
     grey = np.asarray(image).astype(np.uint32) * 255 // white
@@ -262,5 +265,5 @@ def _grey(image: Image.Image, opened: Image.Image) -> Image.Image:
 def _has_more(opened: Image.Image) -> bool:
     try:
         return bool(getattr(opened, "is_animated", False))
-    except UNREADABLE:  # the file ends, or is damaged, behind its first image
+    except UNREADABLE:  # the file ends, or is damaged, after its first image
         return True

@@ -1,7 +1,7 @@
-"""The embedded image set: ten kinds of shape, drawn from a seed, so that everything runs without a download.
+"""The embedded image set: ten kinds of shapes, drawn from a seed, so everything runs without a download.
 
-Each image is one large anti-aliased shape of random size, place and turn, in a shade of its class's hue, on a grey
-gradient. A small network learns that within minutes, and a person sees at a glance whether it did.
+Each image is one large anti-aliased shape of random size, position and rotation, in a shade of its class's hue, on a
+grey gradient. A small network learns this within minutes, and a person sees at a glance whether it did.
 """
 
 import math
@@ -38,22 +38,22 @@ def _star(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _diamond(x: Tensor, y: Tensor, radius: float) -> Tensor:
-    """A square on its corner, `radius` from its centre to its sides."""
+    """A square standing on its corner, `radius` from centre to sides."""
     return (x.abs() + y.abs()) / math.sqrt(2) - radius
 
 
 def _heart(x: Tensor, y: Tensor) -> Tensor:
-    """A square on its corner and a disc on each of its upper sides."""
+    """A square standing on its corner and a disc on each upper side."""
     return torch.minimum(_diamond(x, y, 0.5), torch.hypot(x.abs() - 0.354, y + 0.354) - 0.5)
 
 
 def _drop(x: Tensor, y: Tensor) -> Tensor:
-    """A disc and the upper half of the square on its corner that touches it."""
+    """A disc and the upper half of the square, standing on its corner, that touches it."""
     return torch.minimum(torch.hypot(x, y) - 0.6, torch.maximum(_diamond(x, y, 0.6), y + 0.6 / math.sqrt(2)))
 
 
 def signed_distance(kind: str, x: Tensor, y: Tensor) -> Tensor:
-    """About the signed distance from (x, y) to the edge of a shape of radius 1; negative inside. y points down."""
+    """Approximate signed distance from (x, y) to the edge of a shape with radius 1; negative inside. y points down."""
     r = torch.hypot(x, y)
     match kind:
         case "disc":
@@ -80,30 +80,30 @@ def signed_distance(kind: str, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _hsv_to_rgb(h: Tensor, s: Tensor, v: Tensor) -> Tensor:
-    """(n, 3) RGB in [0, 1] of hue, saturation and value in [0, 1]."""
+    """(n, 3) RGB in [0, 1] from hue, saturation and value in [0, 1]."""
     k = torch.remainder(torch.tensor([5, 3, 1]) + 6 * h[:, None], 6)
     return v[:, None] * (1 - s[:, None] * torch.minimum(k, 4 - k).clamp(0, 1))
 
 
 def _render(labels: Tensor, rng: torch.Generator, count: int) -> Tensor:
-    """(count, 3, SIZE, SIZE) uint8 images of the first classes of `labels` (n,); looks are drawn for all n.
+    """(count, 3, SIZE, SIZE) uint8 images of the first `count` of `labels` (n,); random parameters are drawn for all n.
 
-    In float64: sines and roots differ in their last bits between processors. In float32 that rounds one level in a
-    million the other way, and the images, and all that names them by their digest, are others.
+    In float64: sines and roots differ in their last bits between processors. In float32 that would round one level in
+    a million differently and change the images' digest.
     """
     n = len(labels)
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=rng).double()
 
-    # Each class has its own hue and stands on grey: what a network of minutes can learn, and a person can check.
+    # Each class has its own hue on grey: learned within minutes, and easy for a person to check.
     radius, angle = uniform(0.75, 0.88), uniform(-0.12, 0.12)
     centre_x, centre_y = uniform(-0.06, 0.06), uniform(-0.06, 0.06)
     hue, turn = labels.double() / len(CLASSES) + uniform(-0.04, 0.04), uniform(0, 2 * math.pi)
     front = _hsv_to_rgb(hue, uniform(0.7, 1.0), uniform(0.8, 1.0))
     dark, light = uniform(0.42, 0.5), uniform(0.5, 0.58)
     looks = (labels, radius, angle, centre_x, centre_y, turn, front, dark, light)
-    # Few at a time, so that what is in between stays in the processor's cache.
+    # In small parts, so that intermediate results stay in the processor's cache.
     parts = zip(*(look[:count].split(_PAINTED) for look in looks), strict=True)
     return torch.cat([_paint(*part) for part in parts])
 
@@ -138,9 +138,9 @@ def _paint(
 
 
 def render(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """n images (n, 3, 32, 32) uint8 and their classes (n,) int64; the same for equal (n, seed), prefix included.
+    """n images (n, 3, 32, 32) uint8 and their classes (n,) int64.
 
-    Image i depends on `seed` and i alone (up to chunks of 1,000), so a larger set begins with the smaller one.
+    Image i depends only on `seed` and i (drawn in chunks of 1,000), so a larger set begins with the smaller one.
     """
     rng = torch.Generator().manual_seed(seed)
     images, labels = [], []

@@ -1,4 +1,4 @@
-"""The loss that a training minimises, at any t, out of a schedule, a prediction and a weighting."""
+"""The training loss at any t, from a schedule, a prediction and a weighting."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from ddpm.diffusion.weighting import Weighting, constant, squared_error, weights
 
 
 class Objective:
-    """What a run minimises, and beside it the loss that all arms have in common, on one device.
+    """The loss that a run minimises, and the loss that all arms have in common, on one device.
 
-    weights: (T_trained,) of the squared error of what the network predicts; common_weights: those that make that error,
-    whatever is predicted, the unweighted eps-MSE. t_range: timesteps are drawn from t_range[0] ... t_range[1] - 1,
-    those of `trained`. norm_over_batch: scale the weights of each batch to mean 1, as the original study did.
+    weights: (T_trained,) weights of the squared error of the prediction; common_weights: the weights that make it the
+    unweighted eps-MSE. t_range: timesteps are drawn from t_range[0] ... t_range[1] - 1, the range `trained`.
+    norm_over_batch: scale the weights of each batch to mean 1, as the original study did.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Objective:
         return add_noise(x_0, eps, alpha_bar), target(self._prediction, x_0, eps, alpha_bar)
 
     def weights_at(self, t: Tensor, t_batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B,) weights of the trained and of the common loss at t (B,), a batch or a part of `t_batch`."""
+        """(B,) weights of the trained and of the common loss at t (B,), a whole batch or a part of `t_batch`."""
         at = t - self.t_range[0]
         trained = self.weights[at]
         if self._over_batch:
@@ -62,15 +62,14 @@ class Objective:
     def losses(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, t_batch: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(trained loss, eps-MSE), scalars: the error of what the network predicts under the arm's own weights, and
-        under those that make it the unweighted eps-MSE. t_batch: the t of the whole batch, if this is a part of it."""
+        """(trained loss, eps-MSE), scalars. t_batch: the t of the whole batch, if this is a part of it."""
         x_t, wanted = self.task(x_0, t, eps)
         error = squared_error(model(x_t, t), wanted)
         trained, common = self.weights_at(t, t_batch)
         return (trained * error).mean(), (common * error).mean()
 
     def weight_stats(self, t: Tensor) -> dict[str, Tensor]:
-        """Mean, smallest and largest w_eps of a batch with timesteps t (B,): what its eps-MSEs count in its loss."""
+        """Mean, smallest and largest w_eps of a batch with timesteps t (B,): the factors on eps-MSE in its loss."""
         trained, common = self.weights_at(t)
         w_eps = trained / common
         found = {"mean": w_eps.mean(), "min": w_eps.min(), "max": w_eps.max()}

@@ -1,8 +1,8 @@
 """Samplers: from noise to images in a given number of network calls (NFE).
 
 A sampler is a plain function of a denoiser, the noise x_T, a chain (a respaced `Schedule`, see `make_chain`) and a
-source of fresh noise. A denoiser maps (x_t, t) to its estimate of x_0, with one integer t for the whole batch. `limit`
-bounds each such estimate (`clip_to_data`, `dynamic_threshold`, or None).
+source of fresh noise. A denoiser maps (x_t, t), with one integer t for the whole batch, to its estimate of x_0;
+`limited` bounds that estimate (`clip_to_data`, `dynamic_threshold`, or None).
 
 In formulas: ab = alpha_bar and ab' = alpha_bar_prev of a step, b = beta = 1 - ab / ab', z fresh noise.
 """
@@ -21,8 +21,6 @@ from ddpm.diffusion.schedule import Schedule, spaced_timesteps
 Denoiser = Callable[[Tensor, int], Tensor]
 Noise = Callable[[], Tensor]
 Limit = Callable[[Tensor], Tensor]
-Callback = Callable[[int, Tensor, Tensor], None]
-"""Called after each step with (steps done, x_t, x_0 estimate)."""
 
 
 def clip_to_data(x_0: Tensor) -> Tensor:
@@ -39,112 +37,75 @@ def dynamic_threshold(x_0: Tensor, percentile: float = 0.995) -> Tensor:
 LIMITS: dict[str, Limit | None] = {"clip": clip_to_data, "dynamic": dynamic_threshold, "none": None}
 
 
-def ddpm(
-    denoiser: Denoiser,
-    x_T: Tensor,
-    chain: Schedule,
-    noise: Noise,
-    *,
-    variance: str = "small",
-    limit: Limit | None = clip_to_data,
-    callback: Callback | None = None,
-) -> Tensor:
+def limited(denoiser: Denoiser, limit: Limit | None) -> Denoiser:
+    """The denoiser with `limit` applied to each of its estimates."""
+    return (lambda x_t, t: limit(denoiser(x_t, t))) if limit else denoiser
+
+
+def ddpm(denoiser: Denoiser, x_T: Tensor, chain: Schedule, noise: Noise, *, variance: str = "small") -> Tensor:
     """Ancestral sampling with the posterior q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6, 7).
 
     x_{t-1} = sqrt(ab') b / (1 - ab) x_0 + sqrt(1 - b) (1 - ab') / (1 - ab) x_t + s z. `small`: s^2 = b (1 - ab') / (1 -
-    ab), the posterior's own variance; `large`: s^2 = b. No noise is added in the last step.
+    ab), the posterior's own variance; `large`: s^2 = b. The last step adds no noise.
     """
     x = x_T
     ab, ab_prev, beta = chain.alpha_bar, chain.alpha_bar_prev, chain.beta
     from_x0 = ab_prev.sqrt() * beta / (1 - ab)
     from_xt = (1 - beta).sqrt() * (1 - ab_prev) / (1 - ab)
     std = {"small": beta * (1 - ab_prev) / (1 - ab), "large": beta}[variance].sqrt()
-    for done, i in _steps(chain):
-        x_0 = _estimate(denoiser, x, chain, i, limit)
-        x = from_x0[i].to(x.dtype) * x_0 + from_xt[i].to(x.dtype) * x
+    for i, t in _steps(chain):
+        x = from_x0[i].to(x.dtype) * denoiser(x, t) + from_xt[i].to(x.dtype) * x
         if i > 0:
             x = x + std[i].to(x.dtype) * noise()
-        if callback:
-            callback(done, x, x_0)
     return x
 
 
-def ddim(
-    denoiser: Denoiser,
-    x_T: Tensor,
-    chain: Schedule,
-    noise: Noise,
-    *,
-    eta: float = 0.0,
-    limit: Limit | None = clip_to_data,
-    callback: Callback | None = None,
-) -> Tensor:
+def ddim(denoiser: Denoiser, x_T: Tensor, chain: Schedule, noise: Noise, *, eta: float = 0.0) -> Tensor:
     """Implicit sampling (Song et al. 2021, eq. 12): deterministic at eta = 0, `ddpm` with small variance at eta = 1.
 
-    x_{t-1} = sqrt(ab') x_0 + sqrt(1 - ab' - s^2) eps + s z, s = eta * sqrt(b (1 - ab') / (1 - ab)). eps is what agrees
-    with x_t and the limited x_0.
+    x_{t-1} = sqrt(ab') x_0 + sqrt(1 - ab' - s^2) eps + s z, s = eta * sqrt(b (1 - ab') / (1 - ab)). eps is recomputed
+    from x_t and the limited x_0.
     """
     x = x_T
     ab, ab_prev = chain.alpha_bar, chain.alpha_bar_prev
     std = eta * (chain.beta * (1 - ab_prev) / (1 - ab)).sqrt()
-    for done, i in _steps(chain):
-        x_0 = _estimate(denoiser, x, chain, i, limit)
+    for i, t in _steps(chain):
+        x_0 = denoiser(x, t)
         eps = eps_from_x0(x, x_0, ab[i])
         direction = (1 - ab_prev[i] - std[i] ** 2).clamp(min=0).sqrt()  # at zero terminal SNR 0, up to rounding
         x = ab_prev[i].sqrt().to(x.dtype) * x_0 + direction.to(x.dtype) * eps
         if eta > 0 and i > 0:
             x = x + std[i].to(x.dtype) * noise()
-        if callback:
-            callback(done, x, x_0)
     return x
 
 
-def dpmpp_2m(
-    denoiser: Denoiser,
-    x_T: Tensor,
-    chain: Schedule,
-    noise: Noise,
-    *,
-    limit: Limit | None = clip_to_data,
-    callback: Callback | None = None,
-) -> Tensor:
-    """DPM-Solver++(2M), deterministic, second order from two calls in a row (Lu et al. 2022, algorithm 2).
+def dpmpp_2m(denoiser: Denoiser, x_T: Tensor, chain: Schedule, noise: Noise) -> Tensor:
+    """DPM-Solver++(2M), deterministic, second order from two successive calls (Lu et al. 2022, algorithm 2).
 
     x_{t-1} = (sigma' / sigma) x_t - alpha' (e^{-h} - 1) D, h = lambda' - lambda with lambda = log(alpha / sigma), and
-    D = x_0 + (h / 2 h_last) (x_0 - x_0 of the call before). The first and the last step (sigma' = 0) are first order.
+    D = x_0 + (h / 2 h_last) (x_0 - x_0 of the previous call). The first and the last step (sigma' = 0) are first order.
     """
     x, last, h_last = x_T, None, torch.tensor(torch.inf)
     sigma, sigma_prev = (1 - chain.alpha_bar).sqrt(), (1 - chain.alpha_bar_prev).sqrt()
     lam = chain.log_snr / 2
-    for done, i in _steps(chain):
-        x_0 = _estimate(denoiser, x, chain, i, limit)
+    for i, t in _steps(chain):
+        x_0 = denoiser(x, t)
         if i == 0:
-            x = x_0
-        else:
-            h = lam[i - 1] - lam[i]
-            extrapolated = x_0 if last is None else x_0 + (h / (2 * h_last)).to(x.dtype) * (x_0 - last)
-            kept, added = sigma_prev[i] / sigma[i], -chain.alpha_bar_prev[i].sqrt() * torch.expm1(-h)
-            x = kept.to(x.dtype) * x + added.to(x.dtype) * extrapolated
-            last, h_last = x_0, h
-        if callback:
-            callback(done, x, x_0)
+            return x_0
+        h = lam[i - 1] - lam[i]
+        extrapolated = x_0 if last is None else x_0 + (h / (2 * h_last)).to(x.dtype) * (x_0 - last)
+        kept, added = sigma_prev[i] / sigma[i], -chain.alpha_bar_prev[i].sqrt() * torch.expm1(-h)
+        x = kept.to(x.dtype) * x + added.to(x.dtype) * extrapolated
+        last, h_last = x_0, h
     return x
 
 
-def heun(
-    denoiser: Denoiser,
-    x_T: Tensor,
-    chain: Schedule,
-    noise: Noise,
-    *,
-    limit: Limit | None = clip_to_data,
-    callback: Callback | None = None,
-) -> Tensor:
+def heun(denoiser: Denoiser, x_T: Tensor, chain: Schedule, noise: Noise) -> Tensor:
     """Heun's method on the probability-flow ODE, deterministic, second order (Karras et al. 2022, algorithm 1).
 
-    With y = x_t / alpha and s = sigma / alpha the ODE is dy / ds = eps(y, s). A step calls the network at both of its
-    ends, the last one (to s = 0) at one: a chain of S steps takes 2 S - 1 calls. Raises ValueError at zero terminal
-    SNR, where s is infinite.
+    With y = x_t / alpha and s = sigma / alpha the ODE is dy / ds = eps(y, s). Each step calls the network at both of
+    its ends, the last one (to s = 0) only at its start: a chain of S steps takes 2 S - 1 calls. Raises ValueError at
+    zero terminal SNR, where s is infinite.
     """
     if chain.alpha_bar[-1] == 0:
         raise ValueError(
@@ -153,38 +114,30 @@ def heun(
     ratio = (1 - chain.alpha_bar).sqrt() / chain.alpha_bar.sqrt()
     alpha = chain.alpha_bar.sqrt()
     x = x_T
-    for done, i in _steps(chain):
-        x_0 = _estimate(denoiser, x, chain, i, limit)
+    for i, t in _steps(chain):
+        x_0 = denoiser(x, t)
         if i == 0:
-            x = x_0
-        else:
-            eps = eps_from_x0(x, x_0, chain.alpha_bar[i])
-            stride = (ratio[i - 1] - ratio[i]).to(x.dtype)
-            y, scale = x / alpha[i].to(x.dtype), alpha[i - 1].to(x.dtype)
-            ahead = scale * (y + stride * eps)
-            eps_ahead = eps_from_x0(ahead, _estimate(denoiser, ahead, chain, i - 1, limit), chain.alpha_bar[i - 1])
-            x = scale * (y + stride * (eps + eps_ahead) / 2)
-        if callback:
-            callback(done, x, x_0)
+            return x_0
+        eps = eps_from_x0(x, x_0, chain.alpha_bar[i])
+        stride = (ratio[i - 1] - ratio[i]).to(x.dtype)
+        y, scale = x / alpha[i].to(x.dtype), alpha[i - 1].to(x.dtype)
+        ahead = scale * (y + stride * eps)
+        eps_ahead = eps_from_x0(ahead, denoiser(ahead, int(chain.timesteps[i - 1])), chain.alpha_bar[i - 1])
+        x = scale * (y + stride * (eps + eps_ahead) / 2)
     return x
 
 
 def _steps(chain: Schedule) -> Iterator[tuple[int, int]]:
-    """(steps done once this one is, position in the chain), from the noisy end to the clean one."""
-    return enumerate(reversed(range(len(chain))), start=1)
-
-
-def _estimate(denoiser: Denoiser, x: Tensor, chain: Schedule, i: int, limit: Limit | None) -> Tensor:
-    x_0 = denoiser(x, int(chain.timesteps[i]))
-    return limit(x_0) if limit else x_0
+    """(position in the chain, its t), from the noisy end to the clean one."""
+    return reversed(list(enumerate(chain.timesteps.tolist())))
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampling function as the config names it, and how its chain is made.
+    """A sampling function, and how its chain is made.
 
-    calls: network calls per step of the chain (all but the last one). adjacent: the original study's fault, see
-    `Schedule.keep_adjacent`.
+    calls: network calls per step of the chain, except the last step, which takes one. adjacent: the original study's
+    fault, see `Schedule.keep_adjacent`.
     """
 
     function: Callable[..., Tensor]
@@ -199,14 +152,19 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp_2m": Sampler(dpmpp_2m),
     "heun": Sampler(heun, calls=2),
     # The original study's sampler: each of its strides takes the posterior of an adjacent step of the full chain.
-    "ddpm_adjacent_posterior": Sampler(partial(ddpm, variance="small"), adjacent=True),
+    "ddpm_adjacent_posterior": Sampler(ddpm, adjacent=True),
 }
 
 
-def make_chain(schedule: Schedule, sampler: str, nfe: int, spacing: str = "linspace") -> Schedule:
-    """The chain on which `sampler` makes at most `nfe` network calls (heun, from an even nfe, one fewer).
+def sampling_function(sampler: str, eta: float = 0.0) -> Callable[[Denoiser, Tensor, Schedule, Noise], Tensor]:
+    """The function of a sampler by name. `eta` goes to `ddim`; no other sampler takes one."""
+    return partial(ddim, eta=eta) if sampler == "ddim" else SAMPLERS[sampler].function
 
-    Raises ValueError where nfe asks for more steps than the schedule has, or on an unknown spacing.
+
+def make_chain(schedule: Schedule, sampler: str, nfe: int, spacing: str = "linspace") -> Schedule:
+    """The chain on which `sampler` makes at most `nfe` network calls (heun makes one fewer if nfe is even).
+
+    Raises ValueError if nfe asks for more steps than the schedule has, or on an unknown spacing.
     """
     kind = SAMPLERS[sampler]
     steps = (nfe + kind.calls - 1) // kind.calls
@@ -215,30 +173,27 @@ def make_chain(schedule: Schedule, sampler: str, nfe: int, spacing: str = "linsp
 
 
 def model_denoiser(model: nn.Module, schedule: Schedule, prediction: str = "eps") -> Denoiser:
-    """The denoiser of a network that predicts `prediction`; `schedule` is the full chain it was trained on. A network
-    that has a quicker form for a whole batch at one t, `at_one_t(x_t, t)`, is called by that one, without gradients."""
+    """The denoiser of a network that predicts `prediction`, trained on the full chain `schedule`.
+
+    A network with a method `at_one_t(x_t, t)`, faster and without gradients, is called by that method.
+    """
 
     def at_each_t(x_t: Tensor, t: int) -> Tensor:
         return model(x_t, torch.full((len(x_t),), t, device=x_t.device))
 
     network = getattr(model, "at_one_t", at_each_t)
-
-    def denoise(x_t: Tensor, t: int) -> Tensor:
-        output = network(x_t, t)
-        return to_x0(prediction, output, x_t, schedule.alpha_bar[t])
-
-    return denoise
+    return lambda x_t, t: to_x0(prediction, network(x_t, t), x_t, schedule.alpha_bar[t])
 
 
 class ImageNoise:
     """Fresh standard normal noise, image by image: image i's stream depends on (seed, i) alone.
 
-    So the same images come out whatever the batch size, and no global random stream is touched.
+    The images therefore do not depend on the batch size, and no global random stream is used.
     """
 
     def __init__(self, seed: int, indices: range, shape: tuple[int, ...], device: torch.device):
-        # NumPy hashes (seed, i) whole; torch's CPU generator takes 32 bits of a seed, too few for many images of many
-        # seeds. Drawn on the CPU, the images are the same on every device.
+        # NumPy hashes all of (seed, i). torch's CPU generator takes 32 bits of a seed, too few for many images and
+        # seeds. Drawn on the CPU, the noise is the same on every device.
         self._streams = [np.random.default_rng([seed, i]) for i in indices]
         self._shape, self._device = shape, device
 
@@ -262,16 +217,16 @@ def draw(
     eta: float = 0.0,
     part: slice = slice(None),
 ) -> Iterator[Tensor]:
-    """Batches of n samples in all, each (<= batch_size, *shape) float32, drawn without gradients.
+    """Yield n samples in batches, each (<= batch_size, *shape) float32, drawn without gradients.
 
-    eta goes to `ddim`; no other sampler takes one. part: which of the n samples to draw.
+    eta: see `sampling_function`. part: which of the n samples to draw.
     """
-    function = partial(ddim, eta=eta) if sampler == "ddim" else SAMPLERS[sampler].function
+    function = sampling_function(sampler, eta)
     indices = range(n)[part]
     for start in range(0, len(indices), batch_size):
         noise = ImageNoise(seed, indices[start : start + batch_size], shape, device)
         with torch.inference_mode():
-            # channels_last: measured at 0.79 of the time of the default layout in sampling on a CPU
+            # channels_last: sampling on a CPU takes 0.79 of the default layout's time
             x_T = noise().to(memory_format=torch.channels_last)
-            images = function(denoiser, x_T, chain, noise, limit=limit)
+            images = function(limited(denoiser, limit), x_T, chain, noise)
         yield images  # outside: a generator that waits inside would leave its caller in inference mode

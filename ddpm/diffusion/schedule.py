@@ -1,4 +1,4 @@
-"""Noise schedules: how much signal and how much noise x_t holds.
+"""Noise schedules: how much signal and how much noise x_t contains.
 
 Forward process (Ho et al. 2020, eq. 4): x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, with t = 0 ... T-1
 and alpha_bar_t the product of 1 - beta_s over s <= t. SNR(t) = alpha_bar_t / (1 - alpha_bar_t) (Kingma et al. 2021).
@@ -20,9 +20,9 @@ from ddpm.names import SPACINGS
 class Schedule:
     """A schedule over the increasing `timesteps` of a chain; `respace` makes a shorter one.
 
-    timesteps: (S,) int64, the t that the network is told at each of the S steps.
-    alpha_bar: (S,) float64 in [0, 1), decreasing; 0 in the last place alone (zero terminal SNR).
-    alpha_bar_prev: (S,) alpha_bar of the step that follows in sampling, the next cleaner one; at the end 1.
+    timesteps: (S,) int64, the network's input t at each of the S steps.
+    alpha_bar: (S,) float64 in [0, 1), decreasing; only the last can be 0 (zero terminal SNR).
+    alpha_bar_prev: (S,) alpha_bar of the next step in sampling, the next cleaner one; 1 after the last.
     """
 
     timesteps: Tensor
@@ -50,8 +50,8 @@ class Schedule:
     def respace(self, timesteps: Tensor) -> "Schedule":
         """The chain over the strictly increasing positions `timesteps` (S',) of this one.
 
-        Its betas follow from alpha_bar, so that the posterior of every step is that of the longer stride
-        (Nichol & Dhariwal 2021, section 4). Raises ValueError on positions that do not increase or are outside.
+        Its betas follow from alpha_bar, so each step has the posterior of the longer stride (Nichol & Dhariwal 2021,
+        section 4). Raises ValueError on positions that do not increase or lie outside.
         """
         self._check(timesteps)
         return _chain(self.timesteps[timesteps], self.alpha_bar[timesteps])
@@ -59,8 +59,8 @@ class Schedule:
     def keep_adjacent(self, timesteps: Tensor) -> "Schedule":
         """The same positions, each with the alpha_bar_prev of its neighbour in *this* chain: the study's fault.
 
-        A sampler then takes a small step's posterior for a long stride and most of the noise stays in. It exists to
-        show that, and for nothing else. Raises as `respace`.
+        A sampler then uses a small step's posterior for a long stride, and most of the noise remains. Only for showing
+        that. Raises as `respace`.
         """
         self._check(timesteps)
         return Schedule(self.timesteps[timesteps], self.alpha_bar[timesteps], self.alpha_bar_prev[timesteps])
@@ -76,7 +76,7 @@ def _chain(timesteps: Tensor, alpha_bar: Tensor) -> Schedule:
 
 
 def from_betas(betas: Tensor) -> Schedule:
-    """The schedule of a full chain from its (T,) betas. Raises ValueError where one is not within (0, 1)."""
+    """The schedule of a full chain from its (T,) betas. Raises ValueError if one is not within (0, 1)."""
     if not _within_unit(betas):
         raise ValueError(f"betas must lie within (0, 1); they reach {betas.max():.3g} in a chain of {len(betas)} steps")
     return _chain(torch.arange(len(betas)), torch.cumprod(1 - betas.double(), 0))
@@ -87,9 +87,9 @@ def _within_unit(betas: Tensor) -> bool:
 
 
 def with_zero_terminal_snr(schedule: Schedule) -> Schedule:
-    """The schedule with sqrt(alpha_bar) shifted and scaled so that the last is 0 and the first stays (Lin et al. 2024).
+    """The schedule with sqrt(alpha_bar) shifted and scaled: the last is 0, the first unchanged (Lin et al. 2024).
 
-    x_T is then pure noise, as sampling assumes. An eps-prediction says nothing about x_0 there: predict v or x_0.
+    x_T is then pure noise, as sampling assumes. eps does not determine x_0 there: predict v or x_0.
     """
     root = schedule.alpha_bar.sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -110,7 +110,7 @@ def cosine_betas(T: int, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
 
 
 def cosine_match_linear_betas(T: int) -> Tensor:
-    """(T,) the cosine schedule's betas, scaled to the sum of the linear schedule's."""
+    """(T,) betas of the cosine schedule, scaled to the sum of the linear schedule's."""
     cosine = cosine_betas(T)
     return cosine * (linear_betas(T).sum() / cosine.sum())
 
@@ -137,13 +137,13 @@ SCHEDULES: dict[str, Callable[[int], Tensor]] = {
 
 
 def make_schedule(name: str, T: int = 1000, *, zero_terminal_snr: bool = False) -> Schedule:
-    """The full chain of T steps by the name of its betas: one of `SCHEDULES`."""
+    """The full chain of T steps of the schedule `name`, one of `SCHEDULES`."""
     schedule = from_betas(SCHEDULES[name](T))
     return with_zero_terminal_snr(schedule) if zero_terminal_snr else schedule
 
 
 def shortest_chain(name: str, T: int) -> int:
-    """The smallest number of steps, from T up, for which the betas called `name` all lie within (0, 1)."""
+    """The smallest number of steps, at least T, for which all betas of the schedule `name` lie within (0, 1)."""
     while not _within_unit(SCHEDULES[name](T)):
         T += 1
     return T
@@ -152,8 +152,8 @@ def shortest_chain(name: str, T: int) -> int:
 def spaced_timesteps(T: int, steps: int, spacing: str = "linspace") -> Tensor:
     """(steps,) increasing positions within 0 ... T-1 (names as in Lin et al. 2024, table 2).
 
-    linspace: evenly over both ends (one step: T-1). leading: multiples of T // steps from 0; T-1 is not among them.
-    trailing: T-1 and down in strides of T / steps. Raises ValueError where steps is not within 1 ... T, or on another
+    linspace: evenly spaced, both ends included (one step: T-1). leading: multiples of T // steps from 0, without T-1.
+    trailing: from T-1 down in strides of T / steps. Raises ValueError if steps is not within 1 ... T, or on another
     spacing.
     """
     if not 1 <= steps <= T:

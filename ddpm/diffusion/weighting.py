@@ -13,12 +13,12 @@ from torch import Tensor
 from ddpm.diffusion.schedule import Schedule
 
 Weighting = Callable[[Tensor], Tensor]
-# SNR at zero terminal SNR is 0, where w_eps = w_x0 / SNR needs its limit; no schedule comes near this otherwise.
+# Stands for SNR = 0 (zero terminal SNR), so that w_eps = w_x0 / SNR is its limit. No other SNR is this small.
 TINY = 1e-20
 
 
 def constant(snr: Tensor) -> Tensor:
-    """w_x0 = SNR: every timestep's eps-MSE counts once (Ho et al. 2020, eq. 14). Papers in x_0 space call it SNR."""
+    """w_x0 = SNR: the unweighted eps-MSE (Ho et al. 2020, eq. 14). Papers in x_0 space call it SNR."""
     return snr
 
 
@@ -28,7 +28,7 @@ def minsnr(snr: Tensor, gamma: float) -> Tensor:
 
 
 def minsnr_norm(snr: Tensor, gamma: float) -> Tensor:
-    """Min-SNR, scaled so that the mean of w_eps over the timesteps given is 1: its shape without its scale."""
+    """Min-SNR, scaled to a mean w_eps of 1 over the given timesteps."""
     weights = minsnr(snr, gamma)
     return weights / (weights / snr).mean()
 
@@ -49,9 +49,9 @@ def p2(snr: Tensor, k: float, gamma: float) -> Tensor:
 
 
 def make_weighting(name: str, minsnr_gamma: float = 5.0, p2_k: float = 1.0, p2_gamma: float = 1.0) -> Weighting:
-    """The function (T,) SNR -> (T,) w_x0 of a weighting by name: one of `WEIGHTINGS`.
+    """The function (T,) SNR -> (T,) w_x0 of the weighting `name`, one of `WEIGHTINGS`.
 
-    It takes all timesteps that are trained on, at once: `minsnr_norm` is scaled over them.
+    It takes all trained timesteps at once: `minsnr_norm` is scaled over them.
     """
     weightings: dict[str, Weighting] = {
         "constant": constant,
@@ -66,11 +66,11 @@ def make_weighting(name: str, minsnr_gamma: float = 5.0, p2_k: float = 1.0, p2_g
 
 
 def weights(weighting: Weighting, schedule: Schedule, prediction: str = "eps") -> Tensor:
-    """(T,) weights of the squared error of what the network predicts: `eps`, `x0` or `v`."""
+    """(T,) weights of the squared error of a network that predicts `eps`, `x0` or `v`."""
     snr = schedule.snr.clamp(min=TINY)
     return weighting(snr) / {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}[prediction]
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """(B,) mean squared error per image, over all of its d = C*H*W values, in the target's precision."""
+    """(B,) mean squared error per image over its d = C*H*W values, in the target's precision."""
     return (output.to(target.dtype) - target).square().flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""Distances between two sets of features, each seen as a Gaussian."""
+"""The Frechet distance between two sets of features, each treated as a Gaussian."""
 
 import math
 from collections.abc import Callable
@@ -25,8 +25,7 @@ def finite(*gaussians: Gaussian) -> bool:
 class GaussianSum:
     """Mean and covariance of features (B, d) that arrive in batches; memory does not grow with their number.
 
-    Sums are taken about `origin`, else the first batch's mean, in float64, so that a large common offset costs no
-    digits.
+    Sums are in float64 about `origin`, by default the first batch's mean, so a large common offset costs no digits.
     """
 
     def __init__(self, origin: Tensor | None = None) -> None:
@@ -46,13 +45,15 @@ class GaussianSum:
         self._products = self._products + centred.T @ centred
 
     def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Take in what other processes have gathered: `total` adds a tensor up over all of them. They need one origin
-        in common, given at the start. Raises ValueError where none was."""
+        """Take in what the other processes gathered. `total` adds a tensor up over all processes.
+
+        Raises ValueError if no `origin`, common to all, was given.
+        """
         if self._origin is None:
-            raise ValueError("sums about different origins do not add up: give all of them one")
+            raise ValueError("sums about different origins do not add up: give all processes the same origin")
         d = len(self._origin)
         mine = (torch.tensor(float(self._count)), torch.as_tensor(self._sum), torch.as_tensor(self._products))
-        # A process with no features has no sums yet, only zeros.
+        # The sums of a process without features are still scalar zeros.
         sizes = ((1,), (d,), (d, d))
         flat = torch.cat([x.double().expand(size).reshape(-1) for x, size in zip(mine, sizes, strict=True)])
         count, self._sum, products = total(flat).split([1, d, d * d])
@@ -67,13 +68,20 @@ class GaussianSum:
         return Gaussian(self._origin + mean, covariance, self._count)
 
 
+def gaussian_of(features: Tensor) -> Gaussian:
+    """The statistics of features (n, d)."""
+    found = GaussianSum()
+    found.add(features)
+    return found.result()
+
+
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
 
-    tr (S_a S_b)^(1/2) is the sum of the singular values of S_a^(1/2) S_b^(1/2): symmetric roots alone, so a singular
-    covariance (fewer features than dimensions) needs no jitter and nothing turns complex.
+    tr (S_a S_b)^(1/2) is the sum of the singular values of S_a^(1/2) S_b^(1/2). These are symmetric roots, so a
+    singular covariance (fewer features than dimensions) needs no jitter, and nothing becomes complex.
 
-    NaN, if a mean or a covariance is not finite.
+    NaN if a mean or a covariance is not finite.
     """
     if not finite(a, b):
         return math.nan
@@ -85,8 +93,8 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def symmetric_root(covariance: Tensor) -> Tensor:
     """The symmetric square root (d, d) of a covariance.
 
-    Eigenvalues up to d eps times the largest count as 0: rounding makes that much of a zero, of either sign. Its root,
-    1e-8 of the largest, would be no rounding error any more, and differ from processor to processor.
+    Eigenvalues up to d eps times the largest count as 0: rounding turns a zero into as much, of either sign. Its root
+    would be 1e-8 of the largest, far above rounding, and differ between processors.
     """
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     rounding = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)

@@ -1,7 +1,7 @@
-"""The embedded feature net: a small classifier whose weights ship with the package, so that FID needs no download.
+"""The embedded feature net: a small classifier whose weights ship with the package, so FID needs no download.
 
-It is not Inception and its distances are on another scale: they carry their own protocol name and may only be compared
-with each other. `python -m ddpm.evaluation.train_embedded_features` made the weights.
+Its distances are on another scale than Inception's. They have their own protocol and compare only with each other.
+`python -m ddpm.evaluation.train_embedded_features` trained it.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ DIM = 64
 
 
 class _Residual(nn.Module):
-    """conv-BN-ReLU-conv-BN on a 1x1 skip, the first conv with `stride`."""
+    """conv-BN-ReLU-conv-BN plus a 1x1 skip; the first conv and the skip have `stride`."""
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -32,7 +32,7 @@ class _Residual(nn.Module):
 
 
 class EmbeddedFeatures(nn.Module):
-    """(B, 3, 32, 32) in [-1, 1] to (B, 64) features: a linear map of the pooled last stage, without a nonlinearity."""
+    """Maps (B, 3, 32, 32) in [-1, 1] to (B, 64) features: a linear map of the pooled last stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class EmbeddedFeatures(nn.Module):
 def load_embedded_features() -> tuple[EmbeddedFeatures, str]:
     """The net with its shipped weights (stored in float16, used in float32), in eval mode; and its name.
 
-    The name carries a digest of the weights: distances under other weights are other numbers.
+    The name contains a digest of the weights: distances under other weights do not compare.
     """
     from safetensors.torch import load
 

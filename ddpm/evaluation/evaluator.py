@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from ddpm.runtime import distributed
 from ddpm.runtime.cache import cached
 from ddpm.runtime.checkpoint import digest
 
-_SCORES = 1  # another number where scores are taken in another way: what is cached of real images is then taken anew
+_SCORES = 1  # bump when scores are computed in another way; discards cached scores of real images
 
 
 class Timers:
@@ -45,7 +45,7 @@ class Timers:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How images are drawn: sampler name, its network calls and their spacing, and how many images."""
+    """How images are drawn: sampler, network calls and their spacing, number of images."""
 
     sampler: str
     nfe: int
@@ -58,7 +58,7 @@ class SamplingPlan:
 class Evaluator:
     """Scores and sample grids of a denoiser on one schedule, against one reference.
 
-    features and reference are None where nothing but grids is drawn. wanted: the scores besides FID.
+    features and reference are None if only grids are drawn. wanted: the scores besides FID.
     """
 
     schedule: Schedule
@@ -73,23 +73,22 @@ class Evaluator:
     wanted: Wanted = field(default_factory=Wanted)
 
     def protocol(self, plan: SamplingPlan, score: str = "fid") -> Protocol:
-        """The protocol of a score by `plan`. Raises UserError where n_samples is too small for the features or
-        a wanted score."""
-        assert self.features and self.reference, "an FID needs features and a reference"
-        if plan.n_samples <= self.features.dim:
+        """The protocol of a score by `plan`. Raises UserError if n_samples is too small for the features or a score."""
+        features, reference = self._scoring
+        if plan.n_samples <= features.dim:
             raise UserError(
-                f"n_samples = {plan.n_samples} is too small for {self.features.name}: an FID needs more samples than "
-                f"the {self.features.dim} dimensions of its features. Raise eval.fid_milestone.n_samples and "
-                f"eval.final.n_samples (`ddpm evaluate`: --n) above {self.features.dim}, or use features with fewer."
+                f"n_samples = {plan.n_samples} is too small for {features.name}: an FID needs more samples than the "
+                f"{features.dim} dimensions of its features. Raise eval.fid_milestone.n_samples and "
+                f"eval.final.n_samples (`ddpm evaluate`: --n) above {features.dim}, or use features with fewer."
             )
-        rows = 0 if self.reference.rows is None else len(self.reference.rows)
-        self.wanted.check(plan.n_samples, rows, self.features.dim)
-        protocol = Protocol(
-            features=self.features.name,
-            resize=self.features.resize,
-            reference=self.reference.name,
-            reference_digest=self.reference.digest,
-            reference_n=self.reference.gaussian.count,
+        rows = 0 if reference.rows is None else len(reference.rows)
+        self.wanted.check(plan.n_samples, rows, features.dim)
+        return Protocol(
+            features=features.name,
+            resize=features.resize,
+            reference=reference.name,
+            reference_digest=reference.digest,
+            reference_n=reference.gaussian.count,
             n_samples=plan.n_samples,
             sampler=plan.sampler,
             nfe=plan.nfe,
@@ -98,15 +97,21 @@ class Evaluator:
             x0_limit=self.x0_limit,
             adjacent_posterior=SAMPLERS[plan.sampler].adjacent,
             weights=self.weights,
+            settings=self.wanted.settings(score, plan.n_samples, rows, reference.rows_digest),
         )
-        settings = self.wanted.settings(score, plan.n_samples, rows, self.reference.rows_digest)
-        return replace(protocol, settings=settings)
+
+    @property
+    def _scoring(self) -> tuple[Features, Reference]:
+        assert self.features and self.reference, "a score needs features and a reference"
+        return self.features, self.reference
 
     def samples(
         self, denoiser: Denoiser, plan: SamplingPlan, seed: int, label: str | None, part: slice = slice(None)
     ) -> Iterator[Tensor]:
-        """plan.n_samples images, or a part of them, in batches, (B, 3, H, W) uint8; equal seeds give equal noise. Under
-        a progress bar, where it has a label."""
+        """Yield plan.n_samples images, or a part of them, in batches (B, 3, H, W) uint8. Equal seeds give equal noise.
+
+        label: of a progress bar; None shows no bar.
+        """
         chain = make_chain(self.schedule, plan.sampler, plan.nfe, plan.spacing)
         batches = draw(
             plan.sampler,
@@ -128,22 +133,19 @@ class Evaluator:
                     drawn = next(batches, None)
                     if drawn is None:
                         return
-                    batch = to_uint8(drawn).cpu()  # waits for the device, so that the time is sampling's
+                    batch = to_uint8(drawn).cpu()  # waits for the device, so the time counts as sampling
                 bar.update(len(batch))
                 yield batch
 
     def scores(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> dict[str, float]:
-        """The scores of plan.n_samples samples by name, see `scores`. Of several processes, each draws its part."""
-        assert self.features and self.reference, "a score needs features and a reference"
+        """The scores of plan.n_samples samples by name, see `scores`. Each process draws its part."""
+        features, reference = self._scoring
         part = distributed.part(plan.n_samples)
         several = distributed.world_size() > 1
-        found = FeatureSums(
-            plan.n_samples, self.features.dim, self.reference.gaussian.mean if several else None, part.start
-        )
+        found = FeatureSums(plan.n_samples, features.dim, reference.gaussian.mean if several else None, part.start)
         with distributed.together():
             drawn = self.samples(denoiser, plan, seed, "FID samples", part)
-            for rows in self.features.of(drawn, self.timing_features):
-                found.add(rows)
+            found.add_all(features.of(drawn, self.timing_features))
         if several:
             with self.timers.measure("features"):
                 found.add_up(distributed.total)
@@ -154,30 +156,28 @@ class Evaluator:
 
     def score(self, found: FeatureSums) -> dict[str, float]:
         """The scores of gathered features, by name."""
-        assert self.reference, "a score needs a reference"
+        _, reference = self._scoring
         with self.timers.measure("distance"):
-            return scores(found, self.reference.gaussian, self.reference.rows, self.wanted)
+            return scores(found, reference.gaussian, reference.rows, self.wanted)
 
     def scores_of(self, what: str, images: Iterable[Tensor], n: int) -> dict[str, float]:
-        """The scores of given images, n in batches (B, 3, H, W) uint8; from the cache where they were taken before.
+        """The scores of n given images in batches (B, 3, H, W) uint8, cached.
 
-        what: all that tells these images from others.
+        what: a description that identifies these images.
         """
-        assert self.features and self.reference, "a score needs features and a reference"
-        features = self.features
+        features, reference = self._scoring
 
         def take() -> dict[str, Tensor]:
             found = FeatureSums(n, features.dim)
-            for rows in features.of(tqdm(images, desc=what, disable=None, leave=False), self.timing_features):
-                found.add(rows)
+            found.add_all(features.of(tqdm(images, desc=what, disable=None, leave=False), self.timing_features))
             return {name: torch.tensor(value, dtype=torch.float64) for name, value in self.score(found).items()}
 
         where = [str(self.device), torch.get_num_threads(), torch.__version__]
-        key = digest([_SCORES, self.reference.key, features.name, what, n, repr(self.wanted), where])
+        key = digest([_SCORES, reference.key, features.name, what, n, repr(self.wanted), where])
         return {name: value.item() for name, value in cached("scores", key, take).items()}
 
     def grid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> Tensor:
-        """One (3, H', W') uint8 picture of plan.n_samples samples, as near to a square as they fill."""
+        """One (3, H', W') uint8 picture of plan.n_samples samples, nearly square."""
         images = torch.cat(list(self.samples(denoiser, plan, seed, "sample grid")))
         rows = math.isqrt(len(images))
         return make_grid(images, nrow=math.ceil(len(images) / rows), padding=2)

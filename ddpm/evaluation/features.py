@@ -1,10 +1,11 @@
-"""Feature nets behind one small interface: uint8 images in, feature vectors out.
+"""Feature nets behind one interface: uint8 images in, feature vectors out.
 
-Those that do not ship with the package are files in the cache folder, put there by a download or by hand. A file is
-known by its content: the first digits of its SHA-256 are in the features' name, and so in every number's protocol.
+Nets that do not ship with the package are files in the cache folder, downloaded or copied there by hand. The features'
+name, and with it every protocol, contains the first digits of the file's SHA-256.
 """
 
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from ddpm.runtime.cache import cache_dir
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 LEGACY_FILE = "pt_inception-2015-12-05-6726825d.pth"
-# What the files that clean-fid downloads begin with, in SHA-256.
+# First digits of the SHA-256 of the files that clean-fid downloads.
 PUBLISHED = {INCEPTION_FILE: "f58cb9b6ec323ed6", LEGACY_FILE: "6726825d"}
 INCEPTION_DIM = 2048
 MODES = {
@@ -38,10 +39,10 @@ MODES = {
 
 @dataclass(frozen=True)
 class Features:
-    """What (B, 3, H, W) uint8 images on any device become: (B, dim) float32. `name` and `resize` go into the protocol.
+    """Maps (B, 3, H, W) uint8 images on any device to (B, dim) float32. The protocol has `name` and `resize`.
 
-    begin: given images, starts what does not need the net (resizing, in threads), and returns what gives the features.
-    mode: which of clean-fid's Inceptions these are; None of other features.
+    begin: starts what does not need the net (resizing, in threads) and returns a function that returns the features.
+    mode: clean-fid's name for its Inception; None for other features.
     """
 
     name: str
@@ -56,30 +57,28 @@ class Features:
     def of(
         self, batches: Iterable[Tensor], timed: Callable[[], AbstractContextManager[Any]] = nullcontext
     ) -> Iterator[Tensor]:
-        """The features of each batch, in turn: one is resized while the one before is in the net and the next is drawn.
-        `timed` measures what is done here, not the drawing."""
+        """Yield the features of each batch. A batch is resized while the net works on the one before it.
+
+        timed: a context that measures the time of the features, without that of drawing the batches.
+        """
         begun: Callable[[], Tensor] | None = None
-        for batch in batches:
+        for batch in itertools.chain(batches, (None,)):
             with timed():
-                coming = self.begin(batch)
+                coming = self.begin(batch) if batch is not None else None
                 found = begun() if begun else None
             if found is not None:
                 yield found
             begun = coming
-        if begun:
-            with timed():
-                found = begun()
-            yield found
 
 
 def at_once(extract: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Callable[[], Tensor]]:
-    """Features whose net does all there is to do."""
+    """`Features.begin` of a net that does all of the work."""
     return lambda images: lambda: extract(images)
 
 
 def make_features(name: str, device: torch.device) -> Features:
     """The features `embedded`, `inception`, `inception_legacy_pytorch`, `inception_legacy_tensorflow`, or those of the
-    TorchScript file that `name` is the path of. Raises UserError where the weights are not to be had."""
+    TorchScript file at the path `name`. Raises UserError if the weights cannot be loaded."""
     if name == "embedded":
         return _embedded(device)
     if name in MODES:
@@ -99,24 +98,24 @@ def _embedded(device: torch.device) -> Features:
 
 
 def _torchscript(path: Path, device: torch.device) -> Features:
-    """A file of `torch.jit.save`: a net that takes (B, 3, H, W) float32 in 0 ... 255 and gives (B, dim), and resizes
-    inside if it has to. Raises UserError where it is not there or does something else."""
+    """Features of a `torch.jit.save` file: a net from (B, 3, H, W) float32 in 0 ... 255 to (B, dim), which resizes by
+    itself if it needs to. Raises UserError if the file is missing or does something else."""
     try:
         net = torch.jit.load(str(path), map_location=device).eval()
         with torch.inference_mode():
             out = net(torch.zeros(2, 3, 32, 32, device=device))
-    except Exception as error:  # torch raises whatever the file leads it to
+    except Exception as error:  # torch raises many types on files that are not its own
         reason = (str(error) or type(error).__name__).strip().splitlines()[-1]
         raise UserError(
-            f"eval.features = {path} cannot be used: {'it cannot be read as' if path.exists() else 'there is no'} "
-            f"TorchScript file that takes (B, 3, 32, 32) images ({reason}). Give the path of a net that torch.jit.save "
-            "wrote, or use embedded or inception."
+            f"eval.features = {path} cannot be used: {'it is not a' if path.exists() else 'there is no'} TorchScript "
+            f"file that takes (B, 3, 32, 32) images ({reason}). Give the path of a net that torch.jit.save wrote, or "
+            "use embedded or inception."
         ) from error
     if not (isinstance(out, Tensor) and out.ndim == 2 and len(out) == 2 and out.is_floating_point()):
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise UserError(
-            f"eval.features = {path} gives {shape} for two images, not (2, dim) floating-point features. Wrap the net "
-            "so that it returns one vector an image."
+            f"eval.features = {path} returns {shape} for two images, not (2, dim) floating-point features. Wrap the "
+            "net so that it returns one vector per image."
         )
 
     @torch.inference_mode()
@@ -131,36 +130,33 @@ def _inception(mode: str, device: torch.device) -> Features:
 
     `clean`: Pillow's bicubic resize to 299 without quantisation, then its TorchScript Inception. `legacy_tensorflow`:
     the same net, which resizes inside as TensorFlow 1 did. `legacy_pytorch`: torch's bilinear resize, then the weights
-    of pytorch-fid. Raises UserError where their file is not to be had.
+    of pytorch-fid. Raises UserError if their file cannot be loaded.
     """
     path = inception_path(mode)
     try:
-        if not path.exists():
-            _download(path)
+        fetch(path, _download)
         net = {"clean": _clean, "legacy_tensorflow": _tensorflow, "legacy_pytorch": _pytorch}[mode](path, device)
     except Exception as error:  # a damaged file, a refused download
-        state = "is damaged" if path.exists() else "is not there and could not be downloaded"
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(
-            f"eval.features = inception needs clean-fid's Inception weights, and {path} {state} ({reason}). On a "
-            "machine with internet clean-fid downloads the file; copy it into that folder, or set DDPM_CACHE to the "
-            "folder that holds it; `ddpm doctor` says what is there. Without it, use --eval.features=embedded: its "
-            "FIDs carry their own protocol name and cannot be compared with Inception's."
+            f"eval.features = inception needs clean-fid's Inception weights, but {what_failed(path, error)}. On a "
+            "machine with internet clean-fid downloads the file: copy it into that folder, or set DDPM_CACHE to the "
+            "folder that contains it. `ddpm doctor` lists what is there. Without it, use --eval.features=embedded: its "
+            "FIDs have their own protocol and cannot be compared with Inception's."
         ) from error
     digest = file_digest(path)
     if not digest.startswith(PUBLISHED[path.name]):
-        print(f"warning: {path} is not the file that clean-fid downloads: its FIDs compare only with each other")
+        print(f"warning: {path} is not the file that clean-fid downloads: compare its FIDs only with each other")
     resize = {"clean": "pil-bicubic-299", "legacy_pytorch": "torch-bilinear-299", "legacy_tensorflow": "inside"}[mode]
     return Features(f"inception-{mode}-{digest[:6]}", resize, INCEPTION_DIM, net, mode)
 
 
 def inception_path(mode: str) -> Path:
-    """Where the cache folder has the weights of a mode of clean-fid's Inception."""
+    """The path in the cache folder of the weights for a mode of clean-fid's Inception."""
     return cache_dir() / (LEGACY_FILE if mode == "legacy_pytorch" else INCEPTION_FILE)
 
 
 def _clean(path: Path, device: torch.device) -> Callable[[Tensor], Callable[[], Tensor]]:
-    # clean-fid's own builder takes no folder; its parts do.
+    # clean-fid's own builder does not take a folder; its parts do.
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
 
@@ -207,13 +203,29 @@ def _pytorch(path: Path, device: torch.device) -> Callable[[Tensor], Callable[[]
 
 @contextmanager
 def _loading(module: Any, path: Path) -> Iterator[None]:
-    """clean-fid's net asks torch's hub for its weights, which would download and unpickle them: it is given `path`."""
+    """Let clean-fid load `path`. It would ask torch's hub for its weights, which downloads and unpickles them."""
     original = module.load_state_dict_from_url
     module.load_state_dict_from_url = lambda *_, **__: torch.load(path, map_location="cpu", weights_only=True)
     try:
         yield
     finally:
         module.load_state_dict_from_url = original
+
+
+def fetch(path: Path, download: Callable[[Path], object]) -> None:
+    """Download `path` if it is missing, into a folder aside, and rename it: clean-fid alone would leave half a file."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+        download(Path(aside) / path.name)
+        (Path(aside) / path.name).replace(path)
+
+
+def what_failed(path: Path, error: Exception) -> str:
+    """A clause that says why `path` could not be loaded."""
+    state = "is damaged" if path.exists() else "is missing and could not be downloaded"
+    return f"{path} {state} ({(str(error) or type(error).__name__).strip().splitlines()[0]})"
 
 
 def file_digest(path: Path) -> str:
@@ -223,15 +235,11 @@ def file_digest(path: Path) -> str:
 
 
 def _download(path: Path) -> None:
-    """Fetch weights aside and rename them into place: clean-fid would leave half a file under the final name."""
     from cleanfid.downloads_helper import check_download_inception
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
-        if path.name == LEGACY_FILE:
-            from cleanfid.inception_pytorch import FID_WEIGHTS_URL
+    if path.name == LEGACY_FILE:
+        from cleanfid.inception_pytorch import FID_WEIGHTS_URL
 
-            torch.hub.download_url_to_file(FID_WEIGHTS_URL, f"{aside}/{path.name}", PUBLISHED[path.name])
-        else:
-            check_download_inception(fpath=aside)
-        (Path(aside) / path.name).replace(path)
+        torch.hub.download_url_to_file(FID_WEIGHTS_URL, str(path), PUBLISHED[path.name])
+    else:
+        check_download_inception(fpath=str(path.parent))

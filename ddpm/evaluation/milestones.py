@@ -1,4 +1,4 @@
-"""What a training run is scored by, and when: FID and its company, errors at single timesteps, and sample grids."""
+"""When a training run is scored and by what: FID and other scores, errors at single timesteps, sample grids."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,10 +34,9 @@ from ddpm.runtime.streams import stream_seed
 
 
 class Milestones:
-    """The evaluations that `cfg` asks for, ready to be taken. Of several processes, all have to take each: the samples
-    of an FID are shared among them, and rank 0 does the rest.
+    """The evaluations of a config. All processes call each: they share the samples of an FID, and rank 0 does the rest.
 
-    Raises UserError where too few images are to be scored, or where a scoring sampler misses a known answer.
+    Raises UserError if too few images are scored, or if a scoring sampler fails its check.
     """
 
     def __init__(self, cfg: Config, schedule: Schedule, images: ImageSet, device: torch.device, timers: Timers):
@@ -53,21 +52,21 @@ class Milestones:
 
     @property
     def protocols(self) -> dict[str, dict[str, Any]]:
-        """Fingerprint to description, of every protocol this run scores by."""
+        """{fingerprint: description} of every protocol of this run."""
         wanted = ("fid", *(["kid"] if self.cfg.kid.enabled else []), *(NEIGHBOURS if self.cfg.prdc.enabled else ()))
         plans = [p for p in (self.fid_plan, self.final_plan) if p]
         found = [self.evaluator.protocol(p, name) for p in plans for name in wanted]
         return {p.fingerprint: p.describe() for p in found}
 
     def score(self, step: int, denoiser: Callable[[], Denoiser]) -> dict[str, Any]:
-        """What is due after `step`, by metric key: scores with their protocols, and errors at single timesteps."""
+        """The row of what is due after `step`: scores with their protocols, and errors at single timesteps."""
         row: dict[str, Any] = {}
         milestone = self.fid_plan if _due(self.cfg.fid_milestone.every, step) else None
         final = self.final_plan if step == self.total else None
         if milestone:
             row |= self._scores("val", denoiser(), milestone)
         if final:
-            # The same protocol and noise on the same weights: the milestone's numbers are the final ones.
+            # Equal plans mean equal protocol, noise and weights: the milestone's numbers are the final ones.
             same = final == milestone
             row |= _renamed(row, "val", "final") if same else self._scores("final", denoiser(), final)
         if self.fixed_batch and (_due(self.cfg.recon.every, step) or step == self.total):
@@ -92,19 +91,19 @@ class Milestones:
             return row | profile(denoiser, x_0, eps, e.schedule, self.cfg.recon.bins, batch_size=e.batch_size)
 
     def _make_fixed_batch(self) -> tuple[Tensor, Tensor]:
-        """Real images in [-1, 1] and their noise, which depends on `eval.sample_seed` and the image's place alone."""
+        """Real images in [-1, 1] and their noise, which depends only on `eval.sample_seed` and the image's position."""
         images = to_model(held_out(self._images, self.cfg.reference_n, self.cfg.recon.n_samples))
         seed = stream_seed(self.cfg.sample_seed, "reconstruction")
         noise = ImageNoise(seed, range(len(images)), tuple(images.shape[1:]), images.device)
         return images, noise()
 
     def _scores(self, prefix: str, denoiser: Denoiser, plan: SamplingPlan) -> dict[str, Any]:
-        """Each score of `plan` with its protocol, and what FID's scale is: the floor and the ceiling at the same n.
-        Of samples that are not finite, `not_finite` alone."""
+        """Each score of `plan` with its protocol, and FID's floor and ceiling at the same n. Only `not_finite` if the
+        samples are not finite."""
         try:
             found = self.evaluator.scores(denoiser, plan, self.cfg.sample_seed)
         except NotFinite as error:
-            tqdm.write(f"warning: there is no {prefix}/ score: {error}")
+            tqdm.write(f"warning: no {prefix}/ scores: {error}")
             return {f"{prefix}/not_finite": 1.0}
         row: dict[str, Any] = {f"{prefix}/{name}": value for name, value in found.items()}
         for name in [name for name in found if name in ("fid", "kid", *NEIGHBOURS)]:
@@ -113,25 +112,24 @@ class Milestones:
         return row | {f"{prefix}/fid_floor": floor["fid"], f"{prefix}/fid_ceiling": ceiling["fid"]}
 
     def ends(self, n: int) -> tuple[dict[str, float], dict[str, float]]:
-        """What n real images score, and n images of uniform noise: an FID near the one cannot be told from the data's,
-        one near the other is of noise. Taken once."""
+        """The scores of n real images and of n images of uniform noise, the ends of FID's scale. Computed once."""
         if n not in self._ends:
             self._ends[n] = from_main(lambda: ends(self.evaluator, self._images, self.cfg.reference_n, n))
         return self._ends[n]
 
     def has_grid(self, step: int) -> bool:
-        """Whether samples are drawn to be looked at after `step`."""
+        """Whether a sample grid is due after `step`."""
         return self.grid_plan is not None and (_due(self.cfg.grid.every, step) or step == self.total)
 
     def draw_grid(self, step: int, denoiser: Callable[[], Denoiser]) -> Image.Image | None:
-        """The sample grid of a step. None if it has none, or if samples are not finite: a line says so."""
+        """The sample grid of a step; None if none is due, or (with a warning) if samples are not finite."""
         plan = self.grid_plan
         if not (plan and self.has_grid(step)):
             return None
         try:
             picture = from_main(lambda: self.evaluator.grid(denoiser(), plan, self.cfg.grid.sample_seed))
         except NotFinite as error:
-            tqdm.write(f"warning: there is no sample grid: {error}")
+            tqdm.write(f"warning: no sample grid: {error}")
             return None
         return Image.fromarray(picture.permute(1, 2, 0).numpy())
 
@@ -152,11 +150,11 @@ class Milestones:
             wanted=wanted_by(self.cfg),
         )
         for plan in plans:
-            evaluator.protocol(plan)  # refuses too few samples now, not at the first milestone
+            evaluator.protocol(plan)  # raises on too few samples now, not at the first milestone
         return evaluator
 
     def _check_samplers(self, schedule: Schedule) -> dict[str, float]:
-        """Each scoring sampler's error on a known answer, by metric key. Raises UserError beyond tolerance."""
+        """Each scoring sampler's error on a known distribution, by metric key. Raises UserError beyond tolerance."""
         errors = {}
         for key, plan in (
             ("check/sampler_std_error", self.fid_plan),
@@ -178,12 +176,12 @@ def wanted_by(cfg: Eval) -> Wanted:
 
 
 def default_batch_size(device: torch.device) -> int:
-    """How many images are sampled at a time where nothing is said."""
+    """The default number of images sampled at a time."""
     return 25 if device.type == "cpu" else 250
 
 
 def reference_of(cfg: Eval, features: Features, images: ImageSet, wanted: Wanted | None = None) -> Reference:
-    """What a config compares samples with. Raises UserError."""
+    """The reference of a config. Raises UserError."""
     if cfg.reference_stats:
         return published_reference(cfg.reference_stats, features, (wanted or wanted_by(cfg)).needs_rows)
     return make_reference(features, images, cfg.reference_n)
@@ -192,8 +190,7 @@ def reference_of(cfg: Eval, features: Features, images: ImageSet, wanted: Wanted
 def ends(
     evaluator: Evaluator, images: ImageSet, reference_n: int | None, n: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The scores of n real images, and of n of uniform noise. The reference does not hold the real ones where it leaves
-    so many; else see `held_out`."""
+    """The scores of n real images (see `held_out`) and of n images of uniform noise."""
     real = held_out(images, reference_n, n)
     floor = evaluator.scores_of(f"real images {digest(real)[:12]}", real.split(BATCH), n)
     return floor, evaluator.scores_of("uniform noise", uniform_noise(n, evaluator.shape), n)

@@ -1,4 +1,4 @@
-"""What makes an evaluation number comparable, and a short name for it."""
+"""The protocol of a score: what makes two numbers comparable, and its fingerprint."""
 
 import hashlib
 import json
@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that a score depends on besides the weights and the noise. Numbers compare where their protocols are equal.
+    """All that a score depends on besides weights and noise. Numbers compare only under equal protocols.
 
-    settings: how a score other than FID is taken.
+    settings: how a score other than FID is computed.
     """
 
     features: str

@@ -1,4 +1,4 @@
-"""What a denoiser gets wrong at single timesteps, on images whose noise is known."""
+"""Errors of a denoiser at single timesteps, on images with known noise."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from ddpm.diffusion.prediction import add_noise, eps_from_x0
 from ddpm.diffusion.samplers import Denoiser, Limit
 from ddpm.diffusion.schedule import Schedule
 
-_BIN_T = 4  # timesteps of a bin
+_BIN_T = 4  # timesteps per bin
 
 
 def reconstruction(
@@ -24,12 +24,12 @@ def reconstruction(
     batch_size: int,
     limit: Limit | None,
 ) -> dict[str, float]:
-    """Errors at each t of `t_values` by metric key, means over images and pixels; and the means of some over the t.
+    """Errors at each t of `t_values` by metric key, averaged over images and pixels; and means over t.
 
-    images x_0 in [-1, 1] and noise eps: both (n, 3, H, W), on the denoiser's device. schedule: the full chain. With
-    x_0_hat the denoiser's estimate from x_t, not limited: `mse_per_t/mse_tXXXX` is |eps - eps_hat|^2. With x_0_hat
-    limited and cut to [-1, 1]: `val/recon_mse_tXXXX` is |x_0 - x_0_hat|^2 and `val/recon_psnr_tXXXX` is 10 log10(4 /
-    that), in dB, the peak being the range of 2; inf where nothing is wrong. XXXX is t with four digits.
+    images x_0 in [-1, 1] and noise eps: both (n, 3, H, W), on the denoiser's device. schedule: the full chain.
+    `mse_per_t/mse_tXXXX`: |eps - eps_hat|^2, from the denoiser's x_0_hat without limit. `val/recon_mse_tXXXX`:
+    |x_0 - x_0_hat|^2, with x_0_hat limited and cut to [-1, 1]. `val/recon_psnr_tXXXX`: 10 log10(4 / that), in dB (the
+    peak is the range of 2); inf for no error. XXXX is t with four digits.
     """
     row: dict[str, float] = {}
     mses, psnrs = [], []
@@ -43,17 +43,17 @@ def reconstruction(
 
 
 def _psnr(mse: float) -> float:
-    """In dB, of values within -1 ... 1. Of an error that is no number there is none either."""
+    """PSNR in dB of values within -1 ... 1; not finite if mse is not."""
     return math.inf if mse == 0 else 10 * math.log10(4 / mse) if math.isfinite(mse) else -mse
 
 
 def profile(
     denoiser: Denoiser, images: Tensor, noise: Tensor, schedule: Schedule, bins: int, *, batch_size: int
 ) -> dict[str, float]:
-    """`mse_bins/mse_tXXXX`: the mean |eps - eps_hat|^2 of each of `bins` equally wide ranges of t, XXXX its first t.
+    """`mse_bins/mse_tXXXX`: the mean |eps - eps_hat|^2 in each of `bins` equal ranges of t; XXXX is its first t.
 
-    images x_0 in [-1, 1] and noise eps: both (n, 3, H, W). Every image is in every bin once: the images share out up to
-    `_BIN_T` timesteps, evenly spaced in it. Unweighted, and the same at every step and in every run.
+    images x_0 in [-1, 1] and noise eps: both (n, 3, H, W). Each bin uses every image once, spread over up to `_BIN_T`
+    evenly spaced timesteps. Unweighted, with the same draws at every step of every run.
     """
     row = {}
     ends = [round(i * len(schedule) / bins) for i in range(bins + 1)]
@@ -81,7 +81,7 @@ def _errors(
     totals = torch.zeros(2, dtype=torch.float64, device=images.device)
     with torch.inference_mode():
         for x_0, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True):
-            x_t = add_noise(x_0, eps, alpha_bar).to(memory_format=torch.channels_last)  # the layout that is sampled in
+            x_t = add_noise(x_0, eps, alpha_bar).to(memory_format=torch.channels_last)  # as in sampling
             x_0_hat = denoiser(x_t, t)
             eps_hat = eps_from_x0(x_t, x_0_hat, alpha_bar)
             shown = (limit(x_0_hat) if limit else x_0_hat).clamp(-1, 1)

@@ -1,7 +1,7 @@
-"""The alarm that the original study lacked: a sampler is tried on a known answer before its samples are scored.
+"""The check that the original study lacked: a sampler runs on a known distribution before its samples are scored.
 
-On data N(0, 0.5^2) the perfect denoiser is a formula, so whatever is wrong with the output is the schedule's, the
-sampler's or its NFE's fault. The study's 50 strides with adjacent-step posteriors end at std 0.93: mostly noise.
+For data N(0, 0.5^2) the perfect denoiser is a formula, so any error of the output comes from the schedule, the sampler
+or its NFE. The study's 50 strides with adjacent-step posteriors end at std 0.93: mostly noise.
 """
 
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.samplers import SAMPLERS, make_chain
+from ddpm.diffusion.samplers import SAMPLERS, make_chain, sampling_function
 from ddpm.diffusion.schedule import Schedule
 from ddpm.errors import UserError
 
 DATA_STD = 0.5
-N = 4096  # the std of so many samples is known to 1.1 %
-# How far the output's std may miss the data's, relative to it. Too wide is noise left in; too narrow is a coarse chain
-# (DDPM at NFE 10 ends at -0.35), which still makes images.
+N = 4096  # samples; their std is known to 1.1 %
+# Allowed relative error of the output's std. Too wide: noise is left in. Too narrow: a coarse chain (DDPM at NFE 10
+# ends at -0.35), which still makes images.
 LOWEST, HIGHEST = -0.5, 0.4
 
 
 @dataclass(frozen=True)
 class KnownAnswer:
-    """std: of the sampler's output, where the data's is 0.5. error: std / 0.5 - 1."""
+    """std: of the sampler's output on data with std 0.5. error: std / 0.5 - 1."""
 
     sampler: str
     nfe: int
@@ -46,22 +46,21 @@ def gaussian_denoiser(x_t: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def try_sampler(schedule: Schedule, sampler: str, nfe: int, spacing: str, eta: float = 0.0) -> KnownAnswer:
-    """Run the sampler on the known Gaussian: one dimension, float64, milliseconds; no limit on x_0. eta is ddim's."""
+    """Run the sampler on the known Gaussian (one dimension, float64, milliseconds, no limit on x_0). eta: for ddim."""
     rng = torch.Generator().manual_seed(0)
 
     def noise() -> Tensor:
         return torch.randn(N, generator=rng, dtype=torch.float64)
 
     chain = make_chain(schedule, sampler, nfe, spacing)
-    options = {"eta": eta} if sampler == "ddim" else {}
-    out = SAMPLERS[sampler].function(
-        lambda x, t: gaussian_denoiser(x, schedule.alpha_bar[t]), noise(), chain, noise, limit=None, **options
+    out = sampling_function(sampler, eta)(
+        lambda x, t: gaussian_denoiser(x, schedule.alpha_bar[t]), noise(), chain, noise
     )
     return KnownAnswer(sampler, nfe, spacing, out.square().mean().sqrt().item())
 
 
 def require(answer: KnownAnswer, accepted: tuple[str, ...]) -> None:
-    """Raise UserError where the answer is out of tolerance and its sampler is not accepted by name."""
+    """Raise UserError if the answer is out of tolerance and its sampler is not in `accepted`."""
     if answer.passes or answer.sampler in accepted:
         return
     fault = "noise is left in the samples" if answer.error > 0 else "the samples lose their variance"
@@ -73,6 +72,6 @@ def require(answer: KnownAnswer, accepted: tuple[str, ...]) -> None:
     raise UserError(
         f"The sampler {answer.sampler} at nfe = {answer.nfe} (spacing {answer.spacing}) misses a known answer: with a "
         f"perfect denoiser of Gaussian data with std {DATA_STD} it ends at std {answer.std:.3f} ({answer.error:+.0%}, "
-        f"allowed {LOWEST:+.0%} to {HIGHEST:+.0%}), so {fault} whatever the network learns. {why} To score it all the "
-        f"same, name it: --eval.accept_sampler_error=[{answer.sampler}]."
+        f"allowed {LOWEST:+.0%} to {HIGHEST:+.0%}), so {fault} whatever the network learns. {why} To score it anyway, "
+        f"set --eval.accept_sampler_error=[{answer.sampler}]."
     )

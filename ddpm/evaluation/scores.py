@@ -1,6 +1,6 @@
-"""From features to numbers: what is kept of features that stream by, and the scores that are taken of it."""
+"""From features to scores: what is kept of features that arrive in batches, and the scores computed from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,21 +14,20 @@ from ddpm.evaluation.kid_prdc import neighbours as nearest
 from ddpm.evenly import evenly_spaced
 
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
-ROWS = 10_000  # features kept one by one, of each set: 2.5 MB of embedded features, 82 MB of Inception's
-KID_ROWS = 4  # a subset is at most half the rows, and of one row there is no unbiased estimate
-INFINITE_ROWS = 4  # a dimension: of fewer, the smaller subsets' FIDs do not lie on a line in 1 / n
+ROWS = 10_000  # features kept per set: 2.5 MB of embedded features, 82 MB of Inception's
+KID_ROWS = 4  # a subset is at most half the rows, and one row gives no unbiased estimate
+INFINITE_ROWS = 4  # per dimension; with fewer, the smaller subsets' FIDs do not lie on a line in 1 / n
 
 
 def kept_positions(n: int) -> Tensor:
-    """Which of n features are kept one by one: min(n, ROWS), evenly spaced."""
+    """Positions of the features that are kept, of n: min(n, ROWS), evenly spaced."""
     return evenly_spaced(n, min(n, ROWS))
 
 
 class FeatureSums:
-    """What scores need of n features (n, d) that arrive in batches, in order: their Gaussian sums, and min(n, ROWS) of
-    them, evenly spaced, as they are. Memory does not grow with n beyond that.
+    """What the scores need of n features (n, d) that arrive in batches, in order: Gaussian sums, and min(n, ROWS) rows.
 
-    Of several processes each begins at `first` of the n, with one `origin` for all (see GaussianSum).
+    first: position of this process's first feature; origin: common to all processes (see GaussianSum).
     """
 
     def __init__(self, n: int, dim: int, origin: Tensor | None = None, first: int = 0) -> None:
@@ -38,14 +37,14 @@ class FeatureSums:
         self._at = first
 
     def add(self, features: Tensor) -> None:
-        """Take in the next batch (B, d). Raises NotFinite, if a feature is not a finite number."""
+        """Take in the next batch (B, d). Raises NotFinite if a feature is not finite."""
         features = features.float().cpu()
         finite = features.isfinite().all(1)
         if not finite.all():
             raise NotFinite(
                 f"The features of {int((~finite).sum())} of the images {self._at} ... {self._at + len(features) - 1} "
-                "are not finite numbers, so there is no score of them. Look at the samples (ddpm sample), and at the "
-                "feature net if it is one of your own; eval.features=embedded needs no other."
+                "are not finite numbers, so they cannot be scored. Look at the samples (ddpm sample), and at the "
+                "feature net if it is your own; eval.features=embedded needs none."
             )
         self.sums.add(features)
         ends = torch.tensor([self._at, self._at + len(features)])
@@ -53,15 +52,20 @@ class FeatureSums:
         self.rows[low:high] = features[self._kept[low:high] - self._at]
         self._at += len(features)
 
+    def add_all(self, batches: Iterable[Tensor]) -> None:
+        """Take in batches (B, d), in order."""
+        for features in batches:
+            self.add(features)
+
     def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Take in what other processes have gathered: `total` adds a tensor up over all of them."""
+        """Take in what the other processes gathered. `total` adds a tensor up over all processes."""
         self.sums.add_up(total)
-        self.rows = total(self.rows)  # each row is one process's, and zero in the others
+        self.rows = total(self.rows)  # each row belongs to one process and is zero in the others
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which scores are taken besides FID. neighbours: the k of precision, recall, density and coverage; infinite: FID
+    """Which scores to compute besides FID. neighbours: k of precision, recall, density and coverage; infinite: FID
     extrapolated to infinitely many samples."""
 
     kid: Kid | None = None
@@ -70,13 +74,14 @@ class Wanted:
 
     @property
     def needs_rows(self) -> bool:
-        """Whether the reference has to have rows."""
+        """Whether the scores need rows of the reference."""
         return bool(self.kid or self.neighbours)
 
     def settings(self, score: str, n: int, reference_rows: int, rows_digest: str | None = None) -> str | None:
-        """How `score` is taken of n samples and so many rows of a reference, for its protocol; None of FID.
+        """How `score` is computed from n samples and `reference_rows` rows, for its protocol; None for FID.
 
-        rows_digest: of the rows' file, where they are no part of the reference's statistics."""
+        rows_digest: see `Reference`.
+        """
         rows = min(n, ROWS), reference_rows
         among = f"among {rows[0]} and {rows[1]}" + (f" of {rows_digest}" if rows_digest else "")
         if score == "kid" and self.kid:
@@ -86,30 +91,30 @@ class Wanted:
         return "extrapolated" if score == "fid_infinity" else None
 
     def check(self, n: int, reference_rows: int, dim: int) -> None:
-        """Raises UserError where n samples or the reference's rows are too few for a score, with features of `dim`."""
+        """Raises UserError if n samples or the reference's rows are too few for a score. dim: of the features."""
         kept, least = min(n, ROWS), min(n, ROWS, reference_rows)
-        where = f"there are {kept} of the samples and {reference_rows} of the reference"
+        available = f"there are {kept} of the samples and {reference_rows} of the reference"
         more = "Raise the numbers of samples and of reference images (eval.reference_n, data.subset)"
         if self.neighbours and self.neighbours >= least:
             raise UserError(
                 f"Precision, recall, density and coverage with eval.prdc.k = {self.neighbours} neighbours need more "
-                f"than {self.neighbours} features, and {where}. {more}, or lower k."
+                f"than {self.neighbours} features; {available}. {more}, or lower k."
             )
         if self.kid and least < KID_ROWS:
             raise UserError(
-                f"KID needs at least {KID_ROWS} features, for subsets of two, and {where}. {more}, or leave KID out."
+                f"KID needs at least {KID_ROWS} features, for subsets of two; {available}. {more}, or leave KID out."
             )
         if self.infinite and kept <= INFINITE_ROWS * dim:
             raise UserError(
-                f"FID at infinite n is a line through FIDs of {kept // 2} to {kept} samples, which says something only "
-                f"above {INFINITE_ROWS} * {dim} = {INFINITE_ROWS * dim} samples (of which at most {ROWS:,} are kept). "
-                "Raise n, take features of fewer dimensions, or leave fid_infinity out."
+                f"FID at infinite n extrapolates FIDs of {kept // 2} to {kept} samples, which works only above "
+                f"{INFINITE_ROWS} * {dim} = {INFINITE_ROWS * dim} samples (at most {ROWS:,} are kept). Raise n, use "
+                "features with fewer dimensions, or leave fid_infinity out."
             )
 
 
 def scores(found: FeatureSums, real: Gaussian, real_rows: Tensor | None, wanted: Wanted) -> dict[str, float]:
     """The scores of `found` against a reference's statistics and rows (m, d), by name: `fid` and `fid_sem`, its
-    standard error; where wanted `fid_infinity`, `kid` and `kid_std`, `precision`, `recall`, `density`, `coverage`."""
+    standard error; if wanted `fid_infinity`, `kid` and `kid_std`, `precision`, `recall`, `density`, `coverage`."""
     gaussian = found.sums.result()
     row = {"fid": frechet_distance(gaussian, real), "fid_sem": frechet_error(gaussian, real, found.rows)}
     if wanted.infinite:

@@ -1,8 +1,8 @@
-"""Makes the weights of the embedded feature net: `python -m ddpm.evaluation.train_embedded_features FOLDER_OR_ZIP`.
+"""Trains the embedded feature net: `python -m ddpm.evaluation.train_embedded_features FOLDER_OR_ZIP`.
 
-Two tasks at once, on natural images (class folders, CIFAR-10 for the shipped weights) and on the embedded shapes: which
-of the classes, and how much noise and blur was put on the image. The second makes the features answer to the faults
-that samples of an unfinished DDPM have. About ten minutes on two cores.
+Two tasks at once, on natural images (class folders; CIFAR-10 for the shipped weights) and on the embedded shapes: the
+image's class, and how much noise and blur was added to it. The second task makes the features sensitive to the faults
+of an early DDPM's samples. About ten minutes on two cores.
 """
 
 import argparse
@@ -25,7 +25,7 @@ EMBEDDED_IMAGES = 10_000
 
 
 def degrade(x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """x (B, 3, H, W) with noise on a third and blur on another third; (B, 2) their levels in [0, 1]."""
+    """x (B, 3, H, W) with noise added to a third and another third blurred; and (B, 2) levels in [0, 1]."""
     kind = torch.randint(3, (len(x),), generator=rng)
     level = torch.rand(len(x), generator=rng)
     noise = level * (kind == 1)

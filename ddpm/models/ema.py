@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: what is sampled from."""
+"""Exponential moving average of the weights, used for sampling."""
 
 import copy
 
@@ -19,7 +19,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take one step towards the weights of `model`."""
+        """Move one step towards the weights of `model`."""
         torch._foreach_lerp_(self._averaged, list(model.parameters()), 1 - self.decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)

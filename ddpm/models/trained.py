@@ -1,4 +1,4 @@
-"""The network of a checkpoint, ready to sample from."""
+"""The network of a checkpoint, ready for sampling."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from ddpm.runtime.environment import choose_device
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint made ready to sample from."""
+    """A checkpoint, ready for sampling."""
 
     denoiser: Denoiser
     schedule: Schedule
@@ -26,7 +26,7 @@ class Trained:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """`path` itself where it is a file, else the newest checkpoint of the run folder `path`. Raises UserError."""
+    """`path` if it is a file, else the newest checkpoint of the run folder `path`. Raises UserError if it has none."""
     if path.is_file():
         return path
     found = list_checkpoints(path)

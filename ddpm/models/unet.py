@@ -11,9 +11,9 @@ from torch import Tensor, nn
 def timestep_frequencies(dim: int, kind: str) -> Tensor:
     """(dim / 2,) angular frequencies of the sinusoidal embedding of integer t.
 
-    `standard`: 1 ... 1/10000, geometric (Vaswani et al. 2017): neighbouring t have near-equal embeddings.
-    `study`: 1 ... 10000, as the original study had it by mistake. On integer t that is a hash, not a smooth embedding
-    (mean cosine similarity of neighbours -0.03 instead of 0.97); kept only to rerun the study as it was.
+    `standard`: 1 ... 1/10000, geometric (Vaswani et al. 2017): neighbouring t have similar embeddings.
+    `study`: 1 ... 10000, the original study's mistake. On integer t this is a hash, not a smooth embedding (mean cosine
+    similarity of neighbours -0.03 instead of 0.97). Kept only for faithful reruns.
     """
     exponent = torch.arange(dim // 2, dtype=torch.float64) / (dim // 2 - 1)
     sign = {"standard": -1, "study": 1}[kind]
@@ -21,13 +21,13 @@ def timestep_frequencies(dim: int, kind: str) -> Tensor:
 
 
 def timestep_embedding(t: Tensor, frequencies: Tensor) -> Tensor:
-    """(B, dim) float32 [sin(t f), cos(t f)] of integer t (B,). The angle is taken in float64: t f reaches 1e7."""
+    """(B, dim) float32 [sin(t f), cos(t f)] of integer t (B,). The angle is in float64: t f reaches 1e7."""
     angle = t.double()[:, None] * frequencies[None]
     return torch.cat([angle.sin(), angle.cos()], dim=1).float()
 
 
 class ResBlock(nn.Module):
-    """GN, SiLU, conv3x3, + Linear(time), GN, SiLU, dropout, conv3x3, on a skip that is 1x1 where widths differ."""
+    """GN, SiLU, conv3x3, + Linear(time), GN, SiLU, dropout, conv3x3; plus a skip, 1x1 if widths differ."""
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int, dropout: float):
         super().__init__()
@@ -46,8 +46,8 @@ class ResBlock(nn.Module):
         return h + self.skip(x)
 
     def at_one_t(self, x: Tensor, time: Tensor) -> Tensor:
-        """`forward` where the batch has one time (1, D), given after its SiLU: the same sums in fewer passes over
-        memory. Without gradients alone."""
+        """`forward` for a batch with one time (1, D), after its SiLU: the same sums in fewer passes over memory.
+        Without gradients."""
         h = F.silu(self.norm1(x), inplace=True)
         assert self.conv1.bias is not None
         h = F.conv2d(h, self.conv1.weight, self.conv1.bias + self.time(time)[0], padding=1)
@@ -56,12 +56,12 @@ class ResBlock(nn.Module):
 
 
 class Upsample(nn.Conv2d):
-    """Twice the height and width by nearest neighbour, then this 3x3 convolution (padding 1), in one.
+    """Nearest-neighbour upsampling by 2, then this 3x3 convolution (padding 1), in one operation.
 
-    Of a pixel's 2x2 copies a 3x3 kernel meets several at once, so their weights can be added first. That makes it a
-    transposed convolution of stride 2, whose 4x4 kernel is the 3x3 one spread by 2x2 ones: 16 products for each pixel
-    of the input instead of 36, the same sums in another order. It takes half of the two steps' time without gradients
-    (CPU, 64 channels), and 0.5 to 0.8 of it with them.
+    A 3x3 kernel meets several of a pixel's 2x2 copies at once, so their weights can be added first. The result is a
+    transposed convolution of stride 2, whose 4x4 kernel is the 3x3 kernel convolved with 2x2 ones: 16 products per
+    input pixel instead of 36, the same sums in another order. On a CPU with 64 channels it takes half the time of the
+    two steps without gradients, and 0.5 to 0.8 of it with gradients.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Upsample(nn.Conv2d):
 
 
 def _fused(fuse: nn.Conv2d, h: Tensor, skip: Tensor) -> Tensor:
-    """The 1x1 convolution of both together, without putting them together. Without gradients alone."""
+    """The 1x1 convolution of [h, skip] without concatenating them. Without gradients."""
     c = h.shape[1]
     return F.conv2d(h, fuse.weight[:, :c], fuse.bias).add_(F.conv2d(skip, fuse.weight[:, c:]))
 
@@ -130,7 +130,7 @@ class UNetCifar32(nn.Module):
 
     @torch.no_grad()
     def at_one_t(self, x: Tensor, t: int) -> Tensor:
-        """`forward` where the whole batch is at one t, as in sampling: measured at 1.1 times its speed on a CPU."""
+        """`forward` for a batch at one t, as in sampling: 1.1 times as fast on a CPU."""
         at = torch.tensor([t], device=x.device)
         time = F.silu(self.time_mlp(timestep_embedding(at, self.frequencies).to(x.dtype)))
         return self._through(x, lambda block, h: block.at_one_t(h, time), _fused)
@@ -141,7 +141,7 @@ class UNetCifar32(nn.Module):
         apply: Callable[[ResBlock, Tensor], Tensor],
         fused: Callable[[nn.Conv2d, Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """x through all stages: `apply(block, h)` is a block at its time, `fused(fuse, h, skip)` takes in a skip."""
+        """x through all stages. `apply(block, h)` applies a block, `fused(fuse, h, skip)` merges a skip."""
         h = self.stem(x)
         skips = []
         for blocks, down in zip(self.down_blocks, self.downsample, strict=True):

@@ -23,7 +23,7 @@ from ddpm.training.loop import train
 from reports.sources import open_source
 from tests.tracking.test_tracking_online import _history, _record, _rows
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
-from tests.wandb_standin import StandIn
+from wandb_standin import StandIn
 
 # Exact products: differences in so narrow a network are checked, and what is checked falls back to them.
 _EXACT = [*PLAIN, "--curvature.enabled=true", "--curvature.exact=true"]

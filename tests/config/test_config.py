@@ -213,7 +213,7 @@ def test_each_name_has_its_function() -> None:
     from ddpm.commands.probe_checkpoints import _DESIGN
     from ddpm.commands.score_checkpoints import METRICS
     from ddpm.config import sections as config
-    from ddpm.curvature.probe import _METHODS
+    from ddpm.curvature.probe import _ON_OPERATOR
     from ddpm.diffusion import prediction, samplers, schedule
     from ddpm.diffusion import weighting as loss
     from ddpm.evaluation.features import MODES
@@ -223,7 +223,7 @@ def test_each_name_has_its_function() -> None:
     assert tuple(samplers.SAMPLERS) == names.SAMPLERS
     assert tuple(samplers.LIMITS) == names.LIMITS
     assert tuple(METRICS) == names.SCORES
-    assert ("hutchinson", *_METHODS) == names.METHODS == tuple(_DESIGN)
+    assert ("hutchinson", *_ON_OPERATOR, "noise_scale") == names.METHODS == tuple(_DESIGN)
     assert ("embedded", *MODES) == names.FEATURES
     assert {config.Model.model_fields["name"].default} == set(build.MODELS)
     linear = schedule.make_schedule("linear")

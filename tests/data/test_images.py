@@ -220,7 +220,7 @@ def test_bad_roots(tmp_path: Path) -> None:
     """Each says what is wrong and what would be right."""
     with pytest.raises(UserError, match="does not exist"):
         load_images("folder", tmp_path / "none")
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="has no images"):
         load_images("folder", tmp_path)
     (tmp_path / "x.zip").write_bytes(b"PK nonsense")
     with pytest.raises(UserError, match=r"neither a folder nor a \.zip"):

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from ddpm.diffusion.prediction import (
     add_noise,
-    eps_from_v,
     eps_from_x0,
     target,
-    to_eps,
     to_x0,
     v_from,
     x0_from_eps,
@@ -50,7 +48,6 @@ def test_conversions_invert_at_every_t(name: str, zero: bool) -> None:
     x_t, v = add_noise(x_0, eps, ab), v_from(x_0, eps, ab)
     signal, noise = ab.sqrt(), (1 - ab).sqrt()
     _close(x0_from_v(x_t, v, ab), x_0, ab, torch.ones_like(ab))
-    _close(eps_from_v(x_t, v, ab), eps, ab, torch.ones_like(ab))
     _close(eps_from_x0(x_t, x_0, ab), eps, ab, noise)
     known = slice(None, -1) if zero else slice(None)  # at alpha_bar = 0 eps does not tell x_0
     _close(x0_from_eps(x_t, eps, ab)[known], x_0[known], ab[known], signal[known])
@@ -62,18 +59,20 @@ def test_target_then_back(kind: str) -> None:
     x_0, eps = _draw()
     ab = make_schedule("linear").alpha_bar
     x_t, told = add_noise(x_0, eps, ab), target(kind, x_0, eps, ab)
-    torch.testing.assert_close(to_x0(kind, told, x_t, ab), x_0, rtol=0, atol=1e-11)
-    torch.testing.assert_close(to_eps(kind, told, x_t, ab), eps, rtol=0, atol=1e-11)
+    x_0_hat = to_x0(kind, told, x_t, ab)
+    torch.testing.assert_close(x_0_hat, x_0, rtol=0, atol=1e-11)
+    torch.testing.assert_close(eps_from_x0(x_t, x_0_hat, ab), eps, rtol=0, atol=1e-11)
 
 
 @every_prediction
-def test_any_output_means_one_x_t(kind: str) -> None:
-    """x_0 and eps of any output still mix to x_t. Catches conversions that are right for the true one only."""
+def test_any_output_is_the_target_of_its_own_x_0_and_eps(kind: str) -> None:
+    """x_0 follows from the output, eps from x_0 and x_t. Catches conversions that are right for the true one only."""
     x_0, eps = _draw()
     ab = make_schedule("linear").alpha_bar
     x_t, output = add_noise(x_0, eps, ab), seeded_noise(SHAPE, 2)()
-    again = add_noise(to_x0(kind, output, x_t, ab), to_eps(kind, output, x_t, ab), ab)
-    torch.testing.assert_close(again, x_t, rtol=0, atol=1e-11)
+    x_0_hat = to_x0(kind, output, x_t, ab)
+    again = target(kind, x_0_hat, eps_from_x0(x_t, x_0_hat, ab), ab)
+    torch.testing.assert_close(again, output, rtol=0, atol=1e-11)
 
 
 @every_prediction
@@ -103,8 +102,7 @@ def test_pure_noise() -> None:
     assert torch.equal(v, -x_0)
     assert torch.equal(to_x0("v", v, x_t, ZERO), x_0)
     assert torch.equal(to_x0("x0", x_0, x_t, ZERO), x_0)
-    for kind, output in (("v", v), ("x0", x_0), ("eps", eps)):
-        assert torch.equal(to_eps(kind, output, x_t, ZERO), eps)
+    assert torch.equal(eps_from_x0(x_t, x_0, ZERO), eps)
     with pytest.raises(ValueError, match="alpha_bar = 0"):
         to_x0("eps", eps, x_t, ZERO)
     assert not to_x0("eps", eps, x_t, ZERO.expand(3)).isfinite().any()
@@ -116,20 +114,18 @@ def test_clean_data() -> None:
     x_t, v = add_noise(x_0, eps, ONE), v_from(x_0, eps, ONE)
     assert torch.equal(x_t, x_0)
     assert torch.equal(v, eps)
-    assert torch.equal(to_eps("v", v, x_t, ONE), eps)
-    assert torch.equal(to_eps("eps", eps, x_t, ONE), eps)
     for kind, output in (("v", v), ("x0", x_0), ("eps", eps)):
         assert torch.equal(to_x0(kind, output, x_t, ONE), x_0)
     with pytest.raises(ValueError, match="alpha_bar = 1"):
-        to_eps("x0", x_0, x_t, ONE)
-    assert not to_eps("x0", x_0, x_t, ONE.expand(3)).isfinite().any()
+        eps_from_x0(x_t, x_0, ONE)
+    assert not eps_from_x0(x_t, x_0, ONE.expand(3)).isfinite().any()
 
 
 def test_a_scalar_alpha_bar_means_the_same_as_a_batch_of_it() -> None:
     """Catches a batch broadcast along the wrong axis (here the batch is as long as an image is wide)."""
     x_0, eps = (x.reshape(-1, 3, 4, 4)[:4] for x in _draw())
     ab = torch.tensor(0.3, dtype=torch.float64)
-    for mix in (add_noise, v_from, x0_from_eps, eps_from_x0, x0_from_v, eps_from_v):
+    for mix in (add_noise, v_from, x0_from_eps, eps_from_x0, x0_from_v):
         assert torch.equal(mix(x_0, eps, ab), mix(x_0, eps, ab.expand(4)))
         several = torch.tensor([0.1, 0.3, 0.5, 0.7], dtype=torch.float64)
         assert torch.equal(mix(x_0, eps, several)[2], mix(x_0[2], eps[2], several[2]))
@@ -147,6 +143,6 @@ def test_float32_images_stay_float32_with_roots_in_float64() -> None:
 def test_an_unknown_prediction() -> None:
     """Catches falling back to eps without a word."""
     x_0, eps = (x[:2] for x in _draw())
-    for convert in (target, to_x0, to_eps):
+    for convert in (target, to_x0):
         with pytest.raises(KeyError):
             convert("score", x_0, eps, torch.tensor(0.5))

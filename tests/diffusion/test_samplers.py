@@ -40,7 +40,7 @@ samplers.py
       the last estimate not kept             test_dpmpp_2m_on_a_gaussian_by_scalar_recursion
     heun: Euler's slope, the 1/2 lost, the stride's sign, the network told the near end's t
                                              test_heun_on_a_gaussian_by_scalar_recursion
-    heun: the second estimate not limited    test_every_estimate_is_limited
+    limited: an estimate not limited         test_every_estimate_is_limited
     t off by one; the position for t         test_the_network_is_told_the_full_chains_t
     make_chain: steps rounded down; calls per step ignored
                                              test_no_sampler_makes_more_calls_than_nfe
@@ -51,7 +51,6 @@ samplers.py
                                              test_the_networks_denoiser_reads_its_prediction
     noise by place in the batch              test_images_do_not_depend_on_the_batch_size_or_the_global_stream
     draw: limit ignored                      test_draw_uses_its_sampler_and_its_limit
-    steps counted from 0                     test_the_callback_sees_every_step_and_changes_nothing
 ema.py
     decay and 1 - decay swapped; weights shared with the model
                                              test_closed_form_and_independence
@@ -78,12 +77,13 @@ from ddpm.diffusion.samplers import (
     draw,
     dynamic_threshold,
     heun,
+    limited,
     make_chain,
     model_denoiser,
 )
 from ddpm.diffusion.schedule import SCHEDULES, Schedule, make_schedule, spaced_timesteps
 from ddpm.names import PREDICTIONS, SPACINGS
-from tests.analytic import gaussian_denoiser, no_noise, seeded_noise
+from tests.analytic import gaussian_denoiser, no_noise, seeded_noise, states_of
 
 FULL = make_schedule("linear")
 CPU = torch.device("cpu")
@@ -111,7 +111,7 @@ def test_ddim_on_a_standard_normal_has_the_closed_form_gain(nfe: int, gain: floa
     theta = torch.cat([torch.zeros(1, dtype=torch.float64), chain.alpha_bar.sqrt().acos()])
     product = torch.cos(theta.diff()).prod().item()
     x_T = torch.ones(1, dtype=torch.float64)
-    out = ddim(gaussian_denoiser(FULL, 1.0), x_T, chain, no_noise, limit=None).item()
+    out = ddim(gaussian_denoiser(FULL, 1.0), x_T, chain, no_noise).item()
     assert out == pytest.approx(product, rel=1e-12)
     assert out == pytest.approx(gain, abs=5e-6)
 
@@ -132,7 +132,7 @@ def test_dpmpp_2m_on_a_gaussian_by_scalar_recursion(nfe: int) -> None:
         d = x_0 if i == nfe - 1 else (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * last
         x = math.sqrt((1 - ab_prev) / (1 - ab)) * x - math.sqrt(ab_prev) * (math.exp(-h) - 1) * d
         last, h_last = x_0, h
-    out = dpmpp_2m(gaussian_denoiser(FULL, std), torch.ones(1, dtype=torch.float64), chain, no_noise, limit=None)
+    out = dpmpp_2m(gaussian_denoiser(FULL, std), torch.ones(1, dtype=torch.float64), chain, no_noise)
     assert out.item() == pytest.approx(x, rel=1e-10)
 
 
@@ -146,7 +146,7 @@ def test_heun_on_a_gaussian_by_scalar_recursion() -> None:
         slope_ahead = (y + (ahead - here) * slope) * ahead / (std**2 + ahead**2)
         y += (ahead - here) * (slope + slope_ahead) / 2
     expected = y * std**2 / (std**2 + s[-1] ** 2)  # the last step is the estimate of x_0
-    out = heun(gaussian_denoiser(FULL, std), torch.ones(1, dtype=torch.float64), chain, no_noise, limit=None)
+    out = heun(gaussian_denoiser(FULL, std), torch.ones(1, dtype=torch.float64), chain, no_noise)
     assert out.item() == pytest.approx(expected, rel=1e-10)
 
 
@@ -167,7 +167,7 @@ def test_ddpm_reaches_the_variance_of_its_posterior(nfe: int, variance: str) -> 
     """Monte-Carlo std within 4 standard errors of the recursion. Catches a wrong posterior mean or variance."""
     n = 20_000 if nfe < 1000 else 5_000
     x_T, noise = seeded_noise((n,), 1)(), seeded_noise((n,), 2)
-    out = ddpm(gaussian_denoiser(FULL, 0.5), x_T, _chain(nfe), noise, variance=variance, limit=None)
+    out = ddpm(gaussian_denoiser(FULL, 0.5), x_T, _chain(nfe), noise, variance=variance)
     expected = _std_by_recursion(_chain(nfe), 0.5, variance)
     assert out.std().item() == pytest.approx(expected, abs=4 * expected / math.sqrt(2 * n))
 
@@ -190,7 +190,7 @@ def test_the_studys_posterior_leaves_the_noise_in(variance: str, std: float) -> 
     if variance == "small":
         n = 20_000
         function = SAMPLERS["ddpm_adjacent_posterior"].function
-        out = function(gaussian_denoiser(FULL, 0.5), seeded_noise((n,), 1)(), chain, seeded_noise((n,), 2), limit=None)
+        out = function(gaussian_denoiser(FULL, 0.5), seeded_noise((n,), 1)(), chain, seeded_noise((n,), 2))
         assert out.std().item() == pytest.approx(std, abs=4 * std / math.sqrt(2 * n))
 
 
@@ -215,16 +215,12 @@ def test_large_variance_keeps_a_standard_normal(nfe: int, spacing: str) -> None:
     # Column k holds the share of the k-th independent normal in x_t: x_T, then each fresh noise.
     x, fresh = torch.zeros(nfe, dtype=torch.float64), iter(range(1, nfe))
     x[0] = 1.0
-    variances = []
 
     def unit() -> Tensor:
         return nn.functional.one_hot(torch.tensor(next(fresh)), nfe).double()
 
-    def record(done: int, x_t: Tensor, x_0: Tensor) -> None:
-        variances.append(x_t.square().sum().item())
-
-    denoise = gaussian_denoiser(FULL, 1.0)
-    SAMPLERS["ddpm_large"].function(denoise, x, chain, unit, limit=None, callback=record)
+    states = states_of(SAMPLERS["ddpm_large"].function, gaussian_denoiser(FULL, 1.0), x, chain, unit)
+    variances = [x_t.square().sum().item() for x_t in states]
     assert variances[:-1] == pytest.approx([1.0] * (nfe - 1), rel=1e-10)
     assert variances[-1] == pytest.approx(chain.alpha_bar[0].item(), rel=1e-10)
 
@@ -347,42 +343,23 @@ def test_make_chain_respaces_for_all_but_the_studys_sampler() -> None:
 
 
 @every_sampler
-def test_the_callback_sees_every_step_and_changes_nothing(sampler: str) -> None:
-    """Steps counted from 1, the last x_t is the output, x_0 is limited. Catches a call too few, or too early."""
-    seen: list[tuple[int, Tensor, Tensor]] = []
-
-    def record(done: int, x_t: Tensor, x_0: Tensor) -> None:
-        seen.append((done, x_t.clone(), x_0))
-
-    def images(**kwargs: object) -> Tensor:
-        chain = make_chain(FULL, sampler, 19 if sampler == "heun" else 10)
-        x_T = seeded_noise((8,))()
-        return SAMPLERS[sampler].function(lambda x, t: 3 * x, x_T, chain, seeded_noise((8,), 1), **kwargs)
-
-    out = images(callback=record)
-    assert [done for done, _, _ in seen] == list(range(1, 11))
-    assert torch.equal(seen[-1][1], out)
-    assert max(x_0.abs().max().item() for _, _, x_0 in seen) == 1
-    assert torch.equal(out, images())
-    assert not torch.allclose(out, images(limit=None))
-
-
-@every_sampler
 def test_every_estimate_is_limited(sampler: str) -> None:
-    """Each of the network's estimates passes the limit once. Catches heun's second one left as it is."""
-    estimated, limited = [], []
+    """Each of the network's estimates passes the limit once. Catches one that is left unlimited."""
+    estimated, seen = [], []
 
     def denoise(x: Tensor, t: int) -> Tensor:
         estimated.append(3 * x)
         return estimated[-1]
 
     def limit(x_0: Tensor) -> Tensor:
-        limited.append(x_0)
+        seen.append(x_0)
         return x_0.clamp(-1, 1)
 
-    SAMPLERS[sampler].function(denoise, torch.ones(2), make_chain(FULL, sampler, 9), lambda: torch.ones(2), limit=limit)
-    assert len(limited) == len(estimated) == 9
-    assert all(a is b for a, b in zip(limited, estimated, strict=True))
+    chain, within = make_chain(FULL, sampler, 9), limited(denoise, limit)
+    out = SAMPLERS[sampler].function(within, torch.ones(2), chain, lambda: torch.ones(2))
+    assert len(seen) == len(estimated) == 9
+    assert all(a is b for a, b in zip(seen, estimated, strict=True))
+    assert not torch.allclose(out, SAMPLERS[sampler].function(denoise, torch.ones(2), chain, lambda: torch.ones(2)))
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)

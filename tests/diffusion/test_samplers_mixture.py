@@ -35,7 +35,7 @@ def _w1(a: Tensor, b: Tensor) -> float:
 def _quantiles(schedule: Schedule, sampler: str, chain: Schedule) -> Tensor:
     """Quantiles of the sampler's output from N(0, 1)."""
     x_T = torch.special.ndtri(LEVELS)[:, None]
-    out = SAMPLERS[sampler].function(LINE.denoiser(schedule), x_T, chain, no_noise, limit=None)
+    out = SAMPLERS[sampler].function(LINE.denoiser(schedule), x_T, chain, no_noise)
     return out.sort(0).values
 
 
@@ -118,7 +118,7 @@ def _distance(sampler: str, nfe: int) -> float:
     """Sliced W1 of N samples in the plane to N real ones."""
     x_T, noise = seeded_noise((N, 2), 11)(), seeded_noise((N, 2), 12)
     chain = make_chain(LINEAR, sampler, nfe)
-    out = SAMPLERS[sampler].function(PLANE.denoiser(LINEAR), x_T, chain, noise, limit=None)
+    out = SAMPLERS[sampler].function(PLANE.denoiser(LINEAR), x_T, chain, noise)
     return sliced_w1(PLANE.sample(N, 0), out)
 
 

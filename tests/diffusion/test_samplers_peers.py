@@ -34,10 +34,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
 from torch import Tensor, nn
 
-from ddpm.diffusion.samplers import LIMITS, ddim, ddpm, dpmpp_2m, dynamic_threshold, heun, model_denoiser
+from ddpm.diffusion.samplers import LIMITS, ddim, ddpm, dpmpp_2m, dynamic_threshold, heun, limited, model_denoiser
 from ddpm.diffusion.schedule import Schedule, make_schedule, spaced_timesteps
 from ddpm.names import PREDICTIONS, SPACINGS
-from tests.analytic import no_noise, seeded_noise
+from tests.analytic import no_noise, seeded_noise, states_of
 
 FULL = make_schedule("linear")
 SHAPE = (2, 3, 4, 4)
@@ -81,11 +81,8 @@ def _chain(steps: int, spacing: str) -> Schedule:
 
 def _ours(sampler: Callable[..., Tensor], chain: Schedule, prediction: str, limit: str = "none") -> list[Tensor]:
     """x_t after each step."""
-    states: list[Tensor] = []
-    noise = seeded_noise(SHAPE, 2)
-    denoise = model_denoiser(_Net(prediction), FULL, prediction)
-    sampler(denoise, _start(), chain, noise, limit=LIMITS[limit], callback=lambda _, x_t, __: states.append(x_t))
-    return states
+    denoise = limited(model_denoiser(_Net(prediction), FULL, prediction), LIMITS[limit])
+    return states_of(sampler, denoise, _start(), chain, seeded_noise(SHAPE, 2))
 
 
 def _theirs(scheduler: Any, prediction: str, along: list[Tensor] | None = None, **step: Any) -> list[Tensor]:
@@ -231,9 +228,11 @@ def test_the_stand_in_is_no_trivial_network() -> None:
     extremes: list[float] = []
     denoise = model_denoiser(_Net("eps"), FULL)
 
-    def record(done: int, x_t: Tensor, x_0: Tensor) -> None:
+    def recorded(x_t: Tensor, t: int) -> Tensor:
+        x_0 = denoise(x_t, t)
         extremes.append(x_0.abs().max().item())
+        return x_0
 
-    ddim(denoise, _start(), _chain(10, "linspace"), no_noise, limit=None, callback=record)
+    ddim(recorded, _start(), _chain(10, "linspace"), no_noise)
     assert max(extremes) > 1.2
     assert not torch.allclose(denoise(2 * _start(), 500), 2 * denoise(_start(), 500), atol=0.1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.prediction import add_noise, target, to_eps, to_x0
+from ddpm.diffusion.prediction import add_noise, eps_from_x0, target, to_x0
 from ddpm.diffusion.schedule import SCHEDULES, Schedule, make_schedule
 from ddpm.diffusion.weighting import make_weighting, squared_error, weights
 from ddpm.names import PREDICTIONS, WEIGHTINGS
@@ -35,7 +35,8 @@ def test_weighted_errors_agree_in_all_spaces(name: str, kind: str, schedule_name
     x_0, eps, error = (seeded_noise((1000, 2, 2, 2), seed)() for seed in range(3))
     x_t = add_noise(x_0, eps, ab)
     wrong = target(kind, x_0, eps, ab) + 0.1 * error
-    x_0_hat, eps_hat = to_x0(kind, wrong, x_t, ab), to_eps(kind, wrong, x_t, ab)
+    x_0_hat = to_x0(kind, wrong, x_t, ab)
+    eps_hat = wrong if kind == "eps" else eps_from_x0(x_t, x_0_hat, ab)
     v, v_hat = target("v", x_0, eps, ab), target("v", x_0_hat, eps_hat, ab)
     weighting = make_weighting(name)
     in_x0 = weights(weighting, schedule, "x0") * squared_error(x_0_hat, x_0)

@@ -68,25 +68,28 @@ class Unknown:
 
 
 FOREIGN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "another training's": (lambda own, to: _other_training(to), "it holds 'step', 'model', .* and no config, indices"),
-    "a list": (lambda own, to: torch.save([1, 2], to), "it holds a list"),
+    "another training's": (
+        lambda own, to: _other_training(to),
+        "contains 'step', 'model', .* and no config, indices",
+    ),
+    "a list": (lambda own, to: torch.save([1, 2], to), "it contains a list"),
     "of another shape": (
         lambda own, to: _saved(own, lambda s: s["model"].update({"stem.weight": torch.ones(1)}))(to),
-        r"another network than its config: stem\.weight is \(1,\) float32, not \(8, 3, 3, 3\) float32",
+        r"not fit the config's network: stem\.weight is \(1,\) float32, not \(8, 3, 3, 3\) float32",
     ),
     "of another type": (
         lambda own, to: _saved(own, lambda s: s["ema"].update({"stem.bias": s["ema"]["stem.bias"].long()}))(to),
-        r"ema is of another network than its config: stem\.bias is \(8,\) int64",
+        r"ema does not fit the config's network: stem\.bias is \(8,\) int64",
     ),
     "of another network": (
         lambda own, to: _saved(own, lambda s: s["model"].update({"attention": s["model"].pop("stem.bias")}))(to),
-        r"2 names differ: stem\.bias is not there",
+        r"2 names differ: stem\.bias is missing",
     ),
     "without a key": (lambda own, to: _saved(own, lambda s: s.pop("indices"))(to), "no indices"),
     "with a value of another kind": (lambda own, to: _saved(own, lambda s: s.update(step="3"))(to), "step is a str"),
     "of another config": (
         lambda own, to: _saved(own, lambda s: s["config"].update(later={"key": 1}))(to),
-        "its config is none of this version",
+        "its config does not fit this version",
     ),
     "cut short": (lambda own, to: to.write_bytes(own.read_bytes()[:-200]), "is damaged or is not one"),
     "empty": (lambda own, to: to.touch(), "it is empty"),

@@ -50,7 +50,7 @@ def test_a_password_and_other_archives(tmp_path: Path) -> None:
     for start, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         raw[raw.index(start) + at] |= 1
     (tmp_path / "set.zip").write_bytes(raw)
-    with pytest.raises(UserError, match=r"a/0\.png \(a password protects it: unpack the archive"):
+    with pytest.raises(UserError, match=r"a/0\.png \(password protected: unpack the archive"):
         load_images("folder", tmp_path / "set.zip")
     with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as archive:
         archive.add(make(tmp_path / "a", ["0.png"]), "a")
@@ -203,7 +203,5 @@ def test_frames_behind_the_first_are_said(
     make(tmp_path / "set", ["a/0.gif"], encoded(film[0], "GIF", save_all=True, append_images=film[1:]))
     make(tmp_path / "set", ["a/1.png", "a/2.png"])
     for _ in range(2):
-        assert said(tmp_path / "set", capsys).endswith(
-            "1 class; 1 of them hold several frames, of which the first was read"
-        )
+        assert said(tmp_path / "set", capsys).endswith("1 class; 1 of them have several frames; the first was read")
     assert load_images("folder", tmp_path / "set").images[0].unique().tolist() == [5]

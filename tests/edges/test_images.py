@@ -144,7 +144,7 @@ def test_a_loop_of_links_is_an_error(tmp_path: Path) -> None:
     make(tmp_path, ["a/0.png"])
     (tmp_path / "a/b").symlink_to(tmp_path)
     for skip_bad in (False, True):
-        with pytest.raises(UserError, match=r"a symbolic link to a folder that it lies in: a/b\."):
+        with pytest.raises(UserError, match=r"a symbolic link to a folder around it: a/b\."):
             load_images("folder", tmp_path, skip_bad=skip_bad)
 
 

@@ -24,7 +24,7 @@ from ddpm.tracking.wandb_run import wandb_mode
 from ddpm.training.loop import train
 from reports.sources.api import _cached, _folder, _root
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
-from tests.wandb_standin import RunRecord, StandIn
+from wandb_standin import RunRecord, StandIn
 
 KEY = "k" * 40
 PORT = "http://wb.example:8443"

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.distortions import DISTORTIONS, KEPT_CLASSES, STRENGTHS, Distort
 from ddpm.data.images import ImageSet, load_images
 from ddpm.errors import UserError
 from ddpm.evaluation import scores
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.features import INCEPTION_FILE, LEGACY_FILE, Features, at_once, make_features
 from ddpm.evaluation.reference import held_out, make_reference, published_reference, uniform_noise
-from tests.distortions import DISTORTIONS, KEPT_CLASSES, STRENGTHS, Distort
 
 CPU = torch.device("cpu")
 
@@ -72,7 +72,7 @@ def test_missing_inception_weights_are_explained(monkeypatch: pytest.MonkeyPatch
         raise OSError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    with pytest.raises(UserError, match=rf"ddpm-cache/{INCEPTION_FILE} is not there.*no route.*features=embedded"):
+    with pytest.raises(UserError, match=rf"ddpm-cache/{INCEPTION_FILE} is missing.*no route.*features=embedded"):
         make_features("inception", CPU)
     assert not list((tmp_path / "ddpm-cache").iterdir())
 
@@ -208,8 +208,8 @@ def test_a_torchscript_file_by_its_path(tmp_path: Path) -> None:
     torch.jit.script(_Map()).save(str(tmp_path / "map.pt"))
     (tmp_path / "bytes.pt").write_bytes(b"x")
     for name, message in (
-        ("map", r"gives \(2, 3, 32, 32\) for two images, not \(2, dim\)"),
-        ("bytes", "cannot be read as TorchScript"),
+        ("map", r"returns \(2, 3, 32, 32\) for two images, not \(2, dim\)"),
+        ("bytes", "is not a TorchScript file"),
         ("none", "there is no TorchScript file"),
     ):
         with pytest.raises(UserError, match=message):
@@ -241,7 +241,7 @@ def test_published_statistics_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(keys) == 5 and found.rows_digest is None
     for shape in ((3, 5), (2048,)):
         np.savez(kid, feats=np.ones(shape, np.float32))
-        with pytest.raises(UserError, match=r"_kid.npz holds features of shape .* not \(n, 2048\)"):
+        with pytest.raises(UserError, match=r"_kid.npz has features of shape .* not \(n, 2048\)"):
             published_reference("cifar10-train", features, with_rows=True)
     other = make_features("inception_legacy_tensorflow", CPU)
     with pytest.raises(UserError, match=r"eval\.reference_stats = cifar10-train are statistics of clean-fid"):
@@ -264,7 +264,7 @@ def test_missing_statistics_are_explained(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     features = Features("inception-clean-abc", "none", 2048, at_once(lambda x: x), "clean")
-    with pytest.raises(UserError, match=r"cifar10_clean_test_32.npz is not there.*no route.*reference_stats=null"):
+    with pytest.raises(UserError, match=r"cifar10_clean_test_32.npz is missing.*no route.*reference_stats=null"):
         published_reference("cifar10-test", features, with_rows=False)
     assert not [path for path in (tmp_path / "ddpm-cache").rglob("*") if path.is_file()]
 
@@ -287,7 +287,7 @@ def test_too_few_reference_images_are_refused() -> None:
     """A covariance of 64 dimensions needs more than 64 images."""
     features = make_features("embedded", CPU)
     assert re.fullmatch("embedded64-[0-9a-f]{6}", features.name)  # other weights, other name
-    with pytest.raises(UserError, match=r"rest on 64 images.*64 dimensions"):
+    with pytest.raises(UserError, match=r"has 64 images.*64 dimensions"):
         make_reference(features, load_images("embedded", subset=64), None)
     assert make_reference(features, load_images("embedded", subset=300), 65).gaussian.count == 65
 

@@ -18,7 +18,7 @@ from ddpm.training.loop import train
 from reports.report import make_report
 from reports.sources import api, cache, open_source
 from tests.training.test_train import tiny
-from tests.wandb_standin import StandIn
+from wandb_standin import StandIn
 
 
 def _numbers(out: Path) -> list[dict[str, str]]:

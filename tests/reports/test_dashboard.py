@@ -10,7 +10,7 @@ import wandb
 from ddpm.errors import UserError
 from reports.dashboard import browse
 from reports.figures.style import colour
-from tests.wandb_standin import StandIn
+from wandb_standin import StandIn
 
 
 def _runs(project: str, *experiments: str) -> None:

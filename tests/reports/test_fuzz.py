@@ -27,8 +27,8 @@ from tests.once import once
 from tests.reports.conftest import WandbRuns, wandb_file
 from tests.reports.test_damaged import both, no_figures
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
-from tests.wandb_standin import StandIn
-from tests.wandb_standin.records import HISTORY
+from wandb_standin import StandIn
+from wandb_standin.records import HISTORY
 
 __all__ = ["no_figures"]
 FILES = ("loss.jsonl", "run.json", "results.jsonl")

@@ -16,8 +16,8 @@ from reports.report import make_report
 from reports.sources import api, open_source, pictures
 from reports.text.markup import code, html_page, link, text, verbatim
 from tests.reports.conftest import chosen, rows_of, write_run
-from tests.wandb_standin import StandIn
-from tests.wandb_standin.records import HISTORY
+from wandb_standin import StandIn
+from wandb_standin.records import HISTORY
 
 # What leaves a code block, a code span, a table, a list, an attribute; what is HTML, a link, a picture, an entity.
 HOSTILE = (

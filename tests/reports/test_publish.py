@@ -21,8 +21,8 @@ from reports.publish import page_blocks, publish
 from reports.report import make_report
 from reports.sources import open_source
 from tests.reports.conftest import chosen
-from tests.wandb_standin import StandIn
-from tests.wandb_standin.records import ViewRecord
+from wandb_standin import StandIn
+from wandb_standin.records import ViewRecord
 
 DRAWN = ("fid_vs_step", "sample_grids")
 

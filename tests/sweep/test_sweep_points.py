@@ -19,7 +19,7 @@ from ddpm.commands.cli import main
 from ddpm.sweep import start
 from tests.once import HANGS, once
 from tests.training.test_train import tiny
-from tests.wandb_standin import RunRecord, StandIn
+from wandb_standin import RunRecord, StandIn
 
 # `ddpm` as it is; but one that is told to, by words of its command line, ends itself in its third step, once.
 PROGRAM = f"""#!{sys.executable}

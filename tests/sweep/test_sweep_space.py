@@ -18,7 +18,7 @@ from ddpm.sweep.command import expand, parameter_file
 from ddpm.sweep.distributions import DISTRIBUTIONS, complete, quantile
 from ddpm.sweep.jobs import plan
 from ddpm.sweep.space import count_points, parse_sweep, points, read_sweep
-from tests.wandb_standin import SweepRecord
+from wandb_standin import SweepRecord
 
 ROOT = Path(__file__).parents[2]
 E5 = str(ROOT / "configs/smoke/e5.yaml")

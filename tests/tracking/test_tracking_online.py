@@ -23,7 +23,7 @@ from reports.sources import open_source
 from tests import processes
 from tests.once import HANGS
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
-from tests.wandb_standin import RunRecord, StandIn
+from wandb_standin import RunRecord, StandIn
 
 # With all that is sent: rows, grids, scores and checkpoints.
 UNMEASURED = ("--curvature.enabled=false", "--eval.recon.enabled=false")

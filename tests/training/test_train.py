@@ -283,8 +283,8 @@ def test_a_device_that_is_not_there() -> None:
     ("override", "message"),
     [
         ("--eval.final.n_samples=64", r"n_samples = 64 is too small.*64 dimensions"),
-        ("--eval.reference_n=10", "rest on 10 images"),
-        ("--data.subset=20", "rest on 20 images"),
+        ("--eval.reference_n=10", "has 10 images"),
+        ("--data.subset=20", "has 20 images"),
         ("--data.dataset=folder", "needs data.root"),
     ],
 )

@@ -1,6 +1,6 @@
 """Curvature of a scalar loss of a torch model: traces with error bars, eigenvalues, spectra, gradient noise.
 
-It knows nothing of diffusion, runs or configs. The derivations are in docs/curvature.md.
+Independent of diffusion, runs and configs. docs/curvature.md has the derivations.
 """
 
 from ddpm.curvature.hessian.estimate import Ratio, TraceEstimate, ratio
@@ -10,7 +10,7 @@ from ddpm.curvature.hessian.noise import GradientNoise, gradient_noise_scale
 from ddpm.curvature.hessian.operator import Hessian
 from ddpm.curvature.hessian.sketch import hutchpp_trace, xtrace
 from ddpm.curvature.hessian.squares import LeastSquares, LeastSquaresTrace, least_squares_trace
-from ddpm.curvature.hessian.vectors import gaussian, rademacher, rademacher_each
+from ddpm.curvature.hessian.vectors import gaussian, rademacher
 
 __all__ = [
     "GradientNoise",
@@ -27,7 +27,6 @@ __all__ = [
     "hutchpp_trace",
     "least_squares_trace",
     "rademacher",
-    "rademacher_each",
     "ratio",
     "spectral_density",
     "top_eigenvalue",

@@ -1,25 +1,25 @@
-"""Vectors pushed through a graph several at a time, as many as memory allows."""
+"""Work on several vectors at a time, as many as memory allows."""
 
 import warnings
 from collections.abc import Callable
 
 from torch import Tensor
 
-# What a CPU allocator says in a plain RuntimeError; of a GPU it is torch.OutOfMemoryError, a RuntimeError too.
+# Texts of a CPU allocator's plain RuntimeError. A GPU raises torch.OutOfMemoryError, also a RuntimeError.
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 class MeasurementWarning(UserWarning):
-    """What a measurement had to do otherwise than asked."""
+    """A measurement deviated from its settings."""
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether this is how a lack of memory shows."""
+    """Whether the error means a lack of memory."""
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
 
 
 class Chunks:
-    """`size` vectors at a time, from the first failure on fewer: halved until they fit."""
+    """Processes `size` vectors at a time; after a lack of memory fewer, halved until they fit."""
 
     def __init__(self, size: int):
         if size < 1:
@@ -27,7 +27,7 @@ class Chunks:
         self.size = size
 
     def over(self, count: int, work: Callable[[slice], Tensor]) -> list[Tensor]:
-        """`work` of consecutive slices of 0 ... count-1. Raises what `work` raises of a single vector."""
+        """The results of `work` on consecutive slices of range(count). Raises what `work` raises on a single vector."""
         found: list[Tensor] = []
         begin = 0
         while begin < count:
@@ -38,7 +38,7 @@ class Chunks:
         return found
 
     def _attempt(self, work: Callable[[slice], Tensor], part: slice) -> Tensor | None:
-        """What `work` found, or None after going down to a smaller size. By then what the failure held is released."""
+        """The result of `work`; or None after halving the size, once the failed attempt has released its memory."""
         try:
             return work(part)
         except (RuntimeError, MemoryError) as error:

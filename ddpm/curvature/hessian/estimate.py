@@ -1,4 +1,4 @@
-"""What was estimated, with the error bar that its own values give it."""
+"""Estimates of a trace, with error bars from their own values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from torch import Tensor
 class TraceEstimate:
     """A trace from D draws of data with m vectors on each.
 
-    table: (D, m) float64, one v' H v each; NaN where it was not finite. groups: the same by group of parameters.
+    table: (D, m) float64 values v' H v; NaN if not finite. groups: an estimate for each group of parameters.
 
-    Independent are the draws; where there is one alone, its vectors are, and the estimate is of that draw's Hessian. A
-    draw (or vector) that misses a value is left out of everything below; with fewer than two left, errors are NaN.
+    The draws are independent. With a single draw its vectors are, and the estimate is for that draw's Hessian. A draw
+    (or vector) with a missing value is left out of all numbers below; with fewer than two left, errors are NaN.
     """
 
     table: Tensor
@@ -22,7 +22,7 @@ class TraceEstimate:
 
     @property
     def values(self) -> Tensor:
-        """(D m,) all values, draw by draw, missing ones as NaN."""
+        """(D m,) all values, draw by draw; NaN if missing."""
         return self.table.flatten()
 
     @property
@@ -32,12 +32,12 @@ class TraceEstimate:
 
     @property
     def independent(self) -> Tensor:
-        """(units, values of one): the table by what is independent, missing values included."""
+        """(units, values per unit): the table by independent unit, missing values included."""
         return self.table if len(self.table) > 1 else self.table.T
 
     @property
     def complete(self) -> Tensor:
-        """The rows of `independent` that miss nothing."""
+        """The rows of `independent` without missing values."""
         rows = self.independent
         return rows[rows.isfinite().all(1)]
 
@@ -59,7 +59,7 @@ class TraceEstimate:
         return means.std(correction=1).item() / len(means) ** 0.5 if len(means) > 1 else float("nan")
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The interval that holds the trace with this probability, by Student's t."""
+        """The confidence interval for the trace, by Student's t."""
         from scipy.stats import t
 
         half = float(t.ppf((1 + level) / 2, max(len(self.complete) - 1, 1))) * self.sem
@@ -68,7 +68,7 @@ class TraceEstimate:
     def split(self) -> tuple[float, float]:
         """(std between draws' traces, std of one v' H v around its draw's trace), from the analysis of variance.
 
-        Raises ValueError where fewer than two draws have two vectors each: then nothing tells the two parts apart.
+        Raises ValueError if fewer than two draws have two vectors each: the two parts cannot be separated.
         """
         rows = self.complete if len(self.table) > 1 else self.complete[:0]
         if len(rows) < 2 or rows.shape[1] < 2:
@@ -87,10 +87,10 @@ class Ratio:
 
 
 def ratio(numerator: TraceEstimate, denominator: TraceEstimate) -> Ratio:
-    """Quotient of two traces that were measured on the same draws and vectors.
+    """Quotient of two traces measured on the same draws and vectors.
 
-    To first order the error of A / B is that of (A - R B) / B with R = A / B held fixed (delta method): what the two
-    have in common falls out. Raises ValueError where the two tables differ in shape.
+    To first order the error of A / B is that of (A - R B) / B with R = A / B held fixed (delta method), so common
+    errors cancel. Raises ValueError if the two tables differ in shape.
     """
     if numerator.table.shape != denominator.table.shape:
         raise ValueError(f"not the same draws: {tuple(numerator.table.shape)}, {tuple(denominator.table.shape)}")
@@ -105,7 +105,7 @@ def ratio(numerator: TraceEstimate, denominator: TraceEstimate) -> Ratio:
 
 
 def check_design(probes: int, per_draw: int) -> int:
-    """The number of draws of a design. Raises ValueError where it allows no error bar or does not divide."""
+    """The number of draws, probes / per_draw. Raises ValueError if it is not whole or gives no error bar."""
     if probes < 2:
         raise ValueError(f"probes must be at least 2 for an error bar, got {probes}")
     if per_draw < 1 or probes % per_draw:
@@ -114,5 +114,5 @@ def check_design(probes: int, per_draw: int) -> int:
 
 
 def finite_or_missing(values: Tensor) -> Tensor:
-    """`values` with NaN for whatever is not finite."""
+    """`values`, with NaN for those that are not finite."""
     return torch.where(values.isfinite(), values, torch.nan)

@@ -34,20 +34,19 @@ def hutchinson_trace(
 ) -> list[TraceEstimate]:
     """Trace of the Hessian with respect to `params` of each of L losses that share a forward pass.
 
-    loss: a function that returns the losses, scalar or (L,), and may draw its data afresh at each call; or (model,
-        criterion, batch) for criterion(model(*batch[:-1]), batch[-1]), taken in eval mode, where params = None stands
-        for all that the model trains.
-    probes: values v' H v for each loss. The same v serves all losses, so that their traces differ by the losses alone.
-    per_draw: vectors for each call of `loss`. 1 draws the data anew for each; `probes` measures one fixed batch; what
-        lies between tells data and estimator apart (`TraceEstimate.split`).
-    rng: a CPU generator; the vectors of a draw are drawn before `loss` is called. Nothing else random is moved.
-    vectors: `rademacher`, `rademacher_each` or `gaussian`.
-    groups: one label for each parameter. Each group's trace comes from the same products, under its label.
-    chunk: vectors in one vmapped pass, fewer (with a warning) where memory runs out; memory grows with it.
+    loss: a function that returns the losses, scalar or (L,), and may draw new data at each call; or (model, criterion,
+        batch) for criterion(model(*batch[:-1]), batch[-1]) in eval mode, and then params = None means all trained ones.
+    probes: number of values v' H v for each loss. All losses share each v, so their traces differ only by the losses.
+    per_draw: vectors for each call of `loss`. 1: new data for each; `probes`: one fixed batch; values in between
+        separate the variance of data and estimator (`TraceEstimate.split`).
+    rng: a CPU generator; the vectors of a draw are drawn before `loss` is called. No other random stream moves.
+    vectors: `rademacher` or `gaussian`.
+    groups: a label for each parameter; each group's trace comes from the same products.
+    chunk: vectors in one vmapped pass, fewer (with a warning) if memory runs out; memory grows with it.
 
-    Gradients and random streams are left bitwise as they were, and of a model given with its batch modes and buffers
-    too; what a function given does to its own model is its own. A value that is not finite is recorded
-    as missing. Raises ValueError where probes < 2 (one probe has no error bar) or per_draw does not divide probes.
+    Gradients and random streams stay bitwise unchanged; so do modes and buffers of a model given with its batch (not of
+    one inside a function). Values that are not finite count as missing. Raises ValueError if probes < 2 (one probe has
+    no error bar) or per_draw does not divide probes.
     """
     draws = check_design(probes, per_draw)
     model, losses, chosen = _resolve(loss, params)
@@ -79,7 +78,7 @@ def _of_loss(value: Tensor, params: Sequence[Tensor], drawn: Sequence[Sequence[T
 
 
 def _estimate(terms: Tensor, groups: Sequence[str] | None) -> TraceEstimate:
-    """(draws, per_draw, parameters) terms as one estimate; a total is added up in the order of the parameters."""
+    """The estimate from terms (draws, per_draw, parameters), summed in the order of the parameters."""
     whole = TraceEstimate(_total(terms, range(terms.shape[-1])))
     if groups is None:
         return whole

@@ -1,7 +1,7 @@
-"""A network's last linear layer, in whose parameters the output is linear and a squared error exactly quadratic.
+"""A network's last linear layer: the output is linear in its parameters, and a squared error exactly quadratic.
 
-f = head(phi) with weights and bias b: df/db depends on the features phi alone, so the block H_bb of a squared error's
-Hessian is known in closed form from them, for every weighting of the samples.
+f = head(phi) with weights and bias b: df/db depends only on the features phi, which therefore give the block H_bb of a
+squared error's Hessian in closed form, for every weighting of the samples.
 """
 
 from collections.abc import Iterator
@@ -30,15 +30,15 @@ class LinearHead:
         return self.module.weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
 
     def __call__(self, features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(B, ...) output for these features, with this weight and bias in place of the head's own."""
+        """(B, ...) output for these features with this weight and bias instead of the head's own."""
         if isinstance(self.module, nn.Linear):
             return F.linear(features, weight, bias)
         m = self.module
         return F.conv2d(features, weight, bias, m.stride, m.padding, m.dilation)
 
     def squared_jacobian(self, features: Tensor) -> Tensor:
-        """(B,) |d f_i / d b|_F^2. Each of the O outputs at a place has a row of weights of its own, and all see the
-        same inputs there: O sum over places of (|inputs|^2, + 1 with a bias)."""
+        """(B,) |d f_i / d b|_F^2. Each of the O outputs at a place has its own row of weights, and all have the same
+        inputs there: O times the sum over places of |inputs|^2 (+ 1 with a bias)."""
         weight = self.module.weight
         ones = torch.ones_like(weight[:1], dtype=features.dtype)
         at_place = self(features.square(), ones)  # (B, 1, H, W) or (B, ..., 1)
@@ -48,7 +48,7 @@ class LinearHead:
 
     @contextmanager
     def recorded(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """The (input, output) of each pass through the head within."""
+        """Record (input, output) of each pass through the head inside the block."""
         seen: list[tuple[Tensor, Tensor]] = []
 
         def record(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:

@@ -16,7 +16,7 @@ from ddpm.curvature.hessian.sketch import Operator, signs
 
 @dataclass(frozen=True)
 class RitzValue:
-    """An approximate eigenvalue; a true one lies within `residual` of it. products: one for each step."""
+    """An approximate eigenvalue; a true one lies within `residual`. products: how many were taken, one per step."""
 
     value: float
     residual: float
@@ -25,21 +25,15 @@ class RitzValue:
 
 @dataclass(frozen=True)
 class SpectralDensity:
-    """An estimate of the distribution of n eigenvalues, one quadrature for each start vector.
+    """An estimate of the distribution of n eigenvalues, with a quadrature for each start vector.
 
-    nodes, weights: (starts, steps) float64; the weights of a start add up to 1 (one that ended early is padded with
-    weight 0).
+    nodes, weights: (starts, steps) float64. The weights of a start sum to 1; a start that ended early is padded with
+    weight 0.
     """
 
     nodes: Tensor
     weights: Tensor
     n: int
-
-    def density(self, grid: Tensor, width: float) -> Tensor:
-        """(G,) density at the points `grid`, each node a Gaussian of standard deviation `width`; its integral is 1."""
-        z = (grid[:, None] - self.nodes.flatten()) / width
-        bumps = torch.exp(-z.square() / 2) / (width * (2 * torch.pi) ** 0.5)
-        return bumps @ self.weights.flatten() / len(self.nodes)
 
     def moment(self, power: int) -> tuple[float, float]:
         """(sum of the eigenvalues' powers, its standard error over the starts): the trace for 1, |A|_F^2 for 2."""
@@ -48,7 +42,7 @@ class SpectralDensity:
 
 
 def top_eigenvalue(operator: Operator | Tensor, steps: int, rng: Generator) -> RitzValue:
-    """The largest eigenvalue, from below, after at most `steps` products. Raises ValueError where steps < 1."""
+    """The largest eigenvalue, from below, after at most `steps` products. Raises ValueError if steps < 1."""
     alpha, beta = lanczos(operator, signs(operator, 1, rng)[:, 0], steps)
     ritz, vectors = torch.linalg.eigh(_tridiagonal(alpha, beta))
     return RitzValue(ritz[-1].item(), (beta[-1] * vectors[-1, -1]).abs().item(), len(alpha))
@@ -57,7 +51,7 @@ def top_eigenvalue(operator: Operator | Tensor, steps: int, rng: Generator) -> R
 def spectral_density(operator: Operator | Tensor, steps: int, starts: int, rng: Generator) -> SpectralDensity:
     """Stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017) from `starts` sign vectors, `steps` products each.
 
-    Raises ValueError where starts < 2 (one has no error bar) or steps < 1.
+    Raises ValueError if starts < 2 (one start has no error bar) or steps < 1.
     """
     if starts < 2:
         raise ValueError(f"starts must be at least 2 for an error bar, got {starts}")
@@ -95,7 +89,7 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> tuple[Ten
 
 
 def _orthogonal(w: Tensor, basis: Sequence[Tensor]) -> Tensor:
-    """What is left of w, twice made orthogonal to the basis."""
+    """w, made orthogonal to the basis twice: once leaves rounding."""
     for _ in range(2):
         for u in basis:
             w = w - (w.double() @ u.double()).to(w.dtype) * u
@@ -103,20 +97,20 @@ def _orthogonal(w: Tensor, basis: Sequence[Tensor]) -> Tensor:
 
 
 def _is_rounding(operator: Operator | Tensor, basis: Sequence[Tensor], residual: Tensor, scale: float) -> bool:
-    """Whether the residual of the last basis vector v is rounding alone: the Krylov space is exhausted.
+    """Whether the residual of the last basis vector v is only rounding: the Krylov space is exhausted.
 
-    scale: the largest entry of T, for |A|. The accuracy rho of a product, relative to |A|, is measured: A (0.7 v) / 0.7
-    rounds otherwise than A v, and what the two leave beside the basis differs by about rho |A|. It depends on n, on the
-    precision and on how the operator computes.
+    scale: the largest entry of T, as an estimate of |A|. The relative accuracy rho of a product depends on n, on the
+    precision and on the operator, so it is measured: A (0.7 v) / 0.7 rounds differently from A v, and their components
+    outside the basis differ by about rho |A|.
 
-    The threshold is rho^(2/3) |A|. The recurrence amplifies the rounding of its first steps: if the eigenvalues, and
-    what the start has of them, are g apart (relative to |A|), an exhausted space leaves about (rho / g) |A|. To end at
-    a residual of tau |A| moves a Ritz value by about (tau^2 / g) |A|. Down to g = rho^(1/3) the one is below the
-    threshold, and the other is no more than rounding. If eigenvalues are closer, steps may go on into what rounding
-    left: their Ritz values lie within the spectrum and have next to no weight.
+    The threshold is rho^(2/3) |A|. The recurrence amplifies the rounding of its first steps: with gaps g (relative to
+    |A|) between the eigenvalues in the start, an exhausted space leaves about (rho / g) |A|. Ending at a residual of
+    tau |A| moves a Ritz value by about (tau^2 / g) |A|. Down to g = rho^(1/3) the first is below the threshold, and the
+    second is no more than rounding. With closer eigenvalues, steps may continue into rounding: their Ritz values lie
+    within the spectrum and have almost no weight.
 
-    The second product is taken only if it can matter: an operator that is right to half of its digits, as differences
-    are, has rho = sqrt(eps).
+    The second product is skipped if it cannot matter: an operator accurate to half of its digits, such as differences,
+    has rho = sqrt(eps).
     """
     eps, size = torch.finfo(residual.dtype).eps, residual.double().norm().item()
     if size > eps ** (1 / 3) * scale:

@@ -1,4 +1,4 @@
-"""How noisy a gradient is: the batch size at which its noise is as large as itself."""
+"""The gradient noise scale: the batch size at which the gradient's noise equals its norm."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from ddpm.curvature.hessian.untouched import untouched
 class GradientNoise:
     """scale: trace / squared_norm, in examples (McCandlish et al. 2018, eq. 2.9: B_simple); sem: its jackknife error.
 
-    trace: the trace of one example's gradient covariance. squared_norm: |G|^2 of the true gradient, unbiased, hence
-    possibly not positive where noise drowns it; scale and sem are NaN then. missing: batches left out as not finite.
+    trace: of the gradient covariance of one example. squared_norm: an unbiased estimate of |G|^2 of the true gradient.
+    If noise makes it negative or 0, scale and sem are NaN. missing: batches left out because they are not finite.
     """
 
     scale: float
@@ -27,10 +27,10 @@ class GradientNoise:
 def gradient_noise_scale(
     loss: Callable[[], Tensor], params: Sequence[Tensor], batches: int, batch_size: int
 ) -> GradientNoise:
-    """From the gradients of `batches` independent batches of `batch_size`, one call of `loss` (a batch mean) each.
+    """Noise scale from `batches` independent batches of `batch_size`; each call of `loss` returns one batch's mean.
 
-    With K gradients g_k: the trace is b sum |g_k - mean|^2 / (K - 1) and |G|^2 is |mean|^2 - trace / (b K). Holds K
-    gradients at once; touches no `.grad`. Raises ValueError where batches < 3: the jackknife leaves one out.
+    With K gradients g_k: trace = b sum |g_k - mean|^2 / (K - 1) and |G|^2 = |mean|^2 - trace / (b K). Keeps K gradients
+    in memory and leaves `.grad` untouched. Raises ValueError if batches < 3: the jackknife leaves one out.
     """
     if batches < 3:
         raise ValueError(f"batches must be at least 3 for an error bar, got {batches}")
@@ -62,7 +62,7 @@ def _flat_gradient(loss: Tensor, params: Sequence[Tensor]) -> Tensor:
 
 
 def _moments(gram: Tensor, batch_size: int) -> tuple[float, float]:
-    """(trace of one example's covariance, |G|^2) from the gradients' inner products (K, K)."""
+    """(trace, squared_norm) from the gradients' inner products (K, K)."""
     K = len(gram)
     mean_square = gram.mean()
     variance = (gram.diagonal().sum() - K * mean_square) / (K - 1)

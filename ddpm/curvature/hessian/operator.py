@@ -1,4 +1,4 @@
-"""The Hessian of a loss as an operator: products H V, exact, by a second backward pass through the gradient's graph."""
+"""The Hessian of a loss as an operator: exact products H V by a second backward pass through the gradient's graph."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from ddpm.curvature.hessian.chunks import Chunks
 
 
 def gradient_graph(loss: Tensor, params: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradient with its graph; None for a parameter in which the loss has no second derivative."""
+    """The gradient with its graph; None for parameters without a second derivative of the loss."""
     if not loss.requires_grad:
         return [None] * len(params)
     gradient = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
@@ -19,7 +19,7 @@ def gradient_graph(loss: Tensor, params: Sequence[Tensor]) -> list[Tensor | None
 def products(
     gradient: Sequence[Tensor | None], params: Sequence[Tensor], vectors: Sequence[Sequence[Tensor]]
 ) -> list[Sequence[Tensor | None]]:
-    """H v of each of the vectors, as one tensor per parameter; None is zero. Several go through one vmapped pass."""
+    """H v for each vector, as one tensor per parameter; None means zero. Several vectors share one vmapped pass."""
     curved = [i for i, g in enumerate(gradient) if g is not None]
     if not curved:
         return [[None] * len(params) for _ in vectors]
@@ -42,7 +42,7 @@ def products(
 def quadratic_terms(
     gradient: Sequence[Tensor | None], params: Sequence[Tensor], vectors: Sequence[Sequence[Tensor]], chunks: Chunks
 ) -> Tensor:
-    """(vectors, parameters) float64: v_p . (H v)_p of every parameter; a row adds up to v' H v."""
+    """(vectors, parameters) float64: v_p . (H v)_p for every parameter p; a row sums to v' H v."""
 
     def terms(part: slice) -> Tensor:
         found = products(gradient, params, vectors[part])
@@ -60,8 +60,8 @@ def _terms(product: Sequence[Tensor | None], v: Sequence[Tensor]) -> Tensor:
 class Hessian:
     """The (n, n) Hessian of one scalar loss with respect to the entries of `params`, laid end to end.
 
-    `loss()` is called once and its graph is kept: this is the Hessian of one batch. `hessian @ V` of (n, k) is (n, k)
-    in the parameters' dtype; `chunk` columns at a time, fewer where memory runs out. No `.grad` is touched.
+    `loss()` is called once and its graph is kept: the Hessian of one batch. `hessian @ V` maps (n, k) to (n, k) in the
+    parameters' dtype, `chunk` columns at a time, fewer if memory runs out. `.grad` stays untouched.
     """
 
     def __init__(self, loss: Callable[[], Tensor], params: Sequence[Tensor], chunk: int = 1):

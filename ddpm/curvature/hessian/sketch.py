@@ -1,8 +1,8 @@
 """Variance-reduced traces of one fixed operator: the large eigenvalues exactly, the rest by Hutchinson.
 
-They pay where a few eigenvalues hold the variance (late in training) and cost precision where none do. `operator`: what
-has `.shape`, `.dtype`, `.device` and `@`: a `Hessian`, or a symmetric matrix. Each returns a `TraceEstimate` whose
-values are the estimator's own terms. Memory: a few (n, products) blocks. FloatingPointError is raised where a product
+They pay if a few eigenvalues dominate the variance (late in training), and otherwise cost precision. `operator`: an
+object with `.shape`, `.dtype`, `.device` and `@`: a `Hessian` or a symmetric matrix. Each returns a `TraceEstimate`
+whose values are the estimator's own terms. Memory: a few (n, products) blocks. Raises FloatingPointError if a product
 that spans the sketch is not finite.
 """
 
@@ -33,8 +33,8 @@ def signs(operator: Operator | Tensor, columns: int, rng: Generator) -> Tensor:
 def hutchpp_trace(operator: Operator | Tensor, products: int, rng: Generator) -> TraceEstimate:
     """tr(Q' A Q) + tr((I - QQ') A (I - QQ')), the second part by Hutchinson (Meyer et al. 2021, algorithm 1).
 
-    Q spans A S of products // 3 sign vectors S. values: the first part + g' (I - QQ') A (I - QQ') g of each of as many
-    further ones, so that their spread is the error that is left. Raises ValueError where products < 6.
+    Q spans A S, with products // 3 sign vectors S. values: the first part + g' (I - QQ') A (I - QQ') g, for as many
+    further sign vectors g; their spread is the remaining error. Raises ValueError if products < 6.
     """
     k = products // 3
     if k < 2:
@@ -52,8 +52,8 @@ def xtrace(operator: Operator | Tensor, products: int, rng: Generator) -> TraceE
 
     With k = products // 2 sign vectors w_i, Y = A W = QR and P_i the projector on all columns of Y but the i-th,
     values_i = tr(P_i A P_i) + w_i' (I - P_i) A (I - P_i) w_i. P_i = Q B_i B_i' Q' with B_i orthonormal and spanning all
-    columns of R but the i-th (see `_range`): one direction less than Q, or none less if Y has not its full rank. The
-    values share their products: `sem` is the authors' error estimate and no more. Raises ValueError if products < 4.
+    columns of R but the i-th (see `_range`): one direction fewer than Q, or the same number if Y lacks full rank. The
+    values share their products, so `sem` is only the authors' error estimate. Raises ValueError if products < 4.
     """
     k = products // 2
     if k < 2:
@@ -70,18 +70,17 @@ def xtrace(operator: Operator | Tensor, products: int, rng: Generator) -> TraceE
 
 
 def _orthonormal(Y: Tensor) -> Tensor:
-    """An orthonormal basis of the columns of Y; they may depend on each other."""
-    Q, R = map(_finite, torch.linalg.qr(_finite(Y)))  # of very large products they are not
+    """An orthonormal basis of the columns of Y, which may be linearly dependent."""
+    Q, R = map(_finite, torch.linalg.qr(_finite(Y)))  # with very large products they are not finite
     turn = _range(R, Y.dtype)
     return Q if turn.shape[1] == Q.shape[1] else Q @ turn
 
 
 def _range(R: Tensor, dtype: torch.dtype) -> Tensor:
-    """An orthonormal basis of what the columns of R span, products of precision `dtype`; of zeros it is one vector.
+    """An orthonormal basis of the span of R's columns, products of precision `dtype`; a single vector if R = 0.
 
-    Directions with less than sqrt(eps) of the largest singular value are left out. If the columns depend on each other,
-    rounding alone says where those point. Hutchinson takes what a left-out direction holds, and its share of the
-    variance, the square, is no more than rounding.
+    Directions with less than sqrt(eps) of the largest singular value are left out: if the columns are dependent, they
+    are only rounding. Hutchinson covers a left-out direction, and its variance, the square, is no more than rounding.
     """
     U, scales, _ = torch.linalg.svd(R, full_matrices=False)
     rank = int((scales > torch.finfo(dtype).eps ** 0.5 * scales[0]).sum())
@@ -95,5 +94,5 @@ def _finite(product: Tensor) -> Tensor:
 
 
 def _dot(A: Tensor, B: Tensor) -> Tensor:
-    """A' B in float64, column by column, without a float64 copy of both."""
+    """A' B in float64, column by column, without a float64 copy of A and B."""
     return torch.stack([(A * b[:, None]).sum(0, dtype=torch.float64) for b in B.unbind(1)], dim=1)

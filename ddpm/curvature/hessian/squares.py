@@ -1,22 +1,21 @@
-"""Traces of squared-error losses at the price of forward passes, for every weighting of the samples at once.
+"""Traces of squared-error losses from forward passes, for several weightings of the samples at once.
 
 loss_l = 1/B sum_i w_li |f_i - y_i|^2 / d. Along v, with J = df/dtheta and r = f - y,
 
     v' H_l v = 2 / (B d) sum_i w_li (|J_i v|^2 + r_i . D^2 f_i[v, v]),
 
 a Gauss-Newton part, never negative, and a residual part. Both are directional derivatives of the network's outputs, so
-that f(theta), f(theta + h v) and f(theta - h v) give them for each sample, and hence for every weighting.
+f(theta), f(theta + h v) and f(theta - h v) give them for each sample, and hence for every weighting.
 
-With a linear head (`head`, parameters b, features phi; a are all other parameters) the features alone are differenced,
-and only along v_a; whatever b adds is exact. The parts v_a' H_aa v_a, 2 v_a' H_ab v_b and v_b' H_bb v_b then come
-apart. The expectation of the second is 0 and that of the third, tr H_bb, is known: v_a' H_aa v_a + tr H_bb is unbiased
-for the same trace, and without the variance of the two. docs/curvature.md derives it.
+With a linear head (`head`, parameters b, features phi; a: all other parameters) only the features are differenced, and
+only along v_a; the contributions of b are exact. The terms v_a' H_aa v_a, 2 v_a' H_ab v_b and v_b' H_bb v_b are then
+known separately. The second has expectation 0, the third tr H_bb, which is known in closed form. So v_a' H_aa v_a +
+tr H_bb is unbiased for the same trace, without the variance of those two terms. docs/curvature.md has the derivation.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,14 +28,13 @@ from ddpm.curvature.hessian.operator import gradient_graph, quadratic_terms
 from ddpm.curvature.hessian.untouched import untouched
 from ddpm.curvature.hessian.vectors import Vectors, rademacher
 
-# Step of the differences over the root mean square parameter, in units of the fourth root of the machine epsilon, where
-# rounding (eps / h^2) and truncation (h^2) of a second difference balance.
+# Step of the differences over the root mean square parameter, in units of the fourth root of the machine epsilon, at
+# which rounding (eps / h^2) and truncation (h^2) of a second difference balance.
 STEP = 0.2
-# Largest numerical error that passes for none: in standard errors, or of the trace, which exact products round as well.
+# Largest acceptable numerical error: in standard errors; or relative to the trace, as exact products round it too.
 TOLERANCE, ROUNDING = 0.02, 1e-5
 
-
-# (number of draws, what measures some of them and leaves 0 for the others) -> the measurements of all.
+# (number of draws, a function that measures some and leaves 0 for the others) -> the measurements of all.
 Share = Callable[[int, Callable[[range], Tensor]], Tensor]
 
 
@@ -49,7 +47,7 @@ def alone(draws: int, measure: Callable[[range], Tensor]) -> Tensor:
 class LeastSquares:
     """A batch of a least-squares problem and its L weightings.
 
-    inputs: what the model takes; target: (B, ...) of the output's shape; weights: (L, B), one row for each loss.
+    inputs: arguments of the model; target: (B, ...), of the output's shape; weights: (L, B), a row for each loss.
     """
 
     inputs: tuple[Tensor, ...]
@@ -59,11 +57,11 @@ class LeastSquares:
 
 @dataclass(frozen=True)
 class LeastSquaresTrace:
-    """One loss's trace. plain: by the values v' H v; improved: with the head's part in closed form (None without head).
+    """The trace for one loss. plain: from v' H v; improved: with the head's part in closed form (None without a head).
 
-    numerical_error: |mean of value - exact value| over the checked vectors, plain and improved; NaN where none was. It
-        is the differences' also where they were found too coarse and `exact` products took their place.
-    exact: whether the values are exact products rather than differences.
+    numerical_error: |mean of value - exact value| over the checked vectors, plain and improved; NaN without a check. It
+        is that of the differences, even if they were too coarse and exact products replaced them.
+    exact: whether the values are from exact products.
     """
 
     plain: TraceEstimate
@@ -73,10 +71,10 @@ class LeastSquaresTrace:
 
     @property
     def error_in_sems(self) -> float:
-        """The larger numerical error in standard errors, 0 where exact products would have rounded as much; infinite
-        where only exact products were finite, NaN where nothing could be checked.
+        """The larger numerical error in standard errors: 0 if exact products would round as much, infinite if only
+        exact products were finite, NaN if nothing could be checked.
 
-        A standard error is here half a 95 % interval / 1.96: that of a few values alone may be small by chance.
+        A standard error is half a 95 % interval / 1.96 here, since that of a few values may be small by chance.
         """
         found = []
         for estimate, error in zip((self.plain, self.improved), self.numerical_error, strict=True):
@@ -101,21 +99,21 @@ def least_squares_trace(
     chunk: int = 1,
     share: Share = alone,
 ) -> list[LeastSquaresTrace]:
-    """Trace of the Hessian of each of L weighted squared errors, with respect to all that `model` trains.
+    """Trace of the Hessian of each of L weighted squared errors, with respect to all trained parameters of `model`.
 
-    draw: a batch, from the generator given alone; per_draw: vectors a batch (see `hutchinson_trace`). Each draw has
-        generators of its own, for its batch and its vectors, seeded from `rng`.
-    head: the submodule whose output the model returns as it is: an `nn.Linear` or `nn.Conv2d`.
-    exact: by exact products instead of differences, about 4 times slower, `chunk` vectors at a time.
-    checks: how many of the last draws have their first vector measured both ways. Where the mean difference is above
-        2 % of the standard error, or the differences alone are not finite, all is measured again by exact products, of
-        the same draws, with a warning.
-    share: how several processes share the draws out.
+    draw: returns a batch, using only the given generator; per_draw: vectors per batch (see `hutchinson_trace`). A draw
+        has its own generators for batch and vectors, seeded from `rng`.
+    head: the submodule whose output the model returns unchanged: an `nn.Linear` or `nn.Conv2d`.
+    exact: use exact products instead of differences, about 4 times slower, `chunk` vectors at a time.
+    checks: for this many of the last draws, the first vector is measured both ways. If the mean difference exceeds 2 %
+        of the standard error, or only the differences are not finite, all draws are measured again by exact products,
+        with a warning.
+    share: how processes share the draws.
 
-    The model is measured in eval mode, without autocast or TF32; it, its gradients and all random streams but `rng` are
-    left bitwise as they were. Values that are not finite, and draws for which memory does not suffice (with a warning),
-    are recorded as missing. Raises ValueError where probes < 2, where per_draw does not divide probes, where the head
-    is not what the model ends with, or on shapes that differ.
+    The model is measured in eval mode, without autocast or TF32. It, its gradients and all random streams but `rng`
+    stay bitwise unchanged. Values that are not finite, and draws that run out of memory (with a warning), count as
+    missing. Raises ValueError if probes < 2, if per_draw does not divide probes, if the model does not end with the
+    head, or if shapes differ.
     """
     draws = check_design(probes, per_draw)
     net = _Network(model, head)
@@ -136,7 +134,7 @@ def least_squares_trace(
             return torch.full((2, len(data.weights), count), torch.nan, dtype=torch.float64)
 
     def measured(exactly: bool, checks: int) -> tuple[Tensor, Tensor]:
-        """(2, L, draws, per_draw) values, and (2, L) their mean error over the checked draws, NaN for no checks."""
+        """(2, L, draws, per_draw) values, and (2, L) their mean error over the checked draws; NaN without checks."""
 
         def of(mine: range) -> Tensor:
             losses = len(draw(torch.Generator().manual_seed(seeds[0][0])).weights)
@@ -151,7 +149,7 @@ def least_squares_trace(
             return found
 
         found = share(draws, of)
-        error = found[draws - checks :, :, :, -1].mean(0).abs()  # the mean of nothing is NaN
+        error = found[draws - checks :, :, :, -1].mean(0).abs()  # NaN without checks
         return found[..., :-1].permute(1, 2, 0, 3), error
 
     table, error = measured(exact, 0 if exact else min(checks, draws))
@@ -170,25 +168,18 @@ def _trace(table: Tensor, error: Tensor, with_head: bool, exact: bool) -> LeastS
 
 
 class _Network:
-    """A model with its trained parameters apart: those of the head, and all others."""
+    """A model whose trained parameters are split into those of the head and the body (all others)."""
 
     def __init__(self, model: nn.Module, head: nn.Module | None):
         self.model = model
         self.head = None if head is None else LinearHead(head)
-        own = [] if head is None else list(head.parameters())
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.params = [p for _, p in named]
-        at = [next((i for i, p in enumerate(self.params) if p is q), None) for q in own]
-        if None in at:
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        position = {id(p): i for i, p in enumerate(self.params)}
+        own = [] if head is None else [id(p) for p in head.parameters()]
+        if not position.keys() >= set(own):
             raise ValueError("the head's parameters are not all among those that the model trains")
-        self.head_at = [i for i in at if i is not None]
-        self.body_at = [i for i in range(len(named)) if i not in self.head_at]
-        self._own = [self.params[i] for i in self.body_at]
-        # Every place at which a parameter of the body is used, and which of them it is: one may be used at several.
-        known = {id(p): i for i, p in enumerate(self._own)}
-        found = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if id(p) in known]
-        self._places = [(m, name) for m, name, _ in found]
-        self._which = [known[id(p)] for _, _, p in found]
+        self.head_at = [position[p] for p in own]
+        self.body_at = [i for i in range(len(self.params)) if i not in self.head_at]
         self.body = [self.params[i].detach() for i in self.body_at]
         self.dtype = self.params[0].dtype
         count = sum(p.numel() for p in self.body)
@@ -200,31 +191,34 @@ class _Network:
         return torch._foreach_add(self.body, [v[i] for i in self.body_at], alpha=by) if self.body else []
 
     def at(self, inputs: tuple[Tensor, ...], body: Sequence[Tensor]) -> Tensor:
-        """In float64, the features that enter the head, or the outputs where there is none, with these parameters."""
-        with self._body_replaced(body):
-            if self.head is None:
-                return self.model(*inputs).double()
-            with self.head.recorded() as seen:
-                output = self.model(*inputs)
-        return self.features_of(seen, output).double()
+        """Features (see `passed`) in float64, with these parameters of the body.
 
-    @contextmanager
-    def _body_replaced(self, body: Sequence[Tensor]) -> Iterator[None]:
-        """`torch.func.functional_call` with less around it, which here would be an eighth of a forward pass."""
+        Setting `data` for one pass is the fastest way to replace parameters: `torch.func.functional_call` takes an
+        eighth of a forward pass longer.
+        """
         try:
-            for (module, name), tensor in zip(self._places, (body[i] for i in self._which), strict=True):
-                module._parameters[name] = tensor  # type: ignore[assignment]
-            yield
+            self._set_body(body)
+            return self.passed(inputs)[1].double()
         finally:
-            for (module, name), i in zip(self._places, self._which, strict=True):
-                module._parameters[name] = self._own[i]
+            self._set_body(self.body)
 
-    @staticmethod
-    def features_of(seen: list[tuple[Tensor, Tensor]], output: Tensor) -> Tensor:
-        """The head's input in the one pass recorded. Raises ValueError where the model's output is not the head's."""
+    def _set_body(self, body: Sequence[Tensor]) -> None:
+        for i, tensor in zip(self.body_at, body, strict=True):
+            self.params[i].data = tensor
+
+    def passed(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """(output, features) of a forward pass. Features are the head's input, or the output if there is no head.
+
+        Raises ValueError if the model's output is not the head's.
+        """
+        if self.head is None:
+            output = self.model(*inputs)
+            return output, output
+        with self.head.recorded() as seen:
+            output = self.model(*inputs)
         if len(seen) != 1 or seen[0][1] is not output:
             raise ValueError("the head must be the model's last operation, used once, and its output be returned as is")
-        return seen[0][0]
+        return output, seen[0][0]
 
 
 @torch.no_grad()
@@ -244,11 +238,11 @@ def _by_differences(net: _Network, data: LeastSquares, drawn: Iterable[Sequence[
 def _values(
     net: _Network, data: LeastSquares, v_head: Sequence[Tensor], here: Tensor, first: Tensor, second: Tensor
 ) -> Tensor:
-    """(2, L) from the features (or outputs), and their first and second derivative along v_a."""
+    """(2, L) values from the features (or outputs) and their first and second derivatives along v_a."""
     if net.head is None:
         plain = _mean(data, first.square() + _residual(data, here) * second)
         return torch.stack([plain, plain])
-    # Only the differences needed more than the model's precision.
+    # Only the differences need more than the model's precision.
     dtype = net.dtype
     here, first, second = here.to(dtype), first.to(dtype), second.to(dtype)
     weight, bias = net.head.weights(dtype)
@@ -260,23 +254,19 @@ def _values(
 
 
 def _by_products(net: _Network, data: LeastSquares, drawn: Sequence[Sequence[Tensor]], chunks: Chunks) -> Tensor:
-    """(2, L, vectors) as `_by_differences`, from exact products: v' H v, and less what the head has to do with it."""
+    """(2, L, vectors) values as in `_by_differences`, from exact products."""
     with torch.enable_grad():
-        if net.head is None:
-            output, features = net.model(*data.inputs), None
-        else:
-            with net.head.recorded() as seen:
-                output = net.model(*data.inputs)
-            features = net.features_of(seen, output).double()
+        output, features = net.passed(data.inputs)
         errors = _residual(data, output, dtype=output.dtype).square().flatten(1).mean(1)
         losses = (data.weights.to(errors) * errors).mean(1)
         rows = [quadratic_terms(gradient_graph(loss, net.params), net.params, drawn, chunks) for loss in losses]
     terms = torch.stack(rows)  # (L, vectors, parameters)
     plain = terms.sum(2)
-    if net.head is None or features is None:
+    if net.head is None:
         return torch.stack([plain, plain])
-    # v_b . (H v)_b = v_b' H_ba v_a + v_b' H_bb v_b, so twice it less the last is all that b has to do with v' H v.
+    # v_b . (H v)_b = v_b' H_ba v_a + v_b' H_bb v_b, so twice this minus the last term is b's part of v' H v.
     with torch.no_grad():
+        features = features.double()
         in_head = [_mean(data, net.head(features, *[v[i].double() for i in net.head_at]).square()) for v in drawn]
         known = torch.stack(in_head, dim=1) + _head_trace(net.head, data, features)[:, None]
     return torch.stack([plain, plain - 2 * terms[:, :, net.head_at].sum(2) + known])

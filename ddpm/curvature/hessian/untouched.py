@@ -1,4 +1,4 @@
-"""A measurement leaves no trace: what it moves is put back, and it is taken in full float32 precision."""
+"""Measure in full float32 precision and restore all state afterwards."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 @contextmanager
 def untouched(params: Sequence[Tensor], model: nn.Module | None = None) -> Iterator[None]:
-    """Within: no autocast and no TF32, and `model`, where given, in eval mode. After: random streams, and the mode of
-    each submodule and all buffers of `model`, are bitwise what they were."""
+    """Inside: no autocast, no TF32, and `model`, if given, in eval mode. Afterwards random streams, and the mode and
+    buffers of each submodule of `model`, are bitwise as before."""
     devices = sorted({p.device.index for p in params if p.device.type == "cuda"})
     precision = torch.get_float32_matmul_precision()
     with ExitStack() as stack:

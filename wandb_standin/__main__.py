@@ -4,7 +4,7 @@ import argparse
 import threading
 from contextlib import suppress
 
-from tests.wandb_standin import StandIn
+from wandb_standin import StandIn
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ server does: how it validates, authorises, limits rates, delays what it stores, 
 parquet, searches for the best point of a Bayesian sweep, expires artifacts, moves `latest` when a version is deleted,
 or draws anything. Where the client's sources leave the server's behaviour open, the stand-in takes the plain reading.
 
-By hand: `python -m tests.wandb_standin --port 8765` prints the environment that leads a shell to it.
+By hand: `python -m wandb_standin --port 8765` prints the environment that leads a shell to it.
 """
 
-from tests.wandb_standin.records import AlertRecord, ArtifactRecord, RunRecord, ViewRecord
-from tests.wandb_standin.server import StandIn
-from tests.wandb_standin.sweeps import SweepRecord
+from wandb_standin.records import AlertRecord, ArtifactRecord, RunRecord, ViewRecord
+from wandb_standin.server import StandIn
+from wandb_standin.sweeps import SweepRecord
 
 __all__ = ["AlertRecord", "ArtifactRecord", "RunRecord", "StandIn", "SweepRecord", "ViewRecord"]

@@ -5,10 +5,10 @@ from typing import Any
 
 import yaml
 
-from tests.wandb_standin.base import RefusedError, Type, connection, global_id
-from tests.wandb_standin.records import ArtifactRecord, RunRecord, ViewRecord, now
-from tests.wandb_standin.schema import Artifact, Run, Sweep, View
-from tests.wandb_standin.sweeps import SweepRecord
+from wandb_standin.base import RefusedError, Type, connection, global_id
+from wandb_standin.records import ArtifactRecord, RunRecord, ViewRecord, now
+from wandb_standin.schema import Artifact, Run, Sweep, View
+from wandb_standin.sweeps import SweepRecord
 
 # Where the arguments of `upsertBucket` are kept in a run's record.
 RUN_COLUMNS = {

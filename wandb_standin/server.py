@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from tests.wandb_standin import graphql, sweeps
-from tests.wandb_standin.base import RefusedError, global_id
-from tests.wandb_standin.mutations import Mutation
-from tests.wandb_standin.records import AlertRecord, ArtifactRecord, RunRecord, ViewRecord, now
-from tests.wandb_standin.schema import Query
-from tests.wandb_standin.sweeps import SweepRecord
+from wandb_standin import graphql, sweeps
+from wandb_standin.base import RefusedError, global_id
+from wandb_standin.mutations import Mutation
+from wandb_standin.records import AlertRecord, ArtifactRecord, RunRecord, ViewRecord, now
+from wandb_standin.schema import Query
+from wandb_standin.sweeps import SweepRecord
 
 Answer = tuple[int, bytes]
 

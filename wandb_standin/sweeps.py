@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.wandb_standin.records import now
+from wandb_standin.records import now
 
 
 @dataclass

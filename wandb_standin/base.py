@@ -6,10 +6,10 @@ import math
 import mimetypes
 from typing import TYPE_CHECKING, Any
 
-from tests.wandb_standin.records import now
+from wandb_standin.records import now
 
 if TYPE_CHECKING:
-    from tests.wandb_standin.server import StandIn
+    from wandb_standin.server import StandIn
 
 
 class RefusedError(Exception):

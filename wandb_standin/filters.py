@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tests.wandb_standin.graphql import GraphQLError
-from tests.wandb_standin.records import RunRecord
+from wandb_standin.graphql import GraphQLError
+from wandb_standin.records import RunRecord
 
 COLUMNS: dict[str, Callable[[RunRecord], Any]] = {
     "name": lambda r: r.id,

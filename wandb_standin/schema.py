@@ -5,13 +5,13 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from tests.wandb_standin.base import File, Type, connection, finite, global_id
-from tests.wandb_standin.filters import matches, ordered
-from tests.wandb_standin.records import ArtifactRecord, RunRecord, ViewRecord
-from tests.wandb_standin.sweeps import SweepRecord
+from wandb_standin.base import File, Type, connection, finite, global_id
+from wandb_standin.filters import matches, ordered
+from wandb_standin.records import ArtifactRecord, RunRecord, ViewRecord
+from wandb_standin.sweeps import SweepRecord
 
 if TYPE_CHECKING:
-    from tests.wandb_standin.server import StandIn
+    from wandb_standin.server import StandIn
 
 
 class Query(Type):
