@@ -5,17 +5,18 @@ that decides, writes and prints. Tensors go by the backend of their device (nccl
 decisions go from host to host, by gloo.
 """
 
+import functools
 import io
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,7 +30,7 @@ from ddpm.runtime.streams import stream_seed
 # What rank 0 does alone (a download, a grid, an upload) keeps the others waiting, and that is no fault. A process that
 # died is noticed otherwise: its connections close, and torchrun ends the rest.
 TIMEOUT = timedelta(days=1)
-T = TypeVar("T")
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 def rank() -> int:
@@ -154,7 +155,7 @@ def together() -> Iterator[None]:
 
 
 def from_main(ask: Callable[[], T]) -> T:
-    """What `ask()` gives on rank 0, which alone calls it, on every process; its UserError likewise."""
+    """`ask()`, called on rank 0 alone: every process returns its result or raises its UserError."""
     if world_size() == 1:
         return ask()
     answer: list[Any] = [None]
@@ -163,6 +164,28 @@ def from_main(ask: Callable[[], T]) -> T:
             answer = [ask()]
     dist.broadcast_object_list(answer)
     return answer[0]
+
+
+def by_main(method: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: calls go through `from_main`."""
+
+    @functools.wraps(method)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        return from_main(lambda: method(*args, **kwargs))
+
+    return asked
+
+
+@contextmanager
+def entered_by_main(context: AbstractContextManager[object]) -> Iterator[None]:
+    """Rank 0 alone enters and leaves `context`; a UserError on entering is raised on every process."""
+    with ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(context)
+
+        from_main(enter)
+        yield
 
 
 def in_turn(make: Callable[[], T]) -> T:

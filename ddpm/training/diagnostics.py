@@ -14,7 +14,6 @@ from ddpm.diffusion.samplers import Denoiser, model_denoiser
 from ddpm.diffusion.schedule import Schedule
 from ddpm.evaluation.milestones import Milestones
 from ddpm.runtime.signals import StopSignals
-from ddpm.tracking.shared import SharedTracker
 from ddpm.tracking.tracker import Tracker
 from ddpm.training.state import TrainState
 
@@ -31,7 +30,7 @@ class Diagnostics:
         self.curvature = CurvatureProbe(cfg, objective, state.batches.images)
         self.stop = StopSignals()
 
-    def measure(self, tracker: Tracker | SharedTracker) -> None:
+    def measure(self, tracker: Tracker) -> None:
         """Keep, probe, score and draw what is due after the step just done, and log it; once, also when continued.
         Raises Interrupted."""
         step, state = self.state.step, self.state
