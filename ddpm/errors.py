@@ -1,4 +1,4 @@
-"""The one error that is meant for people, and the words that messages need."""
+"""The error meant for people, and helpers for its messages."""
 
 import difflib
 import sys
@@ -15,14 +15,24 @@ class UserError(Exception):
     exit_code = 2
 
 
-class Held(UserError):  # noqa: N818 - it is none
-    """The run is another process's at the moment: nothing is wrong, and a sweep leaves it to that one."""
+class Held(UserError):  # noqa: N818 - not an error as such
+    """Another process is writing to the run. Nothing is wrong; a sweep leaves the run to that process."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class NotFinite(UserError):  # noqa: N818 - see Held
-    """Weights, samples or features are not finite numbers: there is no image, score or measurement of them."""
+    """Weights, samples or features are not finite, so there is nothing to draw, score or measure."""
+
+
+def one_line(error: Exception) -> str:
+    """The error's message in one line, without a full stop."""
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of the error's message, without a full stop; the error's type if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def cut(text: str, most: int = 60) -> str:
@@ -31,16 +41,15 @@ def cut(text: str, most: int = 60) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """` Did you mean NAME?`, of the name in `known` that is most like `word`; empty where none is."""
+    """` Did you mean NAME?` for the name in `known` that is most like `word`; empty if none is."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {near[0]}?" if near else ""
 
 
 def printable(text: object) -> str:
-    """`text`, such as the name of a file, in one line that standard output can show.
+    """`text` (a file name, for example) in one line that standard output can show.
 
-    Line ends, other control characters, bytes that are no text (surrogates, in Python) and letters that the terminal's
-    encoding does not have are escaped, as in `caf\\xe9.png`.
+    Control characters, surrogates and characters outside the terminal's encoding are escaped, as in `caf\\xe9.png`.
     """
     encoding = sys.stdout.encoding or "utf-8"
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddpm.config.run import Config, as_meant
 from ddpm.errors import NotFinite, UserError
 from ddpm.models.build import make_model
-from ddpm.runtime.checkpoint import list_checkpoints, load
+from ddpm.runtime.checkpoint import list_checkpoints, load_state
 
 FORMAT = 2  # of what a training can be continued from; raised when TrainState.state_dict changes
 _SHOWN = 5  # keys of another program's file that an error lists
@@ -19,7 +19,7 @@ _SHOWN = 5  # keys of another program's file that an error lists
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a training, on the CPU, known to be whole: its config, step, images of the last step, and weights
     that fit the network of its config. Raises UserError if `path` is anything else."""
-    return load(path, _require_ours)
+    return load_state(path, _require_ours)
 
 
 def weights_of(path: Path, state: dict[str, Any], which: str) -> dict[str, Tensor]:

@@ -246,4 +246,4 @@ def test_gpus_of_other_kinds(machine: Machine, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
     monkeypatch.setattr("torch.accelerator.current_accelerator", apple)
-    assert "a GPU of the kind mps is here, but `auto` chooses CUDA alone" in _says()
+    assert "a GPU of the kind mps is here, but `auto` chooses only CUDA" in _says()

@@ -194,4 +194,4 @@ def test_what_is_shown(tmp_path: Path) -> None:
     assert live.getvalue().count("1 of 3 done") == 2 and live.getvalue().endswith("\x1b[2F\x1b[J")
     text = summary([done, going, failed], 90.0, ["ddpm", "report"], "ddpm sweep x")
     assert f"exit code 1: {jobs[2].name}: ValueError: no ({jobs[2].log})" in text
-    assert "to go on where it stopped: ddpm sweep x" in text
+    assert "to continue: ddpm sweep x" in text
