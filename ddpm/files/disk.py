@@ -67,12 +67,12 @@ def require_folder(path: Path, what: str = "--out") -> Path:
     return _required(path, what, Path.is_dir, "no folder")
 
 
-def require_file(path: Path, endings: Sequence[str] = (), what: str = "--out") -> Path:
+def require_file(path: Path, endings: Sequence[str] = ()) -> Path:
     """`path`, if a file can be written there and its name has one of `endings` (if any). Makes nothing. Raises
     UserError."""
     if endings and path.suffix.lower() not in endings:
-        raise UserError(f"{what} {path} cannot be written: its name must end in {', '.join(endings)}.")
-    return _required(path, what, Path.is_file, "no file")
+        raise UserError(f"--out {path} cannot be written: its name must end in {', '.join(endings)}.")
+    return _required(path, "--out", Path.is_file, "no file")
 
 
 def _required(path: Path, what: str, fits: Callable[[Path], bool], otherwise: str) -> Path:

@@ -29,7 +29,8 @@ from ddpm.runtime.streams import stream_seed
 # The others may wait long while rank 0 works alone (a download, a grid, an upload). A process that died is noticed
 # without a timeout: its connections close, and torchrun ends the others.
 TIMEOUT = timedelta(days=1)
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def rank() -> int:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 _ECHO_S = 1.0  # a launcher may pass on a signal that the process already got with its group
 
@@ -48,7 +48,7 @@ class StopSignals:
             # print is not safe here: the signal may have interrupted a print.
             os.write(2, b"\nstopping: " + self._first + b"; a second signal stops at once\n")
 
-    def __enter__(self) -> "StopSignals":
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 self._before[signum] = signal.signal(signum, self._handle)

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from tqdm import tqdm
+
 from ddpm.sweep.runner import Attempt
 
 REDRAW_S = 1.0
+_clock = tqdm.format_interval  # 01:30, 1:00:00
 _ENDED = ("done", "there", "failed", "stopped", "elsewhere")
 
 
@@ -74,12 +77,6 @@ def table(attempts: Sequence[Attempt], elapsed_s: float, width: int) -> list[str
         where = f"  [{bar:<20}] {step:>{len(str(total))}}/{total} {_clock(now - attempt.began):>8}  {attempt.job.name}"
         lines.append(where + ("  (2nd attempt)" if attempt.tries > 1 else ""))
     return [line[: width - 1] for line in lines]
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def summary(attempts: Sequence[Attempt], elapsed_s: float, report: Sequence[str], again: str) -> str:

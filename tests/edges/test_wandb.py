@@ -1,6 +1,7 @@
 """W&B set up in ways of its own: settings files, netrc, variables of a shell that is used again, the staging folder."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import wandb
+from wandb.sdk import wandb_setup
 from wandb.sdk.artifacts.staging import get_staging_dir
 from wandb.sdk.lib import wbauth
 
@@ -56,9 +58,18 @@ def _records(folder: Path) -> dict[str, Any]:
 
 
 def test_the_client_is_the_one_that_was_read() -> None:
-    """`ddpm/tracking/client.py` uses parts of W&B's client that are not public. With another version: read them again,
-    then change `CLIENT`."""
+    """`ddpm/tracking/client.py` uses private parts of W&B's client: each is there and does what it is used for. With
+    another version: read them again, then change `CLIENT`."""
     assert wandb.__version__.startswith(f"{client.CLIENT}.")
+    setup = wandb_setup.singleton()
+    assert callable(setup._load_settings) and hasattr(setup, "_settings")
+    assert client.server_name() == "api.wandb.ai"
+    process = setup.ensure_service()._proc._process  # type: ignore[union-attr]
+    assert process.poll() is None
+    client.end_service()
+    assert process.wait(10) < 0
+    with contextlib.suppress(Exception):
+        wandb.teardown()
     assert client.staging_folder() == Path(get_staging_dir())
 
 
