@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from ddpm.config.run import Config
@@ -60,8 +62,11 @@ def _make_folder(run: Any, cfg: Config, path: str) -> None:
     with RunFolder(cfg) as folder:
         if folder.begun:  # another process has made it meanwhile
             return
-        with folder.beginning(record, cfg.to_yaml()) as draft:
-            newest.download(root=str(draft / "checkpoints"))
+        with folder.beginning(record, cfg.to_yaml()) as draft, tempfile.TemporaryDirectory(dir=draft) as aside:
+            newest.download(root=aside)
+            (draft / "checkpoints").mkdir()
+            for file in Path(aside).glob("step-*.pt"):
+                file.rename(draft / "checkpoints" / file.name)
             lines = (json.dumps({"_i": step, "out": row}) + "\n" for step, row in sorted(_rows(run).items()))
             (draft / "loss.jsonl").write_text("".join(lines))
     print(f"continuing from W&B's checkpoint {newest.name} (step {version_step(newest)})")

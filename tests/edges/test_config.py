@@ -429,7 +429,7 @@ def test_the_cache_in_the_home_folder(at: Path, monkeypatch: pytest.MonkeyPatch)
         ("", "is not a path"),
         ("a\0b", "is not a path"),
         ("~nobody-here/x", r"no home folder of ~nobody-here\. A folder of that name is \./~nobody-here"),
-        (f"a/{'é' * 128}/b", "256 bytes; files have 255 at most"),
+        (f"a/{'é' * 128}/b", "256 bytes; 255 is the limit"),
     ],
 )
 def test_paths_that_are_none(path: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

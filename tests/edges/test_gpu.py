@@ -116,7 +116,7 @@ def test_a_gpu_that_is_asked_for_and_not_used_has_the_same_reason(machine: Machi
     """Catches a refusal of `cuda` that says less than the line of `auto`."""
     machine.driver()
     with pytest.raises(
-        UserError, match=r"device = cuda is not .*up to 12\.2.*for CUDA 13\.0.*Install a torch.*Use auto"
+        UserError, match=r"device = cuda cannot be used .*up to 12\.2.*for CUDA 13\.0.*Install a torch.*Use auto"
     ):
         choose_device("cuda")
 
