@@ -59,6 +59,13 @@ def write_whole(path: Path, content: str | bytes | memoryview, *, synced: bool =
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line, after ending one that a kill has left torn. Raises OSError."""
+    with path.open("ab+") as file:
+        torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write(("\n" * bool(torn) + line).encode())
+
+
 # --- before the work ---
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddpm.errors import UserError, one_line
+from ddpm.files.disk import append_line
 from ddpm.files.rows import parse, read_objects
 from ddpm.models.stored import intact
 from ddpm.runtime.checkpoint import list_checkpoints
@@ -106,20 +107,8 @@ def note_evaluation(folder: Path, step: int, point: str, rows: list[dict[str, An
         return
     path = folder / "evaluations.jsonl"
     try:
-        before = path.read_bytes() if path.exists() else b""
-        noted = any(_is_of(line, point) for line in before.splitlines())
-        torn = "\n" if before and not before.endswith(b"\n") else ""  # after a kill in the middle of a line
-        line = "" if noted else json.dumps({"_i": step, "point": point, "out": rows}) + "\n"
-        if torn or line:
-            with path.open("a") as file:
-                file.write(torn + line)
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        noted = any(each.get("point") == point for _, each in read_objects(lines, {}))
+        append_line(path, "" if noted else json.dumps({"_i": step, "point": point, "out": rows}) + "\n")
     except OSError as error:
         print(f"warning: the evaluation is not noted in {path}: {error.strerror or error}")
-
-
-def _is_of(line: bytes, point: str) -> bool:
-    """Whether a line is whole and has that point."""
-    try:
-        return bool(json.loads(line)["point"] == point)
-    except (ValueError, LookupError, TypeError):
-        return False

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from ddpm.config.run import Config, as_meant, differences
 from ddpm.errors import Held, UserError, one_line
 from ddpm.files import checksums
-from ddpm.files.disk import make_folder, replacing, require_folder, sync, write_whole
+from ddpm.files.disk import append_line, make_folder, replacing, require_folder, sync, write_whole
 from ddpm.files.rows import LeftOut, read_rows
 from ddpm.metrics.table import CURVES
 from ddpm.models.stored import intact, load_checkpoint
@@ -345,9 +345,7 @@ class RunFolder:
         path, line = self.path / "loss.jsonl", _line(step, row)
         with self._writing(path.name):
             checksums.note(path, line)
-            with path.open("ab+") as file:
-                torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # after a kill
-                file.write(("\n" * bool(torn) + line).encode())
+            append_line(path, line)
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> Path:
         """Write the checkpoint of `step`. Then delete older ones beyond `checkpoint.keep`, except milestones.
