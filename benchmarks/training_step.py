@@ -108,7 +108,8 @@ def measure_in_process(batch: int, args: argparse.Namespace, more: Sequence[str]
     from ddpm.runtime.distributed import check_stop
     from ddpm.runtime.memory import keep_freed_memory
     from ddpm.runtime.signals import StopSignals
-    from ddpm.tracking.shared import open_folder, open_tracker
+    from ddpm.tracking.run_folder import RunFolder
+    from ddpm.tracking.tracker import Tracker
     from ddpm.training.loop import advance
     from ddpm.training.setup import Training
 
@@ -116,11 +117,11 @@ def measure_in_process(batch: int, args: argparse.Namespace, more: Sequence[str]
     block, every = (2, 2) if args.quick else (10, 100) if batch < LARGE_FROM else (5, 10)
     rounds = 1 if args.quick else args.rounds
     cfg = load_config(CONFIG, [*overrides(batch, every, args), *more])
-    folder = open_folder(cfg)
+    folder = RunFolder(cfg)
     training = Training(cfg)
     ways: dict[str, Callable[[], Any]] = {"bare": bare(training, batch), "draft": first_draft(training, batch)}
     stop = StopSignals()
-    with folder, open_tracker(cfg, folder, training.facts(), step=0) as tracker, stop:
+    with folder, Tracker(cfg, folder, training.facts()) as tracker, stop:
 
         def step() -> None:
             check_stop(stop)

@@ -22,7 +22,17 @@ class Held(UserError):  # noqa: N818 - not an error
 
 
 class NotFinite(UserError):  # noqa: N818 - see Held
-    """Weights, samples or features are not finite: they give no image, score or measurement."""
+    """Weights, samples or features are not finite, so there is nothing to draw, score or measure."""
+
+
+def one_line(error: Exception) -> str:
+    """The error's message in one line, without a full stop."""
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of the error's message, without a full stop; the error's type if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def cut(text: str, most: int = 60) -> str:
@@ -37,10 +47,9 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def printable(text: object) -> str:
-    """`text`, such as a file's name, as one line that standard output can show.
+    """`text` (a file name, for example) in one line that standard output can show.
 
-    Escapes control characters, bytes that are not text (surrogates, in Python) and letters missing from the terminal's
-    encoding, as in `caf\\xe9.png`.
+    Control characters, surrogates and characters outside the terminal's encoding are escaped, as in `caf\\xe9.png`.
     """
     encoding = sys.stdout.encoding or "utf-8"
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))

@@ -1,8 +1,7 @@
-"""With what a run's files were written: `NAME.crc` beside the file `NAME`, so that a reader can say if it is the same.
+"""Checksums of a run's files: `NAME.crc` beside the file `NAME` tells readers whether it was altered.
 
-A line for each content: its CRC-32 in hexadecimal digits. Of a file of lines, each line is a content; of another, the
-whole file. A checksum is noted before its content is written: a kill leaves one too many, never one too few. The files
-themselves stay as other tools know them.
+Each line is the CRC-32, in hexadecimal, of one line of a .jsonl file, or of the whole of another file. A checksum is
+written before its content: a kill can leave one too many, never one too few.
 """
 
 import re
@@ -18,21 +17,21 @@ _WORD = re.compile(rb"[0-9a-f]{8}")
 
 
 def note(path: Path, *contents: str) -> None:
-    """Note that `contents` are about to be written to `path`: lines, or the whole file. A file that is there without
-    checksums stays without: of what was in it before, nothing is known. Raises OSError."""
+    """Note that `contents` (lines, or the whole file) are about to be written to `path`. An existing file without
+    checksums stays without, because its old content is not known. Raises OSError."""
     if place(path).exists() or not path.exists():
         with place(path).open("a") as file:
             file.write("".join(_checksum(content) for content in contents))
 
 
 def replace(path: Path, contents: Iterable[str]) -> None:
-    """Note that `path` holds `contents` and nothing else. Raises OSError."""
+    """Note that `contents` are all that `path` holds. Raises OSError."""
     write_whole(place(path), "".join(_checksum(content) for content in contents))
 
 
 def altered_lines(path: Path, lines: Sequence[bytes]) -> tuple[list[int], int]:
-    """(numbers of the `lines` of the file `path` that have no checksum; how many lines were
-    written and are not there). Neither of a file without checksums."""
+    """(numbers of the `lines` of the file `path` that have no checksum, how many written lines are missing). ([], 0)
+    for a file without checksums."""
     noted = _noted(path)
     found = list(map(zlib.crc32, lines))
     if not noted or found == noted:
@@ -42,14 +41,16 @@ def altered_lines(path: Path, lines: Sequence[bytes]) -> tuple[list[int], int]:
     for number, checksum in enumerate(found, start=1):
         if left[checksum]:
             left[checksum] -= 1
-        elif checksum:  # that of an empty line is 0
+        elif checksum:  # an empty line has 0
             altered.append(number)
     return altered, max(0, left.total() - len(altered))
 
 
 def as_written(path: Path, content: bytes, lines: Sequence[bytes] | None = None) -> list[str]:
-    """What is to be said of `content`, that of the file `path`; nothing if it is as it was written, or if nothing is
-    known. Of a .jsonl line by line; `lines` are those of `content`, if they are known already."""
+    """Messages if `content`, read from the file `path`, is not as it was written; [] if it is, or without checksums.
+
+    lines: those of `content` (for a .jsonl file), if already split.
+    """
     if path.suffix != ".jsonl":
         noted = _noted(path)
         same = not noted or zlib.crc32(content.rstrip()) in noted
@@ -65,12 +66,12 @@ def as_written(path: Path, content: bytes, lines: Sequence[bytes] | None = None)
 
 
 def place(path: Path) -> Path:
-    """Where the checksums of the file `path` are."""
+    """The file with the checksums of `path`."""
     return path.with_name(f"{path.name}.crc")
 
 
 def _noted(path: Path) -> list[int]:
-    """The checksums beside `path`; what is none counts as that of no content."""
+    """The checksums beside `path`; a malformed one is -1, which matches nothing."""
     try:
         words = place(path).read_bytes().split()
     except OSError:
@@ -82,4 +83,4 @@ def _noted(path: Path) -> list[int]:
 
 
 def _checksum(content: str) -> str:
-    return f"{zlib.crc32(content.rstrip().encode()):08x}\n"  # the end of a line is no part of it
+    return f"{zlib.crc32(content.rstrip().encode()):08x}\n"  # without the line end

@@ -4,21 +4,21 @@ from pathlib import Path
 
 from ddpm.errors import UserError, cut
 
-_MOST_BYTES = 255  # of one name, on the file systems of Linux, macOS and Windows
+_MOST_BYTES = 255  # of a file name on Linux, macOS and Windows
 
 
 def home(path: str | Path) -> Path:
-    """The path, with `~` at its beginning as the home folder, and `~NAME` as that of the user NAME.
+    """The path with a leading `~` or `~NAME` replaced by that user's home folder.
 
-    A shell does this for a word that begins so, and for nothing that stands after `=`. Raises UserError for a path that
-    is empty, as of a variable that is not set, for a name that no file can have, and for a user who does not exist.
+    A shell does this only at the beginning of a word, not after `=`. Raises UserError for an empty path (from an unset
+    variable, for example), an impossible file name or an unknown user.
     """
     text = str(path)
     if path == "" or "\0" in text:
-        raise UserError(f"{text!r} is no path. Write `.` for this folder.")
+        raise UserError(f"{text!r} is not a path. Write `.` for this folder.")
     longest = max(Path(path).parts, key=_size, default="")
     if _size(longest) > _MOST_BYTES:
-        raise UserError(f"A name in the path {cut(text)} has {_size(longest)} bytes; files have {_MOST_BYTES} at most.")
+        raise UserError(f"A name in the path {cut(text)} has {_size(longest)} bytes; {_MOST_BYTES} is the limit.")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""JSON as runs write it, and the lines of `loss.jsonl`: what a line says, or that it says nothing."""
+"""Reading JSON as runs write it, and the lines of `loss.jsonl`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,20 +6,20 @@ from typing import Any
 
 import orjson
 
-LARGEST_STEP = 2**53  # above it, two neighbouring steps are one float
+LARGEST_STEP = 2**53  # above it, floats cannot tell two neighbouring steps apart
 MALFORMED, NO_ROW = "malformed line(s)", "line(s) without a step or values"
 _SHOWN = 5
 
-# What was left out: why -> numbers of the lines, from 1.
+# Skipped lines: reason -> line numbers, from 1.
 LeftOut = dict[str, list[int]]
 
 
 def parse(text: bytes | str) -> Any:
-    """The value that `text` writes in JSON, with the bare NaN and Infinity that Python writes. Raises ValueError: no
-    JSON, too deeply nested, or a text in it that is not Unicode.
+    """The value of a JSON text, which may have Python's bare NaN and Infinity. Raises ValueError if it is not JSON,
+    too deeply nested, or holds text that is not Unicode.
 
-    orjson takes a quarter of the time of the standard library, and refuses a text that the JSON standard does not
-    know; whether it is a value all the same, the standard library says.
+    orjson takes a quarter of the standard library's time and accepts strict JSON only; the standard library reads the
+    rest.
     """
     try:
         return orjson.loads(text)
@@ -35,15 +35,15 @@ def parse(text: bytes | str) -> Any:
 
 
 def step_of(value: Any) -> int | None:
-    """`value` as a step, a whole number from 0 to `LARGEST_STEP`, which may be written as 5.0; None if it is none."""
+    """`value` as a step, a whole number (5.0 counts) from 0 to `LARGEST_STEP`; None if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_STEP:
         return None
     return int(value) if value == int(value) else None
 
 
 def read_rows(lines: Sequence[bytes], left_out: LeftOut) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(step, {metric: value}) of each line `{"_i": step, "out": {metric: value}}`. The numbers of other lines are added
-    to `left_out`; empty lines are passed."""
+    """(step, {metric: value}) for each line `{"_i": step, "out": {metric: value}}`. Other lines' numbers are added to
+    `left_out`; empty lines are ignored."""
     for number, found in read_objects(lines, left_out):
         step, out = found.get("_i"), found.get("out")
         if type(step) is int and 0 <= step <= LARGEST_STEP and type(out) is dict:
@@ -53,7 +53,7 @@ def read_rows(lines: Sequence[bytes], left_out: LeftOut) -> Iterator[tuple[int, 
 
 
 def read_objects(lines: Sequence[bytes], left_out: LeftOut) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number of the line, its JSON object). The numbers of lines that hold none are added to `left_out`."""
+    """(line number, JSON object) for each line that holds one. Other lines' numbers are added to `left_out`."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -68,7 +68,7 @@ def read_objects(lines: Sequence[bytes], left_out: LeftOut) -> Iterator[tuple[in
 
 
 def said_of(name: str, left_out: LeftOut) -> list[str]:
-    """What is said of the lines of the file `name` that were left out."""
+    """Messages about the skipped lines of the file `name`."""
     return [f"{name}: {len(lines)} {why} were skipped (line {listed(lines)})" for why, lines in left_out.items()]
 
 

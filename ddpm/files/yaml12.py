@@ -1,8 +1,7 @@
-"""YAML as its version 1.2 has it: the one reader of files and of single values, and the one writer.
+"""YAML 1.2: reading files and single values, and writing.
 
-`1e-4` is a number; `no`, `on`, `1:30`, `1_000` and `2026-05-01` are text. PyYAML on its own follows version 1.1.
-A key that stands twice in a mapping is an error, as the specification has it. There are no dates and no Python objects.
-What is written means the same to readers of both versions.
+`1e-4` is a number; `no`, `on`, `1:30`, `1_000` and `2026-05-01` are text. (PyYAML alone follows YAML 1.1.) A key that
+occurs twice in a mapping is an error. There are no dates and no Python objects. Written YAML means the same in 1.1.
 Source: https://yaml.org/spec/1.2.2/#103-core-schema
 """
 
@@ -15,12 +14,12 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, one_line
 
 NULL, TEXT, MERGE, _BOOL, _WHOLE, _DECIMAL, _LIST, _MAP = (
     f"tag:yaml.org,2002:{name}" for name in ("null", "str", "merge", "bool", "int", "float", "seq", "map")
 )
-# Tag, what an unquoted scalar of it looks like, and the characters that it can begin with.
+# Tag, pattern of its unquoted scalars, and their possible first characters.
 _LOOKS = (
     (NULL, r"(~|null|Null|NULL|)\Z", [*"~nN", ""]),
     (_BOOL, r"(true|True|TRUE|false|False|FALSE)\Z", [*"tTfF"]),
@@ -29,7 +28,7 @@ _LOOKS = (
     (_DECIMAL, r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z", [*"-+."]),
     (MERGE, r"<<\Z", ["<"]),
 )
-_MOST_VALUES = 100_000  # a few lines of anchors (&, *) can stand for more than a machine holds, or contain themselves
+_MOST_VALUES = 100_000  # a few anchors (&, *) can expand to more than the memory holds, or contain themselves
 
 
 class _Loader(yaml.SafeLoader):
@@ -45,7 +44,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that a reader of either version would take for something else."""
+    """Quotes text that YAML 1.1 or 1.2 would read as something else."""
 
 
 def _whole(_: Any, node: ScalarNode) -> int:
@@ -56,7 +55,7 @@ def _decimal(loader: Any, node: ScalarNode) -> float:
     return float(loader.construct_yaml_float(node)) + 0.0  # -0.0 is 0.0
 
 
-_PLAIN = (NULL, TEXT, _BOOL, _LIST, _MAP, None)  # None: what says that a tag is not known
+_PLAIN = (NULL, TEXT, _BOOL, _LIST, _MAP, None)  # None: the error for an unknown tag
 _Loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _PLAIN}
 _Loader.yaml_implicit_resolvers = {}
 _Loader.add_constructor(_WHOLE, _whole)
@@ -67,9 +66,9 @@ for _tag, _look, _starts in _LOOKS:
 
 
 def read_yaml(text: str | bytes, name: str | Path, prepare: Callable[[Node], None] | None = None) -> Any:
-    """The value of a YAML text, or of a file's bytes (UTF-8 or UTF-16); None for an empty one.
+    """The value of a YAML text, or of a file's bytes (UTF-8 or UTF-16); None if it is empty.
 
-    prepare: may change the tags of the nodes before they become values. Raises UserError, which says `name`.
+    prepare: may change the tags of the nodes before they become values. Raises UserError, which gives `name`.
     """
     try:
         loader = _Loader(text)
@@ -85,9 +84,9 @@ def read_yaml(text: str | bytes, name: str | Path, prepare: Callable[[Node], Non
 
 
 def read_value(raw: str, name: str, prepare: Callable[[Node], None] | None = None) -> Any:
-    """The value of what stands after `key=`: a list or mapping if it begins as one ([, {), else one scalar, all of it.
+    """The value of the text after `key=`: a list or mapping if it begins with [ or {, otherwise one scalar.
 
-    prepare: as in `read_yaml`. Raises UserError, which says `name`.
+    prepare: as in `read_yaml`. Raises UserError, which gives `name`.
     """
     raw = raw.strip()
     if raw.startswith(("[", "{")):
@@ -96,11 +95,11 @@ def read_value(raw: str, name: str, prepare: Callable[[Node], None] | None = Non
     try:
         return loader.construct_object(ScalarNode(loader.resolve(ScalarNode, raw, (True, False)), raw))
     except ValueError:
-        raise UserError(f"{name} is no value: its number has thousands of digits.") from None
+        raise UserError(f"{name} is not a value: its number has thousands of digits.") from None
 
 
 def write_yaml(value: Any) -> str:
-    """A value as YAML, its keys in their order."""
+    """A value as YAML, with keys in their order."""
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False))
 
 
@@ -110,7 +109,7 @@ def _check_size(root: Node) -> None:
         node = left.pop()
         count += 1
         if count > _MOST_VALUES:
-            raise ComposerError(None, None, f"it stands for more than {_MOST_VALUES:,} values", root.start_mark)
+            raise ComposerError(None, None, f"it expands to more than {_MOST_VALUES:,} values", root.start_mark)
         if isinstance(node, MappingNode):
             left += [part for pair in node.value for part in pair]
         elif isinstance(node, CollectionNode):
@@ -125,5 +124,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, yaml.YAMLError):
-        return " ".join(str(error).split()).rstrip(".")
+        return one_line(error)
     return "a value is not of the type that its tag (!!) names, or a number has thousands of digits"

@@ -11,7 +11,7 @@ from ddpm.config.run import Config
 from ddpm.config.stored import upgrade
 from ddpm.errors import NotFinite, UserError
 from ddpm.models.build import make_model
-from ddpm.runtime.checkpoint import list_checkpoints, load
+from ddpm.runtime.checkpoint import list_checkpoints, load_state
 
 FORMAT = 2  # bump when TrainState.state_dict changes
 _SHOWN = 5  # keys that an error lists of a foreign file
@@ -20,7 +20,7 @@ _SHOWN = 5  # keys that an error lists of a foreign file
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a training, on the CPU, checked: config, step, indices of the last step, and weights that fit the
     config's network. Raises UserError if `path` is anything else."""
-    return load(path, _require_ours)
+    return load_state(path, _require_ours)
 
 
 def weights_of(path: Path, state: dict[str, Any], which: str) -> dict[str, Tensor]:

@@ -1,14 +1,14 @@
-"""What many runs need alike, kept on disk for the next one: tensors by a key of all that they depend on."""
+"""A cache on disk for tensors that many runs need, by a key of everything they depend on."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddpm.files.disk import replacing
 from ddpm.files.paths import home
 
-if TYPE_CHECKING:  # the reports keep their files here too, and need no torch
+if TYPE_CHECKING:  # the reports use the cache folder too, without torch
     from torch import Tensor
 
 Tensors = dict[str, "Tensor"]
@@ -16,7 +16,7 @@ _configured: Path | None = None
 
 
 def use_folder(folder: Path | None) -> None:
-    """Take `folder`, a config's `cache_dir`, for this process's cache; None is the user's own."""
+    """Use `folder` (a config's `cache_dir`) as this process's cache; None is the user's own."""
     global _configured
     _configured = folder
 
@@ -30,18 +30,16 @@ def cache_dir() -> Path:
 
 
 def cached(kind: str, key: str, make: Callable[[], Tensors]) -> Tensors:
-    """What `make` returned for the key of this kind, at this call or an earlier one, in any process.
+    """`make()`, or what it returned in an earlier call by any process.
 
-    key: a digest of everything that the tensors depend on.
+    key: a digest of everything that the tensors depend on, within their kind.
     """
     return kept(cache_dir() / kind / f"{key}.safetensors", make)
 
 
 def kept(path: Path, make: Callable[[], Tensors]) -> Tensors:
-    """What `make` returned for the file `path`, at this call or an earlier one.
-
-    The file is whole or not there. One that is damaged is made again; a folder that cannot be written is done without.
-    """
+    """`make()`, kept in the file `path`, or the file's content if it is there and intact. A folder that cannot be
+    written is no error."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
@@ -51,9 +49,8 @@ def kept(path: Path, make: Callable[[], Tensors]) -> Tensors:
         made = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as aside:
-            save_file(made, Path(aside) / path.name)
-            (Path(aside) / path.name).replace(path)
+        with replacing(path, synced=False, shared=True) as aside:
+            save_file(made, aside)
     except (OSError, SafetensorError):
         pass
     return made

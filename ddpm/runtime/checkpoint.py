@@ -1,4 +1,4 @@
-"""Checkpoints: one file of tensors and plain values, loadable without running code from it, and known to be whole."""
+"""Checkpoints: files of tensors and plain values, with a digest, loaded without running code from them."""
 
 import copy
 import hashlib
@@ -11,31 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, first_line
 from ddpm.files.disk import make_folder, write_whole
 
-_NAMED = 5  # run folders that an error lists
+_NAMED = 5  # number of run folders that an error lists
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the run folder `folder` keeps the checkpoint of `step`."""
+    """The path of the checkpoint of `step` in a run folder."""
     return folder / "checkpoints" / f"step-{step:06d}.pt"
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step in a checkpoint's name."""
+    """The step in a checkpoint's file name."""
     return int(path.stem.removeprefix("step-"))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of the run folder `folder`, oldest first."""
+    """The checkpoints in a run folder, oldest first."""
     found = [path for path in folder.glob("checkpoints/step-*.pt") if re.fullmatch(r"step-\d+", path.stem)]
     return sorted(found, key=checkpoint_step)
 
 
 def no_checkpoints(path: Path) -> UserError:
-    """What to say where `path` is neither a checkpoint nor a run folder: the run folders in it, where it holds some."""
-    depths = ("*", "*/*")  # of an experiment's folder, and of the folder of experiments
+    """The error for a `path` that is neither a checkpoint nor a run folder. It lists the run folders in `path`."""
+    depths = ("*", "*/*")  # from an experiment's folder, and from its parent
     runs = sorted({found.parents[1] for depth in depths for found in path.glob(f"{depth}/checkpoints/step-*.pt")})
     if runs:
         more = f", and {len(runs) - _NAMED} more" if len(runs) > _NAMED else ""
@@ -48,63 +48,59 @@ def no_checkpoints(path: Path) -> UserError:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` with its digest beside `path` and rename it into place: `path` is always whole or as it was.
-
-    Raises OSError where it cannot be written; nothing is left beside `path` then.
-    """
-    content = io.BytesIO()  # torch would hide what went wrong with the file
+    """Write `state` and its digest to `path`, whole or not at all. Raises OSError."""
+    content = io.BytesIO()  # when torch writes the file itself, it hides the cause of an error
     torch.save({**state, "digest": digest(state)}, content)
     make_folder(path.parent)
     write_whole(path, content.getbuffer())
 
 
-def load_state(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, whatever it is, on the CPU. Raises UserError if there is none or it is damaged."""
-    return load(path, lambda path, state: None)
+def load_state(path: Path, require: Callable[[Path, Any], None] | None = None) -> dict[str, Any]:
+    """The state in a file by `save_checkpoint`, on the CPU. Raises UserError if the file is missing or damaged.
 
-
-def load(path: Path, require: Callable[[Path, Any], None]) -> dict[str, Any]:
-    """A file's state, in memory, once `require` has let it pass: until then no tensor is read, of a file that may be
-    another program's and huge."""
+    require: called with the path and the state before any tensor is read (another program's file may be huge); raises
+    if the file is not acceptable.
+    """
     try:
         if not path.exists():
             raise UserError(f"There is no checkpoint {path}.")
         _require_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         stored = state.pop("digest", None) if isinstance(state, dict) else None
-        require(path, state)
+        if require:
+            require(path, state)
         if stored is not None and stored != digest(state):
             raise ValueError("its content does not match its digest")
         return copy.deepcopy(state)
     except UserError:
         raise
-    except Exception as error:  # torch raises whatever the damaged bytes lead it to
+    except Exception as error:  # damaged bytes make torch raise anything
         raise UserError(f"The checkpoint {path} is damaged or is not one: {_reason(error)}.") from error
 
 
 def _reason(error: Exception) -> str:
-    """Why torch could not load a file, in a line. Not torch's own advice, which is to run code from the file."""
+    """Why torch could not load a file, without torch's advice, which is to run code from the file."""
     if "weights_only" not in str(error):
-        return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        return first_line(error)
     objects = sorted({name.rstrip(",.`") for name in re.findall(r"GLOBAL ([\w.]+)", str(error))})
-    held = f"objects of Python ({', '.join(objects)})" if objects else "objects of Python, or damaged bytes"
-    return f"it holds {held}, and to load those would run code from the file. Tensors and plain values alone are loaded"
+    held = f"Python objects ({', '.join(objects)})" if objects else "Python objects, or damaged bytes"
+    return f"it holds {held}, which only code from the file could load. Only tensors and plain values are loaded"
 
 
 def _require_archive(path: Path) -> None:
-    """Raises ValueError or OSError if a file cannot be what `torch.save` writes."""
+    """Raises ValueError or OSError if `torch.save` cannot have written the file."""
     with path.open("rb") as file:
         start = file.read(9)
     if not start:
         raise ValueError("it is empty")
     if path.suffix == ".safetensors" or start[8:] == b"{":
-        raise ValueError("it is a safetensors file, which holds weights alone, without a config")
+        raise ValueError("it is a safetensors file, which holds weights without a config")
     if not start.startswith(b"PK"):
-        raise ValueError("it is not an archive as torch.save writes it")
+        raise ValueError("it is not an archive written by torch.save")
 
 
 def digest(state: Any) -> str:
-    """SHA-256 over all names, values and tensor contents of a nested state."""
+    """SHA-256 over the names, values and tensor contents of a nested state."""
     sha = hashlib.sha256()
     _feed(sha, state)
     return sha.hexdigest()

@@ -1,21 +1,21 @@
-"""One run over several processes that torchrun started: who this one is among them, and what they tell each other.
+"""One run over several processes, started by torchrun: ranks, shared decisions, errors and sums.
 
-Alone, torch.distributed is not even initialised, and everything here gives back what it was given. Rank 0 is the one
-that decides, writes and prints. Tensors go by the backend of their device (nccl between GPUs, gloo between CPUs);
-decisions go from host to host, by gloo.
+Rank 0 decides, writes and prints. Tensors use the backend of their device (nccl between GPUs, gloo between CPUs);
+decisions use gloo. With one process, torch.distributed is not initialised and every function here is a plain call.
 """
 
+import functools
 import io
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,29 +26,30 @@ from ddpm.errors import NotFinite, UserError
 from ddpm.runtime.signals import Interrupted, StopSignals
 from ddpm.runtime.streams import stream_seed
 
-# What rank 0 does alone (a download, a grid, an upload) keeps the others waiting, and that is no fault. A process that
-# died is noticed otherwise: its connections close, and torchrun ends the rest.
+# The others may wait long while rank 0 works alone (a download, a grid, an upload). A process that died is noticed
+# without a timeout: its connections close, and torchrun ends the others.
 TIMEOUT = timedelta(days=1)
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process's number among all of the run, 0 where it is alone."""
+    """This process's number in the run; 0 with one process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes the run has, on all machines; 1 where this one is alone."""
+    """The number of the run's processes, on all machines."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_rank() -> int:
-    """This process's number on its machine, 0 where it is alone."""
+    """This process's number on its machine; 0 with one process."""
     return int(os.environ["LOCAL_RANK"]) if dist.is_initialized() else 0
 
 
 def part(n: int) -> slice:
-    """Which of n things are this process's: as many as the others', or one more; all of them alone."""
+    """This process's share of n things. Shares differ in size by at most one."""
     return slice(n * rank() // world_size(), n * (rank() + 1) // world_size())
 
 
@@ -56,16 +57,15 @@ def part(n: int) -> slice:
 
 
 def run(main: Callable[[], int]) -> int:
-    """`main()`, the command line, as one of the processes that torchrun started; the exit code.
+    """Run `main()`, the command line, as one of torchrun's processes. Returns the exit code.
 
-    What a person is to read is printed once, by rank 0, and no process ends before the others: torchrun would end those
-    in the middle of what they still write. An error that is no UserError is not caught: its traceback is shown, the
-    process ends, and torchrun ends the others.
+    Only rank 0 prints. No process ends before the others, because torchrun would kill those while they still write. An
+    exception that is not a UserError ends this process with its traceback, and torchrun ends the others.
     """
     if int(os.environ["WORLD_SIZE"]) == 1:
         return main()
-    # Before and after training, SIGINT ends a process at once, as SIGTERM does: raised in the middle of a meeting,
-    # KeyboardInterrupt would leave the others with half of it.
+    # Outside training, SIGINT ends a process at once, as SIGTERM does. A KeyboardInterrupt in a collective call would
+    # leave the others waiting in it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     said = io.StringIO()
     with ExitStack() as quiet:
@@ -73,7 +73,7 @@ def run(main: Callable[[], int]) -> int:
             quiet.enter_context(redirect_stdout(quiet.enter_context(Path(os.devnull).open("w"))))
             quiet.enter_context(redirect_stderr(said))
         if sys.argv[1:2] != ["train"]:
-            print("ddpm: error: torchrun is for `train` alone; start other verbs without it.", file=sys.stderr)
+            print("ddpm: error: torchrun is for `train` only; start other verbs without it.", file=sys.stderr)
             return 2
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
         try:
@@ -89,10 +89,10 @@ def run(main: Callable[[], int]) -> int:
 
 
 def require_possible(batch_size: int) -> None:
-    """Raises UserError where the processes cannot share a batch equally, or do not know of each other."""
+    """Raises UserError if the processes cannot share a batch equally, or were started without `run`."""
     if world_size() == 1 and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(
-            "This is one of several processes, as RANK and WORLD_SIZE say, and it was not started as one. Use "
+            "RANK and WORLD_SIZE describe one of several processes, but this one was not started as such. Use "
             "torchrun --nproc-per-node=N -m ddpm train CONFIG, or unset both to train in one process."
         )
     if batch_size % world_size():
@@ -103,13 +103,13 @@ def require_possible(batch_size: int) -> None:
 
 
 def require_same(facts: dict[str, Any]) -> None:
-    """Raises UserError where a fact, named for people, is not the same on every process."""
+    """Raises UserError if a fact differs between processes. facts: by their names in the message."""
     everywhere = gather(facts)
     for name in facts:
         found = [theirs[name] for theirs in everywhere]
         if any(value != found[0] for value in found):
             shown = ", ".join(f"{value} on process {i}" for i, value in enumerate(found))
-            raise UserError(f"The processes of a run need the same {name}, and have {shown}.")
+            raise UserError(f"All processes of a run need the same {name}. They have {shown}.")
 
 
 # --- going on, or not, together ---
@@ -117,7 +117,7 @@ def require_same(facts: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Word:
-    """What each process says where all of them meet. Every meeting is alike, so that no two kinds can be confused."""
+    """What each process says at a meeting. All meetings use this one type, so that none is mistaken for another."""
 
     error: str = ""
     finite: bool = True
@@ -133,8 +133,8 @@ def _meet(word: _Word) -> list[_Word]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What is done inside, by all or by some, succeeds on every process or on none: the UserError of one, else its
-    Interrupted, is raised on all, once all are done. Inside, processes may meet only in `together` again."""
+    """The block succeeds on every process or on none: once all are done, a UserError (otherwise an Interrupted) of one
+    is raised on all. Inside, the only collective call allowed is another `together`."""
     if world_size() == 1:
         yield
         return
@@ -154,7 +154,7 @@ def together() -> Iterator[None]:
 
 
 def from_main(ask: Callable[[], T]) -> T:
-    """What `ask()` gives on rank 0, which alone calls it, on every process; its UserError likewise."""
+    """`ask()`, called on rank 0 alone: every process returns its result or raises its UserError."""
     if world_size() == 1:
         return ask()
     answer: list[Any] = [None]
@@ -165,8 +165,30 @@ def from_main(ask: Callable[[], T]) -> T:
     return answer[0]
 
 
+def by_main(method: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: calls go through `from_main`."""
+
+    @functools.wraps(method)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        return from_main(lambda: method(*args, **kwargs))
+
+    return asked
+
+
+@contextmanager
+def entered_by_main(context: AbstractContextManager[object]) -> Iterator[None]:
+    """Rank 0 alone enters and leaves `context`; a UserError on entering is raised on every process."""
+    with ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(context)
+
+        from_main(enter)
+        yield
+
+
 def in_turn(make: Callable[[], T]) -> T:
-    """`make()` by one process of each machine, then by the others: what the first downloads, they find."""
+    """`make()`, first by one process of each machine, then by the others, which find what the first downloaded."""
     if world_size() == 1:
         return make()
     made: list[T] = []
@@ -178,7 +200,7 @@ def in_turn(make: Callable[[], T]) -> T:
 
 
 def check_stop(stop: StopSignals) -> None:
-    """Raises Interrupted on every process once one was asked to stop. All of them have to call it."""
+    """Raises Interrupted on every process if one was asked to stop. All must call it."""
     if world_size() == 1:
         stop.check()
         return
@@ -192,7 +214,7 @@ def check_stop(stop: StopSignals) -> None:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, on each of them."""
+    """The sum of a tensor over all processes, on each."""
     if world_size() == 1:
         return values
     values = values.clone()
@@ -201,12 +223,12 @@ def total(values: Tensor) -> Tensor:
 
 
 def means(*scalars: Tensor) -> tuple[Tensor, ...]:
-    """The mean of each scalar over all processes, on each of them: of equal parts' means, that of the whole."""
+    """The mean of each scalar over all processes, on each. For means over equal parts it is that of the whole."""
     return scalars if world_size() == 1 else (total(torch.stack(scalars)) / world_size()).unbind()
 
 
 def gather(value: T) -> list[T]:
-    """What each process gave, by rank, on each of them. For small things: it is pickled."""
+    """Every process's value, by rank, on each. The values are pickled: keep them small."""
     values: list[Any] = [value]
     if world_size() > 1:
         values = [None] * world_size()
@@ -215,37 +237,37 @@ def gather(value: T) -> list[T]:
 
 
 def replicated(model: nn.Module) -> nn.Module:
-    """The same module, whose gradient is the mean over all processes after a backward pass through it."""
+    """`model`, wrapped so that a backward pass averages its gradient over all processes."""
     if world_size() == 1:
         return model
     device = next(model.parameters()).device
     replica = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    replica.broadcast_buffers = False  # they are constants; as an argument, torch 2.15 calls it deprecated
+    replica.broadcast_buffers = False  # they are constants; torch 2.15 deprecates the argument
     return replica
 
 
-# --- the global random stream, which dropout draws from: each process has one of its own ---
+# --- the global random stream, for dropout: each process has its own ---
 
 
 def begin_stream(seed: int, step: int) -> None:
-    """Give this process's global stream a seed of its own; rank 0 keeps the stream of a run in one process."""
+    """Seed this process's global stream. Rank 0 keeps the stream that a run with one process has."""
     if rank():
         torch.manual_seed(stream_seed(seed, f"dropout on process {rank()} from step {step}"))
 
 
 def stream_state(device: torch.device) -> dict[str, Any]:
-    """Where this process's global stream stands, on the CPU and on `device`."""
+    """The state of this process's global stream, on the CPU and on `device`."""
     cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return {"global_rng": torch.get_rng_state(), "cuda_rng": cuda}
 
 
 def restore_stream(states: list[dict[str, Any]], device: torch.device, seed: int, step: int) -> None:
-    """Take up this process's stream from those of all ranks after `step`, or begin one where there was none."""
+    """Restore this process's stream from those of all ranks after `step`. A rank without one begins a new stream."""
     if rank() >= len(states):
         begin_stream(seed, step)
         return
     state = states[rank()]
     torch.set_rng_state(state["global_rng"])
     if device.type == "cuda":
-        cuda = dict(enumerate(state["cuda_rng"]))  # of one device, or (in older checkpoints) of all of the machine
+        cuda = dict(enumerate(state["cuda_rng"]))  # one device's, or (older checkpoints) all of the machine's
         torch.cuda.set_rng_state(cuda.get(device.index or 0, cuda[0]), device)

@@ -1,4 +1,4 @@
-"""What a run ran on: device, precision, versions, commit."""
+"""What a run runs on: device, precision, versions, commit."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, first_line
 from ddpm.runtime.distributed import local_rank, rank, world_size
 from ddpm.runtime.gpu import Unused, try_device, unused_gpu
 
@@ -18,10 +18,10 @@ _PACKAGES = ("torch", "torchvision", "wandb", "numpy")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is a CUDA device that torch can compute on, else the CPU; several processes of a machine take one each. A
-    GPU that is there and not used is one line, once a process.
+    """The device of a config's name. `auto` is a CUDA device that torch can compute on, otherwise the CPU; a message
+    tells of an unused GPU. With several processes, each takes a GPU of its own.
 
-    Raises UserError on a device that is not there.
+    Raises UserError if the device cannot be used.
     """
     if world_size() > 1 and name != "cpu" and (name != "auto" or torch.cuda.is_available()):
         name = _own_cuda_device(name)
@@ -32,14 +32,14 @@ def choose_device(name: str) -> torch.device:
         try_device(name)
     except (RuntimeError, AssertionError) as error:
         unused = unused_gpu() if name.startswith("cuda") else None
-        why = f"{unused.says}. {unused.advice}." if unused else str(error).splitlines()[0]
-        raise UserError(f"device = {name} is not to be had here: {why} Use auto or cpu.") from error
+        why = f"{unused.says}. {unused.advice}." if unused else first_line(error)
+        raise UserError(f"device = {name} cannot be used here: {why} Use auto or cpu.") from error
     return torch.device(name)
 
 
 @cache
 def _said_unused() -> Unused | None:
-    """A GPU that `auto` leaves for the CPU, after one line about it."""
+    """The GPU that `auto` does not use, after a message about it; once a process."""
     unused = unused_gpu()
     if unused:
         print(f"warning: {unused.says}: running on the CPU. `ddpm doctor` says what to do")
@@ -47,28 +47,28 @@ def _said_unused() -> Unused | None:
 
 
 def _own_cuda_device(name: str) -> str:
-    """`cuda:R` of this machine's process R. Raises UserError where `name` is one device, or there are too few."""
+    """`cuda:R` for process R of this machine. Raises UserError if `name` is one device, or there are too few."""
     if ":" in name:
         raise UserError(
-            f"device = {name} is one GPU, and each of the {world_size()} processes needs one of its own: use cuda or "
-            "auto, by which process R of a machine takes cuda:R, and CUDA_VISIBLE_DEVICES to choose among its GPUs."
+            f"device = {name} is one GPU, and each of the {world_size()} processes needs one of its own. Use cuda or "
+            "auto: process R of a machine then takes cuda:R. CUDA_VISIBLE_DEVICES chooses among the GPUs."
         )
     there = torch.cuda.device_count()
     if local_rank() >= there:
         raise UserError(
-            f"This machine has {there} GPUs, and more processes: start no more than that (--nproc-per-node={there}), "
-            "or use --device=cpu."
+            f"This machine has {there} GPUs, and more processes. Start at most {there} (--nproc-per-node={there}), or "
+            "use --device=cpu."
         )
     torch.cuda.set_device(local_rank())
     return f"cuda:{local_rank()}"
 
 
 def choose_precision(amp: bool | str, device: torch.device) -> torch.dtype:
-    """The dtype that the network's forward pass runs in: float32, or autocast's bfloat16 or float16."""
+    """The dtype of the network's forward pass: float32, or autocast's bfloat16 or float16."""
     if not amp:
         return torch.float32
     if device.type == "cpu":
-        print("amp: off on a CPU, where bf16 autocast was measured 10 times slower than float32")
+        print("amp: off on a CPU, where bf16 autocast is about 10 times slower than float32")
         return torch.float32
     if amp == "fp16":
         return torch.float16
@@ -77,7 +77,7 @@ def choose_precision(amp: bool | str, device: torch.device) -> torch.dtype:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the bits of a run depend on besides its config: versions, processor, threads, processes. Plain values."""
+    """What a run's rounding depends on besides its config: versions, processor, threads, processes."""
     return {
         "python": platform.python_version(),
         **{name: installed(name) for name in _PACKAGES},
@@ -91,7 +91,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def installed(package: str) -> str | None:
-    """Its version; None if it is not installed."""
+    """The package's version; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -99,10 +99,10 @@ def installed(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """The commit of this code, with `+dirty` where tracked files differ from it; None outside a checkout."""
+    """The commit of this code, with `+dirty` if tracked files differ from it; None outside a checkout."""
     here = Path(__file__).parent
     try:
-        # Installed into another project's checkout, this file is not one of its own.
+        # Fails if this package is installed into another project's checkout.
         subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=True)
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         status = ["git", "status", "--porcelain", "--untracked-files=no"]

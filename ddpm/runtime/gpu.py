@@ -1,4 +1,4 @@
-"""A GPU that is there and that torch does not use: which one, why, and what to do about it."""
+"""Why torch does not use a GPU of this machine, and what to do."""
 
 import os
 import re
@@ -12,18 +12,16 @@ from pathlib import Path
 
 import torch
 
+from ddpm.errors import first_line
+
 _DEV, _KERNEL_MODULE = Path("/dev"), Path("/proc/driver/nvidia/version")
 _SMI_S = 5.0  # nvidia-smi takes a second or two; it hangs if a GPU has failed
-_HIDING = (
-    "",
-    "-1",
-    "NoDevFiles",
-)  # CUDA reads its list up to the first entry that is no GPU; Slurm writes the last one
+_HIDING = ("", "-1", "NoDevFiles")  # CUDA stops reading its list at such an entry; Slurm writes the last one
 
 
 @dataclass(frozen=True)
 class Unused:
-    """Why a GPU is not used, as a sentence, and what a person can do."""
+    """Why a GPU is not used, and what to do: both without a full stop."""
 
     says: str
     advice: str
@@ -31,7 +29,7 @@ class Unused:
 
 @dataclass(frozen=True)
 class _Driver:
-    """NVIDIA's driver, as far as it can be asked. cuda: the newest that it takes. trouble: what nvidia-smi has."""
+    """NVIDIA's driver. cuda: the newest version that it supports. trouble: why nvidia-smi gives no answer."""
 
     version: str | None
     cuda: str | None
@@ -44,15 +42,15 @@ class _Driver:
 
 
 def try_device(name: str) -> None:
-    """Compute something on a device: torch may list a GPU that its build has no kernels for. Raises RuntimeError or
+    """Compute something on a device: torch may list a GPU for which it has no kernels. Raises RuntimeError or
     AssertionError, as torch does."""
     (torch.ones(1, device=name) + 1).item()
 
 
 def unused_gpu() -> Unused | None:
-    """Why torch cannot use a GPU of this machine; None if it can, or if there is none. Takes a few seconds at most."""
+    """Why torch cannot use a GPU of this machine; None if it can, or there is none. Takes a few seconds at most."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what torch warns of is said here
+        warnings.simplefilter("ignore")  # the returned text says it
         return _without_kernels() if torch.cuda.is_available() else _nvidia() or _amd() or _other()
 
 
@@ -62,7 +60,8 @@ def _without_kernels() -> Unused | None:
     except RuntimeError as error:
         name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
         return Unused(
-            f"{name} (sm_{major}{minor}) is here, but torch {torch.__version__} cannot compute on it: {_first(error)}",
+            f"{name} (sm_{major}{minor}) is here, but torch {torch.__version__} cannot compute on it: "
+            f"{first_line(error)}",
             f"This torch has kernels for {', '.join(torch.cuda.get_arch_list())}. If the GPU's are not among them, "
             "install an older build for an older GPU, a newer one for a newer GPU (pytorch.org has the command)",
         )
@@ -78,7 +77,7 @@ def _nvidia() -> Unused | None:
 
 
 def _why_not(driver: _Driver) -> tuple[str, str]:
-    """What keeps torch from NVIDIA's GPU, and what to do."""
+    """Why torch cannot use NVIDIA's GPU, and what to do."""
     built, this = torch.version.cuda, f"torch {torch.__version__}"
     reason = _torchs_reason()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -100,16 +99,16 @@ def _why_not(driver: _Driver) -> tuple[str, str]:
 
 
 def _torchs_reason() -> str:
-    """The first sentence of why torch cannot start CUDA."""
+    """The first sentence of torch's error when it starts CUDA."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return _first(error).split(". ")[0]
+        return first_line(error).split(". ")[0]
     return "it finds none"
 
 
 def _driver() -> _Driver | None:
-    """NVIDIA's driver; None if there is no sign of one. A stray nvidia-smi that finds no driver is no sign."""
+    """NVIDIA's driver; None if there is no sign of one. An nvidia-smi that finds no driver is not a sign."""
     module = ""
     with suppress(OSError):
         module = _KERNEL_MODULE.read_text()
@@ -124,7 +123,7 @@ def _driver() -> _Driver | None:
 
 
 def _ask_smi() -> tuple[str, str]:
-    """(what nvidia-smi prints, why that is no answer)."""
+    """(what nvidia-smi prints, or why it gives no answer): one of the two is empty."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return "", "not on PATH"
@@ -143,7 +142,7 @@ def _ask_smi() -> tuple[str, str]:
     try:
         said, _ = process.communicate(timeout=_SMI_S)
     except subprocess.TimeoutExpired:
-        # Not waited for: in the kernel, on a GPU that has failed, not even SIGKILL ends it.
+        # Do not wait for it: on a GPU that has failed, it may hang in the kernel despite SIGKILL.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         return "", f"no answer within {_SMI_S:g} s"
@@ -163,18 +162,12 @@ def _amd() -> Unused | None:
 
 
 def _other() -> Unused | None:
-    """Of a kind that torch can use and `auto` does not choose, such as Apple's."""
+    """A GPU that torch can use and `auto` does not choose, such as Apple's."""
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if kind is None:
         return None
-    return Unused(
-        f"a GPU of the kind {kind.type} is here, but `auto` chooses CUDA alone", "There is nothing to install"
-    )
+    return Unused(f"a GPU of the kind {kind.type} is here, but `auto` chooses only CUDA", "There is nothing to install")
 
 
 def _major(version: str) -> int:
     return int(version.split(".")[0])
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,21 +1,20 @@
-"""How this process holds on to memory."""
+"""How this process keeps freed memory."""
 
 import ctypes
 import os
 
-# glibc's names for what `mallopt` sets (malloc.h), and as much as it takes.
+# glibc's parameters of `mallopt` (malloc.h), and their largest useful values.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER, _GIB = 2**31 - 1, 2**30
 
 
 def keep_freed_memory() -> None:
-    """Let what this process frees serve its next allocations, instead of going back to the system.
+    """Reuse freed memory for the next allocations instead of returning it to the system.
 
-    glibc maps large blocks (above 32 MiB; at first 128 KiB) anew each time, unmaps them when they are freed, and
-    trims what it holds, so that a step touches fresh pages, which the kernel has to clear. In a run at batch 64 it was
-    25,000 to 50,000 pages a step, 5 to 10 % of its time on a CPU; at batch 4 few, once images had been loaded. The
-    price is that the process stays as large as it once was. Nothing happens where the allocator is another, or where
-    the environment has set it up.
+    By default glibc maps large blocks (above 32 MiB; at first 128 KiB) anew each time, so that every step touches fresh
+    pages, which the kernel must clear: at batch 64, 25,000 to 50,000 pages a step, 5 to 10 % of its time on a CPU. The
+    price is that the process stays as large as it ever was. Does nothing with another allocator, or if the environment
+    configures glibc's.
     """
     if "MALLOC_MMAP_THRESHOLD_" in os.environ or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return

@@ -1,18 +1,18 @@
-"""A polite end: the first SIGTERM or SIGINT asks the training to stop where it can be continued, a second one, a second
-later or more, is immediate."""
+"""Stopping on signals: the first SIGTERM or SIGINT asks the training to stop where it can be resumed. Another signal,
+or the same one a second later, ends it at once."""
 
 import os
 import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
-_ECHO_S = 1.0  # a signal to a whole group comes twice to a process whose launcher passes it on
+_ECHO_S = 1.0  # a launcher may pass on a signal that the process already got with its group
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """The training was asked to stop. `exit_code` is the shell's convention, 128 + signal."""
+    """The training was asked to stop. `exit_code` follows the shell's convention, 128 + signal."""
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
@@ -21,9 +21,11 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT set a flag, `signum`, that `check` raises on. Outside the main thread it does
-    nothing: Python delivers signals there alone. quiet: of several processes, one says for all that they stop. first:
-    what is done before that."""
+    """While entered, SIGTERM and SIGINT set `signum`, and `check` then raises. Does nothing outside the main thread,
+    because Python delivers signals only there.
+
+    quiet: print nothing (another process prints for all). first: what is done before stopping, for the message.
+    """
 
     def __init__(self, *, quiet: bool = False, first: str = "a checkpoint is written first") -> None:
         self.signum: int | None = None
@@ -31,7 +33,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def check(self) -> None:
-        """Raises Interrupted once a stop was asked for."""
+        """Raises Interrupted after a signal."""
         if self.signum is not None:
             raise Interrupted(self.signum)
 
@@ -43,10 +45,10 @@ class StopSignals:
             os.kill(os.getpid(), signum)
         self.signum, self._at = signum, time.monotonic()
         if not self._quiet:
-            # print is not safe here: the signal may have come in the middle of one.
+            # print is not safe here: the signal may have interrupted a print.
             os.write(2, b"\nstopping: " + self._first + b"; a second signal stops at once\n")
 
-    def __enter__(self) -> "StopSignals":
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 self._before[signum] = signal.signal(signum, self._handle)

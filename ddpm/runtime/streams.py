@@ -1,8 +1,8 @@
-"""Random streams: each has an owner and a seed of its own, so that none moves another."""
+"""Random streams: each has its own owner and seed, so that none affects another."""
 
 import hashlib
 
 
 def stream_seed(seed: int, stream: str) -> int:
-    """The seed of one named random stream of a run: equal for equal (seed, stream), unrelated between streams."""
+    """The seed of one of a run's named random streams; unrelated between streams."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:7])

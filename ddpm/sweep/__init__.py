@@ -1,1 +1,1 @@
-"""Sweeps without a server: W&B's sweep files enumerated and run here; and points of a server's sweep run again."""
+"""Runs the points of W&B's sweep files without a server, and lost points of a server's sweep again."""

@@ -1,4 +1,4 @@
-"""A point's command line and environment, as W&B's agent makes them."""
+"""A point's command line and environment, equal to those by W&B's agent."""
 
 import os
 import re
@@ -14,13 +14,12 @@ from ddpm.files.paths import home
 from ddpm.sweep.space import Sweep
 
 DEFAULT = ["${env}", "${interpreter}", "${program}", "${args}"]
-_NOT_HERE = (  # in a process of its own, a run is not the agent's that this one may itself have been started by
-    *("WANDB_SERVICE", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID"),
-)
+# Variables of an agent that may have started this process; a point's process is not that agent's.
+_AGENTS = ("WANDB_SERVICE", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
 
 
 def expand(sweep: Sweep, values: dict[str, Any]) -> list[str]:
-    """The sweep's command for one point. Raises UserError for a macro that has no meaning here."""
+    """The sweep's command for one point. Raises UserError for an unknown macro."""
     macros = {
         "env": ["/usr/bin/env"],
         "interpreter": ["python"],
@@ -34,7 +33,7 @@ def expand(sweep: Sweep, values: dict[str, Any]) -> list[str]:
         name = word[2:-1] if word.startswith("${") and word.endswith("}") else None
         if name == "program" and sweep.program is None:
             raise UserError(
-                f"{sweep.path}: its command has ${{program}}, and there is no `program:`. Use `program: ddpm`."
+                f"{sweep.path}: its command has ${{program}}, but there is no `program:`. Use `program: ddpm`."
             )
         if "${" in word and name not in macros:
             known = ", ".join(f"${{{macro}}}" for macro in (*macros, "envvar:NAME"))
@@ -45,13 +44,13 @@ def expand(sweep: Sweep, values: dict[str, Any]) -> list[str]:
 
 def _variable(sweep: Sweep, name: str) -> str:
     if name not in os.environ:
-        raise UserError(f"{sweep.path}: its command has ${{envvar:{name}}}, and {name} is not set.")
+        raise UserError(f"{sweep.path}: its command has ${{envvar:{name}}}, but {name} is not set.")
     return os.environ[name]
 
 
 def parse_train(sweep: Sweep, command: list[str]) -> tuple[Path, list[str]]:
-    """(config file, overrides) of a command that is `ddpm train CONFIG --key=value ...`, by whichever way `ddpm` is
-    started. Raises UserError for another command, and where its program is not there."""
+    """(config file, overrides) from a command `ddpm train CONFIG --key=value ...`, however it starts `ddpm`. Raises
+    UserError for another command, or if its program is missing."""
     rest = command[1:] if Path(command[0]).name == "env" else list(command)
     if rest and not shutil.which(rest[0], path=search_path()):
         raise UserError(f"{sweep.path}: the program {rest[0]} is not there: it is neither a file nor on PATH.")
@@ -66,17 +65,17 @@ def parse_train(sweep: Sweep, command: list[str]) -> tuple[Path, list[str]]:
 
 
 def search_path() -> str:
-    """PATH with this Python's programs first, so that `ddpm` and `python` are of the environment that is in use."""
+    """PATH with this Python's programs first, so that `ddpm` and `python` come from this environment."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def environment() -> dict[str, str]:
-    """What every point's process inherits."""
-    kept = {name: value for name, value in os.environ.items() if name not in _NOT_HERE}
+    """The environment that every point's process inherits."""
+    kept = {name: value for name, value in os.environ.items() if name not in _AGENTS}
     return kept | {"PATH": search_path()}
 
 
 def parameter_file(values: dict[str, Any]) -> str:
-    """The text of the file of WANDB_SWEEP_PARAM_PATH, from which W&B's client and `ddpm train` take the point."""
+    """The content of the file that WANDB_SWEEP_PARAM_PATH names: W&B's client and `ddpm train` read the point there."""
     entries = {name: {"value": value} for name, value in values.items()}
     return "wandb_version: 1\n\n" + yaml.safe_dump(entries, allow_unicode=True, sort_keys=False)

@@ -1,6 +1,5 @@
-"""A run that was interrupted on another machine: its folder made here from what W&B's server has of it."""
+"""Continues a run of another machine: makes its folder here from W&B's server."""
 
-import importlib
 import json
 import math
 import os
@@ -9,46 +8,46 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.config.run import Config
-from ddpm.errors import UserError
+from ddpm.errors import UserError, first_line
 from ddpm.tracking import client
 
 _ABOUT = ("run_id", "commit", "version", "params", "protocols", "environment")
 
 
 def fetch_point(cfg: Config) -> None:
-    """In a sweep, where the run that this process is given has no folder here: make it from W&B's, if W&B has one.
+    """In a sweep: if this process's run has no folder here, make it from the W&B run, if there is one.
 
-    An agent is given a run a second time after a preemption, and `ddpm sweep --requeue` gives those that crashed.
-    Raises UserError if W&B's run is another training: an agent's variables in a shell that is used again.
+    Agents get a run again after a preemption; `ddpm sweep --requeue` gives out crashed ones. Raises UserError if the
+    W&B run is another training: the agent's variables are left over in the shell.
     """
     names = (os.environ.get("WANDB_ENTITY"), os.environ.get("WANDB_PROJECT"), client.agents_run())
     if not all(names) or cfg.clean_run or cfg.run_dir.exists():
         return
     path = "/".join(map(str, names))
-    wandb: Any = importlib.import_module("wandb")
     try:
-        run = wandb.Api(timeout=20).run(path)
+        run = client.api().run(path)
         other = run.config.get("run_id", cfg.run_id)
         if "experiment" in run.config and other == cfg.run_id:
             _make_folder(run, cfg, path)
     except client.failures() as error:
-        if "not find" not in str(error) and "not found" not in str(error):  # a run that has not begun
-            print(f"warning: nothing is continued from W&B ({(str(error).splitlines() or [''])[0]})")
+        if not client.not_found(error):  # otherwise the run has not begun
+            print(f"warning: nothing is continued from W&B ({first_line(error)})")
         return
     if other != cfg.run_id:
         raise UserError(
-            f"WANDB_RUN_ID and WANDB_SWEEP_ID give this training, {cfg.run_id}, the W&B run {path}, which is that of "
+            f"WANDB_RUN_ID and WANDB_SWEEP_ID give this training, {cfg.run_id}, the W&B run {path}, which belongs to "
             f"{other}. Unset both to train it as a W&B run of its own."
         )
 
 
 def _make_folder(run: Any, cfg: Config, path: str) -> None:
     from ddpm.tracking.run_folder import RunFolder
+    from ddpm.tracking.wandb_run import version_step
 
-    found = [a for a in run.logged_artifacts() if a.type == "model" and _step(a) > 0]
+    found = [a for a in run.logged_artifacts() if a.type == "model" and version_step(a) > 0]
     if not found:
         return
-    newest = max(found, key=_step)
+    newest = max(found, key=version_step)
     facts = {key: run.config.get(key) for key in _ABOUT}
     session = {"started": run.created_at, "from_step": 0, "commit": facts["commit"], "version": facts["version"]}
     session |= {"environment": facts["environment"] or {}, "wandb": path, "wandb_mode": "online", "wandb_files": None}
@@ -61,7 +60,7 @@ def _make_folder(run: Any, cfg: Config, path: str) -> None:
         "config": cfg.nested(),
     }
     with RunFolder(cfg) as folder:
-        if folder.begun:  # by another process, meanwhile
+        if folder.begun:  # another process has made it meanwhile
             return
         with folder.beginning(record, cfg.to_yaml()) as draft, tempfile.TemporaryDirectory(dir=draft) as aside:
             newest.download(root=aside)
@@ -70,16 +69,11 @@ def _make_folder(run: Any, cfg: Config, path: str) -> None:
                 file.rename(draft / "checkpoints" / file.name)
             lines = (json.dumps({"_i": step, "out": row}) + "\n" for step, row in sorted(_rows(run).items()))
             (draft / "loss.jsonl").write_text("".join(lines))
-    print(f"continuing from W&B's checkpoint {newest.name} (step {_step(newest)})")
-
-
-def _step(artifact: Any) -> int:
-    """The step in an artifact's aliases; -1 where there is none."""
-    return max((int(a[5:]) for a in artifact.aliases if a.startswith("step-") and a[5:].isdigit()), default=-1)
+    print(f"continuing from W&B's checkpoint {newest.name} (step {version_step(newest)})")
 
 
 def _rows(run: Any) -> dict[int, dict[str, Any]]:
-    """The rows that W&B has, by step: numbers, names and curves; the last value of what was logged twice."""
+    """The rows that W&B has, by step: numbers, names and curves. Of a value logged twice, the last counts."""
     rows: dict[int, dict[str, Any]] = {}
     for logged in run.scan_history():
         if logged.get("step") is None:

@@ -1,4 +1,4 @@
-"""What there is to run: one job for each point, known to be possible before the first is started."""
+"""One job for each point of a sweep; all are checked before the first one starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,9 +19,9 @@ MANY = 10_000
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its config, the command that trains it, what its environment has besides, and the files that this needs.
+    """One run: its config, its command, additional environment variables, and files (by path) to write first.
 
-    `log`: where its output goes, that of later attempts after that of earlier ones.
+    log: the file for its output; later attempts append.
     """
 
     cfg: Config
@@ -41,25 +41,25 @@ class Job:
 
     @property
     def step(self) -> int:
-        """The last step of which the run's folder has a row; 0 where there is none."""
+        """The last step with a row in the run's folder; 0 if there is none."""
         try:
             with (self.cfg.run_dir / "loss.jsonl").open("rb") as file:
                 file.seek(0, 2)
-                file.seek(max(0, file.tell() - 2**16))  # rows have some kilobytes at most, but for the first
+                file.seek(max(0, file.tell() - 2**16))  # rows have at most some kilobytes, except the first
                 lines = file.read().splitlines()
         except OSError:
             return 0
         for line in reversed(lines):
-            for step, _ in read_rows([line], {}):  # none: a row that is being written, or the end of the first
+            for step, _ in read_rows([line], {}):  # a line that is cut has no step
                 return step
         return 0
 
 
 def plan(sweep: Sweep, count: int | None, overrides: Sequence[str], folder: Path, *, many: bool = False) -> list[Job]:
-    """The jobs of a sweep's points, in their order; points that are the same run once.
+    """The jobs for a sweep's points, in their order, without duplicates.
 
-    overrides: for all points, besides what the sweep says. folder: for logs and the points' values. Raises UserError
-    where any point is not possible, and for more than 10,000 unless `many`.
+    overrides: for all points. folder: for logs and parameter files. Raises UserError if a point is impossible, or for
+    more than 10,000 points unless `many`.
     """
     number = count_points(sweep, count)
     if number > MANY and not many:
@@ -73,14 +73,14 @@ def plan(sweep: Sweep, count: int | None, overrides: Sequence[str], folder: Path
         if changed:
             raise UserError(f"{sweep.path}: two points have the same id {job.name}, and {'; '.join(changed)}.")
     if len(jobs) < number:
-        print(f"{number - len(jobs)} of {number} points train what another one trains, and are left out")
+        print(f"{number - len(jobs)} of {number} points are left out: they train the same run as another point")
     return list(jobs.values())
 
 
 def make_job(
     sweep: Sweep, values: dict[str, Any], overrides: Sequence[str], folder: Path, chains: dict[Path, Chain]
 ) -> Job:
-    """The job of one point; `chains` keeps the config files that were read. Raises UserError where it cannot be run."""
+    """The job for one point. chains: a cache of config files. Raises UserError if the point cannot be run."""
     command = [*expand(sweep, values), *overrides]
     path, options = parse_train(sweep, command)
     if path not in chains:
@@ -90,7 +90,9 @@ def make_job(
     except UserError as error:
         raise UserError(f"{sweep.path}, at {', '.join(f'{k} = {v}' for k, v in values.items())}: {error}") from None
     if cfg.clean_run:
-        raise UserError(f"{sweep.path}: clean_run would start a point over whenever it is continued. Remove the runs.")
+        raise UserError(
+            f"{sweep.path}: clean_run would start a point over at every resume. Remove its run folder instead."
+        )
     parameters = (folder / f"{cfg.run_id}.yaml").resolve()
     return Job(
         cfg,

@@ -1,4 +1,4 @@
-"""What a sweep shows: one table while it goes, on a terminal; a line for each run that ends, elsewhere; a summary."""
+"""A sweep's output: a line for each run that ends, a live table on a terminal, and a summary."""
 
 import shlex
 import shutil
@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from tqdm import tqdm
+
 from ddpm.sweep.runner import Attempt
 
 REDRAW_S = 1.0
+_clock = tqdm.format_interval  # 01:30, 1:00:00
 _ENDED = ("done", "there", "failed", "stopped", "elsewhere")
 
 
@@ -23,7 +26,7 @@ class Progress:
         self._began, self._drawn, self._height = time.monotonic(), 0.0, 0
 
     def __call__(self, attempts: Sequence[Attempt], ended: Attempt | None) -> None:
-        """Say that `ended` has; draw the table where it is due."""
+        """Print a line for `ended`, and redraw the table if it is due."""
         if ended:
             self._wipe()
             print(_line(attempts, ended), file=self._out, flush=True)
@@ -35,7 +38,7 @@ class Progress:
             self._drawn, self._height = time.monotonic(), len(lines)
 
     def close(self) -> None:
-        """Leave nothing of the table."""
+        """Erase the table."""
         self._wipe()
 
     def _wipe(self) -> None:
@@ -49,15 +52,15 @@ def _line(attempts: Sequence[Attempt], ended: Attempt) -> str:
     number = sum(a.state in _ENDED for a in attempts)
     how = {
         "there": "done before",
-        "waiting": f"ended with exit code {ended.code} after {ended.seconds:.0f} s, is continued",
+        "waiting": f"ended with exit code {ended.code} after {ended.seconds:.0f} s, tried again",
         "failed": f"FAILED with exit code {ended.code} after {ended.seconds:.0f} s",
-        "elsewhere": "left to another process, which has it",
+        "elsewhere": "left to another process, which is running it",
     }.get(ended.state, f"{ended.state} in {ended.seconds:.0f} s")
     return f"[{number}/{len(attempts)}] {how}: {ended.job.name}"
 
 
 def table(attempts: Sequence[Attempt], elapsed_s: float, width: int) -> list[str]:
-    """A line on all runs and one on each that is going, no wider than `width` characters."""
+    """A line about all runs and one for each running one, each narrower than `width` characters."""
     count = Counter(a.state for a in attempts)
     done = count["done"] + count["there"]
     head = f"{done} of {len(attempts)} done, {count['failed']} failed, {count['waiting']} to come"
@@ -76,14 +79,8 @@ def table(attempts: Sequence[Attempt], elapsed_s: float, width: int) -> list[str
     return [line[: width - 1] for line in lines]
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def summary(attempts: Sequence[Attempt], elapsed_s: float, report: Sequence[str], again: str) -> str:
-    """How each run ended, where the logs are, and what to do next."""
+    """How the runs ended, the logs of failed ones, and what to do next."""
     count = Counter(a.state for a in attempts)
     parts = [f"{count['done']} done"]
     parts += [
@@ -92,7 +89,7 @@ def summary(attempts: Sequence[Attempt], elapsed_s: float, report: Sequence[str]
             ("there", "done before"),
             ("failed", "failed"),
             ("stopped", "stopped"),
-            ("elsewhere", "going in another process"),
+            ("elsewhere", "running in another process"),
             ("waiting", "not started"),
         )
         if count[state]
@@ -104,7 +101,7 @@ def summary(attempts: Sequence[Attempt], elapsed_s: float, report: Sequence[str]
         if a.state == "failed"
     ]
     if count["done"] + count["there"] < len(attempts):
-        lines.append(f"to go on where it stopped: {again}")
+        lines.append(f"to continue: {again}")
     if count["done"] + count["there"]:
         lines.append(f"to compare them: {shlex.join(report)}")
     return "\n".join(lines)

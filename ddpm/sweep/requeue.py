@@ -1,7 +1,6 @@
-"""The runs of a sweep on W&B's server that did not come to their end, to be continued here as the same W&B runs."""
+"""The unfinished runs of a sweep on W&B's server, to be resumed here as the same W&B runs."""
 
 import dataclasses
-import importlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from ddpm.config.files import Chain, resolve
 from ddpm.config.run import Config
-from ddpm.errors import UserError
+from ddpm.errors import UserError, one_line
 from ddpm.sweep.jobs import Job, make_job
 from ddpm.sweep.space import parse_sweep
 from ddpm.tracking import client
@@ -18,10 +17,10 @@ LOST = ("crashed", "failed", "killed", "preempted")
 
 
 def lost_runs(name: str, overrides: Sequence[str], logs: Path) -> list[Job]:
-    """A job for each run of the sweep ENTITY/PROJECT/ID that is neither going nor finished.
+    """A job for each run of the sweep ENTITY/PROJECT/ID that is neither running nor finished.
 
-    Its process finds the run's folder here, or else makes it from what W&B has (`ddpm.sweep.fetch`). Raises UserError:
-    no such sweep, no server, no login, a run that is not of this project.
+    Its process finds the run's folder here or makes it from W&B (`ddpm.sweep.fetch`). Raises UserError if there is no
+    such sweep, server or login, or a run is not of this project.
     """
     parts = name.split("/")
     if len(parts) != 3 or not all(parts):
@@ -30,14 +29,14 @@ def lost_runs(name: str, overrides: Sequence[str], logs: Path) -> list[Job]:
     states = Counter(str(run.state) for run in runs)
     print(f"{name}: {', '.join(f'{n} {state}' for state, n in sorted(states.items())) or 'no runs yet'}", flush=True)
     if states["running"]:
-        print("W&B calls a run that was killed `running` for some minutes: what is missing here, requeue later")
+        print("W&B shows a killed run as `running` for some minutes; if one is missing here, requeue later")
     folder, chains = logs / parts[2], dict[Path, Chain]()
     jobs = []
     for run in runs:
         if run.state not in LOST:
             continue
         job = _job(run, sweep.config, name, overrides, folder, chains)
-        if job.done:  # trained here to its end, which W&B was not told
+        if job.done:  # finished here, but W&B does not know
             print(f"{run.id} is finished in {job.cfg.run_dir}: `ddpm sync {job.cfg.run_dir}` tells W&B")
             continue
         ids = dict(zip(("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_SWEEP_ID"), parts, strict=True))
@@ -48,7 +47,7 @@ def lost_runs(name: str, overrides: Sequence[str], logs: Path) -> list[Job]:
 def _job(
     run: Any, sweep_config: dict[str, Any], name: str, overrides: Sequence[str], folder: Path, chains: dict[Path, Chain]
 ) -> Job:
-    """The job that continues a W&B run: from its own config, or from the sweep's where it ended before it had one."""
+    """The job that resumes a W&B run: from its own config, or from the sweep's if it ended before it had one."""
     own = {key: value for key, value in run.config.items() if key in Config.model_fields}
     if "experiment" not in own:
         sweep = parse_sweep(sweep_config, Path(name))
@@ -60,14 +59,13 @@ def _job(
 
 
 def _ask(name: str) -> tuple[Any, list[Any]]:
-    """The sweep and its runs, with their configs, all read from the server. Raises UserError."""
-    wandb: Any = importlib.import_module("wandb")
+    """The sweep and its runs, with their configs, from the server. Raises UserError."""
     try:
-        sweep = wandb.Api(timeout=20).sweep(name)
+        sweep = client.api().sweep(name)
         runs = list(sweep.runs)
         for run in runs:
-            run.config  # noqa: B018 - read when it is asked for
+            run.config  # noqa: B018 - this reads it from the server
         return sweep, runs
     except client.failures() as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"W&B's server gives no sweep {name}: {reason}. `wandb login` makes a login.") from None
+        said = one_line(error)
+        raise UserError(f"W&B's server gives no sweep {name}: {said}. `wandb login` makes a login.") from None

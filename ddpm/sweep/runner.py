@@ -1,27 +1,27 @@
-"""Jobs in processes of their own, some at a time: retried once, stopped gently, known as done by their run folders."""
+"""Runs jobs as processes, several at a time: retries once, stops gently, and skips runs that are finished."""
 
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from ddpm.errors import Held, UserError
+from ddpm.files.disk import write_whole
+from ddpm.runtime.signals import StopSignals
 from ddpm.sweep.command import environment
 from ddpm.sweep.jobs import Job
 
 TICK_S = 0.1
-State = str  # waiting, going, done, there (done before), failed, stopped, elsewhere (another process has it)
+State = str  # waiting, going, done, there (done before), failed, stopped, elsewhere (running in another process)
 
 
 @dataclass
 class Attempt:
-    """How far a job has come. `seconds`: of all its attempts here; `code`: how the last one ended."""
+    """A job's progress. seconds: of all its attempts. code: the last exit code."""
 
     job: Job
     state: State = "waiting"
@@ -34,8 +34,8 @@ class Attempt:
 
 
 def slots(workers: int | None, gpus: Sequence[str]) -> list[dict[str, str]]:
-    """What the environment of each process at a time has of its own: a GPU where there are some, and its share of the
-    threads, unless OMP_NUM_THREADS says how many."""
+    """Environment variables for each of the simultaneous processes: a GPU, if any are given, and a share of the cores
+    as threads, unless OMP_NUM_THREADS is set."""
     number = workers or len(gpus) or 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // number))}
@@ -47,10 +47,10 @@ def run(
     places: Sequence[dict[str, str]],
     show: Callable[[Sequence[Attempt], Attempt | None], None],
 ) -> tuple[list[Attempt], int | None]:
-    """Run the jobs, one in each of `places` at a time; how each ended, and the signal that stopped it all, if any.
+    """Run the jobs, one at a time in each of `places`. Returns how each ended, and the signal that stopped all, if any.
 
-    A job that ends in a crash is started once more, and continues from its checkpoint. SIGINT and SIGTERM go to the
-    processes, which write checkpoints; nothing is started after that. `show` gets all attempts every tick, and the one
+    A job that crashes is started once more and resumes from its checkpoint. SIGINT and SIGTERM are passed on to the
+    processes, which write checkpoints; no more jobs start then. `show` gets all attempts at every tick, and the one
     that has just ended.
     """
     attempts = [Attempt(job) for job in jobs]
@@ -59,10 +59,11 @@ def run(
     with _Signals() as signals:
         try:
             while waiting or going:
-                for signum in signals.new():
+                while signals.new:
+                    signum = signals.new.popleft()
                     for attempt in going:
                         _tell(attempt, signum)
-                while waiting and free and not signals.first:
+                while waiting and free and not signals.signum:
                     attempt = waiting.popleft()
                     if attempt.job.done:
                         attempt.state = "there"
@@ -71,32 +72,30 @@ def run(
                     attempt.slot = free.popleft()
                     _start(attempt, places[attempt.slot])
                     going.append(attempt)
-                if signals.first and not going:
+                if signals.signum and not going:
                     break
                 time.sleep(TICK_S)
                 for attempt in [a for a in going if a.process and a.process.poll() is not None]:
                     going.remove(attempt)
                     free.append(attempt.slot)
-                    _settle(attempt, stopping=signals.first is not None)
+                    _settle(attempt, stopping=signals.signum is not None)
                     if attempt.state == "waiting":
                         waiting.appendleft(attempt)
                     show(attempts, attempt)
                 show(attempts, None)
         finally:
-            for attempt in going:  # an error of this process's own
+            for attempt in going:  # after an error in this process
                 _tell(attempt, signal.SIGTERM)
-    return attempts, signals.first
+    return attempts, signals.signum
 
 
 def _start(attempt: Attempt, place: dict[str, str]) -> None:
     job = attempt.job
     job.log.parent.mkdir(parents=True, exist_ok=True)
     for path, text in job.files.items():
-        aside = path.with_name(f"{path.name}.{os.getpid()}")  # another sweep's process may be reading it
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        write_whole(path, text, synced=False, shared=True)  # another sweep may be reading or writing it
     with job.log.open("ab") as log:
-        # A group of its own: Ctrl-C in the terminal comes here first, as it comes to an agent.
+        # Its own process group: Ctrl-C in the terminal reaches this process first, as it reaches an agent.
         attempt.process = subprocess.Popen(
             job.command,
             env=environment() | place | job.environment,
@@ -110,7 +109,7 @@ def _start(attempt: Attempt, place: dict[str, str]) -> None:
 
 
 def _settle(attempt: Attempt, *, stopping: bool) -> None:
-    """What became of an attempt whose process has ended."""
+    """Update an attempt whose process has ended."""
     assert attempt.process
     attempt.code = attempt.process.returncode
     attempt.seconds += time.monotonic() - attempt.began
@@ -121,7 +120,7 @@ def _settle(attempt: Attempt, *, stopping: bool) -> None:
         attempt.state = "stopped"
     elif attempt.code == Held.exit_code:
         attempt.state = "there" if attempt.job.done else "elsewhere"
-    elif attempt.code == UserError.exit_code:  # bad input, which no second attempt mends
+    elif attempt.code == UserError.exit_code:  # bad input: trying again does not help
         attempt.state = "failed"
     else:
         attempt.state = "waiting" if attempt.tries < 2 else "failed"
@@ -132,29 +131,15 @@ def _tell(attempt: Attempt, signum: int) -> None:
         attempt.process.send_signal(signum)
 
 
-class _Signals:
-    """While entered, SIGINT and SIGTERM are noted instead of ending this process."""
+class _Signals(StopSignals):
+    """While entered, SIGINT and SIGTERM are collected in `new`; the first one is `signum`."""
 
     def __init__(self) -> None:
-        self.first: int | None = None
-        self._new: deque[int] = deque()
-        self._before: dict[int, Any] = {}
+        super().__init__()
+        self.new: deque[int] = deque()
 
-    def new(self) -> list[int]:
-        """Those that came since the last call."""
-        return [self._new.popleft() for _ in range(len(self._new))]
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.first is None:
-            os.write(2, b"\nstopping: every run writes a checkpoint first; again stops at once\n")
-        self.first = self.first or signum
-        self._new.append(signum)
-
-    def __enter__(self) -> "_Signals":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is None:
+            os.write(2, b"\nstopping: every run writes a checkpoint first; a second signal stops at once\n")
+        self.signum = self.signum or signum
+        self.new.append(signum)

@@ -1,4 +1,4 @@
-"""A W&B sweep file, and the points that an agent would be given of it, in the same order."""
+"""Reads W&B's sweep files and enumerates their points in the order in which an agent gets them."""
 
 import hashlib
 import itertools
@@ -18,12 +18,12 @@ KEYS = (
     *("method", "parameters", "command", "program", "name", "description", "project", "entity", "run_cap", "metric"),
     *("early_terminate", "controller", "kind", "apiVersion", "job", "image_uri"),
 )
-Place = tuple[str, ...]  # of a parameter: its name, and those of the parameters that it is nested in
+Place = tuple[str, ...]  # a parameter's name, after those of the parameters around it
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """axes: each parameter's complete specification, in the order in which W&B's server goes through them."""
+    """A sweep file. axes: each parameter's complete specification, in the order of W&B's server."""
 
     path: Path
     method: str
@@ -40,32 +40,32 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """The sweep of a YAML file. Raises UserError where it is missing, malformed, or not to be run without a server."""
+    """The sweep in a YAML file. Raises UserError if it is missing, malformed, or needs a server."""
     try:
         text = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"The sweep file {path} cannot be read: {error}. Those of this project are in sweeps/."
+            f"The sweep file {path} cannot be read: {error}. This project's sweep files are in sweeps/."
         ) from None
     sweep = parse_sweep(read_yaml(text, path), path)
     if sweep.method not in ("grid", "random"):
         raise UserError(
-            f"{path}: method {sweep.method} chooses each point by what the earlier ones scored, which W&B's server "
-            f"does: `wandb login`, then `wandb sweep {path}`, then `wandb agent ID` with the id that it prints, on as "
-            "many machines as you like. Without a server: method grid or random."
+            f"{path}: method {sweep.method} needs W&B's server, which chooses each point by the earlier scores: `wandb "
+            f"login`, then `wandb sweep {path}`, then `wandb agent ID` with the printed id, on any number of machines. "
+            "Without a server, use method grid or random."
         )
     return sweep
 
 
 def parse_sweep(tree: Any, path: Path) -> Sweep:
-    """The sweep of a parsed file, whatever its method. Raises UserError."""
+    """The sweep in a parsed file, with any method. Raises UserError."""
     if not isinstance(tree, dict) or "method" not in tree:
         raise UserError(f"{path} is not a sweep: it needs `method: grid` (or random) and `parameters:`.")
     for key in tree.keys() - set(KEYS):
-        raise UserError(f"{path}: unknown key {key}.{did_you_mean(str(key), KEYS)} W&B's: {', '.join(KEYS)}.")
+        raise UserError(f"{path}: unknown key {key}.{did_you_mean(str(key), KEYS)} W&B's keys: {', '.join(KEYS)}.")
     method, parameters, command, cap = (tree.get(k) for k in ("method", "parameters", "command", "run_cap"))
     if not isinstance(parameters, dict) or not parameters:
-        raise UserError(f"{path}: `parameters` names no parameter: there is no point to run.")
+        raise UserError(f"{path}: `parameters` names no parameter, so there is no point to run.")
     if command is not None and not (isinstance(command, list) and command):
         raise UserError(f"{path}: `command` must be a list, such as [${{env}}, ${{program}}, train, FILE, ${{args}}].")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
@@ -80,11 +80,11 @@ def parse_sweep(tree: Any, path: Path) -> Sweep:
 
 
 def _leaves(parameters: dict[str, Any], above: Place = ()) -> Iterator[tuple[Place, Spec]]:
-    """Parameters that have values, sorted by name on each level, as the server sorts them."""
+    """Parameters that have values, sorted by name on each level, as on the server."""
     for name, spec in sorted(parameters.items(), key=lambda item: str(item[0])):
         place = (*above, str(name))
         if not isinstance(spec, dict):
-            raise UserError(f"The parameter {'.'.join(place)} must hold `values:` or the like; it is {spec!r}.")
+            raise UserError(f"The parameter {'.'.join(place)} must hold `values:` or the like, not {spec!r}.")
         inner = spec.get("parameters")
         if isinstance(inner, dict) and inner:
             yield from _leaves(inner, place)
@@ -93,19 +93,19 @@ def _leaves(parameters: dict[str, Any], above: Place = ()) -> Iterator[tuple[Pla
 
 
 def count_points(sweep: Sweep, count: int | None = None) -> int:
-    """How many points there are to run. Raises UserError for a random sweep without an end."""
+    """The number of points to run. Raises UserError for a random sweep without a limit."""
     limits = [limit for limit in (count, sweep.run_cap) if limit is not None]
     if sweep.method == "grid":
         return min([math.prod(_grid_size(place, spec) for place, spec in sweep.axes.items()), *limits])
     if not limits:
-        raise UserError(f"{sweep.path}: a random sweep has no end: say how many points, --count 20 or `run_cap: 20`.")
+        raise UserError(f"{sweep.path}: a random sweep needs a number of points: --count 20 or `run_cap: 20`.")
     return min(limits)
 
 
 def points(sweep: Sweep, count: int | None = None) -> Iterator[dict[str, Any]]:
-    """The values of each point by parameter, nested as they were declared: what an agent gets as its arguments.
+    """Each point's values by parameter, nested as declared: an agent's arguments.
 
-    Point i of a random sweep depends on the parameters and i alone, so that a second call draws the same ones.
+    Point i of a random sweep depends only on the parameters and i, so that a second call draws the same points.
     """
     number = count_points(sweep, count)
     if sweep.method == "grid":
@@ -117,19 +117,19 @@ def points(sweep: Sweep, count: int | None = None) -> Iterator[dict[str, Any]]:
     digest = hashlib.sha256(described.encode()).hexdigest()
     for i in range(number):
         rng = random.Random(f"{digest} {i}")
-        # 0 is no quantile of a normal distribution.
+        # a normal distribution has no quantile at 0
         yield _nested((place, quantile(spec, rng.random() or 0.5)) for place, spec in sweep.axes.items())
 
 
 def _grid_size(place: Place, spec: Spec) -> int:
-    """How many values a grid goes through; whole numbers between bounds are not written out for that."""
+    """The number of a parameter's values in a grid, without listing a range of whole numbers."""
     if spec["distribution"] == "int_uniform":
         return int(spec["max"]) - int(spec["min"]) + 1
     return len(_grid_values(place, spec))
 
 
 def _grid_values(place: Place, spec: Spec) -> list[Any]:
-    """Every value of a parameter, each once. Raises UserError for one that a grid cannot go through."""
+    """A parameter's distinct values. Raises UserError if a grid cannot enumerate them."""
     match spec["distribution"]:
         case "constant":
             return [spec["value"]]
@@ -141,7 +141,7 @@ def _grid_values(place: Place, spec: Spec) -> list[Any]:
             steps = math.ceil((spec["max"] - spec["min"]) / spec["q"])
             return [spec["min"] + i * spec["q"] for i in range(steps)]
     raise UserError(
-        f"A grid cannot go through the parameter {'.'.join(place)}, of distribution {spec['distribution']}: give "
+        f"A grid cannot enumerate the parameter {'.'.join(place)} with the distribution {spec['distribution']}. Give "
         "`values`, or use method random."
     )
 

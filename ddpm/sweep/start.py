@@ -1,4 +1,4 @@
-"""`ddpm sweep`: the points of a file, or those that a server's sweep lost."""
+"""`ddpm sweep`: runs the points of a file, or those that a server's sweep lost."""
 
 import os
 import shlex
@@ -27,11 +27,11 @@ def run_sweep(
     *,
     many: bool = False,
 ) -> int:
-    """Run a sweep file's points, `workers` at a time; the exit code. Raises UserError before anything is started, and
-    Interrupted after SIGINT or SIGTERM."""
+    """Run a sweep file's points, `workers` at a time. Returns the exit code. Raises UserError before anything starts,
+    and Interrupted after SIGINT or SIGTERM."""
     sweep = read_sweep(path)
     if sweep.early_terminate:
-        print("early_terminate is for W&B's server: here every run goes to its end")
+        print("early_terminate needs W&B's server; it is ignored here")
     jobs = plan(sweep, count, [*_device(gpus), *overrides], LOGS / sweep.name, many=many)
     again = ["ddpm", "sweep", str(path), *_options(workers, gpus, count), *(["--yes"] if many else [])]
     return _run(jobs, workers, gpus, again, overrides, sweep.name)
@@ -40,7 +40,7 @@ def run_sweep(
 def requeue_sweep(
     name: str, workers: int | None, gpus: Sequence[str], count: int | None, overrides: Sequence[str]
 ) -> int:
-    """Continue the runs of the sweep ENTITY/PROJECT/ID that crashed, failed or were killed; the exit code."""
+    """Resume the runs of the sweep ENTITY/PROJECT/ID that crashed, failed or were killed. Returns the exit code."""
     from ddpm.sweep.requeue import lost_runs
 
     jobs = lost_runs(name, [*_device(gpus), *overrides], LOGS)[:count]
@@ -49,14 +49,14 @@ def requeue_sweep(
 
 
 def _device(gpus: Sequence[str]) -> list[str]:
-    """Each run is to have a GPU, and not to fall back to the CPU. Raises UserError where one is not there."""
+    """The override that keeps runs off the CPU, if GPUs are given. Raises UserError if one is missing."""
     if not gpus:
         return []
     count = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     asked = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     found = subprocess.run(count, env=asked, capture_output=True, text=True, check=False).stdout.strip() or "0"
     if int(found) < len(set(gpus)):
-        raise UserError(f"--gpus {','.join(gpus)}: of these, {found} are there. Give those of nvidia-smi, or none.")
+        raise UserError(f"--gpus {','.join(gpus)}: {found} of these exist. Give GPUs that nvidia-smi lists, or none.")
     return ["--device=cuda"]
 
 

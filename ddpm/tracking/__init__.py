@@ -1,1 +1,1 @@
-"""What is kept of a run: its folder, which is the truth, and W&B, which mirrors it."""
+"""A run's record: its folder, which is the truth, and W&B, which mirrors it."""

@@ -1,4 +1,4 @@
-"""Numbers measured after a training, from the run's folder to W&B."""
+"""Sends numbers that were measured after a training from the run's folder to W&B."""
 
 import os
 from collections.abc import Collection
@@ -11,11 +11,11 @@ from ddpm.tracking.wandb_run import WandbRun
 
 
 def send_amended(folder: RunFolder, new: Collection[int]) -> str:
-    """What `RunFolder.amend` has added to an entered folder, under the run's own id; a line that says where it is.
+    """Send what `RunFolder.amend` added to an entered folder to its W&B run. Returns a message about it.
 
-    A server gets all that it does not have yet. Offline the `new` steps go into W&B's files, and `ddpm sync` sends all.
-    A server that does not answer costs nothing, and neither does a client that is missing. A run that has only been
-    offline stays so unless `online` is asked for.
+    Online, everything that the server lacks is sent. Offline, the `new` steps go into W&B's files. A run that was only
+    offline so far stays offline unless `online` is asked for. A server that does not answer, or a missing client, is no
+    error.
     """
     if not folder.unsent_steps:
         return ""
@@ -25,7 +25,7 @@ def send_amended(folder: RunFolder, new: Collection[int]) -> str:
         mode, why = possible_mode(wanted)
         been_online = any(session.get("wandb_mode") == "online" for session in folder.record["sessions"])
         if mode == "online" and wanted == "auto" and "WANDB_MODE" not in os.environ and not been_online:
-            mode = "offline"  # a login alone does not take a run to a server that was kept here so far
+            mode = "offline"  # a login alone does not upload a run that was offline so far
         if mode == "online":
             return f"W&B: {sync_folder(folder)}"
     except UserError as error:

@@ -1,7 +1,7 @@
-"""What W&B's own client makes of its environment and its settings files: mode, server, login, folders.
+"""Mode, server, login and folders as W&B's client reads them from the environment and its settings files.
 
-The client is asked, so that it and this project cannot differ. This is the only file that uses parts of the client that
-are not public; `CLIENT` is the version that they were tried with. wandb is imported when it is asked, not before.
+Asking the client itself avoids differences from it. Only this file uses private parts of the client, because they have
+no public counterpart; `CLIENT` is the version that they were tried with. wandb is imported late.
 """
 
 import functools
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, one_line
 
 CLIENT = "0.31"
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
-# Settings of the client that name one run, or add to it. A shell or a folder keeps them for the next run too.
+# Settings of the client that name or describe one run, but outlive it in a shell or a folder.
 _OF_ONE_RUN = {
     "run_id": "each run has an id of its own",
     "run_name": "logging.wandb.run_name is used",
@@ -26,7 +26,7 @@ _OF_ONE_RUN = {
     "resume": "the run folder decides what is continued",
     "resume_from": "the run folder decides what is continued",
     "fork_from": "the run folder decides what is continued",
-    "sweep_id": "the run is not one that a sweep's agent has started",
+    "sweep_id": "the run was not started by a sweep's agent",
 }
 _OF_A_SWEEP = ("run_id", "sweep_id", "project")
 _VARIABLES = {
@@ -39,25 +39,25 @@ _VARIABLES = {
 
 
 def settings() -> Any:
-    """The client's settings, as a run that starts now has them. Raises UserError where the client refuses one."""
+    """The client's settings for a run that starts now. Raises UserError if the client refuses one."""
     import wandb
     from wandb.sdk import wandb_setup
 
     setup = wandb_setup.singleton()
     try:
-        if setup.did_environment_change():  # the client itself reads it once in a process
+        if setup.did_environment_change():  # the client alone would read it once a process
             setup._load_settings(system_settings_path=None, disable_sagemaker=False)
         return setup.settings
     except (ValueError, wandb.errors.Error) as error:
-        setup._settings = None  # else what was read before the fault would count from now on
+        setup._settings = None  # otherwise the settings read before the faulty one would stay
         raise UserError(_refusal(error)) from None
 
 
 def _refusal(error: Exception) -> str:
-    """What the client has against a setting. The value is left out, as it may be a key; that of a mode is none."""
+    """Why the client refuses a setting. The value is left out, because it may be a key; a mode is shown."""
     first: dict[str, Any] = next(iter(getattr(error, "errors", list)()), {})
     if not first:
-        return f"W&B's client refuses its settings: {_one_line(error)}."
+        return f"W&B's client refuses its settings: {one_line(error)}."
     name = _variable(str(first["loc"][0]))
     if name == "WANDB_MODE":
         return f"WANDB_MODE = {first['input']} is not a mode of W&B. Use online, offline or disabled."
@@ -68,26 +68,34 @@ def _variable(setting: str) -> str:
     return _VARIABLES.get(setting, f"WANDB_{setting.upper()}")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
-
-
 def failures() -> tuple[type[Exception], ...]:
-    """What the client raises if a server does not answer, refuses, or does not have what is asked for."""
+    """The client's exceptions when a server does not answer, refuses, or lacks what is asked for."""
     import requests
     import wandb
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError  # it is none of wandb's own errors
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError  # not a wandb.errors.Error
 
     return wandb.errors.Error, WandbApiFailedError, requests.RequestException, ValueError, OSError
+
+
+def api() -> Any:
+    """The client's public API, for one server."""
+    import wandb
+
+    return wandb.Api(timeout=20)
+
+
+def not_found(error: Exception) -> bool:
+    """Whether one of `failures` says that the server does not have the run."""
+    return "not find" in str(error) or "not found" in str(error)
 
 
 # --- mode and login ---
 
 
 def switched_off(wanted: str) -> str:
-    """What says `disabled`, if something does; found without the client. `wanted`: the mode that the config names.
+    """The name of the setting that disables W&B, if one does; found without the client. wanted: the config's mode.
 
-    The client does not know WANDB_DISABLED. It is honoured, since other trainers have taught it.
+    The client does not know WANDB_DISABLED. It counts here because other trainers use it.
     """
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
         return "WANDB_DISABLED"
@@ -98,10 +106,10 @@ def switched_off(wanted: str) -> str:
 
 
 def asked_mode() -> tuple[str, str]:
-    """(mode, what says it) of WANDB_MODE, or else of the client's settings files; ("", "") if neither says one.
+    """(mode, its source) from WANDB_MODE, otherwise from the client's settings files; ("", "") if neither sets one.
 
-    `wandb offline` writes into WANDB_DIR, while a run reads the file of the folder that it starts in: both count here,
-    the more private one first. Raises UserError for a mode that a training cannot have.
+    `wandb offline` writes a settings file in WANDB_DIR, while a run reads the one in its working folder. The more
+    private mode of both counts. Raises UserError for a mode that a training cannot have.
     """
     now = settings()
     if "WANDB_MODE" in os.environ:
@@ -115,7 +123,7 @@ def asked_mode() -> tuple[str, str]:
 
 
 def private(mode: str) -> int:
-    """How much a mode keeps here, as a rank."""
+    """How private a mode is, as a rank."""
     return ("online", "offline", "disabled").index(mode)
 
 
@@ -126,12 +134,12 @@ def _known_mode(mode: str, where: str) -> str:
 
 
 def server() -> str:
-    """The address of the server that the client would use."""
+    """The address of the client's server."""
     return str(settings().base_url)
 
 
 def server_name() -> str:
-    """The server as a folder's name. The addresses that lead to W&B's own cloud have one name."""
+    """The server as a folder name. All addresses of W&B's own cloud have the same name."""
     from wandb.sdk.lib import urls
 
     parts = urlparse(urls.forge_upstream_url(server()))
@@ -139,8 +147,8 @@ def server_name() -> str:
 
 
 def logged_in() -> bool:
-    """Whether the client would find a login for its server without asking for one. Raises UserError where it refuses
-    the one that it finds."""
+    """Whether the client finds a login for its server without asking for one. Raises UserError if it refuses the one
+    that it finds."""
     import wandb
     from wandb.sdk.lib import wbauth
 
@@ -149,33 +157,33 @@ def logged_in() -> bool:
         host = wbauth.HostUrl(now.base_url, app_url=now.app_url)
         return wbauth.authenticate_session(host=host, source="ddpm", prompt=False, update_session=False) is not None
     except (ValueError, wandb.errors.Error) as error:
-        raise UserError(f"W&B's client refuses the login for {now.base_url}: {_one_line(error)}.") from None
+        raise UserError(f"W&B's client refuses the login for {now.base_url}: {one_line(error)}.") from None
 
 
-# --- what names a run ---
+# --- the run's name ---
 
 
 def agents_run() -> str | None:
-    """The id of the run that a sweep's agent has started this process for, if one has. wandb is not needed for it."""
+    """The id of the W&B run that a sweep's agent gives this process, if any. Does not import wandb."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
 def name_run(id: str) -> None:
-    """Have the client take what names a run from `wandb.init` alone, or from the agent whose run `id` is.
+    """Make the client ignore its settings that name a run, except those of the agent that started the run `id`.
 
-    What is left aside is said in one line, once in a process.
+    Prints the ignored settings, once a process.
     """
     now = settings()
     kept = _OF_A_SWEEP if now.sweep_id and now.run_id == id else ()
-    aside = [name for name in _OF_ONE_RUN if name not in kept and getattr(now, name)]
-    for name in aside:
+    ignored = [name for name in _OF_ONE_RUN if name not in kept and getattr(now, name)]
+    for name in ignored:
         setattr(now, name, None)
-    if aside:
-        _say("; ".join(f"{_variable(name)} ({_OF_ONE_RUN[name]})" for name in aside))
+    if ignored:
+        _say("; ".join(f"{_variable(name)} ({_OF_ONE_RUN[name]})" for name in ignored))
 
 
 def unnamed() -> dict[str, str]:
-    """This process's environment without what names a run: for a command of the client's that knows its run."""
+    """This process's environment without the variables that name a run, for `wandb sync`."""
     return {name: value for name, value in os.environ.items() if name not in map(_variable, _OF_ONE_RUN)}
 
 
@@ -188,14 +196,14 @@ def _say(what: str) -> None:
 
 
 def staging_folder() -> Path:
-    """Where the client keeps copies of what it is to upload as artifacts."""
+    """The folder in which the client keeps copies of artifacts until they are uploaded."""
     from wandb import env
 
     return Path(env.get_data_dir()).expanduser().absolute() / "artifacts" / "staging"
 
 
 def end_service() -> None:
-    """End the client's process, which would wait for its server as long as it takes. What it holds is on disk."""
+    """Kill the client's process, which would wait for its server without end. Its data is on disk."""
     from wandb.sdk import wandb_setup
 
     service = getattr(wandb_setup.singleton().ensure_service(), "_proc", None)

@@ -1,4 +1,4 @@
-"""What a run folder says of its run: in `run.json`, or in a checkpoint if that is lost; and of its results."""
+"""Reads a run folder's record (`run.json`, or a checkpoint if that is lost) and results; notes evaluations."""
 
 import json
 import secrets
@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, one_line
+from ddpm.files.disk import append_line
 from ddpm.files.rows import parse, read_objects
 from ddpm.models.stored import intact
 from ddpm.runtime.checkpoint import list_checkpoints
 
-RESTORED = "restored"  # in a record that was made from a checkpoint: why
+RESTORED = "restored"  # key in a record made from a checkpoint: why run.json is lost
 
 
 class _Part(BaseModel):
@@ -51,16 +52,13 @@ class _Record(_Part):
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record in `run.json`, if it has the shape of one. Else one from the newest intact checkpoint, with a new W&B
-    id.
-
-    Raises UserError if there is neither.
-    """
+    """The record in `run.json`. If that is lost or malformed, a record from the newest intact checkpoint, with a new
+    W&B id. Raises UserError if there is neither."""
     path = folder / "run.json"
     try:
         return _validated(parse(path.read_bytes()))
     except (OSError, ValueError) as error:
-        reason = "it is empty" if path.is_file() and not path.stat().st_size else " ".join(str(error).split())
+        reason = "it is empty" if path.is_file() and not path.stat().st_size else one_line(error)
     if list_checkpoints(folder):
         for _, state in intact(folder):
             return _restored(folder.name, state["config"], reason)
@@ -71,7 +69,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _validated(found: Any) -> dict[str, Any]:
-    """A record, as it stands in its file. Raises ValueError, in words, if it has not the shape of one."""
+    """`found`, if it has the shape of a record. Raises ValueError otherwise."""
     try:
         _Record.model_validate(found)
     except ValidationError as error:
@@ -93,8 +91,8 @@ def _restored(run_id: str, config: dict[str, Any], reason: str) -> dict[str, Any
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """The last result in the `results.jsonl` of a run folder, with `out`; empty if there is none: the run is not
-    finished, whether that file is absent, empty or damaged. Raises OSError."""
+    """The last result in a run folder's `results.jsonl`; empty if there is none (the file is absent, empty or damaged),
+    because the run is then not finished. Raises OSError."""
     path = folder / "results.jsonl"
     if not path.exists():
         return {}
@@ -103,26 +101,14 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def note_evaluation(folder: Path, step: int, point: str, rows: list[dict[str, Any]]) -> None:
-    """Append the rows of an evaluated point to the record of the run in `folder`, once; elsewhere do nothing. Says so
-    where the record cannot be read or written."""
+    """Append an evaluated point's rows to `evaluations.jsonl` of a run folder, unless it has the point. Does nothing
+    for another folder. Prints a warning if the file cannot be read or written."""
     if not (folder / "run.json").exists():
         return
     path = folder / "evaluations.jsonl"
     try:
-        before = path.read_bytes() if path.exists() else b""
-        noted = any(_is_of(line, point) for line in before.splitlines())
-        torn = "\n" if before and not before.endswith(b"\n") else ""  # a kill in the middle of a line
-        line = "" if noted else json.dumps({"_i": step, "point": point, "out": rows}) + "\n"
-        if torn or line:
-            with path.open("a") as file:
-                file.write(torn + line)
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        noted = any(each.get("point") == point for _, each in read_objects(lines, {}))
+        append_line(path, "" if noted else json.dumps({"_i": step, "point": point, "out": rows}) + "\n")
     except OSError as error:
         print(f"warning: the evaluation is not noted in {path}: {error.strerror or error}")
-
-
-def _is_of(line: bytes, point: str) -> bool:
-    """Whether a line of the record is of that point, and whole: cut short, it does not parse."""
-    try:
-        return bool(json.loads(line)["point"] == point)
-    except (ValueError, LookupError, TypeError):
-        return False

@@ -1,15 +1,15 @@
-"""One run's folder: plain files, readable without W&B, from which an interrupted run is continued.
+"""One run's folder: plain files, readable without W&B, from which an interrupted run is resumed.
 
-run.json        what is trained, on what, under which W&B id, and when it was continued
+run.json        the record: config, data, environment, W&B id, sessions
 config.yaml     the resolved configuration, usable again
-loss.jsonl      one row a logged step: {"_i": step, "out": {metric: value}} (docs/wandb.md)
+loss.jsonl      a row per logged step: {"_i": step, "out": {metric: value}} (docs/wandb.md)
 samples/        sample grids
 checkpoints/    see ddpm/runtime/checkpoint.py
-diverged.json   where a loss or gradient was not finite
-results.jsonl   the summary, once the run is finished: {"cfg", "out", "_i"}
-NAME.crc        with what run.json, loss.jsonl and results.jsonl were written (ddpm/files/checksums.py)
-staged.jsonl    what W&B's client has copied of it (ddpm/tracking/staged.py)
-evaluations.jsonl   what `ddpm evaluate` scored: {"_i": step, "point": key, "out": [table row, ...]}
+diverged.json   the step whose loss or gradient was not finite
+results.jsonl   the summary of a finished run: {"cfg", "out", "_i"}
+NAME.crc        checksums of run.json, loss.jsonl and results.jsonl (ddpm/files/checksums.py)
+staged.jsonl    copies that W&B's client made (ddpm/tracking/staged.py)
+evaluations.jsonl   scores by `ddpm evaluate`: {"_i": step, "point": key, "out": [table row, ...]}
 """
 
 import errno
@@ -27,9 +27,9 @@ from filelock import FileLock, Timeout
 
 from ddpm.config.run import Config
 from ddpm.config.stored import differences, upgrade
-from ddpm.errors import Held, UserError
+from ddpm.errors import Held, UserError, one_line
 from ddpm.files import checksums
-from ddpm.files.disk import make_folder, replacing, require_folder, sync, write_whole
+from ddpm.files.disk import append_line, make_folder, replacing, require_folder, sync, write_whole
 from ddpm.files.rows import LeftOut, read_rows
 from ddpm.metrics.table import CURVES
 from ddpm.models.stored import intact, load_checkpoint
@@ -40,37 +40,36 @@ Row = dict[str, Any]
 
 
 class RunFolder:
-    """The folder of the run that `cfg` describes. Entered, it is held: no second process can write to it."""
+    """The folder of the run that `cfg` describes. While entered, it is locked against other processes."""
 
     def __init__(self, cfg: Config, path: Path | None = None):
         self._cfg = cfg
         self.path = path or cfg.run_dir
         self.record: dict[str, Any] = {}
         self.rows: dict[int, Row] = {}
-        self._altered: set[int] = set()  # steps of rows whose lines are not as they were written
-        # Beside the folder, which may not be there yet, or be replaced.
+        self._altered: set[int] = set()  # steps whose lines in loss.jsonl were altered
+        # Beside the folder, which may not exist yet, or may be replaced.
         self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
 
     @classmethod
     def at(cls, path: Path) -> "RunFolder":
-        """The run folder at `path`, wherever it was trained. Raises UserError if its `run.json` is lost, see
-        `read_record`, or holds no config of this version."""
+        """The run folder at `path`, which may have been moved. Raises UserError if its record cannot be read, see
+        `read_record`, or has no config of this version."""
         config = read_record(path)["config"]
         try:
             return cls(Config.model_validate(upgrade(config)), path)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{path / 'run.json'} cannot be read: {' '.join(str(error).split())}.") from None
+            raise UserError(f"{path / 'run.json'} cannot be read: {one_line(error)}.") from None
 
-    # --- what is there ---
+    # --- reading ---
 
     def check(self) -> None:
-        """Raises UserError if the folder cannot be made, is something else, or holds the same run under another
-        config."""
+        """Raises UserError if the folder cannot be made, is not a run folder, or has the run with another config."""
         try:
             if not self.path.exists():
                 require_folder(self.path, "The run folder")
                 return
-        except OSError as error:  # a folder above it may not be entered, or the path is too long
+        except OSError as error:  # no access to a parent folder, or the path is too long
             raise UserError(f"The run folder {self.path} cannot be made: {error.strerror}.") from None
         record = read_record(self.path)
         if self._cfg.clean_run:
@@ -88,9 +87,8 @@ class RunFolder:
         return not self._cfg.clean_run and bool(read_result(self.path))
 
     def over(self) -> str | None:
-        """What to say of a run with nothing left to do: it is finished, and its rows are there, or what is lost cannot
-        be brought back. None of a run to train, or to repair: the row of the last step is measured again, if its
-        checkpoint is there."""
+        """A message if the run has nothing left to do: it is finished, and any lost rows cannot be restored. None if it
+        is to be trained, or to be repaired: the row of the last step can be measured again from its checkpoint."""
         if not self.finished:
             return None
         rows, bad, damage = self._parse_rows()
@@ -104,7 +102,7 @@ class RunFolder:
         if damage:
             said = (
                 f"warning: {self.path / 'loss.jsonl'} is damaged: {'; '.join(damage)}. What is lost cannot be brought "
-                f"back from this folder, and reports are without it.\n{said}"
+                f"back from this folder, and reports lack it.\n{said}"
             )
         return said
 
@@ -120,19 +118,19 @@ class RunFolder:
         return True
 
     def fid_summary(self) -> dict[str, Any]:
-        """The lowest and the last FID, as W&B's summary shows them. W&B's own minimum forgets earlier sessions."""
+        """The lowest and the last FID for W&B's summary, because W&B's own minimum forgets earlier sessions."""
         fids = self.fids()
         return {"val/fid": {"min": min(fids.values()), "last": fids[max(fids)]}} if fids else {}
 
     def last_values(self) -> dict[str, Any]:
-        """The last value of every metric; curves, which are lists, left out."""
+        """The last value of every metric, except curves, which are lists."""
         values: dict[str, Any] = {}
         for row in self.rows.values():
             values |= row
         return {key: value for key, value in values.items() if key not in CURVES}
 
     def summary(self) -> dict[str, Any]:
-        """The last value of every metric, FID's lowest and last, the run's time once it is finished."""
+        """The last value of every metric, FID's lowest and last, and a finished run's time."""
         values = self.last_values()
         if self.finished:
             out = read_result(self.path)["out"]
@@ -141,7 +139,7 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run to continue. Known once the folder is held."""
+        """Whether there is a run to resume. Known once the folder is entered."""
         return bool(self.record)
 
     def __enter__(self) -> "RunFolder":
@@ -188,19 +186,19 @@ class RunFolder:
             self._save_record()
             print(
                 f"warning: {self.path / 'run.json'} was lost ({reason}). It is made again from the newest checkpoint; "
-                f"to W&B this is now the run {self.record['wandb_id']}"
+                f"on W&B this is now the run {self.record['wandb_id']}"
             )
         if (self.path / "results.jsonl").exists() and not self.finished:
             print(f"warning: {self.path / 'results.jsonl'} holds no result: the run counts as not finished")
 
-    # --- beginning and continuing ---
+    # --- beginning and resuming ---
 
     @contextmanager
     def beginning(self, record: dict[str, Any], config_yaml: str) -> Iterator[Path]:
-        """Make the folder aside, where the path given is; what is done inside decides whether it takes its place.
+        """Make a draft of the folder and yield its path; on leaving, it takes the folder's place.
 
-        Neither W&B nor the folder is left half-begun by the other's failure, and an earlier run's folder goes only
-        when the new one is there.
+        An error inside (from W&B, for example) leaves nothing behind. An earlier run's folder is removed only when the
+        new one is in place.
         """
         draft, old = (self.path.with_name(f".{self.path.name}.{end}") for end in ("part", "old"))
         try:
@@ -227,8 +225,8 @@ class RunFolder:
         self.record = record
 
     def continuing(self, step: int, session: dict[str, Any], config: dict[str, Any], known: dict[str, Any]) -> None:
-        """Forget what came after `step`, which will come again: rows, checkpoints, a divergence. Note the new session,
-        the keys of the config that may change in a run, and what is `known` and not noted yet, in `run.json`."""
+        """Remove the rows, checkpoints and divergence after `step`, which will come again. Write the new session, the
+        config (some keys may change in a run), and the keys of `known` that it lacks to `run.json`."""
         self.rows = {s: row for s, row in self.rows.items() if s <= step}
         known = {key: value for key, value in known.items() if key not in self.record}
         self.record = {**self.record, **known, "config": config, "sessions": [*self.record["sessions"], session]}
@@ -238,24 +236,24 @@ class RunFolder:
                     path.unlink()
             for path in (*self.path.glob("checkpoints/*.part"), self.path / "diverged.json"):
                 path.unlink(missing_ok=True)
-            # After the checkpoints that presume the rows that go.
+            # After the checkpoints, which presume the removed rows.
             lines = {s: _line(s, row) for s, row in self.rows.items()}
             checksums.note(self.path / "loss.jsonl", *lines.values())
             self._sync_rows()
             write_whole(self.path / "loss.jsonl", "".join(lines.values()))
-            # Of a line that was not as it was written, nothing more is known now.
+            # Altered lines get no checksum.
             checksums.replace(self.path / "loss.jsonl", [lines[s] for s in lines.keys() - self._altered])
         self._save_record()
 
     def note_session(self, facts: dict[str, Any]) -> None:
-        """Add to what `run.json` says of the session that is going on."""
+        """Add facts about the current session to `run.json`."""
         sessions = self.record["sessions"]
         self.record = {**self.record, "sessions": [*sessions[:-1], {**sessions[-1], **facts}]}
         self._save_record()
 
     def amend(self, step: int, row: Row, how: dict[str, Any]) -> None:
-        """Add numbers that were measured after the training to the row of `step`. `run.json` says how, and that W&B
-        does not have them yet, before they are there."""
+        """Add numbers that were measured after the training to the row of `step`. `run.json` first notes how they were
+        measured, and that W&B lacks them."""
         amendments = self.record.get("amendments", [])
         last = amendments[-1] if amendments else {}
         steps = [*last["steps"], step] if last.get("how") == how and not last["sent"] else [step]
@@ -268,11 +266,11 @@ class RunFolder:
 
     @property
     def unsent_steps(self) -> set[int]:
-        """The steps to which numbers were added that W&B's server does not have yet."""
+        """The steps whose added numbers W&B's server lacks."""
         return {step for a in self.record.get("amendments", []) if not a["sent"] for step in a["steps"]}
 
     def note_sent(self) -> None:
-        """Note in `run.json` that everything added was sent."""
+        """Note in `run.json` that W&B's server has all added numbers."""
         if self.unsent_steps:
             self.record["amendments"] = [{**a, "sent": True} for a in self.record["amendments"]]
             self._save_record()
@@ -282,8 +280,8 @@ class RunFolder:
             self._replace("run.json", json.dumps(self.record, indent=2) + "\n")
 
     def newest_checkpoint(self) -> dict[str, Any] | None:
-        """The state to continue from: the newest intact one, or the one before it if that brings lost rows back. None
-        where no checkpoint is intact."""
+        """The state to resume from: the newest intact one, or the one before it if that restores lost rows. None if no
+        checkpoint is intact."""
         states = [state for _, state in itertools.islice(self._own_checkpoints(), 2)] if self.begun else []
         for state in states:
             lost = self._lost(self.rows, state["step"])
@@ -292,22 +290,22 @@ class RunFolder:
             before = f"from before the checkpoint of step {state['step']}"
             print(f"warning: {self.path / 'loss.jsonl'} lacks {_rows_of(lost)} {before}")
         if states:
-            print("warning: those rows stay lost: no recent checkpoint comes before them")
+            print("warning: those rows stay lost: no recent checkpoint precedes them")
         return states[0] if states else None
 
     def _own_checkpoints(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """The intact checkpoints of this run, newest first. Names those that are of another run or step."""
+        """This run's intact checkpoints, newest first. Prints a warning about those of another run or step."""
         for path, state in intact(self.path):
             other = differences(state["config"], self._cfg.nested())
             if state["step"] != checkpoint_step(path):
-                other = [f"it is of step {state['step']}"]
+                other = [f"it belongs to step {state['step']}"]
             if other:
-                print(f"warning: {path} is not what its name says and is passed over: {'; '.join(other)}")
+                print(f"warning: {path} does not fit its name and is passed over: {'; '.join(other)}")
             else:
                 yield path, state
 
     def _parse_rows(self) -> tuple[dict[int, Row], list[int], list[str]]:
-        """The rows in `loss.jsonl` by step, the numbers of the lines that do not parse, and how the file is damaged."""
+        """(rows in `loss.jsonl` by step, numbers of lines that do not parse, descriptions of the damage)."""
         path = self.path / "loss.jsonl"
         lines = path.read_bytes().splitlines() if path.exists() else []
         rows: dict[int, Row] = {}
@@ -319,7 +317,7 @@ class RunFolder:
         altered = [number for number in altered if number not in bad]
         self._altered = {step for step, _ in read_rows([lines[number - 1] for number in altered], {})}
         damage = []
-        # A torn last line, or one too few, is what a kill leaves: the run goes on, and it comes again.
+        # A kill leaves a torn last line, or one too few. The resumed run writes it again.
         if bad and (bad != [len(lines)] or self.finished):
             damage.append(f"line(s) {', '.join(map(str, bad))} do not parse as rows and are left out")
         if altered:
@@ -336,26 +334,24 @@ class RunFolder:
             aside = path.with_name("loss.jsonl.damaged")
             with self._writing(aside.name):
                 shutil.copyfile(path, aside)
-            print(f"warning: {path}: {'; '.join(damage)}; the file as it was is kept as {aside.name}")
+            print(f"warning: {path}: {'; '.join(damage)}; the damaged file is kept as {aside.name}")
         return rows
 
     # --- writing ---
 
     def append(self, step: int, row: Row) -> None:
-        """Add one row to `loss.jsonl`, which the next checkpoint has reach the disk. Raises UserError if it cannot be
+        """Add one row to `loss.jsonl`, which the next checkpoint syncs to the disk. Raises UserError if it cannot be
         written."""
         self.rows[step] = {**self.rows.get(step, {}), **row}
         path, line = self.path / "loss.jsonl", _line(step, row)
         with self._writing(path.name):
             checksums.note(path, line)
-            with path.open("ab+") as file:
-                torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # what a kill leaves
-                file.write(("\n" * bool(torn) + line).encode())
+            append_line(path, line)
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the checkpoint of `step`, then drop the older ones beyond `checkpoint.keep`; milestones stay.
+        """Write the checkpoint of `step`. Then delete older ones beyond `checkpoint.keep`, except milestones.
 
-        The rows before it are on the disk first: after a power cut, no checkpoint presumes rows that are lost.
+        Rows are synced first, so that after a power cut no checkpoint presumes lost rows.
         """
         path = checkpoint_path(self.path, step)
         with self._writing("loss.jsonl"):
@@ -369,11 +365,11 @@ class RunFolder:
         return path
 
     def grid_path(self, step: int) -> Path:
-        """Where the sample grid of `step` is, if it has one."""
+        """The path of the sample grid of `step`."""
         return self.path / "samples" / f"step-{step:06d}.png"
 
     def fids(self) -> dict[int, float]:
-        """Milestone to FID."""
+        """FID by milestone."""
         return {step: row["val/fid"] for step, row in self.rows.items() if "val/fid" in row}
 
     def save_grid(self, step: int, picture: Any) -> None:
@@ -385,13 +381,13 @@ class RunFolder:
                 picture.save(aside, format="png")
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write one JSON line as the file `name`, whole or not at all, after the rows so far."""
+        """Write one JSON line as the file `name`, whole or not at all; rows are synced first."""
         with self._writing(name):
             self._sync_rows()
             self._replace(name, json.dumps(value) + "\n")
 
     def _replace(self, name: str, text: str) -> None:
-        """Write `text` as the file `name`: whole or not at all, its checksum first."""
+        """Write `text` as the file `name`, whole or not at all; its checksum comes first."""
         path = self.path / name
         checksums.note(path, text)
         if checksums.place(path).exists():

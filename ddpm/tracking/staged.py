@@ -1,8 +1,6 @@
-"""The copies that W&B's client made of a run's files, in its staging folder: noted in the run folder, removed once they
-have arrived.
+"""Copies of a run's files in the staging folder of W&B's client: noted in the run folder, removed once uploaded.
 
-The client removes a copy after it has uploaded it for a run that is online. `wandb sync` leaves it, and so does a run
-that is killed.
+The client removes a copy after an online run has uploaded it. A killed run and `wandb sync` leave theirs.
 """
 
 import base64
@@ -20,7 +18,7 @@ FILE = "staged.jsonl"
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy in the staging folder. `md5`: of its bytes; `artifact`: the digest of the artifact that it is part of."""
+    """A copy in the staging folder: its path, the MD5 of its bytes, and its artifact's digest."""
 
     path: str
     md5: str
@@ -28,16 +26,16 @@ class Copy:
 
 
 def note(folder: Path, artifact: Any) -> None:
-    """Write down what the client has copied for `artifact`, before it is handed over."""
+    """Note the client's copies for `artifact`, before it is handed over."""
     copies = [Copy(str(e.local_path), e.digest, artifact.digest) for e in artifact.manifest.entries.values()]
     with (folder / FILE).open("a") as file:
         file.writelines(json.dumps(asdict(copy)) + "\n" for copy in copies)
 
 
 def copies(folder: Path) -> dict[Copy, int]:
-    """The run's copies that are still in the staging folder, with the bytes that they had, and their sizes in bytes.
+    """The run's copies that are still in the staging folder, unaltered, with their sizes in bytes.
 
-    The client gives them random names: a file of the same name and other bytes is somebody else's.
+    Their names are random: a file with the same name and other bytes belongs to another run.
     """
     try:
         lines = (folder / FILE).read_bytes().splitlines()
@@ -55,7 +53,7 @@ def _parse(line: bytes) -> Copy | None:
 
 
 def _size(copy: Copy) -> int | None:
-    """None if the file is not this copy."""
+    """The copy's size; None if the file is not this copy."""
     path = Path(copy.path)
     try:
         if path.parent.resolve() != client.staging_folder().resolve() or path.is_symlink():
@@ -68,23 +66,23 @@ def _size(copy: Copy) -> int | None:
 
 
 def remove_arrived(folder: Path, arrived: Collection[str]) -> str:
-    """Remove the run's copies whose artifact has arrived: `arrived` has the digests that the server confirms. What was
-    done, and what stays; empty if there was nothing."""
+    """Remove the run's copies of artifacts with a digest in `arrived`, which the server has. Returns a message, empty
+    if there were no copies."""
     gone, kept = [], []
     for copy, size in copies(folder).items():
         if copy.artifact in arrived:
-            Path(copy.path).unlink(missing_ok=True)  # the client may be about to remove it itself
+            Path(copy.path).unlink(missing_ok=True)  # the client may remove it at the same time
             gone.append(size)
         else:
             kept.append(size)
-    said = [f"removed {_amount(gone)} that had arrived from W&B's staging folder"] * bool(gone)
+    said = [f"removed {_amount(gone)} of uploaded files from W&B's staging folder"] * bool(gone)
     stay = "stays" if len(kept) == 1 else "stay"
     said += [f"{_amount(kept)} that the server does not have {stay} in {client.staging_folder()}"] * bool(kept)
     return "; ".join(said)
 
 
 def note_on_run(folder: Path) -> str:
-    """A line on the copies of the run in `folder`, and on the staging folder as a whole; empty without copies."""
+    """A message about the copies of the run in `folder` and the whole staging folder; empty without copies."""
     own = list(copies(folder).values())
     if not own:
         return ""
@@ -95,7 +93,7 @@ def note_on_run(folder: Path) -> str:
 
 
 def sizes() -> list[int]:
-    """The sizes of all files in the staging folder, in bytes; those of other projects too."""
+    """The sizes of all files in the staging folder in bytes, including other projects'."""
     try:
         return [path.stat().st_size for path in client.staging_folder().iterdir() if path.is_file()]
     except FileNotFoundError:

@@ -1,12 +1,11 @@
-"""Upload what W&B's server does not have yet of the runs on this machine: in order, and nothing twice.
+"""Uploads what W&B's server lacks of the runs on this machine, in order and without duplicates.
 
-A run that was offline from its start to its end, in one session, goes up by `wandb sync`, from W&B's own files (with
-console and system metrics). Whatever a server then lacks of that or any other run (one that was killed, continued, or
-online in an outage) comes from the run folder: rows, sample grids, checkpoints, config, summary.
+A run that was offline in a single session is uploaded by `wandb sync` from W&B's own files, with console and system
+metrics. Anything else that the server lacks (after a kill, a resume or an outage) is uploaded from the run folder:
+rows, sample grids, checkpoints, config, summary.
 """
 
 import copy
-import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.config.run import Config
-from ddpm.errors import UserError
+from ddpm.errors import UserError, one_line
 from ddpm.metrics.table import STEP
 from ddpm.runtime.checkpoint import checkpoint_path
 from ddpm.tracking import client, staged
@@ -25,9 +24,9 @@ from ddpm.tracking.wandb_run import WandbRun, answers, drop_old_versions
 
 
 def sync(root: Path) -> Iterator[str]:
-    """Upload the runs in and under `root`; a line for each, those left out and those that failed too.
+    """Upload the runs in and under `root`. Yields a message for each run, also for those left out or failed.
 
-    Raises UserError: no run folder; in the end, if a run failed; at once, if the server does not answer at all.
+    Raises UserError if there is no run folder, if the server does not answer, or at the end if a run failed.
     """
     folders = sorted({path.parent for path in root.rglob("run.json") if not path.parent.name.startswith(".")})
     if not folders:
@@ -37,7 +36,7 @@ def sync(root: Path) -> Iterator[str]:
         try:
             folder = RunFolder.at(path)
             folder.__enter__()
-        except UserError as error:  # damaged, or a run that is going on
+        except UserError as error:  # damaged, or still running
             yield f"{path}: left out: {error}"
             continue
         try:
@@ -47,17 +46,16 @@ def sync(root: Path) -> Iterator[str]:
                 rest = len(folders) - number
                 raise UserError(f"{error} {rest} more runs were not tried." if rest else str(error)) from None
             failed += 1
-            yield f"{path}: not uploaded whole: {error}"
+            yield f"{path}: not uploaded completely: {error}"
         finally:
             folder.__exit__(None, None, None)
     if failed:
-        raise UserError(f"{failed} of {len(folders)} runs are not on the server whole. The same command goes on there.")
+        raise UserError(f"{failed} of {len(folders)} runs are not completely on the server. Run the command again.")
 
 
 @dataclass
 class _Known:
-    """What the server has of a run: whether it knows it, its steps, its artifacts' aliases by type, their digests, its
-    state."""
+    """What the server has of a run. aliases: its artifacts' aliases by type. digests: the artifacts'."""
 
     run: bool = False
     steps: set[int] = field(default_factory=set)
@@ -70,7 +68,7 @@ class _Known:
 
 
 def sync_folder(folder: RunFolder) -> str:
-    """Upload what the server lacks of the run whose folder is entered; what that was. Raises UserError as `sync`."""
+    """Upload what the server lacks of the run in an entered folder. Returns a message. Raises UserError."""
     known = _ask_server(folder)
     sent = []
     log = _whole_offline_log(folder)
@@ -89,7 +87,7 @@ def sync_folder(folder: RunFolder) -> str:
         sent += ["the config"] * config
         sent = sent or ["its end"]
     done = [f"uploaded {', '.join(sent)}" if sent else "everything is on the server"]
-    if sent and (checkpoints or known.aliases.get("model")):  # of a run without checkpoints there are no versions
+    if sent and (checkpoints or known.aliases.get("model")):  # a run without checkpoints has no versions
         done.append(_drop_old_versions(folder))
     if staged.copies(folder.path):
         done.append(staged.remove_arrived(folder.path, _ask_server(folder).digests))
@@ -97,8 +95,8 @@ def sync_folder(folder: RunFolder) -> str:
 
 
 def _send(folder: RunFolder, known: _Known, rows: list[int], grids: list[int], checkpoints: list[int]) -> None:
-    """Rows, grids and checkpoints of these steps, config and summary, from the run folder. Raises UserError if not all
-    arrives."""
+    """Upload the rows, grids and checkpoints of these steps, config and summary. Raises UserError if the server does
+    not take everything."""
     run = WandbRun(at_home(folder), folder.path, mode="online")
     if run.mode == "online":
         for step in rows:
@@ -109,24 +107,24 @@ def _send(folder: RunFolder, known: _Known, rows: list[int], grids: list[int], c
         newest = max(_milestones(folder), default=0)
         for step in checkpoints:
             send_checkpoint(run, folder, step, last=newest)
-        run.log_artifact("config", folder.path / "config.yaml", ["latest"])  # the same again makes no new version
-        run.summarise({STEP: max(folder.rows, default=0), **folder.summary()})  # not the step of the last row sent
+        run.log_artifact("config", folder.path / "config.yaml", ["latest"])  # an equal file makes no new version
+        run.summarise({STEP: max(folder.rows, default=0), **folder.summary()})  # W&B has the step of the last row sent
     if not run.finish(0 if folder.finished else 1) or run.mode != "online":
-        raise UserError(f"The server did not take everything of {folder.path}. The same command goes on from here.")
+        raise UserError(f"The server did not take everything of {folder.path}. Run the command again.")
     folder.note_sent()
 
 
 def _drop_old_versions(folder: RunFolder) -> str:
-    """Have the server keep no more checkpoints than it should; what it has against that."""
+    """Delete the server's surplus checkpoints. Returns a message if it refuses."""
     try:
         drop_old_versions(_path(folder), folder.record["config"]["checkpoint"]["keep_online"])
-    except client.failures() as error:  # a login that may not delete has uploaded all the same
-        return f"older checkpoints stay on the server ({' '.join(str(error).split())[:200]})"
+    except client.failures() as error:  # perhaps the login may not delete; the upload itself is done
+        return f"older checkpoints stay on the server ({one_line(error)[:200]})"
     return ""
 
 
 def _whole_offline_log(folder: RunFolder) -> Path | None:
-    """W&B's log of a run that had one session, offline; None for others, which `wandb sync` would mix up."""
+    """W&B's log of a run with a single, offline session; None for others, which `wandb sync` would mix up."""
     sessions = folder.record["sessions"]
     files = sessions[0].get("wandb_files")
     if len(sessions) > 1 or not files or sessions[0]["wandb_mode"] != "offline":
@@ -135,19 +133,19 @@ def _whole_offline_log(folder: RunFolder) -> Path | None:
 
 
 def _sync_log(log: Path) -> None:
-    """Upload one session's log, as far as it can be read; says where it could not be read to its end.
+    """Upload one session's log, as far as it can be read; print a warning if not completely.
 
-    A log that the client has marked as sent is sent again: the server has no such run (any more).
+    A log that the client marked as sent is sent again, because the server does not have the run.
     """
     command = [sys.executable, "-m", "wandb", "sync", "--include-synced", str(log.parent)]
     done = subprocess.run(command, capture_output=True, text=True, env=client.unnamed())
     errors = [line for line in done.stderr.splitlines() if "ERROR" in line]
     if errors:
-        print(f"warning: {log} was not uploaded whole: {' '.join(errors)}", flush=True)
+        print(f"warning: {log} was not uploaded completely: {' '.join(errors)}", flush=True)
 
 
 def _path(folder: RunFolder) -> str:
-    """`ENTITY/PROJECT/ID` where a server settled it, else as the config has it."""
+    """`ENTITY/PROJECT/ID` from the last online session, otherwise from the config."""
     settled = [s["wandb"] for s in folder.record["sessions"] if s.get("wandb_mode") == "online"]
     options = folder.record["config"]["logging"]["wandb"]
     wanted = "/".join(part for part in (options["entity"], options["project"], folder.record["wandb_id"]) if part)
@@ -155,7 +153,7 @@ def _path(folder: RunFolder) -> str:
 
 
 def at_home(folder: RunFolder) -> dict[str, Any]:
-    """The run's record with the entity, project and id that it has on the server."""
+    """The run's record, with the entity, project and id from `_path`."""
     *entity, project, id = _path(folder).split("/")
     record = copy.deepcopy(folder.record)
     record["config"]["logging"]["wandb"] |= {"entity": entity[0] if entity else None, "project": project}
@@ -163,14 +161,13 @@ def at_home(folder: RunFolder) -> dict[str, Any]:
 
 
 def _ask_server(folder: RunFolder) -> _Known:
-    """Raises UserError where the server does not answer, or does not let us in."""
-    wandb: Any = importlib.import_module("wandb")
+    """What the server has of the folder's run. Raises UserError if it does not answer or refuses access."""
     known = _Known()
     try:
         try:
-            run = wandb.Api(timeout=20).run(_path(folder))
+            run = client.api().run(_path(folder))
         except client.failures() as error:
-            if "not find" not in str(error) and "not found" not in str(error):
+            if not client.not_found(error):
                 raise
             return known
         known.run, known.state = True, str(run.state)
@@ -179,16 +176,15 @@ def _ask_server(folder: RunFolder) -> _Known:
             known.aliases.setdefault(artifact.type, set()).update(artifact.aliases)
             known.digests.add(artifact.digest)
     except client.failures() as error:
-        reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
-            f"W&B's server cannot be asked about {folder.path}: {reason}. `wandb login` makes a login."
+            f"W&B's server cannot be asked about {folder.path}: {one_line(error)}. `wandb login` makes a login."
         ) from error
     return known
 
 
 def _milestones(folder: RunFolder) -> list[int]:
-    """The milestones whose checkpoints a server is to keep: the newest few and the best, of those that are there; none
-    if checkpoints are to stay in the run folder."""
+    """The milestones whose checkpoints a server should have: the newest few and the best of those in the folder; none
+    if checkpoint.upload is off."""
     cfg = Config.model_validate(folder.record["config"])
     if not cfg.checkpoint.upload:
         return []

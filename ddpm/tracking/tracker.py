@@ -1,4 +1,4 @@
-"""Where a run is written: its folder, which is the truth, and W&B, which mirrors it, live where there is a server."""
+"""A training's record: the run folder, which is the truth, and W&B, which mirrors it."""
 
 import secrets
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from ddpm import __version__
 from ddpm.config.run import Config
 from ddpm.errors import UserError
 from ddpm.runtime.checkpoint import checkpoint_path
+from ddpm.runtime.distributed import by_main, from_main, rank
 from ddpm.runtime.environment import git_commit
 from ddpm.runtime.signals import Interrupted
 from ddpm.tracking import client, staged
@@ -19,16 +20,22 @@ from ddpm.tracking.wandb_run import FLUSH_S, WandbRun
 
 
 class Tracker:
-    """One run's record, used as a context manager: leaving it closes the W&B run, as failed on an exception.
+    """One run's record, as a context manager: leaving it closes the W&B run, as failed after an exception.
 
-    `facts`: what the record says besides the config. `step`: where the training stands, 0 for a new run.
+    With several processes, each has one: all know the rows, rank 0 writes, and its errors are raised on all.
+    folder: entered (on rank 0). facts: what `run.json` holds besides the config. step: steps done, 0 for a new run.
     """
 
     def __init__(self, cfg: Config, folder: RunFolder, facts: dict[str, Any], step: int = 0):
         self.run_id = cfg.run_id
         self.folder = folder
-        # Starting over is how this run came about, not what it is: its saved config must not wipe it when used again.
+        # The saved config must not wipe the run when it is used again.
         self._cfg = cfg.model_copy(update={"clean_run": False})
+        folder.rows = from_main(lambda: self._begin(facts, step))
+
+    def _begin(self, facts: dict[str, Any], step: int) -> dict[int, dict[str, Any]]:
+        """Begin or continue the folder and the W&B run. Returns the folder's rows."""
+        folder = self.folder
         session = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "from_step": step,
@@ -41,11 +48,11 @@ class Tracker:
         else:
             record = {
                 "run_id": self.run_id,
-                # The same config elsewhere, or started over, is another run to W&B: their rows must not mix. A sweep's
-                # agent has chosen the id already.
+                # A random end: the same config elsewhere, or started over, is another run to W&B, so that their rows
+                # do not mix.
                 "wandb_id": self._agents_run() or f"{self.run_id}-{secrets.token_hex(3)}",
-                "experiment": cfg.experiment,
-                "seed": cfg.seed,
+                "experiment": self._cfg.experiment,
+                "seed": self._cfg.seed,
                 **{key: session[key] for key in ("started", "commit", "version")},
                 **facts,
                 "sessions": [session],
@@ -56,10 +63,11 @@ class Tracker:
         folder.note_session({"wandb": self._run.path, "wandb_mode": self._run.mode, "wandb_files": self._run.files})
         print(f"W&B: {self._run.mode} ({self._run.why}), run {self._run.id}, {self._run.where}")
         self._run.log_artifact("config", folder.path / "config.yaml", ["latest"])
+        return folder.rows
 
     def _continue(self, facts: dict[str, Any], session: dict[str, Any]) -> None:
-        """Take up the run where its newest checkpoint stands, under its old W&B id. Raises UserError where what it is
-        trained on has changed meanwhile."""
+        """Resume the run at its newest checkpoint, under its W&B id. Raises UserError if images, protocols or network
+        have changed."""
         before = self.folder.record
         for key, what in (("data", "images"), ("protocols", "evaluation protocols"), ("params", "network")):
             if key in before and before[key] != facts[key]:
@@ -81,45 +89,50 @@ class Tracker:
             )
         print(f"continuing {self.run_id} after step {session['from_step']}")
         config = self._cfg.nested()
-        for key in ("project", "entity"):  # it stays the run that it is
+        for key in ("project", "entity"):  # it stays the same W&B run
             config["logging"]["wandb"][key] = before["config"]["logging"]["wandb"][key]
         known = {**{key: session[key] for key in ("started", "commit", "version")}, **facts}
         self.folder.continuing(session["from_step"], session, config, known)
         if id := self._agents_run():
-            self.folder.record["wandb_id"] = id  # an agent's run is its own: it gets all rows
+            self.folder.record["wandb_id"] = id  # an agent's W&B run gets all rows
         self._run = open_run(self.folder.record, self.folder.path)
-        # Again what W&B may not have: rows after those that its server knows, and of the last seconds before a kill.
-        # Rows of one step are merged where they are read.
+        # Send again what W&B may lack: rows after those that its server knows, and those of the last seconds before a
+        # kill. Readers merge rows of one step.
         rows = self.folder.rows
-        last = max((row.get("time/total_s", 0.0) for row in rows.values()), default=0.0)
-        flushed = {step for step, row in rows.items() if row.get("time/total_s", last) < last - 10 * FLUSH_S}
+        end = max((row.get("time/total_s", 0.0) for row in rows.values()), default=0.0)
+        flushed = {step for step, row in rows.items() if row.get("time/total_s", end) < end - 10 * FLUSH_S}
         for step in rows:
             if step > self._run.last_step or step > max(flushed, default=-1):
                 send_row(self._run, self.folder, step)
         self._run.summarise(self.folder.fid_summary())
 
     def _agents_run(self) -> str | None:
-        """The W&B id of the run that a sweep's agent wants of this process. Raises UserError where another training of
-        this project has it: an agent's variables in a shell that is used again."""
+        """The W&B id that a sweep's agent gives this process, if any. Raises UserError if another training of this
+        project has it: the agent's variables are left over in the shell."""
         id = client.agents_run()
         for path in self._cfg.out_dir.glob("*/*/run.json") if id else ():
             if path.parent != self.folder.path and f'"wandb_id": "{id}"' in path.read_text(errors="replace"):
                 raise UserError(
-                    f"WANDB_RUN_ID and WANDB_SWEEP_ID give this training the W&B run {id}, which is that of "
+                    f"WANDB_RUN_ID and WANDB_SWEEP_ID give this training the W&B run {id}, which belongs to "
                     f"{path.parent}. Unset both to train it as a W&B run of its own."
                 )
         return id
 
     def has(self, step: int) -> bool:
-        """Whether the row of `step` is logged already."""
+        """Whether the row of `step` is logged."""
         return step in self.folder.rows
 
     def last(self, key: str) -> Any:
-        """The value of `key` in the last row that has it; None where none has."""
+        """The value of `key` in the last row that has it; None if no row has it."""
         return next((row[key] for row in reversed(self.folder.rows.values()) if key in row), None)
 
     def log(self, step: int, row: dict[str, Any], grid: Any = None) -> None:
-        """Write one row of metrics (and the sample grid drawn at this step, a PIL image) to the folder and to W&B."""
+        """Write one row of metrics, and the step's sample grid (a PIL image), to the folder and to W&B."""
+        self._write(step, row, grid)
+        self.folder.rows[step] = self.folder.rows.get(step, {}) | row  # on every rank
+
+    @by_main
+    def _write(self, step: int, row: dict[str, Any], grid: Any) -> None:
         if grid:
             self.folder.save_grid(step, grid)
         self.folder.append(step, row)
@@ -127,44 +140,48 @@ class Tracker:
         if "val/fid" in row:
             self._run.summarise(self.folder.fid_summary())
 
+    @by_main
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write a checkpoint that the run can be continued from; its path."""
+        """Write a checkpoint from which the run can be resumed. Returns its path."""
         return self.folder.save_checkpoint(step, state)
 
+    @by_main
     def log_checkpoint(self, step: int) -> None:
-        """Record a milestone's checkpoint as a version of the run's model artifact, unless checkpoints are to stay in
-        the run folder; `best` is the lowest FID so far."""
+        """Send a milestone's checkpoint to W&B as a version of the run's model artifact, unless checkpoint.upload is
+        off. The version with the lowest FID so far is `best`."""
         if self._cfg.checkpoint.upload:
             send_checkpoint(self._run, self.folder, step, last=step)
 
+    @by_main
     def diverged(self, step: int, row: dict[str, float], indices: list[int]) -> None:
-        """Record a step whose loss or gradient was not finite, and the images (their positions in the set) it saw."""
+        """Record a step whose loss or gradient was not finite. indices: its images' positions in the set."""
         self.folder.write_json("diverged.json", {"step": step, "batch": indices, "out": row})
         self._run.log(step, row)
         self._run.summarise({"diverged/step": step, "diverged/batch": indices})
         self._run.alert("Training diverged", f"{self.run_id}: step {step} is not finite, on images {indices}", "ERROR")
 
+    @by_main
     def finish(self, run_time_s: float) -> None:
         """Write `results.jsonl`, the mark of a finished run."""
+        folder = self.folder
         summary: dict[str, Any] = {
             "seed": self._cfg.seed,
-            "params": self.folder.record.get("params"),
+            "params": folder.record.get("params"),
             "run_id": self.run_id,
-            "git_hash": self.folder.record.get("commit"),
-            **self.folder.last_values(),
+            "git_hash": folder.record.get("commit"),
+            **folder.last_values(),
         }
-        fids = self.folder.fids()
-        if fids:
+        if fids := folder.fids():
             best = min(fids, key=lambda step: fids[step])
             summary |= {
                 "val/fid_min": fids[best],
                 "val/fid_last": fids[max(fids)],
-                "ckpt_best": str(checkpoint_path(self.folder.path, best)),
+                "ckpt_best": str(checkpoint_path(folder.path, best)),
             }
-        last = checkpoint_path(self.folder.path, self._cfg.train.total_steps)
+        last = checkpoint_path(folder.path, self._cfg.train.total_steps)
         summary |= {"ckpt_last": str(last), "run_time_s": run_time_s}
         self._run.summarise({"run_time_s": run_time_s, "params": summary["params"]})
-        self.folder.write_json("results.jsonl", {"cfg": self._cfg.nested(), "out": summary, "_i": 0})
+        folder.write_json("results.jsonl", {"cfg": self._cfg.nested(), "out": summary, "_i": 0})
         scores = ", ".join(f"{k} {summary[k]:.2f}" for k in ("val/fid_min", "final/fid") if k in summary)
         self._run.alert("Training finished", f"{self.run_id}: {scores or 'done'}", "INFO")
 
@@ -172,6 +189,8 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if rank():
+            return
         stopped = isinstance(error, Interrupted)
         code = 0 if error is None else error.exit_code if isinstance(error, Interrupted) else 1
         complete = self._run.finish(code, stopped=stopped) and len(self.folder.record["sessions"]) == 1
@@ -184,7 +203,7 @@ class Tracker:
 
 
 def send_row(run: WandbRun | NoRun, folder: RunFolder, step: int) -> None:
-    """The row of `step` that the folder holds, and its sample grid, to W&B."""
+    """Send the folder's row of `step`, and its sample grid, to W&B."""
     grid = folder.grid_path(step)
     run.log(step, folder.rows[step], grid if grid.is_file() else None)
     if grid.is_file():
@@ -192,13 +211,13 @@ def send_row(run: WandbRun | NoRun, folder: RunFolder, step: int) -> None:
 
 
 def send_grid(run: WandbRun | NoRun, folder: RunFolder, step: int) -> None:
-    """The sample grid of `step` that the folder holds, to W&B as an artifact."""
+    """Send the folder's sample grid of `step` to W&B, as an artifact."""
     newest = not any(folder.grid_path(later).is_file() for later in folder.rows if later > step)
     run.log_artifact("samples", folder.grid_path(step), [f"step-{step}", *(["latest"] if newest else [])])
 
 
 def send_checkpoint(run: WandbRun | NoRun, folder: RunFolder, step: int, last: int) -> None:
-    """The milestone checkpoint of `step` that the folder holds to W&B, where the newest sent is that of `last`."""
+    """Send the folder's milestone checkpoint of `step` to W&B. last: the newest milestone that is sent."""
     fids = {at: fid for at, fid in folder.fids().items() if at <= last}
     aliases = [f"step-{step}"]
     if step == last:

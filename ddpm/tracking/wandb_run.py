@@ -1,7 +1,7 @@
-"""One W&B run, online or offline, that the training never waits for. The only writer of runs to W&B.
+"""One W&B run, online or offline. Only this file writes runs to W&B, and the training never waits for it.
 
-Rows go to W&B's own process, which keeps them on disk and uploads them. Artifacts are handed over by a thread, since
-with a server the client asks it about each one first. What a server has not taken in the end, `ddpm sync` brings it.
+Rows go to W&B's own process, which keeps them on disk and uploads them. A thread hands over artifacts, because the
+client first asks the server about each one. `ddpm sync` uploads anything that a server missed.
 """
 
 import contextlib
@@ -15,20 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, first_line, one_line
 from ddpm.metrics.table import CURVES, STEP
 from ddpm.tracking import client, staged
 
-FLUSH_S = 1.0  # W&B's own default of 15 s is lost at a kill
-_SILENCE = ("Timed out", "deadline exceeded")  # in W&B's words, a server that does not answer
-_STOP_S = 10.0  # what a signalled run gives the server, for a machine that is taken away soon
+FLUSH_S = 1.0  # a kill loses the last seconds; W&B's default is 15
+_SILENCE = ("Timed out", "deadline exceeded")  # W&B's words for a server that does not answer
+_STOP_S = 10.0  # patience with the server after a signal: the machine may go soon
 
 
 def wandb_mode(wanted: str) -> tuple[str, str]:
-    """(mode, why) of a run whose config names the mode `wanted`.
+    """(mode, why) for a run with the mode `wanted` in its config.
 
-    WANDB_MODE decides. Else the more private one of the config's and that of W&B's settings files; else, `auto`, it is
-    online if W&B's client finds a login for its server. Raises UserError for a mode, a setting or a key that the client
+    WANDB_MODE decides if set; otherwise the more private mode of the config and W&B's settings files; for `auto`,
+    online if W&B's client finds a login for its server. Raises UserError for a mode, setting or key that the client
     refuses.
     """
     if off := client.switched_off(wanted):
@@ -47,10 +47,10 @@ def wandb_mode(wanted: str) -> tuple[str, str]:
 
 
 class WandbRun:
-    """The W&B run of a run folder's record (`run.json`), started or taken up under its id.
+    """The W&B run of a run folder's record (`run.json`), started or resumed under its id.
 
-    folder: where the run is kept. mode: `online` or `offline`, and why. An online run becomes offline if its server
-    does not answer in time. Raises UserError if W&B refuses to start.
+    mode: `online` or `offline`. why: the reason, for messages. An online run becomes offline if its server does not
+    answer in time. Raises UserError if W&B refuses to start.
     """
 
     def __init__(self, record: dict[str, Any], folder: Path, mode: str, why: str = "asked for"):
@@ -82,7 +82,7 @@ class WandbRun:
             "notes": options["notes"],
             "config": {**record["config"], **{k: record.get(k) for k in about}, "session": len(record["sessions"])},
         }
-        # On SageMaker the client would give all trainings of one job the job's id.
+        # sagemaker_disable: on SageMaker the client would give all trainings of a job the job's id.
         settings: dict[str, Any] = {
             "x_transaction_log_flush_interval": FLUSH_S,
             "silent": True,
@@ -101,49 +101,48 @@ class WandbRun:
                     )
                 except wandb.errors.CommError as error:
                     if not any(silence in str(error) for silence in _SILENCE):
-                        raise  # it answered, and refused
-                    reason = str(error).splitlines()[0]
-                    wandb.teardown()  # its process still holds the id of the run that did not start
+                        raise  # it answered with a refusal
+                    reason = first_line(error)
+                    wandb.teardown()  # its process still holds the run's id
                     self.mode, self.why = "offline", f"the server did not answer within {wait:g} s: {reason}"
             if self.mode != "online":
                 run = wandb.init(**arguments, mode=self.mode, settings=wandb.Settings(**settings))  # type: ignore[arg-type]
         except (wandb.errors.Error, ValueError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(
-                f"W&B could not start in mode {self.mode} ({self.why}): {reason}. Use --logging.wandb.mode=offline to "
-                "keep the run on disk and upload it later with `ddpm sync`."
+                f"W&B could not start in mode {self.mode} ({self.why}): {one_line(error)}. Use "
+                "--logging.wandb.mode=offline to keep the run on disk and upload it later with `ddpm sync`."
             ) from error
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         run.define_metric("val/fid", step_metric=STEP, summary="min,last")
-        for key in CURVES:  # a list at one step makes no chart, and a summary is to be read
+        for key in CURVES:  # lists make no chart and no readable summary
             run.define_metric(key, step_metric=STEP, hidden=True, summary="none")
         return run
 
     @property
     def where(self) -> str:
-        """The run's page, or the folder of its offline files."""
+        """The run's page, or the folder with its offline files."""
         return str(self._run.url if self.mode == "online" else self._run.settings.sync_dir)
 
     @property
     def files(self) -> str | None:
-        """The folder in which W&B keeps the files of this start."""
+        """W&B's folder for this session of the run."""
         return str(self._run.settings.sync_dir)
 
     @property
     def path(self) -> str:
-        """`ENTITY/PROJECT/ID` as W&B settled it: a sweep decides all three."""
+        """`ENTITY/PROJECT/ID`; in a sweep, the sweep sets all three."""
         return f"{self._run.entity}/{self._run.project}/{self.id}"
 
     @property
     def last_step(self) -> float:
-        """The last step that is known to W&B; infinite where there is no server to know better."""
+        """The last step that W&B's server has; infinite if offline."""
         return float(self._run.summary.get(STEP, -1)) if self.mode == "online" else float("inf")
 
-    # --- what is recorded; none of it waits ---
+    # --- recording; nothing here waits ---
 
     def log(self, step: int, row: dict[str, Any], grid: Path | None = None) -> None:
-        """One row of metrics, with the sample grid drawn at this step."""
+        """Log one row of metrics, and the step's sample grid."""
 
         def tell() -> None:
             import wandb
@@ -155,7 +154,7 @@ class WandbRun:
         self._tell(tell)
 
     def log_artifact(self, kind: str, path: Path, aliases: list[str]) -> None:
-        """One file as the next version of the artifact `ID-KIND`; of `model`, a server keeps the newest and best."""
+        """Log a file as the next version of the artifact `ID-KIND`. A server keeps only the newest and best `model`."""
 
         def hand_over() -> None:
             import wandb
@@ -163,7 +162,7 @@ class WandbRun:
             artifact = wandb.Artifact(
                 f"{self.id}-{kind}", type=kind, metadata={"experiment": self._record.get("experiment")}
             )
-            # W&B keeps a copy of its own until it is uploaded: the run folder may be replaced or moved before that.
+            # W&B uploads from its own copy, because the run folder may be replaced or moved before that.
             artifact.add_file(str(path))
             staged.note(self._folder, artifact)
             logged = self._run.log_artifact(artifact, aliases=aliases)
@@ -179,42 +178,42 @@ class WandbRun:
         self._tell(lambda: self._run.summary.update(values))
 
     def alert(self, title: str, text: str, level: str) -> None:
-        """A message to whoever follows the project, where there is a server to send it."""
+        """Have the server send a message to whoever follows the project; nothing if offline."""
         if self.mode == "online" and self._options["alerts"]:
             self._tell(lambda: self._run.alert(title=title, text=text, level=level))
 
     def _tell(self, what: Callable[[], None]) -> None:
-        """Do what W&B should know of. Where its process or its disk fails, say so once and go on without it."""
+        """Call W&B. If its process or its disk fails, say so once and go on without W&B."""
         if self.broken:
             return
         try:
             what()
         except Exception as error:
             self.broken = True
-            print(f"warning: W&B takes nothing more ({_first_line(error)}); the run folder has it all")
+            print(f"warning: W&B takes nothing more ({_short(error)}); the run folder has everything")
 
-    # --- the thread that hands artifacts over ---
+    # --- the thread for artifacts ---
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             name, hand_over = job
-            for attempts_left in (1, 0):  # the server may go while one is on its way
+            for attempts_left in (1, 0):  # the server may vanish during an upload
                 try:
                     self._wait_for_server()
                     hand_over()
                     break
-                except Exception as error:  # whatever the network or the server did, the training goes on
+                except Exception as error:  # the training goes on whatever network or server do
                     if attempts_left and not self._given_up.is_set():
                         continue
                     if not self.unsent:
-                        print(f"warning: {name} is not uploaded ({_first_line(error)})")
+                        print(f"warning: {name} is not uploaded ({_short(error)})")
                     self.unsent.append(name)
                     break
 
     def _wait_for_server(self) -> None:
-        """Return once the server answers anything at all. Raises OSError where `finish` would not wait longer.
+        """Wait until the server answers. Raises OSError when `finish` gives up.
 
-        Handed over in an outage, an artifact would keep W&B from finishing until the server is back.
+        An artifact handed over in an outage would keep W&B from finishing until the server is back.
         """
         while self.mode == "online" and not answers(self._run.settings.base_url):
             if self._given_up.wait(2.0):
@@ -223,15 +222,15 @@ class WandbRun:
     def _keep_newest(self) -> None:
         try:
             drop_old_versions(self.path, self._record["config"]["checkpoint"]["keep_online"])
-        except Exception as error:  # the upload is done: a login that may not delete leaves nothing unsent
-            print(f"warning: older checkpoints stay on the server ({_first_line(error)})")
+        except Exception as error:  # perhaps the login may not delete; the upload itself is done
+            print(f"warning: older checkpoints stay on the server ({_short(error)})")
 
     # --- the end ---
 
     def finish(self, exit_code: int, *, stopped: bool = False) -> bool:
-        """Close the run, after waiting a while for the server; whether it has everything.
+        """Close the run, after waiting a while for the server. Returns whether W&B has everything.
 
-        stopped: by a signal, so that a sweep may hand the run out again and the wait is short.
+        stopped: by a signal; a sweep may hand the run out again, and the wait is short.
         """
         patience = _STOP_S if stopped else self._options["finish_timeout_s"]
         began = time.monotonic()
@@ -247,7 +246,7 @@ class WandbRun:
         self._worker.join(0.5)
         import wandb
 
-        # W&B's own finish_timeout does not hold while an artifact is on its way.
+        # W&B's own finish_timeout has no effect during the upload of an artifact.
         closing = threading.Thread(target=self._close, args=(exit_code,), name="closing", daemon=True)
         closing.start()
         closing.join(max(1.0, patience - (time.monotonic() - began)))
@@ -255,18 +254,17 @@ class WandbRun:
         if closing.is_alive():
             client.end_service()
             closing.join(5.0)
-            with contextlib.suppress(Exception):  # so that a next run in this Python gets a process of its own
+            with contextlib.suppress(Exception):  # the next run in this Python needs a new process
                 wandb.teardown()
         return not late
 
     def _close(self, exit_code: int) -> None:
-        # Where the service was ended meanwhile, there is nobody left to close with.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # the service may have been ended meanwhile
             self._run.finish(exit_code=exit_code)
 
 
 def answers(server: str) -> bool:
-    """Whether a server answers anything at all."""
+    """Whether a server answers, with whatever status."""
     try:
         urllib.request.urlopen(f"{server}/healthz", timeout=5).close()
     except urllib.error.HTTPError:
@@ -277,20 +275,17 @@ def answers(server: str) -> bool:
 
 
 def drop_old_versions(path: str, keep: int) -> None:
-    """Delete the model versions of the run `ENTITY/PROJECT/ID` on the server but those of the `keep` last steps, the
-    best and the latest."""
-    import wandb
-
-    versions = {_step_of(v): v for v in wandb.Api(timeout=20).artifacts("model", f"{path}-model")}
+    """Delete model versions of the run `ENTITY/PROJECT/ID` on the server, except the `keep` last, best and latest."""
+    versions = {version_step(v): v for v in client.api().artifacts("model", f"{path}-model")}
     for step in sorted(versions)[:-keep]:
         if step >= 0 and not {"best", "latest"} & set(versions[step].aliases):
             versions[step].delete(delete_aliases=True)
 
 
-def _step_of(version: Any) -> int:
-    """The step in a version's aliases; -1 where there is none, which is none of ours."""
+def version_step(version: Any) -> int:
+    """The step in the aliases of an artifact's version; -1 for a version without one, which is not ours."""
     return max((int(a[5:]) for a in version.aliases if a.startswith("step-") and a[5:].isdigit()), default=-1)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _short(error: Exception) -> str:
+    return first_line(error)[:200]

@@ -1,4 +1,4 @@
-"""What is measured along a training, and when: checkpoints, the curvature, scores, sample grids."""
+"""What is measured during a training, and when: checkpoints, curvature, scores, sample grids."""
 
 import copy
 from typing import Any
@@ -14,7 +14,6 @@ from ddpm.diffusion.samplers import Denoiser, model_denoiser
 from ddpm.diffusion.schedule import Schedule
 from ddpm.evaluation.milestones import Milestones
 from ddpm.runtime.signals import StopSignals
-from ddpm.tracking.shared import SharedTracker
 from ddpm.tracking.tracker import Tracker
 from ddpm.training.state import TrainState
 
@@ -22,7 +21,7 @@ _PARTS = ("train", "probe", "sample", "features", "distance", "recon")
 
 
 class Diagnostics:
-    """The measurements of one run. They leave what is trained bitwise as it is. stop: is looked at while they last."""
+    """One run's measurements. They do not change the training by a bit. `stop` is checked while they last."""
 
     def __init__(
         self, cfg: Config, schedule: Schedule, objective: Objective, milestones: Milestones, state: TrainState
@@ -31,13 +30,13 @@ class Diagnostics:
         self.curvature = CurvatureProbe(cfg, objective, state.batches.images)
         self.stop = StopSignals()
 
-    def measure(self, tracker: Tracker | SharedTracker) -> None:
-        """Keep, probe, score and draw what is due after the step just done, and log it; once, also when continued.
-        Raises Interrupted."""
+    def measure(self, tracker: Tracker) -> None:
+        """After a step, do what is due: save a checkpoint, probe, score, draw, and log a row, unless the row is already
+        logged. Raises Interrupted."""
         step, state = self.state.step, self.state
         milestone = self.cfg.is_milestone(step)
         if milestone or step % self.cfg.checkpoint.every == 0:
-            # Before what takes long: a kill in the middle of an evaluation loses no step.
+            # First, so that a kill during an evaluation loses no step.
             tracker.save(step, state.state_dict())
         if not tracker.has(step):
             row: dict[str, Any] = dict(state.row)
@@ -66,14 +65,14 @@ class Diagnostics:
         return row | {"time/total_s": self.state.elapsed_s}
 
     def probe(self, step: int, *, exact: bool = False) -> dict[str, float]:
-        """The curvature at the weights after `step`. exact: as `CurvatureProbe` has it."""
+        """The curvature at the weights after `step`. exact: see `CurvatureProbe.measure`."""
         model = self.state.model
         if self.state.ema and self.cfg.curvature.weights == "ema":
             model = copy.deepcopy(self.state.ema.model).requires_grad_(True)
         return self.curvature.measure(model, step, self.state.indices, self.stop.check, exact=exact).row
 
     def denoiser(self) -> Denoiser:
-        """The denoiser that is evaluated: a copy of the EMA (or live) weights in eval mode, laid out for sampling."""
+        """The denoiser to evaluate: a copy of the EMA (or live) weights in eval mode, in channels_last layout."""
         ema = self.state.ema
         source = ema.model if ema and self.cfg.eval.weights == "ema" else self.state.model
         model = copy.deepcopy(source).eval().to(memory_format=torch.channels_last)

@@ -1,63 +1,59 @@
-"""Training: Ho et al. 2020, algorithm 1, with what is measured along the way."""
+"""Training: Ho et al. 2020, algorithm 1, and what is measured along the way."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ddpm.config.run import Config
-from ddpm.errors import UserError
 from ddpm.runtime import distributed
+from ddpm.runtime.distributed import from_main
 from ddpm.runtime.signals import Interrupted, StopSignals
-from ddpm.tracking.shared import SharedTracker, open_folder, open_tracker
+from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.tracker import Tracker
 from ddpm.training.setup import Training
-from ddpm.training.step import StepStats, update
+from ddpm.training.step import StepStats, divergence, update
 
 
 def train(cfg: Config) -> Path:
-    """Train, track and evaluate one run, or continue it where it was interrupted; its folder.
+    """Train, track and evaluate one run, or resume it. Returns its folder. A finished run is left alone.
 
-    A finished run is left as it is. Raises UserError on bad input, before anything is written, and where the run cannot
-    go on; Interrupted after SIGTERM or SIGINT, once a checkpoint is written. Of several processes (torchrun), all train
-    and rank 0 writes; they raise alike.
+    Raises UserError on bad input (before anything is written) or divergence, and Interrupted after SIGTERM or SIGINT,
+    once a checkpoint is written. With several processes (torchrun) all train, rank 0 writes, and all raise alike.
     """
     distributed.require_possible(cfg.data.batch_size)
-    folder = open_folder(cfg)
-    folder.check()  # here too: the quick answer, before images are read
-    over = folder.over()
-    if over:
-        print(over)
+    folder = RunFolder(cfg)
+    from_main(folder.check)  # a quick answer, before images are read
+    if said := from_main(folder.over):
+        print(said)
         return folder.path
     with distributed.together():
         training = Training(cfg)
     distributed.require_same(
         {"config": cfg.run_id, "images": training.images_digest, "kind of device": training.device.type}
     )
-    with folder:
-        if folder.over():  # by another process, meanwhile
+    state, stop = training.state, StopSignals(quiet=distributed.rank() > 0)
+    with distributed.entered_by_main(folder):
+        if from_main(folder.over):  # another process has finished it meanwhile
             return folder.path
-        checkpoint = folder.newest_checkpoint()
-        if checkpoint:
-            training.state.load_state_dict(checkpoint)
-        stop = StopSignals(quiet=distributed.rank() > 0)
-        with open_tracker(cfg, folder, training.facts(), step=training.state.step) as tracker, stop:
+        if checkpoint := from_main(folder.newest_checkpoint):
+            state.load_state_dict(checkpoint)
+        with Tracker(cfg, folder, training.facts(), step=state.step) as tracker, stop:
             try:
                 fit(training, tracker, stop)
             except Interrupted:
-                path = tracker.save(training.state.step, training.state.state_dict())
+                path = tracker.save(state.step, state.state_dict())
                 without = ", without --clean_run," if cfg.clean_run else ""
-                print(f"stopped after step {training.state.step}; the same command{without} continues from {path}")
+                print(f"stopped after step {state.step}; the same command{without} continues from {path}")
                 raise
-            tracker.finish(training.state.elapsed_s)
+            tracker.finish(state.elapsed_s)
     return folder.path
 
 
-def fit(training: Training, tracker: Tracker | SharedTracker, stop: StopSignals) -> None:
-    """The loop, from wherever the training stands. Raises Interrupted between two steps, or in the measurements after
-    one: the state's `state_dict` holds what continues it then."""
+def fit(training: Training, tracker: Tracker, stop: StopSignals) -> None:
+    """The loop, from the state's step to the last. Raises UserError if the run diverges, and Interrupted between two
+    steps or during a measurement; the state can then be saved and resumed."""
     cfg, state, diagnostics = training.cfg, training.state, training.diagnostics
     diagnostics.stop = stop
     state.replica = distributed.replicated(state.model)
@@ -67,19 +63,19 @@ def fit(training: Training, tracker: Tracker | SharedTracker, stop: StopSignals)
     # disable=None: a bar on a terminal, silence elsewhere
     with tqdm(total=total, initial=state.step, desc=tracker.run_id, unit="step", disable=None) as bar:
         if state.step:
-            diagnostics.measure(tracker)  # what an interruption left out
+            diagnostics.measure(tracker)  # anything that an interruption left out
         while state.step < total:
             distributed.check_stop(stop)
-            advance(training, tracker)
-            diagnostics.measure(tracker)
+            advance(training, tracker)  # next batch, loss, backward, clip, step, EMA
+            diagnostics.measure(tracker)  # checkpoint, curvature, FID and grid if due; log
             if state.row:
                 rate = (bar.format_dict["rate"] or 0) * cfg.data.batch_size
                 bar.set_postfix({"loss": f"{state.row['train/loss']:.4f}", "img/s": f"{rate:.0f}"}, refresh=False)
             bar.update()
 
 
-def advance(training: Training, tracker: Tracker | SharedTracker) -> None:
-    """The next batch, a step on it, and its row if one is due. Raises UserError if the run diverges."""
+def advance(training: Training, tracker: Tracker) -> None:
+    """Do the next step and count it. Raises UserError if the run diverges."""
     cfg, state = training.cfg, training.state
     before = state.streams()
     with training.timers.measure("train"):
@@ -87,13 +83,18 @@ def advance(training: Training, tracker: Tracker | SharedTracker) -> None:
         x_0 = state.batches.take(indices[distributed.part(len(indices))])
         stats = train_step(training, x_0, with_stats=cfg.is_logged(state.step + 1))
         if not stats.finite and state.skipped >= cfg.train.skip_nonfinite:
-            diverge(training, tracker, indices, stats, before)
+            path = tracker.save(state.step, state.state_dict(before))
+            tracker.diverged(state.step + 1, stats.row(), indices.tolist())
+            raise divergence(cfg, state.step + 1, stats, indices.tolist(), path)
         state.count(indices, stats)
 
 
 def train_step(training: Training, x_0: Tensor, *, with_stats: bool = False) -> StepStats:
-    """One step of gradient descent on w(t) |target - model(x_t, t)|^2 for a batch x_0 (B, 3, H, W), or for this
-    process's part of it: t and eps are drawn for the whole batch, however many share it."""
+    """One step of gradient descent on w(t) |target - model(x_t, t)|^2.
+
+    x_0: this process's part (B, 3, H, W) of the batch. t and eps are drawn for the whole batch, so that they do not
+    depend on the number of processes.
+    """
     state, objective, device = training.state, training.objective, training.device
     batch = len(x_0) * distributed.world_size()
     mine = distributed.part(batch)
@@ -105,19 +106,3 @@ def train_step(training: Training, x_0: Tensor, *, with_stats: bool = False) -> 
     if with_stats:
         stats.gradient.update(objective.weight_stats(t))
     return stats
-
-
-def diverge(
-    training: Training, tracker: Tracker | SharedTracker, indices: Tensor, stats: StepStats, before: dict[str, Any]
-) -> None:
-    """End the run at a step that is not finite: keep the state from before it, say which images it saw."""
-    cfg, state = training.cfg, training.state
-    path = tracker.save(state.step, state.state_dict(before))
-    row, step = stats.row(), state.step + 1
-    tracker.diverged(step, row, indices.tolist())
-    raise UserError(
-        f"Step {step} is not finite: loss {row['train/loss']:g}, gradient norm {row['train/grad_global_L2']:g}, on "
-        f"the images {indices.tolist()} of the set. {path} is the state before it. To go on from there past it, "
-        f"raise train.skip_nonfinite (now {cfg.train.skip_nonfinite}). Or start another run: lower optim.lr "
-        f"({cfg.optim.lr:g}) or train.grad_clip ({cfg.train.grad_clip}), or set train.amp=false."
-    )

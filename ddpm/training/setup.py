@@ -1,4 +1,4 @@
-"""All that a training consists of, built from its config before the first step."""
+"""Builds all parts of a training from its config, before the first step."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from ddpm.training.state import TrainState
 
 
 class Training:
-    """One training, ready for its next step. Raises UserError if a part cannot be built; nothing is written."""
+    """All parts of one training. Raises UserError if a part cannot be built. Writes nothing."""
 
     def __init__(self, cfg: Config):
         self.cfg = cfg
@@ -38,7 +38,7 @@ class Training:
         self.diagnostics = Diagnostics(cfg, self.schedule, self.objective, self.milestones, self.state)
 
     def facts(self) -> dict[str, Any]:
-        """What the run's record says of it besides its config."""
+        """What the run's record holds besides its config."""
         return {
             "params": count_parameters(self.state.model),
             "data": {"digest": self.images_digest, "n": len(self.state.batches.images)},

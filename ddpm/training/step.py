@@ -1,12 +1,15 @@
-"""The update of one step, and what the step measured."""
+"""The update of one step, what the step measured, and its divergence."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ddpm.config.run import Config
+from ddpm.errors import UserError
 from ddpm.runtime import distributed
 
 if TYPE_CHECKING:
@@ -15,9 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one step measured, still on the device: loss, mse and gradient L2 norm before clipping, all scalars; and
-    whether loss and gradient were finite. A gradient that overflows in fp16 counts as finite: the next step is scaled
-    less."""
+    """What one step measured: scalars that are still on the device.
+
+    grad_norm: L2, before clipping. finite: whether loss and gradient were; True also for an fp16 gradient that
+    overflowed, because the next step uses a smaller loss scale.
+    """
 
     loss: Tensor
     mse: Tensor
@@ -50,25 +55,37 @@ def gradient_stats(params: list[nn.Parameter]) -> dict[str, Tensor]:
 def update(
     state: "TrainState", loss: Tensor, mse: Tensor, grad_clip: float | None, *, with_stats: bool = False
 ) -> StepStats:
-    """Backward, clip, optimizer and average: a whole update of `state`, or none if loss or gradient are not finite.
+    """Backward, clip, optimizer and EMA: a whole update of `state`, or none if loss or gradient is not finite.
 
-    loss, mse: scalars of this process's part of the batch. with_stats: measure the gradient's entries too.
+    loss, mse: scalars for this process's part of the batch. with_stats: also measure the gradient's entries.
     """
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimizer)
     gradient = gradient_stats(state.params) if with_stats else {}
-    loss, mse = distributed.means(loss.detach(), mse.detach())  # every step: what is not finite, all have to see
+    loss, mse = distributed.means(loss.detach(), mse.detach())  # at every step: all must see a value that is not finite
     norm = gradient_norm(state.params)
-    loss_is, norm_is = torch.stack([loss, norm]).tolist()  # the one time that a step waits for the device
+    loss_is, norm_is = torch.stack([loss, norm]).tolist()  # the only wait for the device in a step
     taken = math.isfinite(loss_is) and math.isfinite(norm_is)
-    # An fp16 gradient that overflows is the scaler's to handle, as long as it can scale less: without one it is 1.
+    # The scaler handles an fp16 gradient that overflows, as long as it can lower the scale. Without fp16, it is 1.
     overflow = math.isfinite(loss_is) and not taken and state.scaler.get_scale() > 1
     if taken:
-        if grad_clip and norm_is > grad_clip:  # else a pass over all gradients for nothing
+        if grad_clip and norm_is > grad_clip:  # otherwise clipping is a pass over all gradients without effect
             nn.utils.clip_grads_with_norm_(state.params, grad_clip, norm)
         state.scaler.step(state.optimizer)
         if state.ema:
             state.ema.update(state.model)
-    state.scaler.update()
+    if taken or overflow:
+        state.scaler.update()  # for any other step, `TrainState.count` does this: a divergence is not counted
     return StepStats(loss, mse, norm, gradient, taken or overflow)
+
+
+def divergence(cfg: Config, step: int, stats: StepStats, indices: list[int], path: Path) -> UserError:
+    """The error that ends a run at `step`, which was not finite. path: the checkpoint of the state before it."""
+    row = stats.row()
+    return UserError(
+        f"Step {step} is not finite: loss {row['train/loss']:g}, gradient norm {row['train/grad_global_L2']:g}, on "
+        f"the images {indices} of the set. {path} is the state before it. To resume there and skip the step, raise "
+        f"train.skip_nonfinite (now {cfg.train.skip_nonfinite}). Or start another run: lower optim.lr "
+        f"({cfg.optim.lr:g}) or train.grad_clip ({cfg.train.grad_clip}), or set train.amp=false."
+    )

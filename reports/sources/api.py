@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ddpm.errors import UserError
+from ddpm.files.disk import write_whole
 from ddpm.files.rows import parse, step_of
 from ddpm.runtime.cache import cache_dir
 from ddpm.tracking import client
@@ -93,7 +94,9 @@ def _fetch(run: Any) -> Path:
     # A shorter history than the one known is another one.
     begin = card["last"] + 1 if card and run.historyLineCount >= card["stamp"][2] else 0
     rows = list(run.scan_history(min_step=begin, page_size=1000))
-    _write(folder / "history.jsonl", (old if begin else "") + "".join(json.dumps(row) + "\n" for row in rows))
+    write_whole(
+        folder / "history.jsonl", (old if begin else "") + "".join(json.dumps(row) + "\n" for row in rows), synced=False
+    )
     grids = [name for row in rows if (name := read_row(row)[2])]
     known = {
         "id": run.id,
@@ -110,7 +113,7 @@ def _fetch(run: Any) -> Path:
         "stamp": stamp,
         "bytes": (folder / "history.jsonl").stat().st_size,
     }
-    _write(folder / "card.json", json.dumps(known))
+    write_whole(folder / "card.json", json.dumps(known), synced=False)
     return folder
 
 
@@ -196,12 +199,6 @@ def _card(folder: Path) -> dict[str, Any]:
         pass
     shutil.rmtree(folder, ignore_errors=True)
     return {}
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 def _reason(error: Exception) -> str:

@@ -7,13 +7,13 @@ had. All of it may be deleted at any time.
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddpm.files.disk import replacing
 from ddpm.runtime.cache import cache_dir
 from reports.columns import Logged
 
@@ -73,15 +73,9 @@ def _keep(place: Path, stamp: list[Any], read: Read) -> None:
     }
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: another report may be keeping the same file.
-        with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".part", delete=False) as aside:
-            try:
-                packed = np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)
-                np.savez(aside, text=packed, steps=logged.steps, values=logged.values, there=logged.there)
-                aside.close()
-                Path(aside.name).replace(place)
-            except BaseException:
-                Path(aside.name).unlink(missing_ok=True)
-                raise
+        # shared: another report may be writing the same file.
+        with replacing(place, synced=False, shared=True) as aside, aside.open("wb") as file:
+            packed = np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)
+            np.savez(file, text=packed, steps=logged.steps, values=logged.values, there=logged.there)
     except OSError:
         return

@@ -1,6 +1,7 @@
 """Sample grids of a W&B server's runs, into the cache. They are the least of a report: what cannot be had within
 `TOGETHER_S` is left out, and the run's notes count it."""
 
+import contextlib
 import importlib
 import queue
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ddpm.files.disk import replacing
 from reports.sources.record import inside
 
 TOGETHER_S = 60.0  # for all pictures of a report
@@ -57,20 +59,16 @@ def _download(file: Any, folder: Path, api_key: str | None, server: str, end: fl
     if path is None:
         return
     own = urlsplit(file.url).netloc == urlsplit(server).netloc  # elsewhere the address itself is the key
-    aside = path.with_name(f"{path.name}.part")
-    try:
+    login = ("api", api_key) if own and api_key else None
+    with contextlib.suppress(requests.RequestException, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with requests.get(
-            file.url, auth=("api", api_key) if own and api_key else None, stream=True, timeout=_ANSWER_S
-        ) as answer:
+        with (
+            requests.get(file.url, auth=login, stream=True, timeout=_ANSWER_S) as answer,
+            replacing(path, synced=False) as aside,
+            aside.open("wb") as content,
+        ):
             answer.raise_for_status()
-            with aside.open("wb") as content:
-                for part in answer.iter_content(2**16):
-                    content.write(part)
-                    if content.tell() > _LARGEST_BYTES or time.monotonic() > end:
-                        return
-        aside.replace(path)
-    except (requests.RequestException, OSError):
-        pass
-    finally:
-        aside.unlink(missing_ok=True)
+            for part in answer.iter_content(2**16):
+                content.write(part)
+                if content.tell() > _LARGEST_BYTES or time.monotonic() > end:
+                    raise OSError("too large or too late")

@@ -264,7 +264,7 @@ def test_nulls_within_what_an_agent_writes() -> None:
         ("--train.total_steps=99999999999999999999", "less than 2147483648"),
         (
             f"--train.total_steps={'1' * 5000}",
-            r"is no value: its number has thousands of digits",
+            r"is not a value: its number has thousands of digits",
         ),
         ("--eval.sample_seed=99999999999999999999", "eval.sample_seed"),
         ("--diffusion.T=1000000000", "diffusion.T"),
@@ -426,10 +426,10 @@ def test_the_cache_in_the_home_folder(at: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("", "is no path"),
-        ("a\0b", "is no path"),
+        ("", "is not a path"),
+        ("a\0b", "is not a path"),
         ("~nobody-here/x", r"no home folder of ~nobody-here\. A folder of that name is \./~nobody-here"),
-        (f"a/{'é' * 128}/b", "256 bytes; files have 255 at most"),
+        (f"a/{'é' * 128}/b", "256 bytes; 255 is the limit"),
     ],
 )
 def test_paths_that_are_none(path: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

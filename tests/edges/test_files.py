@@ -93,15 +93,15 @@ FOREIGN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "cut short": (lambda own, to: to.write_bytes(own.read_bytes()[:-200]), "is damaged or is not one"),
     "empty": (lambda own, to: to.touch(), "it is empty"),
-    "text": (lambda own, to: to.write_text("weights: see the shared disk\n"), "not an archive as torch.save writes it"),
+    "text": (lambda own, to: to.write_text("weights: see the shared disk\n"), "not an archive written by torch.save"),
     "safetensors": (lambda own, to: save_file({"w": torch.ones(2)}, to), "a safetensors file, which holds weights"),
     "objects": (
         lambda own, to: torch.save({"x": Unknown()}, to),
-        r"objects of Python \([\w.]*Unknown\).*would run code",
+        r"Python objects \([\w.]*Unknown\).*only code from the file could load",
     ),
     "a pickle": (
         lambda own, to: to.write_bytes(pickle.dumps({"config": {}})),
-        "not an archive as torch.save writes it",
+        "not an archive written by torch.save",
     ),
     "a folder": (lambda own, to: to.mkdir(), "neither a checkpoint nor a run folder"),
 }
@@ -149,7 +149,7 @@ def test_a_run_is_not_continued_from_what_is_not_its_own(
     folder = _unfinished(run, tmp_path / "run")
     changes: dict[int, tuple[Change, str]] = {
         4: (lambda state: state["config"]["loss"].update(weighting="p2"), "loss.weighting was p2, is minsnr"),
-        3: (lambda state: state.update(step=2), "it is of step 2"),
+        3: (lambda state: state.update(step=2), "it belongs to step 2"),
         2: (lambda state: state.pop("optimizer"), "it lacks optimizer"),
     }
     for step, (change, _) in changes.items():

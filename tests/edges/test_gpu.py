@@ -116,7 +116,7 @@ def test_a_gpu_that_is_asked_for_and_not_used_has_the_same_reason(machine: Machi
     """Catches a refusal of `cuda` that says less than the line of `auto`."""
     machine.driver()
     with pytest.raises(
-        UserError, match=r"device = cuda is not .*up to 12\.2.*for CUDA 13\.0.*Install a torch.*Use auto"
+        UserError, match=r"device = cuda cannot be used .*up to 12\.2.*for CUDA 13\.0.*Install a torch.*Use auto"
     ):
         choose_device("cuda")
 
@@ -246,4 +246,4 @@ def test_gpus_of_other_kinds(machine: Machine, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
     monkeypatch.setattr("torch.accelerator.current_accelerator", apple)
-    assert "a GPU of the kind mps is here, but `auto` chooses CUDA alone" in _says()
+    assert "a GPU of the kind mps is here, but `auto` chooses only CUDA" in _says()

@@ -1,6 +1,7 @@
 """W&B set up in ways of its own: settings files, netrc, variables of a shell that is used again, the staging folder."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import wandb
+from wandb.sdk import wandb_setup
 from wandb.sdk.artifacts.staging import get_staging_dir
 from wandb.sdk.lib import wbauth
 
@@ -56,9 +58,18 @@ def _records(folder: Path) -> dict[str, Any]:
 
 
 def test_the_client_is_the_one_that_was_read() -> None:
-    """`ddpm/tracking/client.py` uses parts of W&B's client that are not public. With another version: read them again,
-    then change `CLIENT`."""
+    """`ddpm/tracking/client.py` uses private parts of W&B's client: each is there and does what it is used for. With
+    another version: read them again, then change `CLIENT`."""
     assert wandb.__version__.startswith(f"{client.CLIENT}.")
+    setup = wandb_setup.singleton()
+    assert callable(setup._load_settings) and hasattr(setup, "_settings")
+    assert client.server_name() == "api.wandb.ai"
+    process = setup.ensure_service()._proc._process  # type: ignore[union-attr]
+    assert process.poll() is None
+    client.end_service()
+    assert process.wait(10) < 0
+    with contextlib.suppress(Exception):
+        wandb.teardown()
     assert client.staging_folder() == Path(get_staging_dir())
 
 
@@ -225,9 +236,9 @@ def test_a_shell_that_is_used_again_names_no_run(
     agent = {"WANDB_ENTITY": server.entity, "WANDB_PROJECT": run.project, "WANDB_RUN_ID": id}
     for name, value in {**agent, "WANDB_SWEEP_ID": "s"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=rf"{second.run_id}, the W&B run .* which is that of {first.run_id}"):
+    with pytest.raises(UserError, match=rf"{second.run_id}, the W&B run .* which belongs to {first.run_id}"):
         fetch_point(tiny(tmp_path, *SHORT, f"--out_dir={tmp_path / 'elsewhere'}"))
-    with pytest.raises(UserError, match=f"which is that of {first.run_dir}"):
+    with pytest.raises(UserError, match=f"which belongs to {first.run_dir}"):
         train(tiny(tmp_path, *SHORT, "--seed=5"))
 
 
@@ -262,7 +273,7 @@ def test_a_missing_artifact_is_sent_as_an_artifact(tmp_path: Path, server: Stand
     before, media = list(run.history), set(run.files)
     server.delete_artifact(server.artifact(f"{run.id}-samples:step-2"))
     server.fail(400, times=2, where="CreateArtifact")
-    with pytest.raises(UserError, match="1 of 1 runs are not on the server whole"):
+    with pytest.raises(UserError, match="1 of 1 runs are not completely on the server"):
         list(sync(folder))
     (line,) = sync(folder)
     assert line.startswith(f"{folder}: uploaded 1 sample grid; removed ")  # the copies of the upload that failed
@@ -278,10 +289,10 @@ def test_the_runs_after_one_that_fails_are_tried(tmp_path: Path, server: StandIn
     train(tiny(tmp_path, *SHORT, NO_WANDB, "--logging.wandb.entity=nobody", arm="e5"))
     train(tiny(tmp_path, *SHORT, NO_WANDB))
     lines = []
-    with pytest.raises(UserError, match="1 of 2 runs are not on the server whole"):
+    with pytest.raises(UserError, match="1 of 2 runs are not completely on the server"):
         for line in sync(tmp_path / "runs"):
             lines.append(line)
-    assert "e5" in lines[0] and "not uploaded whole: " in lines[0]
+    assert "e5" in lines[0] and "not uploaded completely: " in lines[0]
     assert "uploaded 2 rows" in lines[1]
     assert [_steps(run) for run in server.runs.values()] == [[0, 2]]
     server.down()

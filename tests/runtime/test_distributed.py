@@ -330,7 +330,7 @@ def test_other_verbs_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert distributed.run(main) == 2
-    assert capsys.readouterr().err.count("torchrun is for `train` alone") == 1
+    assert capsys.readouterr().err.count("torchrun is for `train` only") == 1
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 6, 7])

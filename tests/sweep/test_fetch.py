@@ -144,6 +144,6 @@ def test_a_server_that_does_not_answer_is_said(
 def test_the_run_of_another_training_is_refused(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches rows of two trainings in one W&B run."""
     _serve(monkeypatch, Server(cfg, run_id="e5-s1-abcdef01"))
-    with pytest.raises(UserError, match=rf"{cfg.run_id}, the W&B run team/p/agents-run, which is that of e5-s1-abc"):
+    with pytest.raises(UserError, match=rf"{cfg.run_id}, the W&B run team/p/agents-run, which belongs to e5-s1-abc"):
         fetch_point(cfg)
     assert not cfg.run_dir.exists()

@@ -181,7 +181,7 @@ def test_what_is_shown(tmp_path: Path) -> None:
     done, going, failed = (Attempt(job, state) for job, state in zip(jobs, ("done", "going", "failed"), strict=True))
     failed.code, going.began = 1, time.monotonic() - 60
     head, row = table([done, going, failed], 90.0, 200)
-    assert head == "1 of 3 done, 1 failed, 0 to come; 1:30, about 0:30 to go"  # 1.5 runs in 90 s, half a run left
+    assert head == "1 of 3 done, 1 failed, 0 to come; 01:30, about 00:30 to go"  # 1.5 runs in 90 s, half a run left
     assert "[##########          ]  540/1080" in row and jobs[1].name in row
     assert all(len(line) < 40 for line in table([done, going, failed], 90.0, 40))
     plain, live = io.StringIO(), _Terminal()
@@ -194,4 +194,4 @@ def test_what_is_shown(tmp_path: Path) -> None:
     assert live.getvalue().count("1 of 3 done") == 2 and live.getvalue().endswith("\x1b[2F\x1b[J")
     text = summary([done, going, failed], 90.0, ["ddpm", "report"], "ddpm sweep x")
     assert f"exit code 1: {jobs[2].name}: ValueError: no ({jobs[2].log})" in text
-    assert "to go on where it stopped: ddpm sweep x" in text
+    assert "to continue: ddpm sweep x" in text

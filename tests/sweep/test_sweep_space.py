@@ -234,7 +234,7 @@ MANY = {f"eval.{name}.n_samples": {"min": 1000, "max": 1099} for name in ("grid"
         ({"method": "random", "run_cap": 2, "parameters": {"seed": {"distribution": "beta"}}}, "q_log_normal"),
         ({"method": "random", "run_cap": 2, "parameters": {"optim.lr": {"min": "low", "max": 1.0}}}, "needs numbers"),
         ({"method": "random", "run_cap": 2, "parameters": {"optim.lr": {"min": 2.0, "max": 1.0}}}, "needs min < max"),
-        ({"parameters": {"optim.lr": {"min": 0.1, "max": 1.0}}}, "A grid cannot go through the parameter optim.lr"),
+        ({"parameters": {"optim.lr": {"min": 0.1, "max": 1.0}}}, "A grid cannot enumerate the parameter optim.lr"),
         ({"methd": "grid"}, "Did you mean method?"),
     ],
 )

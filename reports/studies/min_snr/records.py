@@ -13,6 +13,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ddpm.errors import UserError
+from ddpm.files.disk import write_whole
 from ddpm.files.yaml12 import read_yaml, write_yaml
 from reports.sources import folders
 
@@ -74,9 +75,7 @@ def _write(path: Path, content: bytes) -> int:
         return 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.part")
-        aside.write_bytes(content)
-        aside.replace(path)
+        write_whole(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
     return 1
