@@ -8,10 +8,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from ddpm.config.run import Config
+from ddpm.files import disk
 from ddpm.models.stored import load_checkpoint
 from ddpm.runtime.checkpoint import checkpoint_path, digest
 from tests import processes
@@ -65,29 +67,37 @@ def assert_same(cfg: Config, undisturbed: Config) -> None:
     assert (cfg.run_dir / "results.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("target", "number"),
-    [
-        (
-            "ddpm.evaluation.scores.frechet_distance",
-            4,
-        ),  # in the second milestone's evaluation (before it, the first and both ends of the scale)
-        ("ddpm.evaluation.evaluator.draw", 1),  # before the first sample
-        ("os.fsync", 19),  # in a checkpoint's write, before it has its name
-        ("os.fsync", 20),  # and after
-        ("ddpm.curvature.hessian.squares._values", 7),  # in a probe
-        ("ddpm.evaluation.reconstruction.eps_from_x0", 2),  # between two timesteps of a reconstruction
-        ("ddpm.tracking.tracker.Tracker.log_checkpoint", 2),  # between a milestone's row and its artifact
-        ("ddpm.tracking.run_folder.RunFolder.append", 3),  # before a row is written
-        ("ddpm.tracking.tracker.Tracker.finish", 1),  # after the last row, before the run counts as finished
-        ("ddpm.training.loop.fit", 1),  # before the first step
-    ],
-)
-def test_a_kill_in_the_middle_of(tmp_path: Path, undisturbed: Config, target: str, number: int) -> None:
+def _at(target: str, number: int = 1) -> processes.Sabotage:
+    return functools.partial(processes.at_call, target, number, processes.kill)
+
+
+def _at_sync(name: str) -> None:
+    """Before the file or folder of that name is sent to the disk."""
+    original = disk.sync
+    mock.patch("ddpm.files.disk.sync", lambda path: processes.kill() if path.name == name else original(path)).start()
+
+
+# Where one run is killed, in turn: each process goes on from what the one before it left.
+KILLS = {
+    "before the first step": _at("ddpm.training.loop.fit"),
+    "before the first sample": _at("ddpm.evaluation.evaluator.draw"),
+    "before a milestone's row": _at("ddpm.tracking.run_folder.RunFolder.append"),
+    "between a milestone's row and its artifact": _at("ddpm.tracking.tracker.Tracker.log_checkpoint"),
+    "in a probe": _at("ddpm.curvature.hessian.squares._values", 2),
+    "in a checkpoint's write, before it has its name": functools.partial(_at_sync, "step-000005.pt.part"),
+    "and after": functools.partial(_at_sync, "checkpoints"),
+    "in the second milestone's evaluation": _at("ddpm.evaluation.scores.frechet_distance"),
+    "between two timesteps of a reconstruction": _at("ddpm.evaluation.reconstruction.eps_from_x0", 2),
+    "after the last row, before the run counts as finished": _at("ddpm.tracking.tracker.Tracker.finish"),
+}
+
+
+def test_kills_in_the_middle(tmp_path: Path, undisturbed: Config) -> None:
     """Weights, EMA, optimizer, data order, random streams, every row and grid: bitwise as undisturbed."""
     cfg = short(tmp_path)
-    assert processes.run(cfg, functools.partial(processes.at_call, target, number, processes.kill)) == -signal.SIGKILL
-    assert not (cfg.run_dir / "results.jsonl").exists()
+    for where, sabotage in KILLS.items():
+        assert processes.run(cfg, sabotage) == -signal.SIGKILL, f"{where}: {processes.log(cfg)}"
+        assert not (cfg.run_dir / "results.jsonl").exists()
     assert processes.run(cfg) == 0, processes.log(cfg)
     assert_same(cfg, undisturbed)
 
