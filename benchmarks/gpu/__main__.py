@@ -1,6 +1,6 @@
-"""`python -m benchmarks.gpu --root CIFAR.zip --out DIR`: what a GPU does right, and how fast, in at most 8 minutes.
+"""`python -m benchmarks.gpu --root CIFAR.zip --out DIR`: check a GPU's results and speed, in at most 8 minutes.
 
-It runs these sections, each in a process of its own: trainings in float32, bf16 and fp16; checkpoint, kill and resume;
+It runs these sections, each in its own process: trainings in float32, bf16 and fp16; checkpoint, kill and resume;
 DDIM, DDPM, the probe and the Frechet distance against the CPU; two processes by nccl if there are two GPUs; a step as a
 CUDA graph against the eager one; the speed of steps, of sampling and of probes; and the study's e5 and e6, for as many
 steps as the time allows. A section that fails or takes too long is reported, and the rest goes on.
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Module: package. W&B, pandas, seaborn and what else the reports take is not needed.
+# {module: package}. W&B, pandas, seaborn and other packages of the reports are not needed.
 NEEDED = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -48,9 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("out/gpu"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script")
-    parser.add_argument("--quick", action="store_true", help="a small network and few steps: whether it works")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all of it; default: %(default)g")
-    parser.add_argument("--only", nargs="+", metavar="SECTION", help="some of it; what else DIR/gpu.json holds stays")
+    parser.add_argument("--quick", action="store_true", help="a small network and few steps: does it work?")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time for all sections; default: %(default)g")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", help="only these; other entries of DIR/gpu.json stay")
     args = parser.parse_args(argv)
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> int:
     begun = time.monotonic()
-    os.environ["WANDB_MODE"] = "disabled"  # it comes before the configs' own mode
+    os.environ["WANDB_MODE"] = "disabled"  # overrides the configs' mode
     import torch
 
     from benchmarks.gpu.sections import SECTIONS, Outcome, run, within
@@ -80,7 +80,7 @@ def check(args: argparse.Namespace) -> int:
         )
     if args.device == "cpu":
         import scipy.stats  # noqa: F401  # else each section, which is a fork of this process, would import it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every `finally`: no process is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs every `finally`, so no process is left behind
 
     path = args.out / "gpu.json"
     found: dict[str, Any] = json.loads(path.read_text()) if args.only and path.exists() else {}
@@ -102,7 +102,7 @@ def check(args: argparse.Namespace) -> int:
             left = begun + 60 * args.minutes - time.monotonic()
             outcomes.append(run(section, within(section, task, left), keep))
     print("\n" + table(found))
-    print(f"\nAll of it: {path}, after {time.monotonic() - begun:.0f} s")
+    print(f"\nAll numbers: {path}, after {time.monotonic() - begun:.0f} s")
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"failed: {outcome.section.name}: {outcome.why}", file=sys.stderr)
@@ -115,7 +115,7 @@ def _refuse(why: str) -> int:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Every section with how it ended, and every claim."""
+    """Every claim, and the status of every section."""
     from benchmarks.claims import read_claims
 
     lines = ["| section | claim | measured (quartiles) | target | holds |", "|---|---|---|---|---|"]

@@ -1,4 +1,4 @@
-"""What is right or wrong: training in reduced precision, and a GPU's numbers against a CPU's from the same draws."""
+"""Correctness: training in reduced precision, and a GPU's numbers against a CPU's from the same draws."""
 
 import copy
 import math
@@ -70,8 +70,7 @@ def _losses(task: Task, name: str) -> Tensor:
 
 
 def _overflow(task: Task) -> Found:
-    """A scale far too large: fp16's gradients overflow, and the scaler has to come down without touching the
-    weights."""
+    """With far too large a scale fp16's gradients overflow. The scaler must lower it without changing the weights."""
     cfg = task.config(f"--data.batch_size={task.pick(64, 2)}", "--model.dropout=0")
     training = training_of(cfg, "fp16")
     training.state.scaler.load_state_dict(

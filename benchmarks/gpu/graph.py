@@ -1,4 +1,4 @@
-"""A training step as a CUDA graph, which is launched at once: what it would buy where a GPU waits for launches.
+"""A training step as one CUDA graph: the possible gain if a GPU waits for kernel launches.
 
 A trial, not a part of the product. Captured are forward, loss, backward, clipping, Adam and EMA; the batch, t and eps
 are drawn outside, by the training's own streams, into tensors that stay where they are. Dropout draws inside, from the
@@ -29,7 +29,7 @@ WORTH_IT = 3.0
 
 
 class StaticStep:
-    """The steps of a fresh training, each of them one replay."""
+    """The steps of a new training; each is one replay of the graph."""
 
     def __init__(self, training: Training):
         self.training = training
@@ -41,7 +41,7 @@ class StaticStep:
         self.replay: Callable[[], None] = self.capture() if device.type == "cuda" else self.work
 
     def work(self) -> None:
-        """`train_step` without what the host decides."""
+        """`train_step` without decisions on the host."""
         training = self.training
         reduced = training.precision is not torch.float32
         with torch.autocast(training.device.type, training.precision, enabled=reduced):
@@ -57,7 +57,7 @@ class StaticStep:
         self.said.copy_(torch.stack([loss.detach(), norm]))
 
     def capture(self) -> Callable[[], None]:
-        """The graph of `work`. Warming up moves weights, moments, averages and the stream; all are put back."""
+        """Capture `work` as a graph. Warming up changes weights, moments, averages and the stream; all are restored."""
         training = self.training
         averaged = list(training.state.ema.model.parameters()) if training.state.ema else []
         moved = [p.detach() for p in (*training.state.params, *averaged)]
@@ -81,7 +81,7 @@ class StaticStep:
         return graph.replay
 
     def step(self) -> float:
-        """One step; its loss. The draws are those of `train_step`, in its order."""
+        """Take one step and return its loss. The draws and their order are those of `train_step`."""
         training = self.training
         self.x_0.copy_(next(training.state.batches))
         rng, device, t_range = training.state.noise_rng, training.device, training.objective.t_range
@@ -132,7 +132,7 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 
 def speed(task: Task) -> Found:
-    """What capturing buys at batch 4."""
+    """The gain of capturing at batch 4."""
     if not task.on_gpu:
         yield "skipped: a CUDA graph's speed, on a GPU alone"
     steps, rounds = task.pick(50, 1), task.pick(5, 1)

@@ -1,4 +1,4 @@
-"""The study's e5 and e6 on real images, for as many steps as the time allows."""
+"""The study's e5 and e6 on real images, for as many steps as time allows."""
 
 import math
 import shutil
@@ -49,7 +49,7 @@ def pair(task: Task) -> Found:
 
 
 def _steps(cfg: Config, task: Task, end: float) -> int:
-    """How many steps both arms can do until `end`, by a few of one of them."""
+    """The number of steps that both arms can take until `end`, estimated from a few steps of one."""
     training = Training(cfg)
     logged = training.cfg.logging.log_every_n_steps
 
@@ -71,7 +71,7 @@ def _steps(cfg: Config, task: Task, end: float) -> int:
 
 
 def _config(task: Task, arm: str, steps: int, images: int) -> Config:
-    """As docs/findings.md has the arm: 9 of 10 images are the reference. images: how many there are."""
+    """The arm as in docs/findings.md: 9 of 10 images are the reference. images: their number."""
     n, nfe = (66, 2) if task.quick else (500, 50)
     quick = [
         "--eval.grid.n_samples=4",

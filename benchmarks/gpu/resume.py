@@ -1,4 +1,4 @@
-"""Trainings in processes of their own: killed and continued, and in two processes."""
+"""Trainings that are killed and continued, and trainings in two processes."""
 
 import functools
 import json
@@ -32,7 +32,7 @@ APART = 10.0
 # Relative difference of a row's loss in two processes from that in one: a batch is summed up in two parts, by other
 # convolutions. In float32 rounding alone moves a loss by 1e-7 in 100 steps; TF32 rounds 2,000 to 8,000 times as much.
 TWO = 1e-3
-# Of a checkpoint's state, what differs between two equal runs: where and how long they ran.
+# Parts of a checkpoint's state that differ between equal runs: where and how long they ran.
 OF_THE_SESSION = ("config", "elapsed_s", "seconds")
 
 
@@ -71,7 +71,7 @@ def _before(kind: str):  # type: ignore[no-untyped-def]
 
 
 def _killed_at(step: int) -> None:
-    """Let this process kill itself in the middle of its training's step of this number."""
+    """Let this process kill itself in the middle of the training step `step`."""
     repeatable()
     original, calls = loop.train_step, 0
 
@@ -115,7 +115,7 @@ def _compared(name: str, whole: Config, again: Config, killed: Config) -> Found:
 
 
 def _state(cfg: Config) -> dict[str, Any]:
-    """The last checkpoint's tensors and values, by path."""
+    """{path: tensor or value} of the last checkpoint."""
     state = load_checkpoint(checkpoint_path(cfg.run_dir, STEPS))
     return dict(_flat({key: value for key, value in state.items() if key not in OF_THE_SESSION}))
 

@@ -1,4 +1,4 @@
-"""The sections of the GPU check, in their order, and how each is run: in a process of its own, within its time."""
+"""The sections of the GPU check, in order. Each runs in its own process with a time limit."""
 
 import contextlib
 import os
@@ -21,8 +21,8 @@ Status = Literal["passed", "measured", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class Section:
-    """measure: gives claims, and lines of text besides. is_check: whether a claim that misses its target is a failure
-    of the section. limit_s: how long it may take at most."""
+    """measure: yields claims and lines of text. is_check: a claim that misses its target fails the section. limit_s:
+    the time limit."""
 
     name: str
     measure: Callable[[Task], Iterator[Claim | str]]
@@ -30,7 +30,7 @@ class Section:
     is_check: bool = True
 
 
-# What takes longest, and can do with less time, comes last.
+# The longest, which can adapt to less time, comes last.
 SECTIONS = (
     Section("precision", checks.precision, 60),
     Section("resume", resume.resume, 90),
@@ -45,12 +45,12 @@ SECTIONS = (
     Section("probes", speed.probes, 45, is_check=False),
     Section("pair", pair.pair, 300, is_check=False),
 )
-LEAST_S = 10.0  # a section that has less is not begun
+LEAST_S = 10.0  # a section with less time left does not start
 
 
 @dataclass
 class Outcome:
-    """What a section said, and how it ended."""
+    """The output of a section, and its status."""
 
     section: Section
     claims: list[Claim] = field(default_factory=list)
@@ -73,12 +73,12 @@ class Outcome:
 
     @property
     def why(self) -> str:
-        """Why it failed, or what was skipped."""
+        """The reason for a failure, or what was skipped."""
         missed = f"{self.missed[0].claim.strip()}: {self.missed[0].shown}" if self.missed else ""
         return self.reason or (missed if self.status == "failed" else "; ".join(self.notes))
 
     def record(self) -> dict[str, Any]:
-        """As `benchmarks.claims.conclude` writes a benchmark's, and how it ended."""
+        """A record like that of `benchmarks.claims.conclude`, with the status."""
         return {
             "status": self.status,
             "reason": self.why if self.status == "failed" else "",
@@ -91,14 +91,14 @@ class Outcome:
 
 
 def run(section: Section, task: Task, told: Callable[[Outcome], None]) -> Outcome:
-    """What a section says, in a process of its own, until it is done or its time is over. told: after each word."""
+    """Run a section in its own process until it ends or its time is over. told: called after each message."""
     outcome, begun = Outcome(section, machine={"threads": None}), time.monotonic()
     if task.seconds < LEAST_S:
         outcome.reason = "no time was left for it"
         told(outcome)
         return outcome
-    # CUDA survives no fork: for a GPU a process starts afresh. For a CPU a fork saves the time that imports take; this
-    # process has computed nothing, and so has no pool of threads that a fork would break.
+    # CUDA does not survive a fork, so a GPU's process is spawned. On a CPU a fork saves the imports; this process has
+    # computed nothing yet, so it has no thread pool that a fork would break.
     context: Any = get_context("spawn" if task.on_gpu else "fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(theirs, section.measure, task))
@@ -116,7 +116,7 @@ def run(section: Section, task: Task, told: Callable[[Outcome], None]) -> Outcom
 
 
 def _heard(words: Connection, outcome: Outcome, left: float) -> bool:
-    """Take in the next word; whether another may follow."""
+    """Receive the next message. Returns whether another may follow."""
     if not words.poll(max(0.0, left)):
         outcome.reason = "not done in its time"
         return False
@@ -141,7 +141,7 @@ def _heard(words: Connection, outcome: Outcome, left: float) -> bool:
 
 
 def _child(words: Connection, measure: Callable[[Task], Iterator[Claim | str]], task: Task) -> None:
-    os.setsid()  # what it starts is ended with it
+    os.setsid()  # its children end with it
     try:
         task.folder.mkdir(parents=True, exist_ok=True)
         words.send({"machine": machine()})
@@ -155,7 +155,7 @@ def _child(words: Connection, measure: Callable[[Task], Iterator[Claim | str]], 
 
 
 def _end(process: BaseProcess) -> None:
-    """End what is left of a section: its process, and all that it started."""
+    """Kill a section's process and all processes that it started."""
     with contextlib.suppress(ProcessLookupError, TypeError):
         os.killpg(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
     process.kill()
@@ -163,6 +163,5 @@ def _end(process: BaseProcess) -> None:
 
 
 def within(section: Section, task: Task, left: float) -> Task:
-    """The section's own folder, and as much time as it may take and there is. On a CPU, which may be slow, all sections
-    have one limit together."""
+    """The task with the section's folder and time limit. On a (slow) CPU only the total time is limited."""
     return replace(task, folder=task.folder / section.name, seconds=min(section.limit_s, left) if task.on_gpu else left)

@@ -1,4 +1,4 @@
-"""How fast a device trains, samples and probes: the benchmarks of the same names, at sizes for a GPU."""
+"""The speed of training, sampling and probes: the benchmarks of the same names, at sizes for a GPU."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ Found = Iterator[Claim | str]
 
 
 def step(task: Task) -> Found:
-    """The whole step beside its bare forward and backward pass, at three batch sizes."""
+    """The whole step compared with its bare forward and backward pass, at three batch sizes."""
     os.environ["BENCH_FOLDER"] = str(task.folder)
     args = argparse.Namespace(quick=task.quick, rounds=3, device=str(task.device), amp=False)
     reduced = task.on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -30,13 +30,13 @@ def step(task: Task) -> Found:
 
 
 def samples(task: Task) -> Found:
-    """Images a second, beside a plain loop and beside the network's passes alone."""
+    """Images/s, compared with a plain loop and with the network's passes alone."""
     batch = 2 if task.quick else None
     yield from sampling.measure_plain(task.device, task.pick(20, 1), task.pick(3, 1), task.network, batch)
 
 
 def probes(task: Task) -> Found:
-    """A probe of 16 values, in gradients of the same batch size."""
+    """The cost of a probe of 16 values, in gradients of the same batch size."""
     for batch in (2,) if task.quick else (4, 64):
         yield from _probes(task, batch)
 

@@ -1,4 +1,4 @@
-"""What every section works on: the device, the images, and the study's network in training there."""
+"""What the sections share: the device, the images, and trainings of the study's network."""
 
 import os
 import sys
@@ -31,8 +31,8 @@ SMALL = {"base_channels": 8, "gn_groups": 8, "time_embedding": 32}  # of `model`
 
 @dataclass(frozen=True)
 class Task:
-    """root: a folder or .zip of class folders; None is the embedded images. folder: for what is not kept. out: for what
-    is. quick: a small network and few steps, to see that the script works. seconds: how long the section may take."""
+    """root: a folder or .zip of class folders; None: the embedded images. folder: for temporary files. out: for kept
+    files. quick: a small network and few steps, to test the script. seconds: the section's time limit."""
 
     device: torch.device
     root: Path | None
@@ -50,27 +50,27 @@ class Task:
 
     @property
     def subset(self) -> int:
-        """How many images the checks take."""
+        """The number of images in the checks."""
         return self.pick(5000, 160)
 
     def images(self, subset: int | None) -> ImageSet:
-        """So many of the images, all for None; of which a quick check has few."""
+        """`subset` of the images (all for None); a quick check takes few."""
         subset = self.subset if self.quick else subset
         return load_images("folder" if self.root else "embedded", self.root, subset=subset, workers=8)
 
     def data(self, subset: int) -> list[str]:
-        """The options that name so many of the images."""
+        """The options that select `subset` of the images."""
         named = ["--data.dataset=folder", f"--data.root={self.root}"]
         none = ["--data.dataset=embedded", "--data.root=null"]
         return [*(named if self.root else none), f"--data.subset={subset}", "--data.num_workers=8"]
 
     @property
     def small(self) -> list[str]:
-        """The options that make the network small, in a quick check."""
+        """Options for a small network, in a quick check."""
         return [f"--model.{key}={value}" for key, value in SMALL.items()] if self.quick else []
 
     def config(self, *overrides: str, file: Path = CONFIG) -> Config:
-        """The study's e5 on these images and this device, in float32, without W&B; nothing is measured beside it."""
+        """The study's e5 on these images and this device, in float32, without W&B, probe and evaluation."""
         return load_config(
             file,
             [
@@ -87,12 +87,12 @@ class Task:
         )
 
     def network(self) -> nn.Module:
-        """A fresh network of the size that is trained."""
+        """A new network of the trained size."""
         return make_model(self.config())
 
 
 def in_precision(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
-    """Within, a training runs its network in `dtype` on a CPU too, where the config alone leaves it in float32."""
+    """Inside, a training runs its network in `dtype` on a CPU too, where the config alone keeps float32."""
     if device.type == "cuda":
         return nullcontext()
     return mock.patch("ddpm.training.setup.choose_precision", lambda amp, device: dtype)
@@ -108,7 +108,7 @@ def training_of(cfg: Config, name: str = "fp32") -> Training:
 
 
 def trained(task: Task, *overrides: str) -> Training:
-    """A training whose network has learned a little."""
+    """A training after a few steps."""
     batch = task.pick(64, 4)
     training = Training(task.config(f"--data.batch_size={batch}", "--optim.lr=0.001", *overrides))
     for _ in range(task.pick(200, 4)):
@@ -117,7 +117,7 @@ def trained(task: Task, *overrides: str) -> Training:
 
 
 def repeatable() -> None:
-    """Ask torch for algorithms that give the same bits twice. Before the first matrix product on a GPU."""
+    """Select repeatable algorithms. Call it before the first matrix product on a GPU."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -126,11 +126,11 @@ def repeatable() -> None:
 
 
 def start_training(cfg: Config, name: str = "fp32", before: Callable[[], None] | None = None) -> BaseProcess:
-    """Begin `ddpm train` of `cfg` in a new process, after `before` there. What it prints goes to `OUT_DIR/log`."""
+    """Start `ddpm train` of `cfg` in a new process, which first calls `before`. Its output goes to `OUT_DIR/log`."""
     cfg.out_dir.mkdir(parents=True, exist_ok=True)
     (cfg.out_dir / "cfg.yaml").write_text(cfg.to_yaml())
     device = torch.device(cfg.device)
-    # Neither CUDA nor a pool of threads survives a fork; without them it saves the time that imports take.
+    # A fork saves the imports, but CUDA and thread pools do not survive it.
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     context: Any = get_context("fork" if alone else "spawn")
     process: BaseProcess = context.Process(target=_train, args=(cfg.out_dir, device, name, before))
@@ -139,7 +139,7 @@ def start_training(cfg: Config, name: str = "fp32", before: Callable[[], None] |
 
 
 def finish(process: BaseProcess, cfg: Config, code: int = 0) -> None:
-    """Wait for a training that ends with this exit code. Raises RuntimeError, with what it said, on another."""
+    """Wait for a training. Raises RuntimeError with its last output if the exit code differs from `code`."""
     process.join()
     if process.exitcode != code:
         said = (cfg.out_dir / "log").read_text().strip().splitlines()[-3:]

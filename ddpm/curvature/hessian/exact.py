@@ -56,7 +56,8 @@ def hutchinson_trace(
         for _ in range(draws):
             drawn = [vectors(chosen, rng) for _ in range(per_draw)]
             of_losses = losses().reshape(-1).unbind(0)
-            rows.append(torch.stack([_of_loss(value, chosen, drawn, chunks) for value in of_losses]))
+            terms_of = [quadratic_terms(gradient_graph(value, chosen), chosen, drawn, chunks) for value in of_losses]
+            rows.append(torch.stack(terms_of))
     terms = torch.stack(rows, dim=1)  # (L, draws, per_draw, parameters)
     return [_estimate(of_loss, groups) for of_loss in terms.unbind(0)]
 
@@ -71,10 +72,6 @@ def _resolve(
     if params is None:
         raise ValueError("a loss given as a function does not tell its parameters: give params")
     return None, loss, list(params)
-
-
-def _of_loss(value: Tensor, params: Sequence[Tensor], drawn: Sequence[Sequence[Tensor]], chunks: Chunks) -> Tensor:
-    return quadratic_terms(gradient_graph(value, params), params, drawn, chunks)
 
 
 def _estimate(terms: Tensor, groups: Sequence[str] | None) -> TraceEstimate:
