@@ -13,7 +13,6 @@ from reports.figures import FIGURES, Figure, draw_all
 from reports.judging.checks import claim_numbers
 from reports.long_table import tidy
 from reports.protocols import check_all_protocols
-from reports.publish import publish
 from reports.sources import open_source
 from reports.stats.statistics import numbers
 from reports.text.markup import write_page
@@ -73,6 +72,8 @@ def make_report(
     page = write_report(out, fill, FIGURES)
     print("\n".join(in_short(selection)))
     if publish_to:
+        from reports.publish import publish  # imports wandb
+
         print(publish(selection, out, figures, publish_to))
     return page
 
