@@ -106,7 +106,7 @@ def wandb_report(study: Study, folder: Path, entity: str, project: str) -> Any:
     """The W&B Report of `folder`, unsaved: the page's blocks, then live charts of the project's runs."""
     page = (folder / "report.md").read_text(encoding="utf-8")
     pictures = {png.stem: _picture(study, png, entity, project) for png in (folder / "figures").glob("*.png")}
-    files = f"This page as a file, and its numbers: the artifact `{_run_id(study)}` of this project."
+    files = f"The artifact `{_run_id(study)}` of this project holds this page as a file and its numbers."
     return wr.Report(
         entity=entity,
         project=project,

@@ -38,9 +38,9 @@ def fid_vs_cost(selection: Selection, allow_mixed: bool) -> Drawn:
     style.note_on(figure, *(check_protocols(arms, s, allow_mixed) for s in dict.fromkeys(score for score, _ in found)))
     clock = ""
     if any(cost == "time/total_s" for _, cost in found):
-        clock = " Wall-clock counts training, probes and evaluation alike, on whichever machines the runs were made."
+        clock = " Wall-clock time covers training, probes and evaluation, on each run's own machine."
     everywhere = [arm for arm in arms if all(len(tables[arm.experiment]) for tables in found.values())]
-    absent = style.without(arms, everywhere, "Not logged in {}, in every panel.")
+    absent = style.without(arms, everywhere, "Not in every panel, for lack of logged values: {}.")
     return Drawn(figure, f"Score at the milestones against cost, {seeds_text(arms, bands=False)}.{absent}{clock}")
 
 
@@ -106,9 +106,9 @@ def nfe_fid(selection: Selection, allow_mixed: bool) -> Drawn:
         points, fields = _by_nfe(selection, metric)
         shown = set(points["nfe"])
         if len(shown) < 2:
-            reasons.append(f"{metric} was taken at {f'NFE {min(shown):.0f} alone' if shown else 'no known NFE'}")
+            reasons.append(f"{metric} was measured at {f'NFE {min(shown):.0f} only' if shown else 'no known NFE'}")
         elif fields and not allow_mixed:
-            reasons.append(f"the protocols of {metric} at different NFE differ in {', '.join(fields)} too")
+            reasons.append(f"the protocols of {metric} differ in {', '.join(fields)} too, not only in sampler and NFE")
         else:
             return _draw_nfe(selection, metric, points, fields)
     raise NothingToDraw("; ".join(reasons))

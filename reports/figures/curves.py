@@ -62,7 +62,7 @@ def smoothing_text(arms: Sequence[Arm], metric: str) -> str:
     """How `plot_smoothed` shows what was logged, for an axis title."""
     windows = [smoothing_window(len(curve(arm, metric))) for arm in arms]
     count = max(sum(len(run.series(metric)) for run in arm.runs) for arm in arms)
-    shown = "shade: logged values, darker where more" if gathered(count) else "points: logged values"
+    shown = "shade: logged values, darker if there are more" if gathered(count) else "points: logged values"
     if max(windows) == 1:
         return shown
     number = str(windows[0]) if len(set(windows)) == 1 else " / ".join(map(str, windows))

@@ -27,8 +27,8 @@ def sample_grids(selection: Selection, _allow_mixed: bool) -> Drawn:
     step = max(common)
     figure = _draw(found, step, arm_labels(selection.arms, selection))
     seeds = ", ".join(f"{arm.experiment} seed {run.seed}" for arm, run in found.items())
-    said = f"Samples at step {step}, the last step that the arms shown have a grid of ({seeds})."
-    absent = without(selection.arms, list(found), "No grids in {}.")
+    said = f"Samples at step {step}, the last step at which all arms shown have a grid ({seeds})."
+    absent = without(selection.arms, list(found), "There are no grids in {}.")
     return Drawn(figure, f"{said}{_noise(list(found))}{absent}{_unreadable(selection.arms)}")
 
 
@@ -41,7 +41,11 @@ def _noise(arms: Sequence[Arm]) -> str:
     if not all("eval.grid.sample_seed" in each for each in settings):
         return " The runs do not record the grids' noise."
     keys = sorted({key for each in settings for key in each if any(other.get(key) != each[key] for other in settings)})
-    return f" The grids differ in {', '.join(keys)}." if keys else " All from the same noise, by the same sampler."
+    return (
+        f" The grids differ in {', '.join(keys)}."
+        if keys
+        else " All start from the same noise and use the same sampler."
+    )
 
 
 def _first_with_grids(arm: Arm) -> Run | None:

@@ -82,7 +82,7 @@ def trained_vs_common_trace(selection: Selection, _allow_mixed: bool) -> Drawn:
         said = ""
         if len(weight):
             right.axhline(float(weight.iloc[0]), color=look["color"], linestyle=":", linewidth=1)
-            said = f", its mean weight being {weight.iloc[0]:.3f}"
+            said = f", mean weight {weight.iloc[0]:.3f}"
         parts.append(f"{arm.experiment} {ratio.median():.3f} (median){said}")
     ends = [*left.get_xlim(), *left.get_ylim()]
     left.plot([min(ends), max(ends)], [min(ends), max(ends)], color="grey", linewidth=1, zorder=1)
@@ -90,7 +90,7 @@ def trained_vs_common_trace(selection: Selection, _allow_mixed: bool) -> Drawn:
     right.set(ylabel="trace of trained loss /\ntrace of unweighted loss", title="Their ratio (dotted: mean weight)")
     style.step_axis(right, arms)
     style.legend(figure, right, below=True)
-    return Drawn(figure, f"Trace of the trained loss over that of the unweighted one: {'; '.join(parts)}.")
+    return Drawn(figure, f"Trace of the trained loss divided by that of the unweighted loss: {'; '.join(parts)}.")
 
 
 def trace_mean_vs_std(selection: Selection, _allow_mixed: bool) -> Drawn:
@@ -131,7 +131,7 @@ def _by_step(selection: Selection, x: str, y: str, what: str) -> Drawn:
     bar.outline.set_visible(False)
     correlation = "; ".join(_correlation(arm, table.reset_index(drop=True)) for arm, table in tables.items())
     if any(gathered(len(table)) for table in tables.values()):
-        what += "; very many points are gathered in cells, coloured by their mean step"
+        what += "; where points are very many, cells show their mean step"
     absent = style.without(selection.arms, list(tables), "Not logged in {}.")
     return Drawn(figure, f"{what}. Rank correlation (Spearman): {correlation}.{absent}")
 

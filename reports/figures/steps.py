@@ -105,7 +105,7 @@ def fid_vs_step(selection: Selection, allow_mixed: bool) -> Drawn:
     style.note_on(figure, check_protocols(arms, "val/fid", allow_mixed))
     said = [f"FID at the milestones, {seeds_text(shown)}." + _fid_sentence(shown)]
     if any(len(arm.runs) == 1 and len(standard_error(arm, "val/fid")) for arm in shown):
-        said.append("Bars: 95 % interval of one seed's value over the noise of its samples.")
+        said.append("Bars: 95 % interval of a single seed's value from the noise of its samples.")
     said += [f"Uniform noise scores {ceiling:.2f}." for ceiling in ceilings]
     said += [f"{arm.experiment} is left out: {reason}." for arm, reason in reasons.items() if reason]
     return Drawn(figure, " ".join(said))
@@ -157,9 +157,9 @@ def _band_text(arms: Sequence[Arm]) -> str:
     several, single = ([arm for arm in arms if (len(arm.runs) > 1) is many] for many in (True, False))
     parts = ["points: every seed; band: 95 % bootstrap interval over seeds"] if several else []
     if any(len(standard_error(arm, TRAINED)) for arm in single):
-        who = f", of {', '.join(arm.experiment for arm in single)}" if several else ""
+        who = f" for {', '.join(arm.experiment for arm in single)}" if several else ""
         parts.append(f"band{who}: ±1 standard error over the probes")
-    return "; ".join(parts) or "without error bars: none known"
+    return "; ".join(parts) or "no error bars, as no error is known"
 
 
 def _plot_trace(axes: Axes, arm: Arm, metric: str, text: str) -> None:

@@ -47,8 +47,7 @@ def timestep_profile(selection: Selection, _allow_mixed: bool) -> Drawn:
     unknown = style.without(selection.arms, weighted, "The weights of {} were not logged.")
     points = "eps-MSE by timestep was not logged"
     if any(map(len, profiles.values())):
-        points = "eps-MSE: mean over the late window at each t or in bins of t; bars: ±1 standard error of what was"
-        points += " logged"
+        points = "eps-MSE: mean over the late window at each t or in bins of t; bars: ±1 standard error of the mean"
     return Drawn(figure, f"{points}. {style.seeds_text(selection.arms, bands=False).capitalize()}.{unknown}")
 
 

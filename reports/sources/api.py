@@ -46,7 +46,7 @@ def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) ->
     In both cases each run's notes say so, and when the numbers were read. Raises UserError: no login, no such project,
     no permission, no runs, nothing cached.
     """
-    why = "read from the cache, as asked for with --offline-cache"
+    why = "read from the cache, because of --offline-cache"
     if not cached:
         try:
             return [_from_cache(folder) for folder in _refresh(path, experiments)]

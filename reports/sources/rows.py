@@ -64,7 +64,7 @@ def read_history(raws: Iterable[Any], grids: list[tuple[int, str]], notes: list[
         elif raw.get("step") is not None:
             without += 1
     if without:
-        notes.append(f"history: {without} row(s) whose step is no whole number from 0 on were skipped")
+        notes.append(f"history: {without} row(s) whose step is not a whole number from 0 on were skipped")
     if broken:
         notes.append(f"history: {broken} row(s) that do not parse were skipped")
 

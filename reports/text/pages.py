@@ -1,4 +1,4 @@
-"""The report's page, Markdown from a template."""
+"""The report's page in Markdown, from a template."""
 
 import shlex
 from collections.abc import Sequence
@@ -96,7 +96,7 @@ def _context_lines(selection: Selection) -> list[str]:
         keys = differing_keys([selection.arms[0], arm])
         listed = ", ".join(f"{key} = {show(arm.config, key)}" for key in keys) or "nothing"
         lines.append(
-            f"{arm.experiment} is shown for context only, where FID over steps is compared. It differs from "
+            f"{arm.experiment} is context, shown only beside FID over steps. It differs from "
             f"{selection.arms[0].experiment} in: {listed}."
         )
     return lines
@@ -260,7 +260,7 @@ def _absent(selection: Selection, figures: Sequence[Figure]) -> list[str]:
     for arm in selection.context:
         if reason := context_reason(arm, selection.arms):
             lines.append(f"{arm.experiment} (context): not shown beside the arms: {reason}.")
-    lines += [f"left out: {line}." for line in selection.left_out]
+    lines += [f"Left out: {line}." for line in selection.left_out]
     for arm in (*selection.arms, *selection.context):
         for run in arm.runs:
             lines += [f"{run.name}: {note}." for note in run.notes]

@@ -136,7 +136,7 @@ def test_several_values_that_the_experiment_leaves_open_are_a_warning(
     write_run(tmp_path / "runs" / "five", "e6")
     write_run(tmp_path / "runs" / "three", "e6", seed=2, started="2026-09-01T00:00:00+00:00", loss__minsnr_gamma=3.0)
     page = make_report("e6", str(tmp_path / "runs"), tmp_path / "out").with_suffix(".md").read_text()
-    said = "e6 has runs of several values of loss.minsnr_gamma, and it is not said which is meant: 3.0 (the"
+    said = "e6 has runs with several values of loss.minsnr_gamma: 3.0 (the"
     assert ids(chosen(tmp_path / "runs", "e6"))["e6"] == ["three"]
     assert f"ddpm: warning: {said}" in capsys.readouterr().err
     assert f"**Warning: {said}" in page.replace("\\", "")

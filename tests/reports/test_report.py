@@ -159,8 +159,8 @@ def test_what_was_found_is_printed(originals: Path, tmp_path: Path, capsys: pyte
     round, and FIDs of two protocols set against each other."""
     page = make_report("e6", str(originals), tmp_path / "out")
     said = capsys.readouterr().out
-    assert "e6 against e5: Hessian trace of the loss that each trains -15.2 %" in said
-    assert "FID 207.00 against " in said and "at step 10000" in said and "one seed of each, 10000 steps" in said
+    assert "e6 against e5: Hessian trace of each arm's trained loss -15.2 %" in said
+    assert "FID 207.00 against " in said and "at step 10000" in said and "one seed each, 10000 steps" in said
     assert "by 15.2 % on average" in page.with_suffix(".md").read_text()
     write_run(tmp_path / "runs" / "a", "e5")
     write_run(tmp_path / "runs" / "b", "e6", protocol="cccc3333")
@@ -190,7 +190,7 @@ def test_a_missing_arm_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[s
     text = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6").with_suffix(".md").read_text()
     assert "Arm e5: no run with metrics in the source." in text
     assert "not finished; its last step so far is 200" in text
-    assert "There are runs of e6 alone: nothing is compared." in capsys.readouterr().out
+    assert "Only these arms have runs: e6. Nothing is compared." in capsys.readouterr().out
 
 
 def test_out_that_is_a_file(tmp_path: Path, originals: Path) -> None:

@@ -32,12 +32,12 @@ def test_original_e6(originals: Path) -> None:
         "(2.5 to 33.9 %)." in verdict
     )
     assert "traces of different functions" in verdict and "weighting's scale" in verdict
-    assert "not logged in both arms, so how much of it is geometry cannot be said" in verdict
+    assert "not logged in both arms, so these runs cannot tell how much of the difference is geometry" in verdict
     assert "train/loss of e6 and e5 are different quantities" in verdict
-    assert "e5: FID rises over 5 milestones, 203.61 at step 2000 to 206.16 at step 10000" in verdict
+    assert "e5: FID rises over 5 milestones, from 203.61 at step 2000 to 206.16 at step 10000" in verdict
     assert "best 203.61 at step 2000, last 206.16" in verdict
     assert "One seed per arm: no interval across seeds can be given." in verdict
-    assert "Whether the differences are more than seeds vary by cannot be said from these runs." in verdict
+    assert "These runs cannot tell whether the differences exceed the variation between seeds." in verdict
     assert "within noise" not in verdict
 
 
