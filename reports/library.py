@@ -16,7 +16,7 @@ from reports.runs import Run
 from reports.sources import open_source
 from reports.text.markup import template, write_page
 from reports.text.verdicts import number
-from reports.write import write_report
+from reports.write import command_line, write_report
 
 NAME, FIGURE = "library", "curvature_fid_library"
 COLUMNS = ["experiment", "run", "seed", "loss", "schedule", "protocol", "trace_of", "step", "trace", "fid"]
@@ -40,8 +40,7 @@ def make_library(source: str, out: Path, where: Sequence[str] = (), cached: bool
             f"None of the {len(runs)} run(s) in {source} has a Hessian trace at a step with a FID. Train with "
             "curvature.enabled=true, and with logging.log_every_n_steps dividing eval.fid_milestone.every."
         )
-    command = ["ddpm", "report", NAME, "--from", source, "--out", str(out)]
-    command += [word for condition in where for word in ("--where", condition)]
+    command = command_line(NAME, source, out, where, *["--offline-cache"] * cached)
     return write_report(out, lambda draft: _fill(draft, runs, shown, shlex.join(command)), [FIGURE])
 
 

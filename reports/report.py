@@ -18,7 +18,7 @@ from reports.stats.statistics import numbers
 from reports.text.markup import write_page
 from reports.text.pages import markdown_page
 from reports.text.short import in_short
-from reports.write import write_report
+from reports.write import command_line, write_report
 
 _NOTES = 3  # notes on reading the runs that an error shows, as they may explain it
 
@@ -57,7 +57,8 @@ def make_report(
     except UserError as error:  # damaged records may be the reason
         said = [f" {run.name}: {note}." for run in runs for note in run.notes]
         raise UserError(f"{error}{''.join(said[:_NOTES])}") from None
-    command = _command(experiment, source, out, where, allow_mixed_protocols, cached)
+    flags = ["--allow-mixed-protocols"] * allow_mixed_protocols + ["--offline-cache"] * cached
+    command = command_line(experiment, source, out, where, *flags)
     figures: list[Figure] = []
 
     def fill(draft: Path) -> None:
@@ -76,12 +77,3 @@ def make_report(
 
         print(publish(selection, out, figures, publish_to))
     return page
-
-
-def _command(
-    experiment: str, source: str, out: Path, where: Sequence[str], allow_mixed: bool, cached: bool
-) -> list[str]:
-    command = ["ddpm", "report", experiment, "--from", source, "--out", str(out)]
-    for condition in where:
-        command += ["--where", condition]
-    return command + ["--allow-mixed-protocols"] * allow_mixed + ["--offline-cache"] * cached

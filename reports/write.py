@@ -2,10 +2,16 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ddpm.errors import UserError
+
+
+def command_line(experiment: str, source: str, out: Path, where: Sequence[str], *flags: str) -> list[str]:
+    """The words of the command that makes a report."""
+    filters = [word for condition in where for word in ("--where", condition)]
+    return ["ddpm", "report", experiment, "--from", source, "--out", str(out), *filters, *flags]
 
 
 def write_report(out: Path, fill: Callable[[Path], None], figures: Iterable[str]) -> Path:

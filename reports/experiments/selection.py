@@ -114,7 +114,7 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
     by_setting: dict[str, list[Run]] = defaultdict(list)
     for run in ours:
         by_setting[_setting(run, study)].append(run)
-    best = max(by_setting.values(), key=lambda group: (len({r.experiment for r in group}), _newest(group)))
+    best = max(by_setting.values(), key=lambda group: (len({r.experiment for r in group}), max(map(_age, group))))
     if {run.experiment for run in best} == present:
         chosen = best
     else:
@@ -178,7 +178,7 @@ def _as_meant(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         if not said:
             kept.append(run)
         elif run.experiment in (*study.arms, *study.context):
-            left_out.append(f"{run.name}: it is not what {study.name} means by {run.experiment}: {said}")
+            left_out.append(f"{run.name}: {said}, as the experiment asks for")
     return kept, left_out
 
 
@@ -207,10 +207,6 @@ def _setting(run: Run, study: Study | None = None) -> str:
 def _age(run: Run) -> tuple[datetime, str]:
     """Sorts runs from old to new. The id breaks ties, so that the choice is stable."""
     return (run.started or _LONG_AGO, run.id)
-
-
-def _newest(runs: Sequence[Run]) -> tuple[datetime, str]:
-    return max(_age(run) for run in runs)
 
 
 def _newest_setting(runs: Sequence[Run], experiment: str) -> list[Run]:

@@ -23,7 +23,7 @@ _MARKERS = "o^vsDPX<>"  # in the order of SCHEDULES
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A run in the library. `points`: columns trace, fid by step, where it has both; `trace`: which of `TRACES`."""
+    """A run in the library. `points`: columns trace, fid at the steps that have both; `trace`: which of `TRACES`."""
 
     run: Run
     loss: str

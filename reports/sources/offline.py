@@ -44,13 +44,7 @@ class _Log:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _File:
-    """One file and its content."""
-
-    path: Path
-    rows: Logged
-    log: _Log
+_File = tuple[Path, Logged, _Log]
 
 
 def find(root: Path) -> list[Path]:
@@ -63,8 +57,7 @@ def read(found: list[Path]) -> list[Run]:
     by_id: dict[str, list[_File]] = defaultdict(list)
     for path in found:
         rows, said = cache.through(path, _read_file)
-        file = _File(path, rows, _Log(**said))
-        by_id[file.log.id].append(file)
+        by_id[said["id"]].append((path, rows, _Log(**said)))
     return [_merge(sorted(files, key=_started)) for files in by_id.values()]
 
 
@@ -179,22 +172,22 @@ def _drop(target: dict[str, Any], keys: tuple[str, ...]) -> None:
 
 def _started(file: _File) -> tuple[int, float, str]:
     """The run numbers its sessions itself: a clock may jump back between two."""
-    session = file.log.config.get("session")
-    started = as_time(file.log.started)
-    return session if isinstance(session, int) else 0, started.timestamp() if started else 0.0, str(file.path)
+    path, _, log = file
+    session, started = log.config.get("session"), as_time(log.started)
+    return session if isinstance(session, int) else 0, started.timestamp() if started else 0.0, str(path)
 
 
 def _merge(files: list[_File]) -> Run:
-    logs = [file.log for file in files]
+    paths, rows, logs = zip(*files, strict=True)
     last = logs[-1]
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     grids = Pictures()
-    for file in files:
-        config |= file.log.config
-        summary |= file.log.summary
-        for step, name in file.log.grids:
-            grids.add(step, file.path.parent / "files", name)
+    for path, _, log in files:
+        config |= log.config
+        summary |= log.summary
+        for step, name in log.grids:
+            grids.add(step, path.parent / "files", name)
     about, notes = read_config(
         config,
         run_id=last.id,
@@ -204,5 +197,4 @@ def _merge(files: list[_File]) -> Run:
         summary=summary,
     )
     notes = [*(note for log in logs for note in log.notes), *notes]
-    rows, source = merge([file.rows for file in files]), files[-1].path.parent
-    return make_run(about, rows, source, notes, pictures=grids, finished=last.finished)
+    return make_run(about, merge(rows), paths[-1].parent, notes, pictures=grids, finished=last.finished)

@@ -40,11 +40,7 @@ def text(value: Any) -> Markdown:
     """`value` as running text in one line. Mark-up of Markdown and HTML is escaped (`val_loss`, `a < b`)."""
     escaped = _in_one_line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     escaped = re.sub(r"([\\`*_\[\]|])", r"\\\1", escaped).replace("~~", "&#126;&#126;")
-    return Markdown(_LINE_START.sub(_escaped_start, escaped))
-
-
-def _escaped_start(match: re.Match[str]) -> str:
-    return f"{match[0][:-1]}\\{match[0][-1]}"
+    return Markdown(_LINE_START.sub(lambda start: f"{start[0][:-1]}\\{start[0][-1]}", escaped))
 
 
 def code(value: Any) -> Markdown:

@@ -264,29 +264,30 @@ def _above_floor(arm: Arm, last: float) -> list[str]:
 
 
 def _fid_pair(baseline: Arm, variant: Arm) -> list[str]:
-    b, v = curve(baseline, "val/fid"), curve(variant, "val/fid")
+    arms = [baseline, variant]
+    b, v = (curve(arm, "val/fid") for arm in arms)
     names = f"{variant.experiment} minus that of {baseline.experiment}"
     steps = b.index.intersection(v.index)
     sentences = []
     if len(steps):
-        differences = (v - b).loc[steps].tolist()
-        listed = ", ".join(f"{d:+.2f} at {step}" for d, step in zip(differences, steps, strict=True))
-        sentences.append(f"FID of {names} at the common milestones: {listed}.{_void(baseline, variant, 'val/fid')}")
-        if not _void(baseline, variant, "val/fid"):
+        listed = ", ".join(f"{d:+.2f} at {step}" for step, d in (v - b).loc[steps].items())
+        void = _void(arms, "val/fid")
+        sentences.append(f"FID of {names} at the common milestones: {listed}.{void}")
+        if not void:
             sentences += _seed_noise(baseline, variant, int(steps[-1]))
             sentences += _sample_noise(baseline, variant, int(steps[-1]))
     elif len(b) and len(v):
         sentences.append(f"{variant.experiment} and {baseline.experiment} have no milestone at a common step.")
-    b_final, v_final = at_end(baseline, "final/fid"), at_end(variant, "final/fid")
-    if b_final and v_final:
-        difference = sum(v_final) / len(v_final) - sum(b_final) / len(b_final)
-        sentences.append(f"Final FID of {names}: {difference:+.2f}.{_void(baseline, variant, 'final/fid')}")
+    finals = [at_end(arm, "final/fid") for arm in arms]
+    if all(finals):
+        its, mine = (sum(values) / len(values) for values in finals)
+        sentences.append(f"Final FID of {names}: {mine - its:+.2f}.{_void(arms, 'final/fid')}")
     return sentences
 
 
-def _void(baseline: Arm, variant: Arm, metric: str) -> str:
-    """A warning if the two arms' protocols differ; else empty."""
-    if protocol_difference([baseline, variant], metric) is None:
+def _void(arms: Sequence[Arm], metric: str) -> str:
+    """A warning if the arms' protocols differ; else empty."""
+    if protocol_difference(arms, metric) is None:
         return ""
     return " They were measured under different protocols: this difference means nothing."
 

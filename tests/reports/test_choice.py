@@ -110,7 +110,7 @@ def test_a_newer_run_of_another_weighting_is_not_the_baseline(tmp_path: Path) ->
     selection = chosen(tmp_path, "e6")
     assert ids(selection) == {"e5": ["real"], "e6": ["e6"]} and not selection.warnings
     (why,) = [line for line in selection.left_out if "(context)" not in line]
-    assert why == "e5 seed 1 (run e5-s1-p2): it is not what e6 means by e5: its loss.weighting is p2, not constant"
+    assert why == "e5 seed 1 (run e5-s1-p2): its loss.weighting is p2, not constant, as the experiment asks for"
 
 
 def test_only_runs_of_another_weighting_are_none(tmp_path: Path) -> None:

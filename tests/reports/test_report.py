@@ -180,7 +180,7 @@ def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
     assert "<script>" not in html and "&lt;script&gt;" in html
     row = next(line for line in page.with_suffix(".md").read_text().splitlines() if "`model.name`" in line)
     assert row.count("|") == 5 and "undeclared" in row
-    assert "1 difference(s) are not declared" in html
+    assert "does not declare 1 difference(s)" in html
 
 
 @pytest.mark.usefixtures("few_figures")
@@ -257,7 +257,7 @@ def test_an_experiment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     text = page.with_suffix(".md").read_text()
     shown, left_out = text.split("## What is missing or left out")
     assert "| mine | variant | `mine-s1-a1` |" in shown and "mine-s2" not in shown and "theirs-s2" not in shown
-    assert "it is not what mine means by theirs: its optim.lr is 2.0, not 1.0" in left_out
+    assert "its optim.lr is 2.0, not 1.0, as the experiment asks for" in left_out
     monkeypatch.chdir(tmp_path)
     assert main(["report", str(tmp_path / "study.yaml"), "--from", "runs"]) == 0
     assert (tmp_path / "out/study/report.html").is_file()
