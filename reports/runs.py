@@ -20,7 +20,7 @@ SCORES = (*FID_METRICS, "val/kid")
 # The original study logged no fingerprint; these sections of its config describe each number's protocol.
 _PROTOCOL_CONFIG = {"val/fid": "fid_milestone", "final/fid": "final", "val/kid": "kid"}
 _PROTOCOL_FIELDS = ("sampler", "nfe", "n_samples", "fid_stats")
-# What configs mean that are older than a key.
+# The values that apply to configs older than these keys.
 DEFAULTS: dict[str, Any] = {"loss.weighting": "constant"}
 _MOST_ROWS = 10_000_000  # rows of longer runs are not counted
 

@@ -34,7 +34,7 @@ class Arm:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The dotted config of the first run; the others differ only in the seed."""
+        """The dotted config of the first run; the others differ only in seed and bookkeeping."""
         return flat_config(self.runs[0])
 
     @cached_property
@@ -304,7 +304,7 @@ def _lacking(arms: Sequence[Arm]) -> list[str]:
 
 
 def missing_rows(run: Run) -> str:
-    """How many rows the run lacks, and where; empty if it has all rows that its config tells."""
+    """How many rows the run lacks, and where; empty if it has all rows that its config asks for."""
     missing, count = run.missing_rows
     if not missing:
         return ""

@@ -219,7 +219,7 @@ def arms_with(arms: Sequence[Arm], metric: str) -> list[Arm]:
 
 
 def without(arms: Sequence[Arm], shown: Sequence[Arm], text: str) -> str:
-    """A space and `text` with the names of the arms that are not `shown` in the place of `{}`; empty if all are."""
+    """` ` and `text` with the arms that are not `shown` in the place of `{}`; empty if all are shown."""
     names = ", ".join(arm.experiment for arm in arms if arm not in shown)
     return f" {text.format(names)}" if names else ""
 

@@ -203,6 +203,6 @@ def _reason(error: Exception) -> str:
 
 def _plain(value: Any) -> Any:
     """W&B's summary wrappers as plain dictionaries."""
-    if hasattr(value, "items"):  # theirs are no Mapping
+    if hasattr(value, "items"):  # W&B's wrappers are not Mappings
         return {key: _plain(inner) for key, inner in value.items()}
     return value

@@ -7,7 +7,7 @@ from ddpm.files.rows import parse, step_of
 from reports.sources.record import About, read_about
 
 _GRID = "samples/grid"
-_DEEPEST = 20  # mappings in each other
+_DEEPEST = 20  # levels of nested mappings
 
 Row = dict[str, Any]
 

@@ -43,7 +43,7 @@ def test_original_e6(originals: Path) -> None:
 
 def test_rising_fid_under_falling_loss_raises_the_alarm(originals: Path, two_seeds: Path) -> None:
     """Catches: samples that are noise reported as a plain result, as in the original study."""
-    assert "look at the samples and at the sampler" in text(originals, "e5")
+    assert "look at the samples and the sampler" in text(originals, "e5")
     assert "look at the samples" not in text(two_seeds, "e6")
 
 
@@ -83,7 +83,7 @@ def test_the_noise_of_samples_is_said_of_single_seeds(tmp_path: Path, fid: float
     selection = chosen(tmp_path, "e6")
     said = f"{side} the noise of the samples ({fid - 40:+.2f} ± 9.80); seeds unknown"
     verdict = " ".join(fid_verdicts(selection))
-    assert f"At step 200 e6 and e5 are {said}." in verdict and "both start from one noise" in verdict
+    assert f"At step 200 e6 and e5 are {said}." in verdict and "both start from the same noise" in verdict
     (criterion,) = [found for found in judge_criteria(selection) if "samples better" in found.claim.says]
     assert criterion.verdict == "undecided" and criterion.outcomes[0].reason.endswith(said)
 
