@@ -30,7 +30,11 @@ def browse(experiment: str, source: str) -> str:
     """
     study = load(experiment)
     if source.startswith("wandb:"):
-        return f"{study.name}: {save_workspace(study, source.removeprefix('wandb:'))}"
+        path = source.removeprefix("wandb:")
+        with saving(f"workspace of {study.name}", path):
+            workspace = make_workspace(study, *training_runs(study, path))
+            workspace.save()
+            return f"{study.name}: {workspace.url}"
     root = home(source)
     if not any(root.glob("**/run-*.wandb")):
         raise UserError(
@@ -42,14 +46,6 @@ def browse(experiment: str, source: str) -> str:
         f"ddpm report {study.name} --from {source}   the comparison as a page\n"
         f"ddpm sync, then ddpm dashboard {study.name} --from wandb:ENTITY/PROJECT   a workspace on W&B's server"
     )
-
-
-def save_workspace(study: Study, path: str) -> str:
-    """Create or replace the study's workspace in the W&B project `ENTITY/PROJECT`; returns its address."""
-    with saving(f"workspace of {study.name}", path):
-        workspace = make_workspace(study, *training_runs(study, path))
-        workspace.save()
-        return str(workspace.url)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import fnmatch
 from importlib import resources
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -158,7 +157,11 @@ def load(name: str) -> Study:
     Raises UserError: an unknown name; a file that is no study.
     """
     if name.endswith((".yaml", ".yml")):
-        return _parse(Path(name).name, _content(home(name)))
+        path = home(name)
+        try:
+            return _parse(path.name, path.read_bytes())
+        except OSError as error:
+            raise UserError(f"The experiment {path} cannot be read: {error}.") from None
     known = names()
     if name not in known:
         hint = did_you_mean(name, known)
@@ -167,13 +170,6 @@ def load(name: str) -> Study:
             f"There is no experiment `{name}`.{hint} Those with a report: {', '.join(known)}. Or give a YAML file."
         )
     return _parse(f"{name}.yaml", (resources.files(__name__) / f"{name}.yaml").read_bytes())
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"The experiment {path} cannot be read: {error}.") from None
 
 
 def _parse(name: str, content: bytes) -> Study:

@@ -34,7 +34,9 @@ def loss_fid_vs_step(selection: Selection, allow_mixed: bool) -> Drawn:
         for arm in scored:
             plot_line(axes, arm, "val/fid", "_nolegend_")
         _plot_finals(axes, scored)
-        axes.set(ylabel=label("val/fid"), title="FID" + _milestone_title(scored))
+        finals = any(at_end(arm, "final/fid") for arm in scored)
+        stars = "; stars, side by side at the last step: final evaluation" if finals else ""
+        axes.set(ylabel=label("val/fid"), title=f"FID (markers: milestones{stars})")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best")
     style.step_axis([top, *below][-1], arms)
@@ -42,12 +44,6 @@ def loss_fid_vs_step(selection: Selection, allow_mixed: bool) -> Drawn:
     style.note_on(figure, *(check_protocols(arms, metric, allow_mixed) for metric in ("val/fid", "final/fid")))
     caption = f"Training loss{' and FID' if scored else ''} by step, {seeds_text(arms)}."
     return Drawn(figure, caption + _fid_sentence(scored))
-
-
-def _milestone_title(arms: Sequence[Arm]) -> str:
-    finals = any(at_end(arm, "final/fid") for arm in arms)
-    stars = "; stars, side by side at the last step: final evaluation" if finals else ""
-    return f" (markers: milestones{stars})"
 
 
 def _plot_finals(axes: Axes, arms: Sequence[Arm]) -> None:
