@@ -104,7 +104,7 @@ def nfe_fid(selection: Selection, allow_mixed: bool) -> Drawn:
     reasons = []
     for metric in FID_METRICS:
         points, fields = _by_nfe(selection, metric)
-        shown = set(points["nfe"])
+        shown = {nfe for values in points.values() for nfe, _ in values}
         if len(shown) < 2:
             reasons.append(f"{metric} was measured at {f'NFE {min(shown):.0f} only' if shown else 'no known NFE'}")
         elif fields and not allow_mixed:
@@ -114,27 +114,28 @@ def nfe_fid(selection: Selection, allow_mixed: bool) -> Drawn:
     raise NothingToDraw("; ".join(reasons))
 
 
-def _by_nfe(selection: Selection, metric: str) -> tuple[pd.DataFrame, list[str]]:
-    """Columns arm, sampler, nfe, fid, a row for each run with a known NFE; further fields in which protocols differ."""
-    rows = []
+_Points = dict[tuple[str, str], list[tuple[float, float]]]
+
+
+def _by_nfe(selection: Selection, metric: str) -> tuple[_Points, list[str]]:
+    """(arm, sampler) -> (NFE, FID) of its runs with a known NFE; further fields in which their protocols differ."""
+    points: _Points = {}
     found: list[tuple[str, Run]] = []
     for arm in selection.arms:
         for run in arm.runs:
             described, values = run.protocols.get(run.protocol_of(metric), {}), run.series(metric)
             if len(values) and isinstance(described.get("nfe"), int):
-                rows.append((arm.experiment, str(described.get("sampler")), float(described["nfe"]), values.iloc[-1]))
+                key = (arm.experiment, str(described.get("sampler")))
+                points.setdefault(key, []).append((float(described["nfe"]), float(values.iloc[-1])))
                 found.append((run.protocol_of(metric), run))
-    fields = differing_fields(found) - {"sampler", "nfe", "adjacent_posterior"} if found else set()
-    return pd.DataFrame(rows, columns=["arm", "sampler", "nfe", "fid"]), sorted(fields)
+    return points, sorted(differing_fields(found) - {"sampler", "nfe", "adjacent_posterior"}) if found else []
 
 
-def _draw_nfe(selection: Selection, metric: str, points: pd.DataFrame, fields: Sequence[str]) -> Drawn:
+def _draw_nfe(selection: Selection, metric: str, points: _Points, fields: Sequence[str]) -> Drawn:
     labels = style.arm_labels(selection.arms, selection)
     figure, (axes,) = style.panels(1, style.WIDTH, 4.0)
-    key: Any
-    for key, own in points.groupby(["arm", "sampler"], sort=False):
-        name, sampler = key
-        means = own.groupby("nfe")["fid"].mean()
+    for (name, sampler), values in points.items():
+        means = pd.DataFrame(values, columns=["nfe", "fid"]).groupby("nfe")["fid"].mean()
         axes.plot(means.index, means, label=f"{labels[name]}, sampler = {sampler}", **style.look(name, marked=True))
     axes.set(xscale="log", xlabel="NFE (network calls per image, log scale)", ylabel=style.label(metric))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

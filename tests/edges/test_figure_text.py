@@ -56,7 +56,7 @@ def test_every_figure_draws_hostile_names_as_they_are(
     monkeypatch.setattr(figures, "save", lambda drawn, stem: kept.append(drawn) or stem)
     figure = draw(name, selection, tmp_path)
     if name == "nfe_fid":  # all at one NFE
-        assert "at NFE 50 alone" in figure.reason
+        assert "at NFE 50 only" in figure.reason
         return
     assert figure.reason == ""
     said = _squeezed(kept[0].figure)
