@@ -1,4 +1,4 @@
-"""Rows, in the order written, into columns of numbers. What is no number is left out here, once, and counted."""
+"""Turns rows, in the order written, into columns of numbers. Other values are left out here, once, and counted."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,18 +11,18 @@ import pandas as pd
 from ddpm.metrics.table import metric_of
 
 PROTOCOL_SUFFIX = "_protocol"
-# A number from here on, whose square is soon no number, is in no mean and no figure: as if it were infinite.
+# Numbers from here on count as infinite: their squares overflow. No mean and no figure has them.
 LARGEST = 1e100
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @dataclass(frozen=True)
 class Logged:
-    """What the rows of one file hold, the last value of each metric and step.
+    """The content of one file's rows: the last value of each metric and step.
 
-    `steps`: shape (n,), int64, sorted, unique; `metrics`: m names; `values`: shape (m, n), float64, and `there`, shape
-    (m, n), bool: whether a number, which may be NaN, was logged. `protocols`: metric -> step -> fingerprint;
-    `arrays`: as in `Run`. `left_out`: metric -> how many of its values are neither, and the first one's step.
+    `steps`: shape (n,), int64, sorted, unique; `metrics`: m names; `values`: shape (m, n), float64; `there`: shape
+    (m, n), bool, whether a number (or NaN) was logged. `protocols`: metric -> step -> fingerprint; `arrays`: as in
+    `Run`. `left_out`: metric -> (number of other values, step of the first).
     """
 
     steps: np.ndarray
@@ -36,7 +36,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a run logged: `history`, `nan_steps` and `arrays` as in `Run`, the last protocols named, and notes."""
+    """What a run logged: `history`, `nan_steps`, `arrays` as in `Run`, the last fingerprint of each FID, and notes."""
 
     history: pd.DataFrame
     nan_steps: dict[str, tuple[int, ...]]
@@ -46,8 +46,10 @@ class Rows:
 
 
 def as_number(value: Any) -> float | None:
-    """`value` as a float; `"NaN"`, `"Infinity"`, `"-Infinity"` too; None for anything else. An integer that is larger
-    than any float is infinite."""
+    """`value` as a float, also for `"NaN"`, `"Infinity"`, `"-Infinity"`; None for anything else.
+
+    An integer beyond the largest float becomes infinite.
+    """
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
@@ -58,19 +60,14 @@ def as_number(value: Any) -> float | None:
     return _NONFINITE.get(value) if isinstance(value, str) else None
 
 
-def merge_rows(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Rows:
-    """Rows `(step, {metric: value})` in the order written -> one row per step; see `collect` and `merge`."""
-    return merge([collect(rows)])
-
-
 def collect(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Logged:
     """Rows `(step, {metric: value})` in the order written -> the last value per step and metric.
 
-    A resumed run writes some steps again; the last word is the one that the surviving weights saw. A row without a
-    metric says nothing about it. Numbers are what `as_number` takes for one.
+    A resumed run writes some steps again; the last value belongs to the weights that survived. Numbers are those that
+    `as_number` accepts.
     """
     steps: list[int] = []
-    # Most rows of a run have the same metrics: rows by their keys are columns, which numpy takes whole.
+    # Most rows of a run have the same metrics: rows of equal keys become columns at once.
     alike: dict[tuple[str, ...], tuple[list[int], list[tuple[Any, ...]]]] = {}
     for number, (step, row) in enumerate(rows):
         steps.append(step)
@@ -112,12 +109,12 @@ def collect(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Logged:
 
 
 def _may_be_text(key: str, metrics: Sequence[str]) -> bool:
-    """Whether `key` is no metric, and never had a number: then it may well have texts."""
+    """Whether `key` is no metric and never had a number: texts under it need no note."""
     return _is_name(key) and key not in metrics and not metric_of(key) and not key.endswith(PROTOCOL_SUFFIX)
 
 
 def _is_name(key: str) -> bool:
-    """Whether `key` can be a metric's name: a text that can be written down."""
+    """Whether `key` can be a metric's name: printable text."""
     return key.isprintable() and "\ufffd" not in key
 
 
@@ -152,7 +149,7 @@ def _fit_floats(values: tuple[int | float, ...]) -> bool:
 
 
 def _last_of_each(cells: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different `cells`, sorted, and the last of the `numbers` of each."""
+    """The unique `cells`, sorted, and the last of the `numbers` in each."""
     different, last = np.unique(cells[::-1], return_index=True)
     return different, numbers[::-1][last]
 
@@ -164,10 +161,10 @@ def _as_array(values: list[Any]) -> tuple[float, ...] | None:
 
 
 def merge(parts: Sequence[Logged]) -> Rows:
-    """What the files of one run hold, in the order written, as one: of a step and metric the last part's value counts.
+    """The files of one run, in the order written, as one: the last part's value of a step and metric counts.
 
-    Values of a FID that were taken under another protocol than the run's last one are dropped (noted). Steps at which
-    no number is left are in no history: a row of text, images or lists only is the same as none.
+    Drops, with a note, values of a FID under another protocol than the run's last one. Steps without a number, such as
+    rows of text, images or lists only, are not in the history.
     """
     all_ = _join(parts)
     notes = []
@@ -186,7 +183,7 @@ def merge(parts: Sequence[Logged]) -> Rows:
         if (bad & np.isnan(values)).any():
             nan_steps[metric] = tuple(all_.steps[bad & np.isnan(values)].tolist())
     notes += [
-        f"{ascii(metric)[1:-1]}: {count} value(s) that are no number are left out, the first at step {step}"
+        f"{ascii(metric)[1:-1]}: {count} value(s) that are not numbers are left out, the first at step {step}"
         for metric, (count, step) in sorted(all_.left_out.items())
         if not _may_be_text(metric, all_.metrics)
     ]
@@ -201,7 +198,7 @@ def merge(parts: Sequence[Logged]) -> Rows:
 
 
 def _join(parts: Sequence[Logged]) -> Logged:
-    """One new part of all `parts`; where they overlap, the last one's value."""
+    """All `parts` as a new one; where they overlap, the last one's value counts."""
     steps = np.unique(np.concatenate([part.steps for part in parts]))
     metrics = list(dict.fromkeys(metric for part in parts for metric in part.metrics))
     values = np.full((len(metrics), len(steps)), np.nan)
@@ -224,7 +221,7 @@ def _join(parts: Sequence[Logged]) -> Logged:
 
 
 def _drop_other_protocols(metric: str, by_step: dict[int, str], steps: np.ndarray, there: np.ndarray) -> list[str]:
-    """Strike out of `there`, shape (n,), the values of another protocol than the last; a note where there are any."""
+    """Clear in `there`, shape (n,), the values of other protocols than the last; returns a note if there are any."""
     last = by_step[max(by_step)]
     others = np.array([step for step, fingerprint in by_step.items() if fingerprint != last], dtype=np.int64)
     cells = np.searchsorted(steps, others)

@@ -1,8 +1,6 @@
-"""Where the runs of an experiment can be browsed: in the terminal, or in a workspace on W&B's server."""
+"""How to browse the runs of an experiment: in the terminal, or in a workspace on W&B's server."""
 
 import contextlib
-import hashlib
-import importlib
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,10 +9,11 @@ from ddpm.errors import UserError
 from ddpm.files.paths import home
 from ddpm.metrics.table import STEP, axis_label
 from ddpm.tracking import client
+from reports import workspaces
 from reports.experiments import Study, load
 
-TIMEOUT_S = 20  # for a server's answer
-# Sections of the workspace, and the lines of each chart. Two lines in one chart are of one unit.
+TIMEOUT_S = 20  # to wait for a server's answer
+# Sections of the workspace -> the lines of each chart. Lines in one chart have one unit.
 CHARTS: dict[str, list[list[str]]] = {
     "FID": [["val/fid", "val/fid_floor"], ["final/fid"]],
     "Loss": [["train/loss"], ["train/mse_mean"]],
@@ -25,13 +24,17 @@ CHARTS: dict[str, list[list[str]]] = {
 
 
 def browse(experiment: str, source: str) -> str:
-    """How to browse the runs of `source`, in words; `wandb:ENTITY/PROJECT` gets the experiment's workspace.
+    """How to browse the runs of `source`, in words. Saves the experiment's workspace in `wandb:ENTITY/PROJECT`.
 
-    Raises UserError: no such experiment, folder or project, or a server that does not answer.
+    Raises UserError: no such experiment, folder or project; the server does not answer.
     """
     study = load(experiment)
     if source.startswith("wandb:"):
-        return f"{study.name}: {save_workspace(study, source.removeprefix('wandb:'))}"
+        path = source.removeprefix("wandb:")
+        with saving(f"workspace of {study.name}", path):
+            workspace = make_workspace(study, *training_runs(study, path))
+            workspace.save()
+            return f"{study.name}: {workspace.url}"
     root = home(source)
     if not any(root.glob("**/run-*.wandb")):
         raise UserError(
@@ -45,17 +48,9 @@ def browse(experiment: str, source: str) -> str:
     )
 
 
-def save_workspace(study: Study, path: str) -> str:
-    """Create the study's workspace in the W&B project `ENTITY/PROJECT`, or replace its content; its address."""
-    with saving(f"workspace of {study.name}", path):
-        workspace = make_workspace(study, *training_runs(study, path))
-        workspace.save()
-        return str(workspace.url)
-
-
 @contextlib.contextmanager
 def saving(what: str, path: str) -> Iterator[None]:
-    """Save `what` in the W&B project `path` without W&B's own announcements; what it raises as a UserError."""
+    """Save `what` in the W&B project `path` inside, without W&B's own messages. Its failures become UserErrors."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
@@ -63,14 +58,15 @@ def saving(what: str, path: str) -> Iterator[None]:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"The {what} cannot be saved in wandb:{path}: {reason}. Give wandb:ENTITY/PROJECT as in the project's "
-            "address, log in with `wandb login`, or try again where the server did not answer."
+            "address, log in with `wandb login`, or try again if the server did not answer."
         ) from error
 
 
 def training_runs(study: Study, path: str) -> tuple[str, str, list[tuple[str, str]]]:
-    """Entity, project and the study's runs there, as (id, experiment). Raises ValueError where there is no project."""
-    wandb: Any = importlib.import_module("wandb")
-    api = wandb.Api(timeout=TIMEOUT_S)
+    """Entity, project and the study's runs there, as (id, experiment). Raises ValueError if there is no project."""
+    import wandb
+
+    api: Any = wandb.Api(timeout=TIMEOUT_S)
     entity, _, project = path.rpartition("/")
     entity = entity or api.default_entity
     wanted = {"config.experiment": {"$in": [*study.arms, *study.context]}}
@@ -79,19 +75,22 @@ def training_runs(study: Study, path: str) -> tuple[str, str, list[tuple[str, st
 
 
 def make_workspace(study: Study, entity: str, project: str, runs: Sequence[tuple[str, str]]) -> Any:
-    """The workspace, unsaved: runs (id, experiment) grouped by experiment in the reports' colours.
+    """The workspace, unsaved: runs (id, experiment) grouped by experiment in the reports' colours."""
+    import wandb_workspaces.expr as expr
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
 
-    Its name on the server follows from the study's, so that saving it again replaces it.
-    """
-    ws: Any = importlib.import_module("wandb_workspaces.workspaces")
-    expr: Any = importlib.import_module("wandb_workspaces.expr")
-    colour = importlib.import_module("reports.figures.style").colour
+    from reports.figures.style import colour  # imports matplotlib
+
     experiments = [*study.arms, *study.context]
+    grids = wr.MediaBrowser(title="samples of equal noise", media_keys=["samples/grid"], num_columns=3)
+    charts = {name: line_plots(name) for name in CHARTS} | {"Samples": [grids]}
+    sections = [ws.Section(name=name, is_open=True, panels=panels) for name, panels in charts.items()]
     workspace = ws.Workspace(
         entity=entity,
         project=project,
         name=f"{study.name}: {study.title}",
-        sections=_sections(ws),
+        sections=sections,
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=50),
         runset_settings=ws.RunsetSettings(
             filters=expr.And(expr.Config("experiment").isin(experiments)),
@@ -101,27 +100,14 @@ def make_workspace(study: Study, entity: str, project: str, runs: Sequence[tuple
             pinned_columns=["summary:val/fid.min", "summary:final/fid", "config:loss.weighting", "config:seed"],
         ),
     )
-    # Hexadecimal: the client does not find a view again if its name makes another `nw-` or `-v`, as one ending in `nw`.
-    slug = hashlib.sha256(f"{entity}/{project}/{study.name}".encode()).hexdigest()[:11]
-    workspace._internal_name = f"nw-{slug}-v"
-    with contextlib.suppress(ValueError):  # there is none yet
-        workspace._internal_id = ws.Workspace.from_url(workspace.url)._internal_id
+    workspaces.fix_view(workspace, f"{entity}/{project}/{study.name}")
     return workspace
 
 
 def line_plots(section: str) -> list[Any]:
     """The charts of one of `CHARTS` over the training step, for a workspace or a W&B report."""
-    panels: Any = importlib.import_module("wandb_workspaces.reports.v2")
-    return [
-        panels.LinePlot(
-            x=STEP, y=keys, title=" and ".join(keys), title_y=axis_label(keys[0]), groupby_rangefunc="minmax"
-        )
-        for keys in CHARTS[section]
-    ]
+    import wandb_workspaces.reports.v2 as wr
 
-
-def _sections(ws: Any) -> list[Any]:
-    panels: Any = importlib.import_module("wandb_workspaces.reports.v2")
-    sections = [ws.Section(name=name, is_open=True, panels=line_plots(name)) for name in CHARTS]
-    grids = panels.MediaBrowser(title="samples of equal noise", media_keys=["samples/grid"], num_columns=3)
-    return [*sections, ws.Section(name="Samples", is_open=True, panels=[grids])]
+    plot: Any = wr.LinePlot
+    look = {"x": STEP, "groupby_rangefunc": "minmax"}
+    return [plot(y=keys, title=" and ".join(keys), title_y=axis_label(keys[0]), **look) for keys in CHARTS[section]]

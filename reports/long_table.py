@@ -1,4 +1,4 @@
-"""All that the runs logged as one long table, for `data.parquet`."""
+"""All logged numbers of runs as one long table, for `data.parquet`."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,17 @@ from reports.runs import Run
 
 
 def tidy(runs: Sequence[Run]) -> pd.DataFrame:
-    """Every logged number of `runs`, a row each, sorted by experiment, run, metric and step.
+    """A row for each logged number of `runs`, sorted by experiment, run, metric and step.
 
-    Columns: `experiment`, `run` (the id) and `metric`, categories of text; `seed`, Int64, missing where a run has none;
-    `step`, int64; `value`, float64. What was not logged has no row; infinities have one, and so has NaN that was logged
-    itself. A row takes some 30 bytes.
+    Columns: `experiment`, `run` (the id) and `metric`, categories of text; `seed`, Int64, missing if a run has none;
+    `step`, int64; `value`, float64. Logged infinities and NaN have a row too. A row takes about 30 bytes.
     """
     ordered = sorted(runs, key=lambda run: (run.experiment, run.id, str(run.source)))
-    pieces = [(number, metric, *_logged(run, metric)) for number, run in enumerate(ordered) for metric in _metrics(run)]
+    pieces = [
+        (number, metric, *_logged(run, metric))
+        for number, run in enumerate(ordered)
+        for metric in sorted(run.history.columns)
+    ]
     lengths = [len(steps) for _, _, steps, _ in pieces]
     of_run = np.repeat(np.array([number for number, *_ in pieces], dtype=np.int32), lengths)
     seeds = pd.array([run.seed for run in ordered], dtype="Int64")
@@ -33,10 +36,6 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
     )
 
 
-def _metrics(run: Run) -> list[str]:
-    return sorted(run.history.columns)
-
-
 def _logged(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) at which `metric` was logged."""
     values = run.history[metric].to_numpy()
@@ -51,8 +50,11 @@ def _categories(names: list[str]) -> pd.Categorical:
 
 
 def settled(values: pd.Series) -> pd.Series:
-    """The values at 13 significant digits. What a sum or a quotient has beyond them is rounding, which would decide
-    where a curve is lowest, whether it rises and which of two is lower, and differ from processor to processor."""
+    """The values at 13 significant digits.
+
+    Further digits of sums and quotients are rounding and differ between processors. They must not decide where a curve
+    is lowest, whether it rises, or which of two values is lower.
+    """
     numbers = values.to_numpy(dtype=float)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         unit = 10.0 ** (12 - np.floor(np.log10(np.abs(numbers))))

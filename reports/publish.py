@@ -1,6 +1,5 @@
-"""The local report as a W&B Report, beside one W&B run that holds its figures and files."""
+"""Saves the local report as a W&B Report, with one W&B run that holds its figures and files."""
 
-import importlib
 import re
 import shlex
 import struct
@@ -10,6 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import wandb
+import wandb_workspaces.expr as expr
+import wandb_workspaces.reports.v2 as wr
+
 from ddpm.tracking import client
 from reports.dashboard import TIMEOUT_S, line_plots, saving, training_runs
 from reports.experiments import Study
@@ -18,23 +21,22 @@ from reports.figures import Figure
 from reports.figures.style import colour
 
 FILES = ("report.md", "report.html", "numbers.csv", "data.parquet")
-_LIVE = ("FID", "Loss", "Curvature")  # of the workspace's sections
-_UPLOAD_S = 120  # for the files, and
-_FINISH_S = 60  # for the figures to arrive
-_TITLE_LENGTH = 128  # W&B takes no longer one
-_COLUMNS = 24  # of a panel grid; a row is about as high as a column is wide
+_LIVE = ("FID", "Loss", "Curvature")  # sections of the workspace
+_UPLOAD_S = 120  # to wait for the files
+_FINISH_S = 60  # to wait for the figures
+_TITLE_LENGTH = 128  # W&B's limit
+_COLUMNS = 24  # in a panel grid; a row is about as high as a column is wide
 _HEADING_OR_IMAGE = re.compile(r"^(##+ .+|!\[.*\]\(figures/.+\.png\))$", re.MULTILINE)
 
 
 def publish(selection: Selection, folder: Path, figures: Sequence[Figure], path: str) -> str:
-    """Put the report in `folder` (`figures/*.png`, and those of `FILES` that are there) into the W&B project
-    `ENTITY/PROJECT` as a W&B Report; its address.
+    """Save the report in `folder` (`figures/*.png` and the `FILES` that it has) as a W&B Report; returns its address.
 
-    The run `report-EXPERIMENT` of the project holds the figures as images, the files as an artifact, and in its config
-    the id of the W&B Report: by that a later call replaces the report's content, also where it was renamed. A report
-    that was deleted is made anew. Nothing is written where there is no such project.
+    path: the W&B project `ENTITY/PROJECT`. Its run `report-EXPERIMENT` holds the figures as images, the files as an
+    artifact, and in its config the id of the W&B Report. A later call replaces that report, even if it was renamed, and
+    makes another if it was deleted.
 
-    Raises UserError: no login, no such project, no permission, a server that does not answer.
+    Raises UserError: no login, no such project, no permission, the server does not answer. Nothing is then written.
     """
     study = selection.study
     with saving(f"report of {study.name}", path):
@@ -54,8 +56,7 @@ def publish(selection: Selection, folder: Path, figures: Sequence[Figure], path:
 
 @contextmanager
 def _report_run(study: Study, entity: str, project: str) -> Iterator[Any]:
-    """The study's report run, new or continued. Without `experiment` in its config it is no training run."""
-    wandb: Any = importlib.import_module("wandb")
+    """The study's report run, new or resumed. It has no `experiment` in its config, as training runs have."""
     settings = wandb.Settings(
         init_timeout=TIMEOUT_S,
         finish_timeout=_FINISH_S,
@@ -68,13 +69,13 @@ def _report_run(study: Study, entity: str, project: str) -> Iterator[Any]:
         x_save_requirements=False,
         sagemaker_disable=True,
     )
-    about = {"id": _run_id(study), "name": f"report {study.name}", "group": study.name, "job_type": "report"}
-    where = {"entity": entity, "project": project, "mode": "online", "resume": "allow"}
-    client.name_run(about["id"])
-    # W&B's own files of this run go away: left in ./wandb, they would be read as a run of the study's.
+    about: dict[str, Any] = {"name": f"report {study.name}", "group": study.name, "job_type": "report"}
+    where: dict[str, Any] = {"entity": entity, "project": project, "mode": "online", "resume": "allow"}
+    client.name_run(_run_id(study))
+    # W&B's local files of this run are deleted: in ./wandb they would be read as one of the study's runs.
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as aside,
-        wandb.init(**about, **where, dir=aside, settings=settings) as run,
+        wandb.init(id=_run_id(study), **about, **where, dir=aside, settings=settings) as run,
     ):
         yield run
 
@@ -84,7 +85,6 @@ def _run_id(study: Study) -> str:
 
 
 def _upload(run: Any, study: Study, folder: Path, figures: Sequence[Figure]) -> None:
-    wandb: Any = importlib.import_module("wandb")
     shown = {f"figures/{f.name}": (folder / "figures" / f"{f.name}.png", f.title) for f in figures if f.png is not None}
     run.log({key: wandb.Image(str(png), caption=title) for key, (png, title) in shown.items()})
     artifact = wandb.Artifact(_run_id(study), type="report", description=study.title)
@@ -95,8 +95,7 @@ def _upload(run: Any, study: Study, folder: Path, figures: Sequence[Figure]) -> 
 
 
 def _report_ids(entity: str, project: str) -> set[str]:
-    """The ids of the W&B Reports that the project has."""
-    wandb: Any = importlib.import_module("wandb")
+    """The ids of the project's W&B Reports."""
     return {report.id for report in wandb.Api(timeout=TIMEOUT_S).reports(f"{entity}/{project}")}
 
 
@@ -104,11 +103,10 @@ def _report_ids(entity: str, project: str) -> set[str]:
 
 
 def wandb_report(study: Study, folder: Path, entity: str, project: str) -> Any:
-    """The W&B Report of `folder`, unsaved: the page's blocks, then charts of the project's runs as they are now."""
-    wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
+    """The W&B Report of `folder`, unsaved: the page's blocks, then live charts of the project's runs."""
     page = (folder / "report.md").read_text(encoding="utf-8")
     pictures = {png.stem: _picture(study, png, entity, project) for png in (folder / "figures").glob("*.png")}
-    files = f"This page as a file, and its numbers: the artifact `{_run_id(study)}` of this project."
+    files = f"The artifact `{_run_id(study)}` of this project holds this page as a file and its numbers."
     return wr.Report(
         entity=entity,
         project=project,
@@ -122,9 +120,8 @@ def wandb_report(study: Study, folder: Path, entity: str, project: str) -> Any:
 def page_blocks(page: str, pictures: Mapping[str, Any]) -> list[Any]:
     """The Markdown `page` as blocks: headings, `pictures[name]` for `figures/<name>.png`, the Markdown in between.
 
-    Title and question are left out, as the W&B Report has its own; of folders on this machine only the last part stays.
+    Leaves out title and question, which the W&B Report has itself. Paths on this machine keep only their last part.
     """
-    wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
     body = re.sub(r"\A# .+\n+(\*Question: .+\*\n)?", "", page)
     blocks: list[Any] = []
     for piece in _HEADING_OR_IMAGE.split(body):
@@ -140,8 +137,7 @@ def page_blocks(page: str, pictures: Mapping[str, Any]) -> list[Any]:
 
 
 def _without_folders(text: str) -> str:
-    """Commands (indented lines) with absolute paths cut down to their last part; of a run's config, to what tells it
-    from the other runs' below their folder."""
+    """`text` with absolute paths in commands (indented lines) cut to their last part, a run's config to RUNS/...."""
 
     def last_part(match: re.Match[str]) -> str:
         path = Path(match.group().strip("'"))
@@ -153,9 +149,7 @@ def _without_folders(text: str) -> str:
 
 
 def _picture(study: Study, png: Path, entity: str, project: str) -> Any:
-    """The report run's image of one figure, as wide as the page."""
-    wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
-    expr: Any = importlib.import_module("wandb_workspaces.expr")
+    """A panel with the report run's image of one figure, as wide as the page."""
     width, height = struct.unpack(">II", png.read_bytes()[16:24])
     frame = 3  # rows for the panel's title, its caption and its slider over earlier versions
     panel = wr.MediaBrowser(
@@ -173,8 +167,6 @@ def _picture(study: Study, png: Path, entity: str, project: str) -> Any:
 
 
 def _live(study: Study, entity: str, project: str) -> list[Any]:
-    wr: Any = importlib.import_module("wandb_workspaces.reports.v2")
-    expr: Any = importlib.import_module("wandb_workspaces.expr")
     experiments = [*study.arms, *study.context]
     runs = wr.Runset(
         entity=entity,
@@ -183,7 +175,7 @@ def _live(study: Study, entity: str, project: str) -> list[Any]:
         filters=expr.And(expr.Config("experiment").isin(experiments)),
         groupby=["config.experiment"],
     )
-    colours = {
+    colours: dict[Any, Any] = {
         wr.RunsetGroup(runs.name, (wr.RunsetGroupKey(wr.Config("experiment"), name),)): colour(name)
         for name in experiments
     }

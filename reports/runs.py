@@ -1,4 +1,4 @@
-"""The run record: what every source delivers and everything above reads. Pure: no files, no W&B."""
+"""The run record that every source delivers and everything above reads. No files, no W&B."""
 
 import hashlib
 import json
@@ -18,24 +18,23 @@ from reports.columns import LARGEST, PROTOCOL_SUFFIX
 
 FID_METRICS = ("val/fid", "final/fid")
 SCORES = (*FID_METRICS, "val/kid")
-# Where the config of the original study, which logged no fingerprint, describes each number's protocol.
+# The original study logged no fingerprint; these sections of its config describe each number's protocol.
 _PROTOCOL_CONFIG = {"val/fid": "fid_milestone", "final/fid": "final", "val/kid": "kid"}
 _PROTOCOL_FIELDS = ("sampler", "nfe", "n_samples", "fid_stats")
-# Configs older than a key mean this by leaving it out.
+# The values that apply to configs older than these keys.
 DEFAULTS: dict[str, Any] = {"loss.weighting": "constant"}
-_MOST_ROWS = 10_000_000  # of a run whose rows are counted
+_MOST_ROWS = 10_000_000  # rows of longer runs are not counted
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training with one seed. Equal to itself alone, so that what is worked out of a run can be kept by run.
+    """One training with one seed. Equal only to itself, so that results can be cached by run.
 
-    `history`: numeric columns, index `step` (int, sorted, unique); a metric that was not logged at a step
-    is NaN there, and `nan_steps`: metric -> the steps at which NaN itself was logged. `arrays`: metric -> the last
-    list of numbers logged under that name. `fingerprints`: FID metric -> protocol fingerprint; `protocols`:
-    fingerprint -> description. `grids`: step -> PNG file. `state`: `finished` or `unfinished`. `notes`: what a
-    reader of the report must know about how the run was read (skipped lines, values that are not finite).
-    `url`: the run's page on W&B's server, of a run read from there.
+    `history`: numeric columns, index `step` (int, sorted, unique), NaN if a metric was not logged at a step.
+    `nan_steps`: metric -> the steps at which NaN itself was logged. `arrays`: metric -> the last list of numbers under
+    that name. `fingerprints`: FID metric -> protocol fingerprint. `protocols`: fingerprint -> description. `grids`:
+    step -> PNG file. `state`: `finished` or `unfinished`. `notes`: how the run was read, for the report (skipped lines,
+    values that are not finite). `url`: the page on W&B's server of a run that was read from there.
     """
 
     id: str
@@ -57,17 +56,17 @@ class Run:
     url: str | None = None
 
     def protocol_of(self, metric: str) -> str:
-        """Fingerprint of the protocol behind `metric`; `unrecorded-unknown` where nothing tells."""
+        """Fingerprint of the protocol behind `metric`; `unrecorded-unknown` if it is not known."""
         return self.fingerprints.get(metric, "unrecorded-unknown")
 
     def series(self, metric: str) -> pd.Series:
-        """The finite values of `metric`, those below `LARGEST`, by step, shape (n,); empty when it was never logged."""
+        """The finite values of `metric` (below `LARGEST`) by step, shape (n,); empty if it was never logged."""
         if metric not in self.history.columns:
             return pd.Series(dtype=float, name=metric)
         values = self.history[metric]
         return values[np.abs(values.to_numpy()) < LARGEST]
 
-    @cached_property  # a report asks for it more often than there are runs
+    @cached_property  # a report asks for it many times
     def last_step(self) -> int:
         """The last step with a finite train/loss, or the last logged one of a run without; 0 for a run without rows."""
         losses = self.series("train/loss")
@@ -76,13 +75,13 @@ class Run:
 
     @property
     def planned_steps(self) -> int | None:
-        """How many steps the run is to take, by its config; None where that does not say."""
+        """The number of steps in the run's config; None if it has none."""
         steps = flatten(self.config).get("train.total_steps")
         return steps if isinstance(steps, int) else None
 
     @property
     def diverged_after(self) -> int | None:
-        """The last step with a finite train/loss, where none logged after it is; None for a run that is well."""
+        """The last step with a finite train/loss, if later ones are not finite; None for a run that did not diverge."""
         logged = self.nan_steps.get("train/loss", ())
         column = self.history.get("train/loss")
         infinite = [] if column is None else column.index[np.abs(column.to_numpy()) >= LARGEST].tolist()
@@ -91,10 +90,10 @@ class Run:
 
     @cached_property
     def missing_rows(self) -> tuple[list[int], int]:
-        """(the steps at which the run's config has a row and the run has none, how many steps there are to have one).
+        """(steps without a row at which the config has one, number of steps with a row in the config).
 
-        Of a finished run up to its end, of another up to its last row. (none, 0) where the config does not say which
-        steps have one, as that of the original study, or where they are too many to be counted.
+        Counts to the end of a finished run, else to its last row. ([], 0) if the config does not tell the steps, as the
+        original study's, or if they are too many to count.
         """
         cfg, said = _whole_config(self), flatten(self.config)
         if cfg is None or self.history.empty or not {"train.total_steps", "logging.log_every_n_steps"} <= said.keys():
@@ -108,13 +107,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How messages call the run, e.g. `e5 seed 3 (run abc123)`."""
+        """The run's name in messages, e.g. `e5 seed 3 (run abc123)`."""
         seed = "" if self.seed is None else f" seed {self.seed}"
         return f"{self.experiment}{seed} (run {self.id})"
 
 
 def flat_config(run: Run) -> dict[str, Any]:
-    """The run's config with dotted keys; keys that older configs leave out have the value they mean."""
+    """The run's config with dotted keys, including the values of keys that it is too old to have."""
     return dict(_flat_config(run))
 
 
@@ -126,7 +125,7 @@ def _flat_config(run: Run) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _whole_config(run: Run) -> Config | None:
-    """The run's config as the trainer knows it; None where it is the original study's, or no whole one."""
+    """The run's config as the trainer reads it; None if it is the original study's or incomplete."""
     own = {key: value for key, value in run.config.items() if key in Config.model_fields}
     try:
         return Config.model_validate(upgrade(own))
@@ -135,7 +134,7 @@ def _whole_config(run: Run) -> Config | None:
 
 
 def as_time(value: Any) -> datetime | None:
-    """ISO text -> time with a zone (UTC where none is given), so that starts can be compared."""
+    """ISO text -> time with a zone (UTC if it has none), so that starts can be compared; None for anything else."""
     if not isinstance(value, str):
         return None
     try:
@@ -153,9 +152,8 @@ def resolve_protocols(
 ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """(metric -> fingerprint, fingerprint -> description) of a run.
 
-    Logged fingerprints stand; then those that the summary has beside its values, since rows may be lost. For logs
-    without them (the original study) an id is derived from what the config says of the evaluation and prefixed
-    `unrecorded-`, so that it never equals a recorded one.
+    Logged fingerprints count first, then those in the summary, as rows may be lost. Without either (the original study)
+    the fingerprint is `unrecorded-` and a digest of the config's evaluation settings, so it equals no recorded one.
     """
     last = {metric: (summary or {}).get(f"{metric}{PROTOCOL_SUFFIX}") for metric in SCORES}
     fingerprints = {metric: name for metric, name in last.items() if isinstance(name, str)} | dict(recorded)

@@ -1,25 +1,31 @@
-"""Writing a report into a folder: all of it, or nothing."""
+"""Writes a report into a folder: all of it, or nothing."""
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ddpm.errors import UserError
 
 
-def write_report(out: Path, fill: Callable[[Path], None], figures: Iterable[str]) -> Path:
-    """Have `fill` write a report into a draft folder, then put that in the place of the one in `out`; `report.html`.
+def command_line(experiment: str, source: str, out: Path, where: Sequence[str], *flags: str) -> list[str]:
+    """The words of the command that makes a report."""
+    filters = [word for condition in where for word in ("--where", condition)]
+    return ["ddpm", "report", experiment, "--from", source, "--out", str(out), *filters, *flags]
 
-    figures: the names that the report's figures may have; those of the earlier report that this one has not are
-    removed. Other files in `out` are left alone; on an error `out` is as it was. Raises UserError: `out` is a file, or
-    cannot be written to.
+
+def write_report(out: Path, fill: Callable[[Path], None], figures: Iterable[str]) -> Path:
+    """Have `fill` write a report into a draft folder, then move it to `out`; returns the path of `report.html`.
+
+    figures: the names that figures of such reports can have; those of an earlier report that `fill` did not draw are
+    removed. Other files in `out` stay. After an error `out` is unchanged. Raises UserError: `out` is a file, or cannot
+    be written to.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file. Give a folder for the report.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside `out`: moves within one file system cannot stop half-way through a copy.
+        # Beside `out`, on the same file system: moves there cannot stop half-way through a copy.
         draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
         raise UserError(f"The report cannot be written to {out}: {error}.") from error

@@ -1,8 +1,7 @@
-"""Experiments as data: the arms a report compares, in what they are meant to differ, what is claimed, its figures."""
+"""Experiments as data: a report's arms, the keys in which they are meant to differ, its claims and figures."""
 
 import fnmatch
 from importlib import resources
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,11 +12,11 @@ from ddpm.files.yaml12 import read_yaml
 
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]
-_OF_ENDS = ("difference", "change_pct")  # of two numbers, each after its statistic
+_OF_ENDS = ("difference", "change_pct")  # compare two numbers, each after its statistic
 
 
 class Windows(BaseModel):
-    """Parts of a run, as fractions of its length N: the steps with lo * N <= step <= hi * N and step > 0."""
+    """Parts of a run as fractions (lo, hi) of its length N: the steps with lo * N <= step <= hi * N and step > 0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,17 +25,20 @@ class Windows(BaseModel):
 
 
 class Check(BaseModel):
-    """One number of the runs, and where it should lie: `at_least <= number <= at_most`.
+    """One number of the runs, and its bounds: `at_least <= number <= at_most`.
 
-    `metric`: a key, or two as a quotient (`a / b`). `of` what: the arm's own curve (`value`); the arm against the
-    baseline, per step (`step_difference`, `step_change_pct`), or after `statistic` (`difference`, `change_pct`: 100
-    (variant - baseline) / |baseline|). `statistic`: how the curve becomes a number. `drop_pct` is 100 (1 - mean over
-    the window / mean over `since`), `rising_pct` the share of successive steps that go up, `below_pct` that of the
-    steps with a number below 0, `correlation` Spearman's with the metric `against_metric` at the steps that have both,
-    `min_place` the place of the lowest value among all (1: the first that was logged), and `farthest` the value that
-    lies farthest from the middle of `at_least` and `at_most`: where it lies between them, all do.
-    `window` and `since` are steps, both ends included, or fractions of the run's length where they end at 1 or below;
-    no window is the whole run.
+    `metric`: a key, or a quotient of two (`a / b`). `of`: the arm's own curve (`value`), or the arm against the
+    baseline, at each step (`step_difference`, `step_change_pct`) or after the statistic (`difference`, `change_pct`);
+    a change is 100 (variant - baseline) / |baseline|.
+
+    `statistic`: how the curve becomes a number. `drop_pct`: 100 (1 - mean over `window` / mean over `since`).
+    `rising_pct`: share of successive steps that go up. `below_pct`: share of steps with a number below 0.
+    `correlation`: Spearman's with `against_metric` at the steps that have both. `min_place`: place of the lowest value
+    (1: the first logged). `farthest`: the value farthest from the middle of the bounds; if it lies between them, all
+    values do.
+
+    `window`, `since`: steps, both ends included, or fractions of the run's length if they end at 1 or below. Without
+    `window` the whole run counts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,8 +81,7 @@ class Check(BaseModel):
 
 
 class Claim(BaseModel):
-    """What somebody says of the runs, in words, and the checks that it comes down to. `note`: what a reader must know
-    about it."""
+    """A claim about the runs in words, the checks that decide it, and a note for the reader."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -90,14 +91,16 @@ class Claim(BaseModel):
 
 
 class Study(BaseModel):
-    """One report: `arms` (experiment -> role, in the order shown), `context` (experiments that appear only
-    where FID over steps is compared), `difference` (globs of the config keys in which the arms are meant to
-    differ), `where` (experiment -> conditions `key=value` on the configs of its runs, which are left out where they
-    contradict one; what the arms are meant to differ in is said here, as a run can be given another value under the
-    same name) and the names of its `figures`, in order.
+    """One report.
 
-    `criteria` are written before the runs and decided by an interval: pass, fail or undecided. `statements` are what
-    the original study said of its runs; they are held against the numbers themselves."""
+    `arms`: experiment -> role, in the order shown. `context`: experiments that only the figures and tables of FID over
+    steps show. `difference`: globs of the config keys in which the arms are meant to differ. `where`: experiment ->
+    conditions `key=value`; runs with another value are left out, as a run can get another value under the same name.
+    `figures`: their names, in order.
+
+    `criteria` are written before the runs; an interval decides them: pass, fail or undecided. `statements` are the
+    original study's about its runs; the numbers themselves decide them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -121,18 +124,18 @@ class Study(BaseModel):
             raise ValueError("the experiment must be one of its own arms")
         stray = [name for name in self.where if name not in (*self.arms, *self.context)]
         if stray:
-            raise ValueError(f"where is about {', '.join(stray)}, which this experiment does not show")
+            raise ValueError(f"`where` names {', '.join(stray)}, which this experiment does not show")
         for claim in (*self.criteria, *self.statements):
             for check in claim.checks:
                 if check.arm is not None and check.arm not in self.arms:
-                    raise ValueError(f"{claim.says!r} is about {check.arm}, which is no arm of this experiment")
+                    raise ValueError(f"{claim.says!r} is about {check.arm}, which is not an arm of this experiment")
                 if check.of != "value" and (check.arm or self.name) == self.baseline:
                     raise ValueError(f"{claim.says!r} compares the baseline with itself")
         return self
 
     @property
     def compares_protocols(self) -> bool:
-        """Whether the arms are meant to be scored differently, so that the difference of their FIDs is the point."""
+        """Whether sampler or NFE are declared to differ, so that FIDs of different protocols are to be compared."""
         keys = ("eval.fid_milestone.sampler", "eval.fid_milestone.nfe")
         return any(fnmatch.fnmatchcase(key, glob) for key in keys for glob in self.difference)
 
@@ -149,12 +152,16 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Study:
-    """The study called `name`, or that of the file `name`, a path to a YAML file.
+    """The study called `name`, or the study in the YAML file at the path `name`.
 
-    Raises UserError: an unknown name, with those there are; a file that does not read as a study.
+    Raises UserError: an unknown name; a file that is no study.
     """
     if name.endswith((".yaml", ".yml")):
-        return _parse(Path(name).name, _content(home(name)))
+        path = home(name)
+        try:
+            return _parse(path.name, path.read_bytes())
+        except OSError as error:
+            raise UserError(f"The experiment {path} cannot be read: {error}.") from None
     known = names()
     if name not in known:
         hint = did_you_mean(name, known)
@@ -163,13 +170,6 @@ def load(name: str) -> Study:
             f"There is no experiment `{name}`.{hint} Those with a report: {', '.join(known)}. Or give a YAML file."
         )
     return _parse(f"{name}.yaml", (resources.files(__name__) / f"{name}.yaml").read_bytes())
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"The experiment {path} cannot be read: {error}.") from None
 
 
 def _parse(name: str, content: bytes) -> Study:

@@ -1,4 +1,4 @@
-"""Which of the runs in a source a report compares: one setting, the newest run of each seed."""
+"""Selects the runs that a report compares: one setting, the newest run of each seed."""
 
 import fnmatch
 from collections import defaultdict
@@ -15,18 +15,18 @@ from reports.columns import as_number
 from reports.experiments import Study
 from reports.runs import Run, canonical, flat_config
 
-# Keys that say who and where, not what was trained, besides the config's own bookkeeping.
+# Keys that name a run, its place or its machine, besides the config's own bookkeeping.
 _LABELS = (
     *("experiment", "seed", "study_name", "run_id", "notes", "tags", "session", "environment.*", "logging.*"),
     *("metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
 )
-Condition = tuple[str, str, Any]  # a key, what was typed for its value, and the value that this is
+Condition = tuple[str, str, Any]  # a key, the typed word, and its value
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """An experiment's part in a report: one run per seed, all of one setting, ordered by seed."""
+    """An experiment in a report: one run for each seed, all of one setting, ordered by seed."""
 
     experiment: str
     role: str
@@ -34,7 +34,7 @@ class Arm:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The dotted config that the arm's runs share (the first run's, seed included)."""
+        """The dotted config of the first run; the others differ only in seed and bookkeeping."""
         return flat_config(self.runs[0])
 
     @cached_property
@@ -45,8 +45,10 @@ class Arm:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What a report compares. `missing`: arms without a run; `left_out`: runs not used, with the reason;
-    `warnings`: what makes the comparison less than controlled."""
+    """What a report compares. `missing`: arms without a run. `left_out`: unused runs with the reason.
+
+    `warnings`: why the comparison is not controlled.
+    """
 
     study: Study
     arms: tuple[Arm, ...]
@@ -56,32 +58,32 @@ class Selection:
     warnings: tuple[str, ...] = ()
 
     def arm(self, experiment: str) -> Arm | None:
-        """The arm of `experiment`, None where it is missing."""
+        """The arm of `experiment`; None if it is missing."""
         return next((arm for arm in self.arms if arm.experiment == experiment), None)
 
     @property
     def baseline(self) -> Arm | None:
-        """The baseline's arm, None where it is missing."""
+        """The baseline's arm; None if it is missing."""
         return self.arm(self.study.baseline)
 
     @property
     def variants(self) -> tuple[Arm, ...]:
-        """The other arms that are present."""
+        """The other arms that have runs."""
         return tuple(arm for arm in self.arms if arm.role == "variant")
 
 
 def matches(key: str, globs: Iterable[str]) -> bool:
-    """Whether the dotted `key` is covered by one of `globs` (`loss.*`, or `loss` itself)."""
+    """Whether one of `globs` matches the dotted `key` (`loss.*`, or `loss` itself)."""
     return any(fnmatch.fnmatchcase(key, glob) for glob in globs)
 
 
 def is_label(key: str) -> bool:
-    """Whether the dotted `key` says who or where a run is, and nothing of what was trained."""
+    """Whether the dotted `key` names a run, its place or its machine, and does not change the training."""
     return is_bookkeeping(key) or matches(key, _LABELS)
 
 
 def differing_keys(arms: Sequence[Arm]) -> list[str]:
-    """Config keys, book-keeping aside, whose values are not the same in all `arms`; sorted."""
+    """The config keys, sorted, whose values differ between `arms`, except bookkeeping."""
     configs = [arm.config for arm in arms]
     keys = sorted(set().union(*configs)) if configs else []
     return [key for key in keys if not is_label(key) and len({canonical(c.get(key, "(not set)")) for c in configs}) > 1]
@@ -95,14 +97,12 @@ def undeclared_keys(arms: Sequence[Arm], study: Study) -> list[str]:
 def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Selection:
     """The runs of `study` among `runs`.
 
-    Runs that differ in more than the declared difference, the seed and book-keeping belong to different
-    *settings*. The setting with the most arms is taken, at equality the one with the newest start; within
-    it, per arm and seed the newest run. Where arms exist but no setting holds them all, each arm's newest
-    setting is taken and the undeclared differences become a warning. Runs that contradict the study's `where` are left
-    out. Where it leaves open what an arm's value of a declared difference is, several values become a warning.
+    A *setting* is everything in a config but the declared difference, the seed and bookkeeping. The setting with most
+    arms is used, in a tie the one with the newest start; in it, for each arm and seed, the newest run. If no setting
+    has all arms, each arm's newest setting is used, with a warning about the undeclared differences. Runs that
+    contradict the study's `where` are left out. Several values of a declared difference within an arm are a warning.
 
-    Raises UserError: a filter that does not parse or leaves nothing, no run of any arm, or none of the
-    requested experiment.
+    Raises UserError: a filter that does not parse or leaves nothing; no run of any arm, or of the experiment itself.
     """
     kept, left_out = _as_meant(study, filtered(runs, where))
     usable = [run for run in kept if not run.history.empty]
@@ -114,7 +114,7 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
     by_setting: dict[str, list[Run]] = defaultdict(list)
     for run in ours:
         by_setting[_setting(run, study)].append(run)
-    best = max(by_setting.values(), key=lambda group: (len({r.experiment for r in group}), _newest(group)))
+    best = max(by_setting.values(), key=lambda group: (len({r.experiment for r in group}), max(map(_age, group))))
     if {run.experiment for run in best} == present:
         chosen = best
     else:
@@ -142,7 +142,7 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
 
 
 def filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
-    """The runs whose config says all of `where`, each `key=value`. Raises UserError for one that does not parse."""
+    """The runs whose configs meet all of `where`, each `key=value`. Raises UserError if one does not parse."""
     conditions = _conditions(where)
     return [run for run in runs if not _contradicted(run, conditions)]
 
@@ -152,24 +152,24 @@ def _conditions(where: Sequence[str]) -> list[Condition]:
     for text in where:
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise UserError(f"`{text}` is no filter. Write key=value, e.g. `diffusion.beta_schedule=linear`.")
+            raise UserError(f"`{text}` is not a filter. Write key=value, e.g. `diffusion.beta_schedule=linear`.")
         conditions.append((key.strip(), value, read_value(value, f"The filter `{text}`")))
     return conditions
 
 
 def _contradicted(run: Run, conditions: Sequence[Condition]) -> list[tuple[str, Any]]:
-    """Key and value of those of `conditions` that the run's config does not meet."""
+    """Key and value of each condition that the run's config does not meet."""
     config = flat_config(run)
     return [(key, value) for key, word, value in conditions if not _same(config.get(key), word, value)]
 
 
 def _same(found: Any, word: str, value: Any) -> bool:
-    """Whether a config has the value, or as text the very word that was typed; 5 is 5.0."""
+    """Whether the config's value `found` is the value, or the typed word as text; 5 equals 5.0."""
     return found == word or as_number(found) == as_number(value) is not None or canonical(found) == canonical(value)
 
 
 def _as_meant(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs that are what the study's `where` says of their experiment, and why the others are none."""
+    """The runs that meet the study's `where`, and the reasons why the others do not."""
     kept, left_out = [], []
     for run in runs:
         wrong = _contradicted(run, _conditions(study.where.get(run.experiment, ())))
@@ -178,7 +178,7 @@ def _as_meant(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         if not said:
             kept.append(run)
         elif run.experiment in (*study.arms, *study.context):
-            left_out.append(f"{run.name}: it is not what {study.name} means by {run.experiment}: {said}")
+            left_out.append(f"{run.name}: {said}, as the experiment asks for")
     return kept, left_out
 
 
@@ -191,36 +191,26 @@ def _require(
     there = ", ".join(sorted({run.experiment for run in runs})) or "none"
     filtered = f" that match {', '.join(where)}" if where else ""
     why = "".join(f" Left out: {line}." for line in left_out)
+    wanted, so = f"`{study.name}`", ", so there is nothing to report on"
     if not present:
-        wanted = ", ".join(study.arms)
-        raise UserError(
-            f"No runs of the experiments in this report ({wanted}){filtered} with metrics in the source. "
-            f"Experiments there: {there}.{why}"
-        )
-    raise UserError(
-        f"No runs of `{study.name}`{filtered} with metrics in the source, so there is nothing to report on. "
-        f"Experiments there: {there}.{why}"
-    )
+        wanted, so = f"the experiments in this report ({', '.join(study.arms)})", ""
+    raise UserError(f"No runs of {wanted}{filtered} with metrics in the source{so}. Experiments there: {there}.{why}")
 
 
 def _setting(run: Run, study: Study | None = None) -> str:
-    """What the runs of one setting share: all of the config but book-keeping and the study's difference."""
+    """The run's setting as text: its config without bookkeeping and the study's declared difference."""
     declared = study.difference if study else ()
     config = flat_config(run).items()
     return canonical({key: value for key, value in config if not (is_label(key) or matches(key, declared))})
 
 
 def _age(run: Run) -> tuple[datetime, str]:
-    """Sorts runs from old to new; the id decides between equal starts, so that the choice is stable."""
+    """Sorts runs from old to new. The id breaks ties, so that the choice is stable."""
     return (run.started or _LONG_AGO, run.id)
 
 
-def _newest(runs: Sequence[Run]) -> tuple[datetime, str]:
-    return max(_age(run) for run in runs)
-
-
 def _newest_setting(runs: Sequence[Run], experiment: str) -> list[Run]:
-    """The runs of `experiment` that share the whole setting of its newest run."""
+    """The runs of `experiment` with the same setting as its newest run, declared differences included."""
     own = [run for run in runs if run.experiment == experiment]
     if not own:
         return []
@@ -229,11 +219,11 @@ def _newest_setting(runs: Sequence[Run], experiment: str) -> list[Run]:
 
 
 def _arms(study: Study, chosen: Sequence[Run]) -> tuple[tuple[Arm, ...], list[Run]]:
-    """The arms, and the re-runs that a newer run of their seed replaces."""
+    """The arms, and the runs that a newer run of their seed replaces."""
     arms: list[Arm] = []
     replaced: list[Run] = []
     for name, role in study.arms.items():
-        # Seeds of one arm may not differ even where arms may: no mean over 200 and 10,000 steps.
+        # Arms may differ in a declared key, seeds of one arm may not: no mean over 200 and 10,000 steps.
         own = _newest_setting(chosen, name)
         newest: dict[int | None, Run] = {}
         for run in sorted(own, key=_age):
@@ -247,7 +237,7 @@ def _arms(study: Study, chosen: Sequence[Run]) -> tuple[tuple[Arm, ...], list[Ru
 
 
 def _difference(run: Run, arms: Sequence[Arm], study: Study) -> str:
-    """In which keys `run` differs from the chosen run of its own experiment, or else from the first arm."""
+    """How `run` differs from the chosen run of its own experiment, or else from the first arm."""
     nearest = next((arm for arm in arms if arm.experiment == run.experiment), arms[0])
     other = Arm(run.experiment, "", (run,))
     keys = undeclared_keys([nearest, other], study) or differing_keys([nearest, other])
@@ -256,7 +246,7 @@ def _difference(run: Run, arms: Sequence[Arm], study: Study) -> str:
 
 
 def _context(study: Study, usable: Sequence[Run], arms: Sequence[Arm]) -> tuple[tuple[Arm, ...], list[str]]:
-    """Context arms: the setting nearest to the baseline's, the newest at equality."""
+    """The context arms: of each, the setting nearest to the first arm's, in a tie the newest."""
     context, left_out = [], []
     for name in study.context:
         own = [run for run in usable if run.experiment == name]
@@ -273,8 +263,10 @@ def _context(study: Study, usable: Sequence[Run], arms: Sequence[Arm]) -> tuple[
 
 
 def _left_open(arms: Sequence[Arm], runs: Sequence[Run], study: Study) -> list[str]:
-    """Arms whose runs have several values of a key in which the arms are meant to differ: the newest need not be the
-    ones that are meant, as when a run was given another weighting on the command line."""
+    """Warnings about arms whose runs have several values of a declared key, such as a weighting from the command line.
+
+    The newest run need not have the value that is meant.
+    """
     lines = []
     for arm in arms:
         setting = _setting(arm.runs[0], study)
@@ -283,11 +275,10 @@ def _left_open(arms: Sequence[Arm], runs: Sequence[Run], study: Study) -> list[s
             used = show(arm.config, key)
             others = sorted({show(flat_config(run), key) for run in own} - {used})
             lines.append(
-                f"{arm.experiment} has runs of several values of {key}, and it is not said which is meant: "
-                f"{used} (the newest run's) is compared, {', '.join(others)} left out. `where` in the experiment's "
-                "file says which"
+                f"{arm.experiment} has runs with several values of {key}: {used} (the newest run's) is compared, "
+                f"{', '.join(others)} is left out. Name the one that is meant in `where` in the experiment's file."
             )
-    return [f"{line}." for line in lines]
+    return lines
 
 
 def _undeclared(arms: Sequence[Arm], study: Study) -> tuple[str, ...]:
@@ -297,11 +288,11 @@ def _undeclared(arms: Sequence[Arm], study: Study) -> tuple[str, ...]:
     values = "; ".join(
         f"{key}: " + ", ".join(f"{arm.experiment} {show(arm.config, key)}" for arm in arms) for key in keys
     )
-    return (f"The arms differ in more than the declared difference, so it is not controlled. {values}.",)
+    return (f"The arms differ in more than the declared difference, so the comparison is not controlled. {values}.",)
 
 
 def _lacking(arms: Sequence[Arm]) -> list[str]:
-    """Runs without some of the rows that their configs say they have, and what rests on fewer rows for it."""
+    """Warnings about runs that lack rows, and the effect on means."""
     lines = []
     for arm in arms:
         name, seeds = arm.experiment, len(arm.runs)
@@ -313,7 +304,7 @@ def _lacking(arms: Sequence[Arm]) -> list[str]:
 
 
 def missing_rows(run: Run) -> str:
-    """How many of its rows the run lacks, and where; empty for a run that has all that its config says."""
+    """How many rows the run lacks, and where; empty if it has all rows that its config asks for."""
     missing, count = run.missing_rows
     if not missing:
         return ""
@@ -322,7 +313,7 @@ def missing_rows(run: Run) -> str:
 
 
 def show(config: dict[str, Any], key: str) -> str:
-    """The value of `key` as text: `(not set)` where it is missing, YAML words for null and booleans."""
+    """The value of `key` as text: `(not set)` if it is missing, YAML words for null and booleans."""
     if key not in config:
         return "(not set)"
     value = config[key]

@@ -1,4 +1,4 @@
-"""Figures by name: each draws one picture of a selection, or says why it cannot."""
+"""Figures by name. Each draws one picture of a selection, or says why it cannot."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from reports.figures.style import Drawn, NothingToDraw, save, theme, told_apart
 
 Draw = Callable[[Selection, bool], Drawn]
 
-# name -> (title, function). A function raises NothingToDraw where its data are absent, and UserError where
-# it would put FIDs of different protocols on one axis.
+# name -> (title, function). A function raises NothingToDraw if its data are absent, and UserError if it would put FIDs
+# of different protocols on one axis.
 FIGURES: dict[str, tuple[str, Draw]] = {
     "loss_fid_vs_step": ("Loss and FID over training", steps.loss_fid_vs_step),
     "curvature_vs_step": ("Hessian trace over training", steps.curvature_vs_step),
@@ -36,7 +36,7 @@ FIGURES: dict[str, tuple[str, Draw]] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the report: `png` (and `.svg` beside it) with its caption, or `reason` for its absence."""
+    """A figure of the report: `png` (with an `.svg` beside it) and its caption, or the `reason` why it is absent."""
 
     name: str
     title: str
@@ -66,7 +66,7 @@ def draw(name: str, selection: Selection, folder: Path, allow_mixed: bool = Fals
 
 
 def render(name: str, title: str, function: Callable[[], Drawn], folder: Path) -> Figure:
-    """Have `function` draw under the reports' theme and write the picture, or keep its reason not to."""
+    """Have `function` draw with the reports' theme and write the picture, or keep the reason why it cannot."""
     folder.mkdir(parents=True, exist_ok=True)
     with theme():
         try:

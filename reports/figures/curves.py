@@ -4,51 +4,58 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from numpy.typing import NDArray
 
 from reports.experiments.selection import Arm
-from reports.figures.style import colour, dash, marker
+from reports.figures.style import colour, look
 from reports.stats.intervals import Z95
 from reports.stats.statistics import curve, seed_band, standard_error
 
 Array = NDArray[Any]
-_DENSE = 5000  # so many points are drawn as an image inside the SVG,
-_CELLS = 20_000  # and so many are gathered in cells
-_ACROSS, _UP = 240, 120
-# Size and opacity of up to so many points: few are seen beside the line even in a small panel, many make no bar.
+_DENSE = 5000  # with more points, the SVG holds them as an image
+_CELLS = 20_000  # with more points, cells show how many there are
+_ACROSS, _UP = 240, 120  # cells
+# (up to this many points, (size, opacity)): few must be seen beside the line, many must not hide it.
 _POINTS = ((400, (6.0, 0.55)), (_DENSE, (3.5, 0.3)), (_CELLS, (1.0, 0.12)))
-_BAND_POINTS = 400  # of a longer curve the band is drawn at so many steps
+_BAND_POINTS = 400  # a longer curve's band is drawn at this many steps
 
 
 def plot_smoothed(axes: Axes, arm: Arm, metric: str, text: str) -> None:
-    """What every seed logged, under the centred rolling mean of `smoothing_window` of their mean."""
+    """Draw what every seed logged, and the rolling mean of their mean."""
     values = curve(arm, metric)
     raw_points(axes, arm, metric)
     window = smoothing_window(len(values))
-    smooth = values.rolling(window, center=True, min_periods=1).mean()
     band(axes, arm, metric, window)
-    shade, style = colour(arm.experiment), dash(arm.experiment)
-    axes.plot(smooth.index, smooth, color=shade, linestyle=style, linewidth=1.8, label=text, zorder=3)
+    line = smooth(values, window)
+    axes.plot(line.index, line, linewidth=1.8, label=text, zorder=3, **look(arm.experiment))
 
 
 def plot_line(axes: Axes, arm: Arm, metric: str, text: str) -> None:
-    """A curve of few points, such as FID at the milestones: marked, with its seeds' band and points; of one seed, with
-    the 95 % interval of each value, where its error was logged."""
-    values, shade = curve(arm, metric), colour(arm.experiment)
-    look: dict[str, Any] = {"marker": marker(arm.experiment), "linestyle": dash(arm.experiment), "color": shade}
-    axes.plot(values.index, values, label=text, zorder=3, **look)
+    """Draw a curve of few points, such as FID at the milestones, with markers.
+
+    Several seeds add their band and points; one seed adds the 95 % interval of each value if its error was logged.
+    """
+    values = curve(arm, metric)
+    axes.plot(values.index, values, label=text, zorder=3, **look(arm.experiment, marked=True))
     band(axes, arm, metric)
     if len(arm.runs) > 1:
         raw_points(axes, arm, metric)
     elif len(error := standard_error(arm, metric).reindex(values.index)):
-        axes.errorbar(values.index, values, Z95 * error, fmt="none", ecolor=shade, capsize=2, elinewidth=1, zorder=2)
+        bars: dict[str, Any] = {"ecolor": colour(arm.experiment), "capsize": 2, "elinewidth": 1, "zorder": 2}
+        axes.errorbar(values.index, values, Z95 * error, fmt="none", **bars)
+
+
+def smooth(values: pd.Series, window: int) -> pd.Series:
+    """The centred rolling mean of `values` over `window` points, over fewer at the ends."""
+    return values.rolling(window, center=True, min_periods=1).mean()
 
 
 def smoothing_window(points: int) -> int:
-    """Points in the rolling mean over a curve of so many: odd, so that centred means centred; 1 % of a long curve."""
+    """The rolling mean's window for a curve of `points` points: odd, to be centred; 1 % of a long curve."""
     return max(min(15, 2 * (points // 16) + 1), 2 * (points // 200) + 1)
 
 
@@ -56,7 +63,7 @@ def smoothing_text(arms: Sequence[Arm], metric: str) -> str:
     """How `plot_smoothed` shows what was logged, for an axis title."""
     windows = [smoothing_window(len(curve(arm, metric))) for arm in arms]
     count = max(sum(len(run.series(metric)) for run in arm.runs) for arm in arms)
-    shown = "shade: logged values, darker where more" if gathered(count) else "points: logged values"
+    shown = "shade: logged values, darker if there are more" if gathered(count) else "points: logged values"
     if max(windows) == 1:
         return shown
     number = str(windows[0]) if len(set(windows)) == 1 else " / ".join(map(str, windows))
@@ -64,7 +71,7 @@ def smoothing_text(arms: Sequence[Arm], metric: str) -> str:
 
 
 def raw_points(axes: Axes, arm: Arm, metric: str) -> None:
-    """What every seed logged, fainter than the line: as points, or in cells where they are very many."""
+    """Draw what every seed logged, fainter than the line: as points, or as cells if there are very many."""
     found = [values for run in arm.runs if len(values := run.series(metric))]
     if not found:
         return
@@ -81,7 +88,7 @@ def raw_points(axes: Axes, arm: Arm, metric: str) -> None:
 
 
 def scatter_by_step(axes: Axes, x: Array, y: Array, steps: Array, norm: Normalize) -> None:
-    """Points coloured by step; where they are very many, cells coloured by the mean step of the points in them."""
+    """Draw points coloured by step, or cells coloured by their points' mean step if there are very many."""
     if gathered(len(x)):
         _, mean, edges = in_cells(x, y, steps)
         _draw_cells(axes, edges, mean, "viridis", norm)
@@ -91,14 +98,14 @@ def scatter_by_step(axes: Axes, x: Array, y: Array, steps: Array, norm: Normaliz
 
 
 def gathered(count: int) -> bool:
-    """Whether so many points are shown in cells."""
+    """Whether `count` points are shown in cells."""
     return count > _CELLS
 
 
 def in_cells(x: Array, y: Array, value: Array | None = None) -> tuple[Array, Array, tuple[Array, Array]]:
-    """Points (n,) in a grid of cells: how many, (across, up), masked where none; the mean of `value`; the edges.
+    """Points (n,) in a grid of cells: their count, (across, up), masked if 0; the mean of `value`; the edges.
 
-    Upward the cells grow with y where it is positive and spans more than a decade, as `log_if_wide` would draw it.
+    The cells grow upward with y if it is positive and spans more than a decade, as `log_if_wide` would draw it.
     """
     low, high = float(y.min()), float(y.max())
     wide = low > 0 and high > 10 * low
@@ -115,7 +122,7 @@ def _draw_cells(axes: Axes, edges: tuple[Array, Array], value: Array, cmap: Any,
 
 
 def band(axes: Axes, arm: Arm, metric: str, window: int = 1) -> None:
-    """Shade the 95 % bootstrap interval over seeds; nothing for one seed."""
+    """Shade the 95 % bootstrap interval over seeds; one seed has none."""
     reach = seed_band(arm, metric, window, _BAND_POINTS)
     if len(reach):
         shade = colour(arm.experiment)

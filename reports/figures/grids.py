@@ -1,6 +1,6 @@
 """The arms' sample grids side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,40 +9,43 @@ import PIL.Image
 from matplotlib.figure import Figure
 
 from reports.experiments.selection import Arm, Selection
-from reports.figures.style import Drawn, NothingToDraw, arm_labels, panels, wrapped
+from reports.figures.style import Drawn, NothingToDraw, arm_labels, panels, without, wrapped
 from reports.runs import Run
 
 _MOST_PIXELS = 50_000_000
 
 
 def sample_grids(selection: Selection, _allow_mixed: bool) -> Drawn:
-    """Every arm's grid (its first seed's) at the last step at which all of them have one."""
-    runs = {arm.experiment: _first_with_grids(arm) for arm in selection.arms}  # only grids that can be read
-    without = [name for name, run in runs.items() if run is None]
-    found = [(arm, run) for arm in selection.arms if (run := runs[arm.experiment]) is not None]
+    """Each arm's grid, from its first seed with one, at the last step at which all of them have one."""
+    found = {arm: run for arm in selection.arms if (run := _first_with_grids(arm)) is not None}
     if not found:
-        raise NothingToDraw(f"no sample grids are in the runs of {', '.join(runs)}")
-    common = set.intersection(*(set(run.grids) for _, run in found))
+        names = ", ".join(arm.experiment for arm in selection.arms)
+        raise NothingToDraw(f"no sample grids are in the runs of {names}")
+    common = set.intersection(*(set(run.grids) for run in found.values()))
     if not common:
         raise NothingToDraw("the arms have no sample grid at a common step")
     step = max(common)
     figure = _draw(found, step, arm_labels(selection.arms, selection))
-    absent = f" No grids in {', '.join(without)}." if without else ""
-    seeds = ", ".join(f"{arm.experiment} seed {run.seed}" for arm, run in found)
-    said = f"Samples at step {step}, the last step that the arms shown have a grid of ({seeds})."
-    return Drawn(figure, f"{said}{_noise(found)}{absent}{_unreadable(selection.arms)}")
+    seeds = ", ".join(f"{arm.experiment} seed {run.seed}" for arm, run in found.items())
+    said = f"Samples at step {step}, the last step at which all arms shown have a grid ({seeds})."
+    absent = without(selection.arms, list(found), "There are no grids in {}.")
+    return Drawn(figure, f"{said}{_noise(list(found))}{absent}{_unreadable(selection.arms)}")
 
 
-def _noise(found: list[tuple[Arm, Run]]) -> str:
-    """Whether the grids start from the same noise and go the same way, by the runs' configs."""
+def _noise(arms: Sequence[Arm]) -> str:
+    """Whether the grids share noise and sampler, by the runs' configs."""
     settings = [
         {key: value for key, value in arm.config.items() if key.startswith("eval.grid.") and not key.endswith(".every")}
-        for arm, _ in found
+        for arm in arms
     ]
     if not all("eval.grid.sample_seed" in each for each in settings):
         return " The runs do not record the grids' noise."
     keys = sorted({key for each in settings for key in each if any(other.get(key) != each[key] for other in settings)})
-    return f" The grids differ in {', '.join(keys)}." if keys else " All from the same noise, by the same sampler."
+    return (
+        f" The grids differ in {', '.join(keys)}."
+        if keys
+        else " All start from the same noise and use the same sampler."
+    )
 
 
 def _first_with_grids(arm: Arm) -> Run | None:
@@ -51,8 +54,7 @@ def _first_with_grids(arm: Arm) -> Run | None:
 
 
 def _readable(path: Path) -> bool:
-    """Whether the picture decodes: a run that was killed may leave one cut short, and a foreign one may be a small file
-    of many pixels."""
+    """Whether the picture decodes and is not huge: a killed run may leave one cut short."""
     try:
         with PIL.Image.open(path) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
@@ -70,14 +72,14 @@ def _unreadable(arms: Sequence[Arm]) -> str:
     return f"{why}: {said}." if said else ""
 
 
-def _draw(found: list[tuple[Arm, Run]], step: int, labels: dict[str, str]) -> Figure:
-    images = [matplotlib.image.imread(run.grids[step]) for _, run in found]
+def _draw(found: Mapping[Arm, Run], step: int, labels: dict[str, str]) -> Figure:
+    images = [matplotlib.image.imread(run.grids[step]) for run in found.values()]
     tallest = max(image.shape[0] / image.shape[1] for image in images)
     width = 4.0 if len(found) < 4 else 3.2
     figure, row = panels(len(found), width, width * tallest + 0.7)
     figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr,call-arg]
-    for axes, (arm, _), image in zip(row, found, images, strict=True):
-        # nearest: what is shown are the pixels that the model made
+    for axes, arm, image in zip(row, found, images, strict=True):
+        # nearest: the pixels that the model made, unblurred
         axes.imshow(image, cmap="gray" if image.ndim == 2 else None, interpolation="nearest")
         axes.set_title(wrapped(labels[arm.experiment], width) + f"\nstep {step}")
         axes.set(xticks=[], yticks=[])

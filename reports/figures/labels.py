@@ -1,4 +1,4 @@
-"""Labels at points, placed so that they hide neither each other nor what they name."""
+"""Places labels at points so that they hide neither each other nor the points."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,14 +14,14 @@ def place_labels(
     points: Sequence[tuple[float, float, str, str]],
     lines: Sequence[Sequence[tuple[float, float]]],
 ) -> None:
-    """Text at points `(x, y, text, colour)`, moved around them until nothing overlaps.
+    """Write text at points `(x, y, text, colour)`, each where it overlaps least.
 
-    Greedy: each label takes the first of its candidate places that touches no point, no label placed
-    before and none of `lines` (polylines in data coordinates), else the place that touches least.
+    Greedy: each label takes the candidate place with the least overlap with points, earlier labels, the legend, `lines`
+    (polylines in data coordinates) and the outside of the axes; the first one in a tie.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.canvas.draw()  # settles the layout, so that pixels mean what they will mean
+    figure.canvas.draw()  # settles the layout, so that pixel positions are final
     pixel = figure.dpi / 72  # pixels per point
     boxes = [_square(axes, point[:2], 5 * pixel) for point in points]
     for line in lines:
@@ -42,7 +42,7 @@ def place_labels(
             for place in _PLACES:
                 box = np.array(_put_label(note, place, radius).padded(pixel).extents)
                 size = float(np.prod(box[2:] - box[:2]))
-                cost = _overlap(box, taken) + size - _overlap(box, frame)  # outside the frame costs too
+                cost = _overlap(box, taken) + size - _overlap(box, frame)  # area outside the frame costs too
                 if best is None or cost < best[0]:
                     best = (cost, place, radius, box)
         assert best is not None

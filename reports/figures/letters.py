@@ -1,4 +1,4 @@
-"""Text in figures as it is: nothing in it is set as mathematics, and letters that a font lacks come from another."""
+"""Shows text in figures unchanged: nothing becomes mathematics, and letters that a font lacks come from another."""
 
 import sys
 import unicodedata
@@ -14,11 +14,11 @@ from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatterMathtext
 
-_told: set[str] = set()  # letters of which it was said that no font has them
+_told: set[str] = set()  # letters that a message has already named as missing
 
 
 class PlainFigure(Figure):
-    """A figure whose titles, labels and legends may hold any text, such as a run's name: they show it as it is."""
+    """A figure whose titles, labels and legends show any text, such as a run's name, unchanged."""
 
     def draw(self, renderer: RendererBase) -> None:
         powers = {label for axes in self.axes for label in _powers(axes)}
@@ -26,12 +26,12 @@ class PlainFigure(Figure):
             if isinstance(text, Text) and text not in powers:
                 _as_it_is(text)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # `_family_with` says it in one line
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # `_as_it_is` prints one line instead
             super().draw(renderer)
 
 
 def _powers(axes: Axes) -> set[Text]:
-    """The labels at ticks that matplotlib writes as mathematics: 10^3."""
+    """The tick labels that matplotlib writes as mathematics: 10^3."""
     found = set()
     for axis in (axes.xaxis, axes.yaxis):
         for ticks, formatter in (
@@ -59,15 +59,17 @@ def _as_it_is(text: Text) -> None:
     if new:
         _told.update(new)
         print(
-            f"note: no font of this machine has {len(new)} letter(s) of a figure's text ({' '.join(sorted(new)[:9])}): "
-            "boxes stand for them. Fonts such as Noto Sans CJK or Noto Emoji have most.",
+            f"note: no installed font has {len(new)} letter(s) in a figure's text ({' '.join(sorted(new)[:9])}); the "
+            "figure shows boxes. Noto Sans CJK and Noto Emoji have most letters.",
             file=sys.stderr,
         )
 
 
 def drawable(text: str) -> str:
-    """`text` with what stands for signs that are no letters: control characters, half pairs, codes that XML forbids.
-    At ticks, whose texts are made while they are drawn, it has to be called for; elsewhere `PlainFigure` does."""
+    """`text` with U+FFFD for control characters, halves of surrogate pairs and codes that XML forbids.
+
+    `PlainFigure` calls it for all text but tick labels, which matplotlib makes while it draws.
+    """
     return "".join(map(_drawable, text))
 
 
@@ -82,13 +84,13 @@ def _drawable(letter: str) -> str:
 def _letters_in(font: str) -> frozenset[int]:
     try:
         return frozenset(get_font(font).get_charmap())
-    except (RuntimeError, OSError):  # a font that matplotlib cannot draw with, such as one of coloured bitmaps
+    except (RuntimeError, OSError):  # matplotlib cannot draw with it, as with fonts of coloured bitmaps
         return frozenset()
 
 
 @cache
 def _family_with(letter: str) -> str | None:
-    """An installed family that has a letter. Matplotlib's own fonts for mathematics have others under its code."""
+    """An installed font family that has `letter`, except matplotlib's mathematics fonts, whose codes differ."""
     own = Path(matplotlib.get_data_path())
     for font in sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400, font.name)):
         mathematics = own in Path(font.fname).parents and not font.name.startswith(("DejaVu", "STIXGeneral"))

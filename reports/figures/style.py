@@ -1,4 +1,4 @@
-"""What all figures share: theme, colours by experiment, labels from config differences, label placement."""
+"""What all figures share: theme, panels, colours by experiment, legends, axis labels, sentences of captions."""
 
 import itertools
 import re
@@ -35,7 +35,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.2, 1.5)), (0, (1.
 
 
 class NothingToDraw(Exception):  # noqa: N818 - no error: an answer
-    """The figure's data are absent; the message is the reason that the report gives."""
+    """The figure's data are absent; the report gives the message as the reason."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Drawn:
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """The seaborn theme for the drawing inside, leaving matplotlib's global settings alone."""
+    """Draw inside with the seaborn theme; matplotlib's global settings stay as they are."""
     settings = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.15)
     settings |= {"axes.titlesize": 10.5, "svg.hashsalt": "reports", "legend.framealpha": 0.9}
     with matplotlib.rc_context(settings):
@@ -56,16 +56,16 @@ def theme() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches on the Agg canvas, with constrained layout."""
+    """An empty figure, `width` by `height` inches, on the Agg canvas with constrained layout."""
     figure = PlainFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(drawn: Drawn, stem: Path, *, dpi: int = DPI, svg: bool = True) -> Path:
-    """Write `<stem>.png` and, if `svg`, `<stem>.svg`; returns the PNG. Without dates: equal data, equal bytes."""
+    """Write `<stem>.png` and, if `svg`, `<stem>.svg`; returns the PNG. Equal data give equal bytes: no dates."""
     png = stem.with_name(stem.name + ".png")
-    drawn.figure.draw_without_rendering()  # places everything, once: each file would do it again, at its own end twice
+    drawn.figure.draw_without_rendering()  # computes the layout once, not once or twice for each file
     drawn.figure.set_layout_engine(None)
     drawn.figure.savefig(png, dpi=dpi)
     if svg:
@@ -73,11 +73,22 @@ def save(drawn: Drawn, stem: Path, *, dpi: int = DPI, svg: bool = True) -> Path:
     return png
 
 
-# ---- colours and labels ----------------------------------------------------------------------------------
+def panels(count: int, width: float, height: float, *, most: int = 4, **share: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, each `width` by `height` inches, at most `most` to a row."""
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure = new_figure(columns * width, rows * height)
+    grid = figure.subplots(rows, columns, squeeze=False, **share)
+    for axes in list(grid.flat)[count:]:
+        axes.remove()
+    return figure, list(grid.flat)[:count]
+
+
+# ---- colours ---------------------------------------------------------------------------------------------
 
 
 def palette(place: int) -> str:
-    """Colour number `place` of the reports, for what is no experiment."""
+    """Colour number `place` of the reports' palette, for anything but an experiment."""
     return _PALETTE[place % len(_PALETTE)]
 
 
@@ -87,7 +98,7 @@ def colour(experiment: str) -> str:
 
 
 def marker(experiment: str) -> str:
-    """The experiment's marker shape, so that arms differ without colour too."""
+    """The experiment's marker, so that arms differ in black and white too."""
     return _look(experiment)[1]
 
 
@@ -96,7 +107,13 @@ def dash(experiment: str) -> Any:
     return _look(experiment)[2]
 
 
-# the experiments that are drawn most often
+def look(experiment: str, *, marked: bool = False) -> dict[str, Any]:
+    """The experiment's colour and line style, and its marker if `marked`, as arguments of `Axes.plot`."""
+    shade, shape, line = _look(experiment)
+    return {"color": shade, "linestyle": line} | ({"marker": shape} if marked else {})
+
+
+# The experiments that are drawn most often.
 _FIXED = {"e1": ("#4d4d4d", "D", "-"), "e5": (_PALETTE[0], "o", "-"), "e6": (_PALETTE[1], "s", "-")}
 
 
@@ -105,8 +122,11 @@ def _look(experiment: str) -> tuple[str, str, Any]:
 
 
 def _own_look(experiment: str) -> tuple[str, str, Any]:
-    """Colour, marker and dash, of the name alone. The study's numbers (e8a, e8b, e8c; e13, e14) count through the
-    colours, so that those that are compared differ; other names have theirs by a stable hash, never e5's or e6's."""
+    """Colour, marker and line style from the name alone.
+
+    Numbered experiments (e8a, e8b; e13, e14) count through the palette, so that neighbours differ. Other names use a
+    stable hash and never get the colours of e5 and e6.
+    """
     if experiment in _FIXED:
         return _FIXED[experiment]
     numbered = re.fullmatch(r"e(\d+)([a-z]?)", experiment)
@@ -119,13 +139,13 @@ def _own_look(experiment: str) -> tuple[str, str, Any]:
     return shade, _MARKERS[place % len(_MARKERS)], _DASHES[place // len(_MARKERS) % len(_DASHES)]
 
 
-# Of the report being drawn: the looks of experiments whose own are taken by another arm.
+# The looks in the report that is being drawn, where some arms have to give way.
 _TOLD_APART: ContextVar[dict[str, tuple[str, str, Any]]] = ContextVar("told_apart", default={})  # noqa: B039
 
 
 @contextmanager
 def told_apart(experiments: Sequence[str]) -> Iterator[None]:
-    """Inside, no two of `experiments` share colour and dash: a later one takes the next that is free."""
+    """Inside, no two of `experiments` share colour and line style: a later one takes the next free pair."""
     taken: dict[tuple[str, Any], str] = {}
     looks: dict[str, tuple[str, str, Any]] = {}
     free = itertools.product(_PALETTE[2:], _DASHES)
@@ -141,16 +161,28 @@ def told_apart(experiments: Sequence[str]) -> Iterator[None]:
         _TOLD_APART.reset(token)
 
 
-def arm_labels(arms: Sequence[Arm], selection: Selection) -> dict[str, str]:
-    """experiment -> legend text that names what is different, e.g. `e6: loss.weighting = minsnr`.
+# ---- legends and captions --------------------------------------------------------------------------------
 
-    As few config keys as tell the arms apart: declared ones first, in the study's order.
+
+def arm_labels(arms: Sequence[Arm], selection: Selection) -> dict[str, str]:
+    """experiment -> legend text that names the difference, e.g. `e6: loss.weighting = minsnr`.
+
+    Uses as few config keys as tell the arms apart, declared ones first, in the study's order.
     """
-    keys = _label_keys(arms, selection)
+    globs = selection.study.difference
+
+    def rank(key: str) -> tuple[bool, int, str]:
+        place = next((i for i, glob in enumerate(globs) if matches(key, [glob])), len(globs))
+        return key not in ("loss.weighting", "train.total_steps"), place, key
+
+    def values(arm: Arm, keys: Sequence[str]) -> tuple[str, ...]:
+        return tuple(show(arm.config, key) for key in keys)
+
+    keys = sorted(differing_keys(arms), key=rank)
     chosen: list[str] = []
-    while keys and len({_values(arm, chosen) for arm in arms}) < len(arms):
-        # the key that separates most arms; the first of those at equality
-        best = max(keys, key=lambda key: len({_values(arm, [*chosen, key]) for arm in arms}))
+    while keys and len({values(arm, chosen) for arm in arms}) < len(arms):
+        # the key that separates most arms; the first one in a tie
+        best = max(keys, key=lambda key: len({values(arm, [*chosen, key]) for arm in arms}))
         chosen.append(best)
         keys.remove(best)
     labels = {}
@@ -161,25 +193,12 @@ def arm_labels(arms: Sequence[Arm], selection: Selection) -> dict[str, str]:
 
 
 def _short(value: str) -> str:
-    """A long value (a path, a list) by its two ends."""
+    """`value`; of a long one (a path, a list) only its two ends."""
     return value if len(value) <= _VALUE_LENGTH else f"{value[: _VALUE_LENGTH // 2 - 1]}…{value[-_VALUE_LENGTH // 2 :]}"
 
 
-def _label_keys(arms: Sequence[Arm], selection: Selection) -> list[str]:
-    def rank(key: str) -> tuple[int, int, str]:
-        globs = selection.study.difference
-        place = next((i for i, glob in enumerate(globs) if matches(key, [glob])), len(globs))
-        return (key not in ("loss.weighting", "train.total_steps"), place, key)
-
-    return sorted(differing_keys(arms), key=rank)
-
-
-def _values(arm: Arm, keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(show(arm.config, key) for key in keys)
-
-
 def seeds_text(arms: Sequence[Arm], *, bands: bool = True) -> str:
-    """How seeds enter: `mean over 3 seeds, band: 95 % bootstrap interval over seeds`, or `one seed per arm`."""
+    """`mean over 3 seeds, band: 95 % bootstrap interval over seeds`, or `one seed per arm`."""
     counts = [len(arm.runs) for arm in arms]
     if max(counts) == 1:
         return "one seed per arm" if len(arms) > 1 else "one seed"
@@ -191,7 +210,7 @@ def seeds_text(arms: Sequence[Arm], *, bands: bool = True) -> str:
 
 
 def arms_with(arms: Sequence[Arm], metric: str) -> list[Arm]:
-    """The arms with values of `metric`. Raises NothingToDraw when there are none."""
+    """The arms with values of `metric`. Raises NothingToDraw if there are none."""
     found = [arm for arm in arms if len(curve(arm, metric))]
     if not found:
         names = ", ".join(arm.experiment for arm in arms)
@@ -199,13 +218,19 @@ def arms_with(arms: Sequence[Arm], metric: str) -> list[Arm]:
     return found
 
 
+def without(arms: Sequence[Arm], shown: Sequence[Arm], text: str) -> str:
+    """` ` and `text` with the arms that are not `shown` in the place of `{}`; empty if all are shown."""
+    names = ", ".join(arm.experiment for arm in arms if arm not in shown)
+    return f" {text.format(names)}" if names else ""
+
+
 def wrapped(text: str, width: float) -> str:
-    """`text` broken into lines that fit so many inches of a panel's title."""
+    """`text` broken into lines that fit a panel's title of `width` inches."""
     return "\n".join(textwrap.wrap(text, max(16, int(width * 10.5)), break_long_words=True))
 
 
 def legend(figure: Figure, axes: Axes, loc: Literal["best", "upper right"] = "best", *, below: bool = False) -> None:
-    """The legend of `axes`: inside where it is short, else (or if `below`) under the figure, which then grows."""
+    """Draw the legend of `axes`: inside if it is short, else (or if `below`) under the figure, which then grows."""
     handles, texts = axes.get_legend_handles_labels()
     if not handles:
         return
@@ -221,22 +246,16 @@ def legend(figure: Figure, axes: Axes, loc: Literal["best", "upper right"] = "be
     figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8.5)
 
 
-def panels(count: int, width: float, height: float, *, most: int = 4, **share: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels of that many inches each, at most `most` to a row; empty places are left out."""
-    columns = min(count, most)
-    rows = -(-count // columns)
-    figure = new_figure(columns * width, rows * height)
-    grid = figure.subplots(rows, columns, squeeze=False, **share)
-    for axes in list(grid.flat)[count:]:
-        axes.remove()
-    return figure, list(grid.flat)[:count]
+def legend_below(figure: Figure, row: Sequence[Axes]) -> None:
+    """Draw one legend under the figure: that of the panel with most entries."""
+    legend(figure, max(row, key=lambda axes: len(axes.get_legend_handles_labels()[0])), below=True)
 
 
 # ---- axes ------------------------------------------------------------------------------------------------
 
 
 def label(metric: str, *more: str) -> str:
-    """Axis label of `metric`, its unit (and what `more` adds) on a second line where it is long."""
+    """Axis label of `metric`. A long one has the unit and `more` on a second line."""
     text, _, unit = axis_label(metric).partition(" (")
     words = ", ".join(word for word in (unit.removesuffix(")"), *more) if word)
     if not words:
@@ -250,7 +269,7 @@ def thousands(value: float, _position: object = None) -> str:
 
 
 def step_axis(axes: Axes, arms: Sequence[Arm]) -> None:
-    """The step axis; logarithmic where run lengths differ so much that the shorter would be squeezed."""
+    """Format the step axis: logarithmic if the longest run has at least three times the steps of the shortest."""
     lengths = [arm.last_step for arm in arms]
     if min(lengths) > 0 and max(lengths) >= 3 * min(lengths):
         axes.set_xscale("log")
@@ -264,7 +283,7 @@ def step_axis(axes: Axes, arms: Sequence[Arm]) -> None:
 
 
 def log_if_wide(axes: Axes, arms: Sequence[Arm], metric: str) -> str:
-    """The y label of `metric`; the axis becomes logarithmic where positive values span more than a decade."""
+    """The y label of `metric`. Makes the axis logarithmic if the values are positive and span more than a decade."""
     values = pd.concat([curve(arm, metric) for arm in arms])
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
@@ -272,7 +291,7 @@ def log_if_wide(axes: Axes, arms: Sequence[Arm], metric: str) -> str:
     return label(metric)
 
 
-def note_on(figure: Figure, note: str | None) -> None:
-    """Write a protocol warning across the top of the figure."""
-    if note:
-        figure.suptitle(note, color="#b30000", fontsize=8, wrap=True)
+def note_on(figure: Figure, *notes: str | None) -> None:
+    """Write the notes, such as a warning about protocols, across the top of the figure; None is no note."""
+    if text := " ".join(note for note in notes if note):
+        figure.suptitle(text, color="#b30000", fontsize=8, wrap=True)

@@ -1,4 +1,4 @@
-"""Where runs come from: `open_source` looks at what is there and picks the reader."""
+"""Where runs come from: `open_source` looks at the source and picks the reader."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,15 @@ from reports.sources import api, folders, offline
 
 
 def open_source(spec: str, experiments: Sequence[str] = (), *, cached: bool = False) -> list[Run]:
-    """All runs under the folder `spec`, or of the W&B project `wandb:ENTITY/PROJECT`, by experiment, start and id.
+    """All runs in the folder `spec`, or in the W&B project `wandb:ENTITY/PROJECT`, by experiment, start and id.
 
-    A folder that holds `loss.jsonl` files anywhere below it is read as run folders; else one that holds
-    `run-*.wandb` files is read as W&B offline runs. Run folders come first because they hold the same
-    numbers and need no foreign file format.
+    A folder with `loss.jsonl` files at any depth is read as run folders, else one with `run-*.wandb` files as W&B
+    offline runs. Both hold the same numbers; run folders need no foreign file format.
 
-    Of a server, only the runs of `experiments` are read where any is named (all, where there is none of them);
-    `cached`: what was read from it before, without the network.
+    From a server only the runs of `experiments` are read, if it has any of them. `cached`: only its cache is read,
+    without the network.
 
-    Raises UserError: nothing there, a file, neither kind found, or a server that cannot be read.
+    Raises UserError: no such folder, a file, no runs found, or a server that cannot be read.
     """
     if spec.startswith("wandb:"):
         return _ordered(api.read(spec.removeprefix("wandb:"), experiments, cached=cached))

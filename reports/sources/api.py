@@ -1,14 +1,13 @@
-"""Runs of a W&B project, read from its server through `wandb.Api()`, by way of a cache outside the package.
+"""Runs of a W&B project, read from its server through `wandb.Api()` and a cache outside the package.
 
-The cache holds, for each run, its rows as they came and a card (config, summary, state, a stamp of how far it had got).
-One request lists a hundred runs with their stamps; only runs whose stamp has moved are read again, from where the
-cached rows end, several at once. What was read stays read if the network goes: the next call goes on from there.
+For each run the cache holds its rows as they came and a card: config, summary, state, and a stamp of how far it had
+got. One request lists a hundred runs with their stamps. Only runs with another stamp are read again, several at once,
+from where the cached rows end. If the network fails, the next call continues.
 
-A server's `history` is sampled; `scan_history` is complete, and is what is read.
+Rows come from `scan_history`, which is complete; a server's `history` is sampled.
 """
 
 import hashlib
-import importlib
 import json
 import re
 import shutil
@@ -22,34 +21,39 @@ from tqdm import tqdm
 
 from ddpm.errors import UserError
 from ddpm.files.disk import write_whole
-from ddpm.files.rows import parse, step_of
+from ddpm.files.rows import step_of
 from ddpm.runtime.cache import cache_dir
 from ddpm.tracking import client
 from reports.columns import collect, merge
 from reports.runs import Run
 from reports.sources import cache, pictures
-from reports.sources.record import Pictures, make_run, read_about
-from reports.sources.rows import read_history, read_row
+from reports.sources.record import Pictures, make_run
+from reports.sources.rows import parsed, read_config, read_history, read_row
 
 _TIMEOUT_S = 20
 _AT_ONCE = 8
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")  # of an entity, a project, a run, as a folder's
+# What a message says if the server did not answer.
+_SILENCE = re.compile(
+    "timed out|deadline|refused|did not respond|unreachable|no such host|resolve|giving up", re.IGNORECASE
+)
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")  # a folder's name for an entity, a project, a run
 
 
 def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) -> list[Run]:
-    """The runs of `ENTITY/PROJECT`, or of `PROJECT` under the login's own entity; of `experiments` alone where named.
+    """The runs of `ENTITY/PROJECT`, or of `PROJECT` under the login's own entity; only those of `experiments`, if any.
 
-    cached: what the cache holds, without the network. It is also what is used where the server does not answer, which
-    is then printed; in both cases each run's notes say it, and of when the numbers are. Raises UserError: no login, no
-    such project, no right to it, no runs in it, nothing cached.
+    cached: read the cache without the network. If the server does not answer, the cache is used too, with a warning.
+    In both cases each run's notes say so, and when the numbers were read. Raises UserError: no login, no such project,
+    no permission, no runs, nothing cached.
     """
-    why = "read from the cache, as asked for with --offline-cache"
+    why = "read from the cache, because of --offline-cache"
     if not cached:
         try:
             return [_from_cache(folder) for folder in _refresh(path, experiments)]
         except client.failures() as error:
             reason, server = _reason(error), client.server()
-            if not _cached(path) or not _is_silence(reason):
+            # A server that answers and refuses is not replaced by old numbers.
+            if not _cached(path) or not _SILENCE.search(reason):
                 raise UserError(
                     f"wandb:{path} cannot be read from {server}: {reason}. Give wandb:ENTITY/PROJECT as in the "
                     "project's address, log in with `wandb login`, or read the runs from a folder (`wandb` or `runs`)."
@@ -64,26 +68,26 @@ def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) ->
 
 
 def _refresh(path: str, experiments: Sequence[str]) -> list[Path]:
-    """Bring the cache up to date; the folders of the runs asked for (of all, where none is of `experiments`)."""
-    wandb: Any = importlib.import_module("wandb")  # 0.5 s that other sources need not pay
-    api = wandb.Api(timeout=_TIMEOUT_S)
+    """Update the cache; returns the folders of the runs asked for, or of all runs if none is of `experiments`."""
+    import wandb  # 0.5 s that other sources do not need
+
+    api: Any = wandb.Api(timeout=_TIMEOUT_S)
     wanted = {"config.experiment": {"$in": list(experiments)}} if experiments else {}
     found = list(api.runs(path, filters=wanted, order="+created_at", per_page=100, lazy=False))
     if not found and experiments:
-        found = list(api.runs(path, order="+created_at", per_page=100, lazy=False))  # to say what there is
+        found = list(api.runs(path, order="+created_at", per_page=100, lazy=False))  # for the error, which lists them
     if not found:
         raise UserError(f"wandb:{path} holds no runs.")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         folders = list(tqdm(pool.map(_fetch, found), desc="runs", total=len(found), disable=None, leave=False))
-    # After all rows: pictures are the least of a report, and wait for nothing else.
+    # Pictures last: a report can do without them.
     names = [_card(folder).get("pictures", []) for folder in folders]
     pictures.fetch(list(zip(found, folders, names, strict=True)), api.api_key, client.server())
     return folders
 
 
 def _fetch(run: Any) -> Path:
-    """The run's folder in the cache, its rows brought up to date. The card is written last: a stamp speaks for what is
-    there."""
+    """Update the run's rows in the cache; returns its folder. The card is written last, so its stamp holds."""
     folder = _folder(run.path)
     card = _card(folder)
     stamp = [run.state, str(run.heartbeat_at), run.historyLineCount]
@@ -91,7 +95,7 @@ def _fetch(run: Any) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     old = (folder / "history.jsonl").read_text() if card else ""
-    # A shorter history than the one known is another one.
+    # A history that became shorter is another one.
     begin = card["last"] + 1 if card and run.historyLineCount >= card["stamp"][2] else 0
     rows = list(run.scan_history(min_step=begin, page_size=1000))
     write_whole(
@@ -118,28 +122,22 @@ def _fetch(run: Any) -> Path:
 
 
 def _from_cache(folder: Path, why: str = "") -> Run:
-    """The run in a folder of the cache. `why` the server's present state is not known, for its notes."""
+    """The run in a folder of the cache. `why`: for its notes, why the server's present state is not known."""
     card = _card(folder)
-    config = card["config"] if isinstance(card["config"], dict) else {}
-    found = {
-        "run_id": card["id"],
-        "experiment": config.get("experiment") or card["group"],
-        "seed": config.get("seed"),
-        "started": card["created_at"],
-        "commit": config.get("commit") or card["commit"],
-        "config": {key: value for key, value in config.items() if key != "protocols"},
-        "protocols": config.get("protocols"),
-        "summary": card["summary"],
-    }
-    about, notes = read_about(found, "the run's config")
-    about.experiment = about.experiment or about.run_id
+    about, notes = read_config(
+        card["config"] if isinstance(card["config"], dict) else {},
+        run_id=card["id"],
+        experiment=card["group"],
+        started=card["created_at"],
+        commit=card["commit"],
+        summary=card["summary"],
+    )
     logged, said = cache.through(folder / "history.jsonl", _read_history)
     grids = Pictures()
     for step, name in said["grids"]:
         grids.add(step, folder, name)
     dated = [f"{why}: the numbers are those read from {client.server()} on {_read_at(folder)}"] if why else []
-    source = Path(f"wandb:{card['path']}")
-    finished = card["state"] == "finished"
+    source, finished = Path(f"wandb:{card['path']}"), card["state"] == "finished"
     url = card.get("url") if str(card.get("url")).startswith(("http://", "https://")) else None
     notes = [*dated, *notes, *said["notes"]]
     return make_run(about, merge([logged]), source, notes, pictures=grids, finished=finished, url=url)
@@ -148,15 +146,8 @@ def _from_cache(folder: Path, why: str = "") -> Run:
 def _read_history(path: Path) -> cache.Read:
     grids: list[tuple[int, str]] = []
     notes: list[str] = []
-    rows = (_parsed(line) for line in path.read_bytes().splitlines())
+    rows = (parsed(line) for line in path.read_bytes().splitlines())
     return collect(read_history(rows, grids, notes)), {"grids": grids, "notes": notes}
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return parse(line)
-    except ValueError:
-        return None
 
 
 # --- the cache ---
@@ -168,7 +159,7 @@ def _root() -> Path:
 
 
 def _folder(parts: Sequence[str]) -> Path:
-    """The folder of an entity, project or run in the cache. What cannot be a folder's name has a digest as its own."""
+    """The folder of an entity, project or run in the cache. A name that no folder can have becomes a digest."""
     names = [
         part if _NAME.fullmatch(part) else f"id-{hashlib.sha256(part.encode(errors='replace')).hexdigest()[:32]}"
         for part in map(str, parts)
@@ -177,12 +168,12 @@ def _folder(parts: Sequence[str]) -> Path:
 
 
 def _read_at(folder: Path) -> str:
-    """When the run's numbers were read from the server: its card is written last."""
+    """When the run's numbers were read from the server."""
     return datetime.fromtimestamp((folder / "card.json").stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _cached(path: str) -> list[Path]:
-    """The folders of a project's runs that are in the cache whole."""
+    """The folders of a project's runs that are complete in the cache."""
     *entity, project = path.split("/")
     place = _folder([*entity, project]).relative_to(_root())
     pattern = place if entity else Path("*") / place
@@ -190,7 +181,7 @@ def _cached(path: str) -> list[Path]:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    """What the cache knows of a run; empty where it is not there, or damaged."""
+    """A run's card in the cache; empty if it is missing or damaged, and the folder is then removed."""
     try:
         card = json.loads((folder / "card.json").read_text())
         if card["bytes"] == (folder / "history.jsonl").stat().st_size:
@@ -207,23 +198,8 @@ def _reason(error: Exception) -> str:
     return f"permission denied (HTTP {status}): {text}" if status in (401, 403) else text
 
 
-def _is_silence(reason: str) -> bool:
-    """Whether the server did not answer; one that answers and refuses is not made up for by old numbers."""
-    silent = (
-        "timed out",
-        "deadline",
-        "refused",
-        "did not respond",
-        "unreachable",
-        "no such host",
-        "resolve",
-        "giving up",
-    )
-    return any(word in reason.lower() for word in silent)
-
-
 def _plain(value: Any) -> Any:
     """W&B's summary wrappers as plain dictionaries."""
-    if hasattr(value, "items"):  # theirs are no Mapping
+    if hasattr(value, "items"):  # W&B's wrappers are not Mappings
         return {key: _plain(inner) for key, inner in value.items()}
     return value

@@ -1,8 +1,7 @@
-"""What the files of runs hold, kept on disk outside the package, so that a second report reads quickly.
+"""Caches the content of runs' files, so that a second report reads quickly.
 
-For each file one `rows/<digest of its path>.npz` under `$DDPM_CACHE` (`~/.cache/ddpm`): numpy arrays and a text in
-JSON, in a zip with its checksums, without pickles. It counts as long as the file has the size and the time that it
-had. All of it may be deleted at any time.
+Each file has one `rows/<digest of its path>.npz` under `$DDPM_CACHE` (`~/.cache/ddpm`): numpy arrays and a JSON text,
+without pickles. It is valid while the file's size and time stay the same. The cache can be deleted at any time.
 """
 
 import hashlib
@@ -17,20 +16,19 @@ from ddpm.files.disk import replacing
 from ddpm.runtime.cache import cache_dir
 from reports.columns import Logged
 
-_FORMAT = 2  # another number where a file is read in another way, or kept in another form
-_LEAST_BYTES = 1_000_000  # a smaller file is read in the time that its place in the cache takes
+_FORMAT = 2  # bump when reading or the cached form changes
+_LEAST_BYTES = 1_000_000  # reading a smaller file takes no longer than its cache entry
 
-# The rows of a file, and what else it says, as JSON knows it.
+# A file's rows, and the rest of its content as JSON values.
 Read = tuple[Logged, dict[str, Any]]
 
 
 def through(path: Path, read: Callable[[Path], Read]) -> Read:
-    """`read(path)`, kept from an earlier time where the file has not changed since.
+    """`read(path)`, from the cache if the file has not changed.
 
-    A cache that is damaged, read-only or full is passed by without a word. Raises OSError where `path` itself is not
-    to be read.
+    A damaged, read-only or full cache is ignored silently. Raises OSError if `path` itself cannot be read.
     """
-    about = path.stat()  # before it is read: what is appended meanwhile is for the next time
+    about = path.stat()  # before reading: rows that are appended meanwhile count as a change
     if about.st_size < _LEAST_BYTES:
         return read(path)
     name = str(path.resolve())
@@ -57,7 +55,7 @@ def _load(place: Path, stamp: list[Any]) -> Read | None:
             left_out = {metric: (count, step) for metric, (count, step) in text["left_out"].items()}
             logged = Logged(held["steps"], text["metrics"], held["values"], held["there"], protocols, arrays, left_out)
             return logged, text["said"]
-    except Exception:  # damage shows in many ways, and all of them end in reading the file itself
+    except Exception:  # damage raises many errors; the file itself is then read
         return None
 
 

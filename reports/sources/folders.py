@@ -1,4 +1,4 @@
-"""Run folders: `loss.jsonl`, `results.jsonl`; from our trainer also `run.json` and `samples/`."""
+"""Reads run folders: `loss.jsonl`, `results.jsonl`; from our trainer also `run.json` and `samples/`."""
 
 import re
 from pathlib import Path
@@ -13,22 +13,22 @@ from reports.sources.record import Pictures, make_run, read_about
 
 
 def find(root: Path) -> list[Path]:
-    """The run folders at or below `root`: those holding a `loss.jsonl`."""
+    """The run folders at or below `root`: those with a `loss.jsonl`."""
     return sorted({path.parent.resolve() for path in root.rglob("loss.jsonl") if path.is_file()})
 
 
 def read(found: list[Path]) -> list[Run]:
-    """One Run per folder."""
+    """One Run for each folder."""
     return [read_run(folder) for folder in found]
 
 
 def read_run(folder: Path) -> Run:
-    """The run in `folder`. What does not fit is left out, counted and noted."""
+    """The run in `folder`. Parts that do not fit are left out, counted and noted."""
     logged, said = cache.through(folder / "loss.jsonl", _read_rows)
     result, result_notes = _read_result(folder / "results.jsonl")
     card, card_notes = _read_json(folder / "run.json")
 
-    # A config is a mapping; what else stands in its place must not hide that of the results.
+    # A config that is no mapping must not hide the config in the results.
     config = card.get("config") if isinstance(card.get("config"), dict) else result.get("cfg")
     summary = result.get("out")
     found = {**card, "config": config or card.get("config"), "summary": summary}
@@ -58,7 +58,7 @@ def _read_rows(path: Path) -> cache.Read:
 
 
 def _read_result(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The last object in `results.jsonl`, and notes; empty if the run has none: it is not finished."""
+    """The last result in `results.jsonl`, and notes; empty if there is none: the run is not finished."""
     if not path.exists():
         return {}, []
     left_out: LeftOut = {}
@@ -84,7 +84,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _grids(folder: Path) -> Pictures:
-    """The PNGs in `samples/`, the step being the last number in the file's name (`step-000200.png`)."""
+    """The PNGs in `samples/`. The step is the last number in the file's name (`step-000200.png`)."""
     pictures = Pictures()
     for path in sorted((folder / "samples").glob("*.png")):
         numbers = re.findall(r"[0-9]+", path.stem)

@@ -1,12 +1,10 @@
 """W&B transaction logs (`run-<id>.wandb`), read without a server and without starting W&B.
 
-The file: a 7-byte header, then LevelDB log framing in blocks of 32 KiB: each chunk is crc32 (4 bytes, over
-type and data), length (2), type (1: whole record, 2: first, 3: middle, 4: last chunk of one), data; a
-record is a `wandb_internal.Record`. Files of runs still going, or killed, end in an incomplete record:
-what precedes it is kept.
+The file is a 7-byte header, then LevelDB log framing in blocks of 32 KiB. A chunk is crc32 (4 bytes, over type and
+data), length (2), type (1: whole record, 2: first, 3: middle, 4: last chunk of one), data. A record is a
+`wandb_internal.Record`. A running or killed run's file ends in an incomplete record; the records before it are kept.
 """
 
-import importlib
 import struct
 import zlib
 from collections import defaultdict
@@ -15,12 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ddpm.files.rows import parse
 from reports.columns import Logged, collect, merge
 from reports.runs import Run, as_time
 from reports.sources import cache
-from reports.sources.record import Pictures, make_run, read_about
-from reports.sources.rows import read_history
+from reports.sources.record import Pictures, make_run
+from reports.sources.rows import parsed, read_config, read_history
 
 _MAGIC = b":W&B"
 _FILE_HEADER = 7
@@ -31,7 +28,7 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 @dataclass
 class _Log:
-    """What one file says besides its rows, as JSON knows it: the cache keeps it so.
+    """What one file says besides its rows, as JSON values for the cache.
 
     `started`: ISO text; `grids`: (step, path among the run's files).
     """
@@ -47,13 +44,7 @@ class _Log:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _File:
-    """One file and what is in it."""
-
-    path: Path
-    rows: Logged
-    log: _Log
+_File = tuple[Path, Logged, _Log]
 
 
 def find(root: Path) -> list[Path]:
@@ -62,17 +53,16 @@ def find(root: Path) -> list[Path]:
 
 
 def read(found: list[Path]) -> list[Run]:
-    """One Run per run id; files of one id (a run resumed offline) are merged in order of session, then start."""
+    """One Run for each run id. Files of one id (a run resumed offline) are merged in order of session, then start."""
     by_id: dict[str, list[_File]] = defaultdict(list)
     for path in found:
         rows, said = cache.through(path, _read_file)
-        file = _File(path, rows, _Log(**said))
-        by_id[file.log.id].append(file)
+        by_id[said["id"]].append((path, rows, _Log(**said)))
     return [_merge(sorted(files, key=_started)) for files in by_id.values()]
 
 
 def read_records(data: bytes) -> tuple[list[bytes], int]:
-    """(payloads of the whole records in `data`, number of bytes that they and the header take up).
+    """(payloads of the whole records in `data`, number of bytes that they and the header occupy).
 
     Stops at the first chunk that is cut short, fails its checksum or is out of sequence. Never raises.
     """
@@ -101,9 +91,9 @@ def read_records(data: bytes) -> tuple[list[bytes], int]:
 
 
 def _read_file(path: Path) -> cache.Read:
-    # Imported here: it costs over half a second, which a report from run folders need not pay.
-    pb: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
-    decode_error: Any = importlib.import_module("google.protobuf.message").DecodeError
+    # Over half a second that a report from run folders does not need.
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     log = _Log(id=path.stem.removeprefix("run-"))
     rows: list[Any] = []
@@ -111,15 +101,15 @@ def _read_file(path: Path) -> cache.Read:
     payloads, end = read_records(data)
     raw_summary: dict[tuple[str, ...], str] = {}
     for payload in payloads:
-        record = pb.Record()
+        record = Record()
         try:
             record.ParseFromString(payload)
-        except decode_error:
+        except DecodeError:
             log.notes.append(f"{path.name}: a record does not decode; the file was read up to it")
             break
         _apply(record, log, rows, raw_summary)
     for keys, text in raw_summary.items():
-        _put(log.summary, keys, _parse(text))
+        _put(log.summary, keys, parsed(text))
     if end == 0 or data[end:].strip(b"\0"):  # zeros are a block's padding
         log.notes.append(
             f"{path.name}: {len(data) - end} bytes after the last whole record were not read (cut or damaged)"
@@ -132,7 +122,7 @@ def _apply(record: Any, log: _Log, rows: list[Any], raw_summary: dict[tuple[str,
     if kind == "history":
         row: dict[str, Any] = {}
         for item in record.history.item:
-            _put(row, _keys(item), _parse(item.value_json))
+            _put(row, _keys(item), parsed(item.value_json))
         rows.append(row)
     elif kind == "run":
         log.id = record.run.run_id or log.id
@@ -144,7 +134,7 @@ def _apply(record: Any, log: _Log, rows: list[Any], raw_summary: dict[tuple[str,
     elif kind == "config":
         _apply_config(record.config, log.config)
     elif kind == "summary":
-        # Kept as text: every logged row repeats all of it, and only the last values matter.
+        # Kept as text: each logged row repeats the summary, and only the last values matter.
         raw_summary.update({_keys(item): item.value_json for item in record.summary.update})
         for item in record.summary.remove:
             raw_summary.pop(_keys(item), None)
@@ -154,20 +144,13 @@ def _apply(record: Any, log: _Log, rows: list[Any], raw_summary: dict[tuple[str,
 
 def _apply_config(record: Any, config: dict[str, Any]) -> None:
     for item in record.update:
-        _put(config, _keys(item), _parse(item.value_json))
+        _put(config, _keys(item), parsed(item.value_json))
     for item in record.remove:
         _drop(config, _keys(item))
 
 
 def _keys(item: Any) -> tuple[str, ...]:
     return tuple(item.nested_key) or (item.key,)
-
-
-def _parse(text: str) -> Any:
-    try:
-        return parse(text)
-    except ValueError:
-        return None
 
 
 def _put(target: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
@@ -188,36 +171,30 @@ def _drop(target: dict[str, Any], keys: tuple[str, ...]) -> None:
 
 
 def _started(file: _File) -> tuple[int, float, str]:
-    """Sessions are numbered by the run itself: a clock may have jumped back between two."""
-    session = file.log.config.get("session")
-    started = as_time(file.log.started)
-    return session if isinstance(session, int) else 0, started.timestamp() if started else 0.0, str(file.path)
+    """The run numbers its sessions itself: a clock may jump back between two."""
+    path, _, log = file
+    session, started = log.config.get("session"), as_time(log.started)
+    return session if isinstance(session, int) else 0, started.timestamp() if started else 0.0, str(path)
 
 
 def _merge(files: list[_File]) -> Run:
-    logs = [file.log for file in files]
+    paths, rows, logs = zip(*files, strict=True)
     last = logs[-1]
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     grids = Pictures()
-    for file in files:
-        config |= file.log.config
-        summary |= file.log.summary
-        for step, name in file.log.grids:
-            grids.add(step, file.path.parent / "files", name)
-    group = next((log.group for log in logs if log.group), "")
-    found = {
-        "run_id": last.id,
-        "experiment": config.get("experiment") or group,
-        "seed": config.get("seed"),
-        "started": next((log.started for log in logs if log.started), None),
-        "commit": config.get("commit") or next((log.commit for log in reversed(logs) if log.commit), None),
-        "config": {key: value for key, value in config.items() if key not in ("_wandb", "protocols")},
-        "protocols": config.get("protocols"),
-        "summary": summary,
-    }
-    about, notes = read_about(found, "the run's config")
-    about.experiment = about.experiment or about.run_id
+    for path, _, log in files:
+        config |= log.config
+        summary |= log.summary
+        for step, name in log.grids:
+            grids.add(step, path.parent / "files", name)
+    about, notes = read_config(
+        config,
+        run_id=last.id,
+        experiment=next((log.group for log in logs if log.group), ""),
+        started=next((log.started for log in logs if log.started), None),
+        commit=next((log.commit for log in reversed(logs) if log.commit), None),
+        summary=summary,
+    )
     notes = [*(note for log in logs for note in log.notes), *notes]
-    rows, source = merge([file.rows for file in files]), files[-1].path.parent
-    return make_run(about, rows, source, notes, pictures=grids, finished=last.finished)
+    return make_run(about, merge(rows), paths[-1].parent, notes, pictures=grids, finished=last.finished)

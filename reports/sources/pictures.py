@@ -1,8 +1,7 @@
-"""Sample grids of a W&B server's runs, into the cache. They are the least of a report: what cannot be had within
-`TOGETHER_S` is left out, and the run's notes count it."""
+"""Downloads sample grids from a W&B server into the cache. A report can do without them: those that do not come within
+`TOGETHER_S` are left out, and the run's notes count them."""
 
 import contextlib
-import importlib
 import queue
 import threading
 import time
@@ -14,8 +13,8 @@ from urllib.parse import urlsplit
 from ddpm.files.disk import replacing
 from reports.sources.record import inside
 
-TOGETHER_S = 60.0  # for all pictures of a report
-_ANSWER_S = 10.0  # for a server's next word
+TOGETHER_S = 60.0  # to wait for all pictures of a report
+_ANSWER_S = 10.0  # to wait for a server's next bytes
 _LARGEST_BYTES = 50_000_000
 _AT_ONCE = 8
 
@@ -23,8 +22,10 @@ Wanted = tuple[Any, Path, Sequence[str]]  # a W&B run, its folder, names of its 
 
 
 def fetch(wanted: Sequence[Wanted], api_key: str | None, server: str) -> None:
-    """Download the files of each W&B run that its folder does not have. Never raises: a picture that is refused, too
-    large or late is absent. A name that leads out of the folder is not asked for."""
+    """Download the files of each W&B run that its folder lacks, except names that lead out of the folder.
+
+    Never raises: a picture that is refused, too large or late stays absent.
+    """
     jobs: queue.SimpleQueue[Wanted] = queue.SimpleQueue()
     for run, folder, names in wanted:
         missing = [name for name in names if (path := inside(folder, name)) is not None and not path.is_file()]
@@ -41,10 +42,10 @@ def fetch(wanted: Sequence[Wanted], api_key: str | None, server: str) -> None:
             try:
                 for file in run.files(names):
                     _download(file, folder, api_key, server, end)
-            except Exception:  # whatever the server answered, or the client made of it
+            except Exception:  # any answer of the server, any failure of the client
                 continue
 
-    # Not a pool, which would be waited for at the end: the client tries again for minutes, and cannot be told not to.
+    # No pool, which waits for its threads at the end: the client retries for minutes and has no option against it.
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_AT_ONCE, jobs.qsize()))]
     for thread in threads:
         thread.start()
@@ -53,8 +54,9 @@ def fetch(wanted: Sequence[Wanted], api_key: str | None, server: str) -> None:
 
 
 def _download(file: Any, folder: Path, api_key: str | None, server: str, end: float) -> None:
-    """One file, whole or not at all. Not by the client, whose download tries again for minutes."""
-    requests: Any = importlib.import_module("requests")
+    """Download one file, whole or not at all. The client's own download would retry for minutes."""
+    import requests
+
     path = inside(folder, file.name)
     if path is None:
         return

@@ -1,6 +1,5 @@
-"""A run record out of what a source holds. Everything is validated here, once: what does not fit is left out, and said.
-
-Rows are validated where they become columns (`reports.columns.collect`).
+"""Makes run records from what sources hold. Validates everything except rows, once: what does not fit is left out and
+noted. Rows are validated in `reports.columns.collect`.
 """
 
 from collections.abc import Mapping
@@ -13,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reports.columns import Rows
 from reports.runs import Run, as_time, resolve_protocols
 
-_DEEPEST = 50  # mappings and lists in each other; a config has four
+_DEEPEST = 50  # levels of nested mappings and lists; a config has four
 _LARGEST_INT = 2**63
 _SHOWN = 3
 
 
 class About(BaseModel):
-    """What a record says of its run, besides its rows."""
+    """What a record says about its run besides the rows."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -35,13 +34,13 @@ class About(BaseModel):
 
 @dataclass
 class Pictures:
-    """Sample grids by step; `absent`: how many of them could not be had."""
+    """Sample grids by step; `absent`: the number of grids whose files are missing."""
 
     grids: dict[int, Path] = field(default_factory=dict)
     absent: int = 0
 
     def add(self, step: int, folder: Path, name: str) -> None:
-        """The grid of `step`, the file `name` of `folder`; counted as absent where there is none inside that folder."""
+        """Add the grid of `step`, the file `name` in `folder`; counted as absent if no such file is inside it."""
         path = inside(folder, name)
         if path is not None and path.is_file():
             self.grids[step] = path
@@ -50,17 +49,17 @@ class Pictures:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """The path `name` of `folder`; None where it leads out of it, as by `..`, an absolute path or a link."""
+    """The path `name` in `folder`; None if it leads out of it (by `..`, an absolute path or a link)."""
     try:
         path = folder / name
-        path.exists()  # raises where the name cannot be one
+        path.exists()  # raises if it is no valid name
         return path if path.resolve().is_relative_to(folder.resolve()) else None
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, links in a circle
         return None
 
 
 def read_about(found: Mapping[str, Any], name: str) -> tuple[About, list[str]]:
-    """What `found` says of a run, and notes on what was left out; `name` is what they call the record."""
+    """What `found` says about a run, and notes on what was left out. `name`: the record's name in the notes."""
     left_out: list[str] = []
     fits = {key: value for key, value in found.items() if value is not None}
     fits = _fitting({key: fits[key] for key in About.model_fields if key in fits}, "", left_out)
@@ -80,7 +79,7 @@ def read_about(found: Mapping[str, Any], name: str) -> tuple[About, list[str]]:
 
 
 def _fitting(value: Any, place: str, left_out: list[str], depth: int = 0) -> Any:
-    """`value` with printable texts, without integers that no machine holds and without what is nested too deeply."""
+    """`value` with printable texts, without integers of more than 64 bits and without too deeply nested parts."""
     if isinstance(value, Mapping):
         inner = [(printable(str(key)), part) for key, part in value.items()]
     elif isinstance(value, list | tuple):
@@ -100,8 +99,10 @@ def _fitting(value: Any, place: str, left_out: list[str], depth: int = 0) -> Any
 
 
 def printable(text: str) -> str:
-    """`text` with U+FFFD in place of what is no character: control characters, but for ends of lines and tabs, and
-    halves of surrogate pairs. They would steer a terminal, or could not be written to a file."""
+    """`text` with U+FFFD for control characters (except tabs and line ends) and halves of surrogate pairs.
+
+    They could control a terminal, or could not be written to a file.
+    """
     if text.isprintable():
         return text
     return "".join("\ufffd" if _is_control(char) else char for char in text)
@@ -121,8 +122,7 @@ def make_run(
     finished: bool,
     url: str | None = None,
 ) -> Run:
-    """The run of a record whose parts have been validated."""
-    # The summary says after the last step what rows, which may be lost, said before.
+    """The run of a record with validated parts."""
     recorded = {metric: printable(fingerprint) for metric, fingerprint in rows.fingerprints.items()}
     fingerprints, protocols = resolve_protocols(about.config, recorded, about.protocols, about.summary)
     if pictures.absent:

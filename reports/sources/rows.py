@@ -1,18 +1,42 @@
-"""One row of a run's history, as W&B keeps it: its step, its metrics, its sample grid."""
+"""What W&B keeps of a run, from its server or its offline files: rows of the history, and the record."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ddpm.files.rows import step_of
+from ddpm.files.rows import parse, step_of
+from reports.sources.record import About, read_about
 
 _GRID = "samples/grid"
-_DEEPEST = 20  # mappings in each other
+_DEEPEST = 20  # levels of nested mappings
 
 Row = dict[str, Any]
 
 
+def parsed(text: bytes | str) -> Any:
+    """The JSON value of `text`; None if it is none."""
+    try:
+        return parse(text)
+    except ValueError:
+        return None
+
+
+def read_config(config: Mapping[str, Any], **known: Any) -> tuple[About, list[str]]:
+    """What a W&B run's config and `known`, other parts of its record, say about the run; notes on what was left out."""
+    found = {
+        **known,
+        "experiment": config.get("experiment") or known.get("experiment"),
+        "seed": config.get("seed"),
+        "commit": config.get("commit") or known.get("commit"),
+        "config": {key: value for key, value in config.items() if key not in ("_wandb", "protocols")},
+        "protocols": config.get("protocols"),
+    }
+    about, notes = read_about(found, "the run's config")
+    about.experiment = about.experiment or about.run_id
+    return about, notes
+
+
 def read_row(raw: Mapping[str, Any]) -> tuple[int | None, Row, str | None]:
-    """(step, {metric: value}, path of the sample grid among the run's files); step is None where the row has none."""
+    """(step, {metric: value}, path of the sample grid among the run's files); step is None if the row has none."""
     step = step_of(raw.get("step"))
     if step is None:
         return None, {}, None
@@ -22,10 +46,11 @@ def read_row(raw: Mapping[str, Any]) -> tuple[int | None, Row, str | None]:
 
 
 def read_history(raws: Iterable[Any], grids: list[tuple[int, str]], notes: list[str]) -> Iterator[tuple[int, Row]]:
-    """(step, {metric: value}) of each raw row that has a step; (step, path) of its sample grid is added to `grids`.
+    """(step, {metric: value}) for each raw row with a step; adds (step, path) of its sample grid to `grids`.
 
-    A row without a step of its own is none of the training's. One with something else in its place is left out, and so
-    is what is no row (None): `notes` says how many."""
+    A row without a step is not the training's. Rows with something else as their step, and raws that are no rows
+    (None), are left out; `notes` gets their counts.
+    """
     without = broken = 0
     for raw in raws:
         if not isinstance(raw, Mapping):
@@ -39,13 +64,13 @@ def read_history(raws: Iterable[Any], grids: list[tuple[int, str]], notes: list[
         elif raw.get("step") is not None:
             without += 1
     if without:
-        notes.append(f"history: {without} row(s) whose step is no whole number from 0 on were skipped")
+        notes.append(f"history: {without} row(s) whose step is not a whole number from 0 on were skipped")
     if broken:
         notes.append(f"history: {broken} row(s) that do not parse were skipped")
 
 
 def _leaves(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Metrics of a row with dotted names, without W&B's own (`_step`), media and the x-axis."""
+    """The row's metrics by dotted name, without W&B's own (`_step`), media and the x-axis."""
     for key, value in row.items():
         if not prefix and (key.startswith("_") or key == "step"):
             continue

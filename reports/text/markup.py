@@ -1,4 +1,4 @@
-"""Text from runs in Markdown and HTML: every value of a template is escaped, unless it says that it is mark-up."""
+"""Text from runs in Markdown and HTML. Templates escape every value that is not marked as Markdown."""
 
 import base64
 import html
@@ -13,18 +13,20 @@ import markdown
 from markdown.extensions import Extension
 from markdown.treeprocessors import Treeprocessor
 
-_LONGEST_LABEL = 40  # characters of a line's first cell, above which it is a sentence
-# At the start of a line: a heading, a list, a number with a point.
+_LONGEST_LABEL = 40  # a table row's first cell with more characters counts as a sentence
+# Mark-up at the start of a line: a heading, a list, a numbered list.
 _LINE_START = re.compile(r"^(#|[-+](?= )|\d+[.)](?= ))")
 
 
 class Markdown(str):
-    """Text that is Markdown already: templates leave it as it is."""
+    """Text that is Markdown already: templates insert it unchanged."""
 
 
 def template(name: str) -> jinja2.Template:
-    """A page's template. What it inserts is escaped for Markdown by the engine, whatever it is and wherever it stands;
-    `code` makes a value a code span, `verbatim` a line of a code block, `md` says that a text of ours is Markdown."""
+    """The page template `name`, a path below `reports/`. It escapes every inserted value for Markdown.
+
+    Filters: `code` makes a code span, `verbatim` a line of a code block; `md` marks our own Markdown.
+    """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, finalize=_finished, keep_trailing_newline=True)
     environment.filters |= {"code": code, "verbatim": verbatim, "md": Markdown}
     return environment.from_string((resources.files("reports") / name).read_text(encoding="utf-8"))
@@ -35,31 +37,27 @@ def _finished(value: Any) -> Markdown:
 
 
 def text(value: Any) -> Markdown:
-    """Running text in one line: what Markdown or HTML would take for mark-up is escaped (`val_loss`, `a < b`)."""
+    """`value` as running text in one line. Mark-up of Markdown and HTML is escaped (`val_loss`, `a < b`)."""
     escaped = _in_one_line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     escaped = re.sub(r"([\\`*_\[\]|])", r"\\\1", escaped).replace("~~", "&#126;&#126;")
-    return Markdown(_LINE_START.sub(_escaped_start, escaped))
-
-
-def _escaped_start(match: re.Match[str]) -> str:
-    return f"{match[0][:-1]}\\{match[0][-1]}"
+    return Markdown(_LINE_START.sub(lambda start: f"{start[0][:-1]}\\{start[0][-1]}", escaped))
 
 
 def code(value: Any) -> Markdown:
-    """A value in code type, safe inside a table cell; empty for an empty one."""
+    """`value` as a code span that is safe in a table cell; empty for an empty value."""
     inner = _in_one_line(value).replace("`", "'").replace("|", "¦")
     if inner.endswith("\\"):
-        inner += " "  # a backslash before the closing mark would take it for text
+        inner += " "  # a backslash would escape the closing mark
     return Markdown(f"`{inner}`" if inner.strip() else "")
 
 
 def verbatim(value: Any) -> Markdown:
-    """A line of a code block: nothing in it is mark-up, as long as it is one line."""
+    """`value` as one line of a code block, where nothing is mark-up."""
     return Markdown(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "\ufffd", str(value)))
 
 
 def link(label: Markdown, address: str | None) -> Markdown:
-    """`label` as a link to a page of the web; the label alone for any other address."""
+    """`label` as a link to a web page; the label alone for any other address."""
     if not address or not re.fullmatch(r"https?://[^\s<>()\[\]\\\x00-\x20\x7f-\x9f]+", address):
         return label
     return Markdown(f"[{label}]({address})")
@@ -72,9 +70,15 @@ def _in_one_line(value: Any) -> str:
 # ---- HTML ------------------------------------------------------------------------------------------------
 
 
+def write_page(page: str, folder: Path, title: str) -> None:
+    """Write the Markdown `page` as `report.md` and `report.html` into `folder`, which holds its images."""
+    page = re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
+    (folder / "report.md").write_text(page, encoding="utf-8")
+    (folder / "report.html").write_text(html_page(page, folder, title), encoding="utf-8")
+
+
 def html_page(page: str, folder: Path, title: str) -> str:
-    """`report.html` from the Markdown `page`: its images, which lie in `folder`, become data URIs. HTML in the Markdown
-    is text."""
+    """The Markdown `page` as HTML. Its images, which lie in `folder`, become data URIs; HTML in it becomes text."""
     body = markdown.markdown(page, extensions=["tables", _NoHtml(), _Inlined(folder)])
     body = re.sub(r"<p>(<img [^>]*>)</p>\s*<p><em>(.*?)</em></p>", _figure, body, flags=re.DOTALL)
     body = re.sub(r"<table>.*?</table>", _table, body, flags=re.DOTALL)
@@ -85,30 +89,24 @@ def html_page(page: str, folder: Path, title: str) -> str:
 
 
 class _NoHtml(Extension):
-    """No raw HTML, no `<http://...>`, no links by reference: a page of ours has none of them."""
+    """Turns off raw HTML, `<http://...>` and links by reference, which our pages do not use."""
 
-    def extendMarkdown(self, md: markdown.Markdown) -> None:  # noqa: N802 - the name that is called
+    def extendMarkdown(self, md: markdown.Markdown) -> None:  # noqa: N802 - markdown's name
         md.preprocessors.deregister("html_block")
         md.parser.blockprocessors.deregister("reference")
         for name in ("html", "autolink", "automail"):
             md.inlinePatterns.deregister(name)
 
 
-class _Inlined(Extension):
-    """Images as data URIs."""
+class _Inlined(Extension, Treeprocessor):
+    """Replaces images, files in a folder, by data URIs."""
 
     def __init__(self, folder: Path):
         super().__init__()
         self._folder = folder
 
     def extendMarkdown(self, md: markdown.Markdown) -> None:  # noqa: N802
-        md.treeprocessors.register(_Images(self._folder), "inlined", 1)  # after those that make the images
-
-
-class _Images(Treeprocessor):
-    def __init__(self, folder: Path):
-        super().__init__()
-        self._folder = folder
+        md.treeprocessors.register(self, "inlined", 1)  # after those that make the images
 
     def run(self, root: Element) -> None:
         for image in root.iter("img"):
@@ -121,8 +119,7 @@ def _figure(match: re.Match[str]) -> str:
 
 
 def _table(match: re.Match[str]) -> str:
-    """A table in a box that scrolls; one whose lines begin with sentences is `prose`: they may wrap, as unbroken they
-    push the other columns out of sight."""
+    """A table in a box that scrolls. If rows begin with sentences it is `prose`, whose first column may wrap."""
     firsts = re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>", match.group(0), flags=re.DOTALL)
     longest = max((len(html.unescape(re.sub(r"<[^>]*>", "", first))) for first in firsts), default=0)
     kind = "table prose" if longest > _LONGEST_LABEL else "table"

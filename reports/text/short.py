@@ -1,4 +1,4 @@
-"""A report in a few lines, for the terminal."""
+"""A report in a few lines for the terminal."""
 
 import math
 
@@ -9,12 +9,14 @@ from reports.text.verdicts import pairs
 
 
 def in_short(selection: Selection) -> list[str]:
-    """By how much each variant differs from the baseline, in a line, and what that rests on. The numbers are those of
-    the verdicts: changes of a trace are the mean of the changes at each step, of the loss that of its mean."""
+    """A line for each variant with its differences from the baseline, and a line with seeds and steps.
+
+    The numbers are those of the verdicts: the mean change per step for traces, the change of the mean for the loss.
+    """
     compared = pairs(selection)
     if not compared:
         there = ", ".join(arm.experiment for arm in selection.arms)
-        return [f"There are runs of {there} alone: nothing is compared."]
+        return [f"Only these arms have runs: {there}. Nothing is compared."]
     lines = [
         f"{variant.experiment} against {baseline.experiment}: {'; '.join(_differences(baseline, variant, selection))}"
         for baseline, variant in compared
@@ -23,7 +25,7 @@ def in_short(selection: Selection) -> list[str]:
 
 
 def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
-    own = "the loss that each trains" if weightings_differ([baseline, variant]) else "the trained loss"
+    own = "each arm's trained loss" if weightings_differ([baseline, variant]) else "the trained loss"
     names = {
         TRAINED: f"Hessian trace of {own}",
         COMMON: "Hessian trace of the common loss",
@@ -40,7 +42,7 @@ def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]
 
 
 def _fid(baseline: Arm, variant: Arm) -> list[str]:
-    """The FIDs at the last milestone that both have; nothing of two protocols, whose difference means nothing."""
+    """The FIDs at the last common milestone; empty if the protocols differ."""
     of_both = [curve(arm, "val/fid") for arm in (variant, baseline)]
     steps = of_both[0].index.intersection(of_both[1].index)
     if not len(steps) or protocol_difference([baseline, variant], "val/fid") is not None:
@@ -53,6 +55,6 @@ def _basis(selection: Selection) -> str:
     seeds = {len(arm.runs) for arm in selection.arms}
     steps = max(arm.last_step for arm in selection.arms)
     if max(seeds) == 1:
-        return f"(means over one seed of each, {steps} steps: no interval over seeds)"
+        return f"(one seed each, {steps} steps: no interval over seeds)"
     count = f"{min(seeds)} seeds" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
-    return f"(means over {count} of each, {steps} steps; the report has the intervals)"
+    return f"(means over {count} each, {steps} steps; the report has the intervals)"

@@ -1,4 +1,4 @@
-"""Verdicts in words: every number in them is computed, and they claim no more than the runs can show."""
+"""Verdicts in words. Every number in them is computed, and they claim no more than the runs can show."""
 
 import math
 from collections.abc import Sequence
@@ -30,24 +30,25 @@ from reports.stats.statistics import (
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """`value` with that many significant digits, for sentences and tables; a dash for none."""
+    """`value` with `digits` significant digits, for sentences and tables; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return "–"
-    if value == 0 or 1e-3 <= abs(value) < 10**digits:
-        places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
-        return f"{value:.{places}f}"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 10**digits:
+        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
     return f"{value:,.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits - 1}e}"
 
 
 def all_verdicts(selection: Selection) -> list[tuple[str, list[str]]]:
-    """(heading, sentences) for loss, curvature, FID and what seeds allow to say; empty headings left out."""
-    groups = [
-        ("Loss", loss_verdicts(selection)),
-        ("Curvature", trace_verdicts(selection)),
-        ("FID", fid_verdicts(selection)),
-        ("Seeds", seed_verdicts(selection.arms)),
-    ]
-    return [(heading, sentences) for heading, sentences in groups if sentences]
+    """(heading, sentences) about loss, curvature, FID and seeds, without empty headings."""
+    groups = {
+        "Loss": loss_verdicts(selection),
+        "Curvature": trace_verdicts(selection),
+        "FID": fid_verdicts(selection),
+        "Seeds": seed_verdicts(selection.arms),
+    }
+    return [(heading, sentences) for heading, sentences in groups.items() if sentences]
 
 
 def below_sentence(found: Comparison, what: str, unit: str = "measurements") -> str:
@@ -58,7 +59,7 @@ def below_sentence(found: Comparison, what: str, unit: str = "measurements") -> 
     low, high, mean = found.min_change_pct, found.max_change_pct, found.mean_change_pct
     if not math.isfinite(mean):
         return f"{v}'s {what} lies below {b}'s at {found.lower_count} of {n} {unit}."
-    if low * high < 0:  # not all on one side: neither the count nor the mean alone would be fair
+    if low * high < 0:  # on both sides: the count alone and the mean alone would mislead
         return f"{_counts(found, what, unit)}; the change is {mean:+.1f} % on average ({low:+.1f} to {high:+.1f} %)."
     side, count = ("below", found.lower_count) if mean < 0 else ("above", found.higher_count)
     span = f"{min(abs(low), abs(high)):.1f} to {max(abs(low), abs(high)):.1f} %"
@@ -66,8 +67,10 @@ def below_sentence(found: Comparison, what: str, unit: str = "measurements") -> 
 
 
 def loss_sentence(found: Comparison, metric: str) -> str:
-    """Of a loss, whose single values are one batch's: the counts, and the change of the mean. The mean of the changes
-    would be drawn upward by small values of the baseline."""
+    """Compares a loss by counts and by the change of its mean.
+
+    Single values are one batch's: small ones of the baseline would inflate the mean of the changes.
+    """
     change = found.change_of_means_pct
     said = f"; its mean over them is {_more_or_less(change)}" if math.isfinite(change) else ""
     return f"{_counts(found, metric, 'logged steps')}{said}."
@@ -86,7 +89,7 @@ def _more_or_less(change_pct: float) -> str:
 
 
 def loss_verdicts(selection: Selection) -> list[str]:
-    """How each arm's loss falls, and how the arms compare where they log comparable losses."""
+    """How each arm's loss falls, and how the arms compare if they log comparable losses."""
     windows = selection.study.windows
     sentences = []
     for arm in selection.arms:
@@ -114,7 +117,7 @@ def loss_verdicts(selection: Selection) -> list[str]:
 
 
 def _window_sentence(arm: Arm, metric: str, what: str, selection: Selection) -> list[str]:
-    """How far the mean moves from the early to the late window; nothing where a window is empty."""
+    """How far the mean moves from the early to the late window; empty if a window is empty."""
     stats = describe(curve(arm, metric), arm.last_step, selection.study.windows)
     if "drop_pct" not in stats:
         return []
@@ -134,7 +137,7 @@ def pairs(selection: Selection) -> list[tuple[Arm, Arm]]:
 
 
 def trace_verdicts(selection: Selection) -> list[str]:
-    """Fall of each arm's trace, the arms against each other, and what that comparison is worth."""
+    """How each arm's trace falls, how the arms compare, and what that comparison is worth."""
     sentences = []
     for arm in selection.arms:
         sentences += _window_sentence(arm, TRAINED, "the trace of the trained loss", selection)
@@ -144,38 +147,35 @@ def trace_verdicts(selection: Selection) -> list[str]:
 
 
 def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
-    windows = selection.study.windows
-    trained = compare(baseline, variant, TRAINED, windows)
-    common = compare(baseline, variant, COMMON, windows)
+    arms, windows = [baseline, variant], selection.study.windows
+    trained, common = (compare(baseline, variant, metric, windows) for metric in (TRAINED, COMMON))
     sentences = []
     if trained is not None:
         sentences.append(below_sentence(trained, "trace of its trained loss"))
-        if weightings_differ([baseline, variant]):
+        if weightings_differ(arms):
             sentences.append(
-                "These are traces of different functions: each arm's own weighted loss. Part of the "
-                "difference is the weighting's scale."
+                "These are traces of different functions: each arm's own weighted loss. Part of the difference is the "
+                "weighting's scale."
             )
             if common is None:
                 sentences.append(
-                    "The trace of the common unweighted loss was not logged in both arms, so how much of it "
-                    "is geometry cannot be said from these runs."
+                    "The trace of the common unweighted loss was not logged in both arms, so these runs cannot tell "
+                    "how much of the difference is geometry."
                 )
         else:
             sentences.append(_interval_sentence(trained))
-    if unlike([baseline, variant]) and (trained or common):
-        keys = ", ".join(unlike([baseline, variant]))
+    if unlike(arms) and (trained or common):
         sentences.append(
-            f"{variant.experiment} and {baseline.experiment} differ in {keys}: the traces of their losses, unweighted "
-            "too, are traces of different functions."
+            f"{variant.experiment} and {baseline.experiment} differ in {', '.join(unlike(arms))}, so even their "
+            "unweighted losses are different functions."
         )
     if common is not None:
-        sentences.append(below_sentence(common, "trace of the common unweighted loss"))
-        sentences.append(_interval_sentence(common))
+        sentences += [below_sentence(common, "trace of the common unweighted loss"), _interval_sentence(common)]
     return sentences
 
 
 def _interval_sentence(found: Comparison) -> str:
-    """The mean paired difference with its interval, over seeds where there are several, and whether that excludes 0."""
+    """The mean paired difference, its interval (over seeds if there are several), and whether that excludes 0."""
     if found.seeds is not None:
         return f"The mean difference ({found.variant} - {found.baseline}) is {_over_seeds(found.seeds)}."
     what = f"The mean paired difference ({found.variant} - {found.baseline}) is {number(found.mean_difference)}"
@@ -184,7 +184,7 @@ def _interval_sentence(found: Comparison) -> str:
         return f"{what}; its standard error is not known."
     low, high = probes.within
     excludes = "excludes" if side(probes)[0] else "includes"
-    over = "over the probes, at most: both arms share their draws" if found.same_draws else "over the probes"
+    over = "over the probes, an upper bound as both arms share their draws" if found.same_draws else "over the probes"
     return (
         f"{what} ± {number(found.mean_difference_sem, 2)} (standard error {over}); the 95 % interval "
         f"{number(low)} to {number(high)} {excludes} 0. It covers the estimator's error at these steps, not "
@@ -193,7 +193,7 @@ def _interval_sentence(found: Comparison) -> str:
 
 
 def _over_seeds(found: Estimate) -> str:
-    """A difference and what the seeds say about it; "noise" is said here alone, where it was measured."""
+    """A difference, its interval over seeds, and whether it exceeds their noise."""
     low, high = found.seeds or (math.nan, math.nan)
     said = "beyond the noise of the seeds" if side(found)[0] else "within the noise of the seeds"
     return f"{number(found.number)}, its 95 % interval {number(low)} to {number(high)} ({found.basis}): it is {said}"
@@ -231,16 +231,16 @@ def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
     elif len(values):
         first, last = float(values.iloc[0]), float(values.iloc[-1])
         sentences.append(
-            f"{name}: FID {trend(list(values))} over {len(values)} milestones, {first:.2f} at step "
+            f"{name}: FID {trend(list(values))} over {len(values)} milestones, from {first:.2f} at step "
             f"{values.index[0]} to {last:.2f} at step {values.index[-1]}; best {values.min():.2f} at step "
             f"{values.idxmin()}, last {last:.2f}."
         )
         loss = describe(curve(arm, "train/loss"), arm.last_step, selection.study.windows)
-        # Two milestones, or one step up among several, may be the noise of so many samples; a steady rise is not.
+        # Two milestones, or one rise among several, may be sampling noise; a steady rise is not.
         if len(values) >= 3 and trend(list(values)) == "rises" and loss.get("drop_pct", 0.0) > 0:
             sentences.append(
-                f"{name}: FID gets worse while train/loss falls. Longer training should not do that: look at "
-                "the samples and at the sampler before reading anything into these FIDs."
+                f"{name}: FID gets worse while train/loss falls. Longer training should not do that: look at the "
+                "samples and the sampler before you use these FIDs."
             )
     if len(values):
         sentences += _above_floor(arm, float(values.iloc[-1]))
@@ -256,56 +256,56 @@ def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
 
 
 def _above_floor(arm: Arm, last: float) -> list[str]:
-    """How the last milestone lies to what as many real images score, where that was measured."""
+    """The last milestone against the FID of as many real images, if that was measured."""
     floor = curve(arm, "val/fid_floor")
     if floor.empty:
         return []
     real = float(floor.iloc[-1])
-    if last <= real:
-        return [f"{arm.experiment}: at its last milestone it scores no worse than as many real images ({real:.2f})."]
-    return [f"{arm.experiment}: its last milestone lies {last - real:.2f} above as many real images ({real:.2f})."]
+    where = "no worse than" if last <= real else f"{last - real:.2f} above"
+    return [f"{arm.experiment}: FID at the last milestone is {where} that of as many real images ({real:.2f})."]
 
 
 def _fid_pair(baseline: Arm, variant: Arm) -> list[str]:
-    b, v = curve(baseline, "val/fid"), curve(variant, "val/fid")
+    arms = [baseline, variant]
+    b, v = (curve(arm, "val/fid") for arm in arms)
     names = f"{variant.experiment} minus that of {baseline.experiment}"
     steps = b.index.intersection(v.index)
     sentences = []
     if len(steps):
-        differences = (v - b).loc[steps].tolist()
-        listed = ", ".join(f"{d:+.2f} at {step}" for d, step in zip(differences, steps, strict=True))
-        sentences.append(f"FID of {names} at the common milestones: {listed}.{_void(baseline, variant, 'val/fid')}")
-        if not _void(baseline, variant, "val/fid"):
+        listed = ", ".join(f"{d:+.2f} at {step}" for step, d in (v - b).loc[steps].items())
+        void = _void(arms, "val/fid")
+        sentences.append(f"FID of {names} at the common milestones: {listed}.{void}")
+        if not void:
             sentences += _seed_noise(baseline, variant, int(steps[-1]))
             sentences += _sample_noise(baseline, variant, int(steps[-1]))
     elif len(b) and len(v):
         sentences.append(f"{variant.experiment} and {baseline.experiment} have no milestone at a common step.")
-    b_final, v_final = at_end(baseline, "final/fid"), at_end(variant, "final/fid")
-    if b_final and v_final:
-        difference = sum(v_final) / len(v_final) - sum(b_final) / len(b_final)
-        sentences.append(f"Final FID of {names}: {difference:+.2f}.{_void(baseline, variant, 'final/fid')}")
+    finals = [at_end(arm, "final/fid") for arm in arms]
+    if all(finals):
+        its, mine = (sum(values) / len(values) for values in finals)
+        sentences.append(f"Final FID of {names}: {mine - its:+.2f}.{_void(arms, 'final/fid')}")
     return sentences
 
 
-def _void(baseline: Arm, variant: Arm, metric: str) -> str:
-    """What a difference between numbers of different protocols is worth; nothing where they share one."""
-    if protocol_difference([baseline, variant], metric) is None:
+def _void(arms: Sequence[Arm], metric: str) -> str:
+    """A warning if the arms' protocols differ; else empty."""
+    if protocol_difference(arms, metric) is None:
         return ""
     return " They were measured under different protocols: this difference means nothing."
 
 
 def _seed_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
-    """What the seeds say of the FIDs' difference at `step`; nothing with one seed in an arm."""
+    """The FIDs' difference at `step` against the noise of the seeds; empty if an arm has one seed."""
     found = seed_contrast(baseline, variant, "val/fid", pd.Index([step]))
     return [f"At step {step} the mean difference is {_over_seeds(found)}."] if found else []
 
 
 def _sample_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
-    """What the noise of the samples says of two single runs' FIDs at `step`; nothing where it was not measured."""
+    """The FIDs of two single runs at `step` against the noise of their samples; empty if that was not measured."""
     found = sample_contrast(baseline, variant, "val/fid", step)
     if found is None:
         return []
-    shared = "; both start from one noise, so that this is cautious" if same_noise((baseline, variant)) else ""
+    shared = "; both start from the same noise, so it is rather too wide" if same_noise((baseline, variant)) else ""
     return [
         f"At step {step} {variant.experiment} and {baseline.experiment} are {beside_samples(found)}. "
         f"The 95 % interval adds the errors of both as if their samples were independent{shared}."
@@ -316,7 +316,7 @@ def _sample_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
 
 
 def seed_verdicts(arms: Sequence[Arm]) -> list[str]:
-    """What the number of seeds allows to say."""
+    """What the number of seeds does not allow to conclude, and where means over seeds end."""
     counts = {arm.experiment: len(arm.runs) for arm in arms}
     single = [name for name, count in counts.items() if count == 1]
     sentences = []
@@ -328,13 +328,13 @@ def seed_verdicts(arms: Sequence[Arm]) -> list[str]:
         sentences.append(f"Seeds per arm: {listed}. Bands are 95 % bootstrap intervals over seeds.")
         sentences += [f"{name} is a single seed: no interval across seeds can be given for it." for name in single]
     if single and len(arms) > 1:
-        sentences.append("Whether the differences are more than seeds vary by cannot be said from these runs.")
+        sentences.append("These runs cannot tell whether the differences exceed the variation between seeds.")
     for arm in arms:
         ends = {run.last_step for run in arm.runs}
         if len(ends) > 1:
             sentences.append(
                 f"{arm.experiment}'s seeds end at different steps ({', '.join(map(str, sorted(ends)))}): "
-                f"means over seeds end at step {min(ends)}, of what the shortest logged."
+                f"means over seeds end at step {min(ends)}, with the shortest run."
             )
     if any(len(curve(arm, TRAINED)) and standard_error(arm, TRAINED).empty for arm in arms):
         sentences.append("Some traces have no standard error: neither it nor the number of probes is recorded.")

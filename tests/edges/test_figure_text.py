@@ -56,7 +56,7 @@ def test_every_figure_draws_hostile_names_as_they_are(
     monkeypatch.setattr(figures, "save", lambda drawn, stem: kept.append(drawn) or stem)
     figure = draw(name, selection, tmp_path)
     if name == "nfe_fid":  # all at one NFE
-        assert "at NFE 50 alone" in figure.reason
+        assert "at NFE 50 only" in figure.reason
         return
     assert figure.reason == ""
     said = _squeezed(kept[0].figure)
@@ -113,5 +113,5 @@ def test_a_letter_comes_from_the_font_that_has_it(capfd: pytest.CaptureFixture[s
             figure.canvas.draw()
     assert any(ord(rare) in get_font(findfont(name)).get_charmap() for name in title.get_fontfamily()[1:])
     said = capfd.readouterr().err
-    assert said.count("no font of this machine has 1 letter(s)") == 1 and nowhere in said
+    assert said.count("no installed font has 1 letter(s)") == 1 and nowhere in said
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

@@ -161,7 +161,7 @@ def test_without_the_server_the_cache_is_used_and_said(server: StandIn, capsys: 
     (found,) = open_source("wandb:study/p")
     assert "does not answer" in capsys.readouterr().out
     read = f"the numbers are those read from {server.url} on 2026-03-04 05:06 UTC"
-    assert asked.notes == (f"read from the cache, as asked for with --offline-cache: {read}",)
+    assert asked.notes == (f"read from the cache, because of --offline-cache: {read}",)
     assert found.notes == (f"{server.url} did not answer: {read}",)
     for run in (asked, found):
         pd.testing.assert_frame_equal(run.history, fresh.history)

@@ -110,7 +110,7 @@ def test_a_newer_run_of_another_weighting_is_not_the_baseline(tmp_path: Path) ->
     selection = chosen(tmp_path, "e6")
     assert ids(selection) == {"e5": ["real"], "e6": ["e6"]} and not selection.warnings
     (why,) = [line for line in selection.left_out if "(context)" not in line]
-    assert why == "e5 seed 1 (run e5-s1-p2): it is not what e6 means by e5: its loss.weighting is p2, not constant"
+    assert why == "e5 seed 1 (run e5-s1-p2): its loss.weighting is p2, not constant, as the experiment asks for"
 
 
 def test_only_runs_of_another_weighting_are_none(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_several_values_that_the_experiment_leaves_open_are_a_warning(
     write_run(tmp_path / "runs" / "five", "e6")
     write_run(tmp_path / "runs" / "three", "e6", seed=2, started="2026-09-01T00:00:00+00:00", loss__minsnr_gamma=3.0)
     page = make_report("e6", str(tmp_path / "runs"), tmp_path / "out").with_suffix(".md").read_text()
-    said = "e6 has runs of several values of loss.minsnr_gamma, and it is not said which is meant: 3.0 (the"
+    said = "e6 has runs with several values of loss.minsnr_gamma: 3.0 (the"
     assert ids(chosen(tmp_path / "runs", "e6"))["e6"] == ["three"]
     assert f"ddpm: warning: {said}" in capsys.readouterr().err
     assert f"**Warning: {said}" in page.replace("\\", "")

@@ -160,10 +160,10 @@ def test_a_line_that_does_not_fit(tmp_path: Path, name: str) -> None:
 _VALUES: dict[str, tuple[str, Any, str]] = {
     "400 digits": ("train/mse", 10**400, "train/mse is NaN or infinite at 1 step(s), first at 30"),
     "a vast error": ("curvature/hutch_trace_sem", 1e308, "infinite, or beyond 1e+100, at 1 step(s), first at 30"),
-    "text": ("train/loss", "0.25", "train/loss: 1 value(s) that are no number are left out, the first at step 30"),
-    "a mapping": ("train/loss", {"a": 1}, "train/loss: 1 value(s) that are no number are left out"),
-    "a number for a protocol": ("val/fid_protocol", 5, "val/fid\\_protocol: 1 value(s) that are no number"),
-    "a name of no text": ("train/\x1b[31m", 5.0, "train/\\\\x1b\\[31m: 1 value(s) that are no number are left out"),
+    "text": ("train/loss", "0.25", "train/loss: 1 value(s) that are not numbers are left out, the first at step 30"),
+    "a mapping": ("train/loss", {"a": 1}, "train/loss: 1 value(s) that are not numbers are left out"),
+    "a number for a protocol": ("val/fid_protocol", 5, "val/fid\\_protocol: 1 value(s) that are not numbers"),
+    "a name of no text": ("train/\x1b[31m", 5.0, "train/\\\\x1b\\[31m: 1 value(s) that are not numbers are left out"),
 }
 
 

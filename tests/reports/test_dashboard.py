@@ -2,12 +2,14 @@
 
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import wandb
 
 from ddpm.errors import UserError
+from reports import workspaces
 from reports.dashboard import browse
 from reports.figures.style import colour
 from wandb_standin import StandIn
@@ -58,3 +60,9 @@ def test_a_folder_is_browsed_in_the_terminal(tmp_path: Path) -> None:
         browse("e6", str(tmp_path))
     (tmp_path / "run-x.wandb").touch()
     assert f"wandb leet {tmp_path}" in browse("e6", str(tmp_path))
+
+
+def test_the_version_whose_private_parts_are_used() -> None:
+    """A workspace is replaced by parts of the package that are not public. With another version, run the tests of this
+    file, then change `VERSION`."""
+    assert version("wandb-workspaces").startswith(f"{workspaces.VERSION}.")

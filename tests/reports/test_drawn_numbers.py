@@ -163,7 +163,7 @@ def fid_vs_step(runs: Selections, _: Path) -> None:
     the_line(axes, [0, 1], [CEILING] * 2, linestyle="-.", label="uniform noise: 50.00")
     assert count_lines(axes) == 5 and not by_hand.bands(axes)
     assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "step (log scale)")  # e1 is three times as long
-    assert "Bars: 95 % interval of one seed's value over the noise of its samples." in drawn.caption
+    assert "Bars: 95 % interval of a single seed's value from the noise of its samples." in drawn.caption
     ends = "e1 35.00 at 2000 and 31.00 at 10000; e5 40.00 at 2000 and 24.00 at 10000; e6 38.00 at 2000 and 28.00 at"
     assert f"FID at the first and last milestone: {ends} 10000. " in drawn.caption
     assert "Uniform noise scores 50.00." in drawn.caption
@@ -263,7 +263,7 @@ def trained_vs_common_trace(runs: Selections, _: Path) -> None:
         the_line(left, common, trained, color=COLOURS[arm], linestyle="None")
         the_line(right, STEPS, ratio, color=COLOURS[arm], label=LABELS[arm])
         the_line(right, [0, 1], [weight] * 2, color=COLOURS[arm], linestyle=":")
-        assert f"{arm} {np.median(ratio):.3f} (median), its mean weight being {weight:.3f}" in drawn.caption
+        assert f"{arm} {np.median(ratio):.3f} (median), mean weight {weight:.3f}" in drawn.caption
     (equal,) = [line for line in left.lines if line.get_color() == "grey"]
     assert np.array_equal(equal.get_xdata(), equal.get_ydata()) and equal.get_xdata()[0] < equal.get_xdata()[1]
     assert "unweighted loss" in left.get_xlabel() and "unweighted" not in left.get_ylabel()
@@ -343,10 +343,10 @@ def test_a_caption_says_which_arm_lacks_what(runs_of_one_arm: Selection, selecti
     """e6 logged a loss alone. Catches an arm that is missing in silence, and one called missing that is there."""
     said = {
         "time_breakdown": "Not logged in e6.",
-        "fid_vs_cost": "Not logged in e6, in every panel.",
+        "fid_vs_cost": "Not in every panel, for lack of logged values: e6.",
         "trace_vs_gradient": "Not logged in e6.",
         "curvature_with_loss": "No trace was logged in e6.",
-        "sample_grids": "No grids in e6.",
+        "sample_grids": "There are no grids in e6.",
     }
     for name, sentence in said.items():
         assert sentence in draw(name, runs_of_one_arm).caption, name
@@ -444,4 +444,4 @@ def sample_grids(runs: Selections, _: Path) -> None:
         (image,) = axes.images
         assert np.unique(np.asarray(image.get_array())[..., :3] * 255).round() == [by_hand.pixel(arm, 1, 6000)]
         assert axes.get_title() == f"{LABELS[arm]}\nstep 6000"
-    assert "Samples at step 6000, the last step that" in drawn.caption and "(e5 seed 1, e6 seed 1)" in drawn.caption
+    assert "Samples at step 6000, the last step at which" in drawn.caption and "(e5 seed 1, e6 seed 1)" in drawn.caption

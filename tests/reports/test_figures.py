@@ -32,7 +32,7 @@ def test_all_figures_of_complete_runs_exist_and_are_not_blank(two_seeds: Path, t
     """Catches: figures that fail on several seeds, come out empty, or in the wrong size or format."""
     for figure in draw_all(chosen(two_seeds, "e6"), tmp_path):
         if figure.name == "nfe_fid":  # all at one NFE
-            assert figure.png is None and "at NFE 50 alone" in figure.reason
+            assert figure.png is None and "at NFE 50 only" in figure.reason
             continue
         assert figure.png is not None, figure.reason
         image = matplotlib.image.imread(figure.png)

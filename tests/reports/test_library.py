@@ -7,8 +7,9 @@ import pytest
 
 from ddpm.commands.cli import main
 from ddpm.errors import UserError
-from reports.figures.library import draw_library, entries, last_correlation, loss_colour
-from reports.figures.style import colour, theme
+from ddpm.names import SCHEDULES, WEIGHTINGS
+from reports.figures.library import draw_library, entries, last_correlation, loss_colour, schedule_marker
+from reports.figures.style import colour, palette, theme
 from reports.library import COLUMNS, make_library
 from reports.publish import FILES
 from reports.sources import open_source
@@ -69,7 +70,16 @@ def test_colour_is_the_loss_and_shape_the_schedule(project: Path) -> None:
         first = draw_library(shown).figure.axes[0]
     looks = {(line.get_color(), line.get_marker()) for line in first.lines if len(line.get_xdata()) == 1}
     assert looks == {(colour("e5"), "o"), (colour("e6"), "o"), (colour("e5"), "^")}
-    assert len({loss_colour(name) for name in ("constant", "minsnr", "minsnr_norm", "p2", "unheard of")}) == 5
+
+
+def test_every_name_has_a_look_of_its_own() -> None:
+    """Catches: two weightings of one colour, two schedules of one marker, and other looks than before."""
+    assert len({loss_colour(name) for name in (*WEIGHTINGS, "unheard of")}) == len(WEIGHTINGS) + 1
+    assert len({schedule_marker(name) for name in (*SCHEDULES, "unheard of")}) == len(SCHEDULES) + 1
+    before = ("constant", "minsnr", "minsnr_norm", "soft_minsnr", "truncated_snr", "p2", "snr")
+    assert [loss_colour(name) for name in before] == [palette(place) for place in range(len(before))]
+    before = ("linear", "cosine", "cosine_match_linear", "sigmoid", "scaled_linear")
+    assert "".join(map(schedule_marker, before)) == "o^vsD"
 
 
 def test_the_rank_correlation_is_over_the_last_milestones(project: Path) -> None:

@@ -365,13 +365,13 @@ def test_the_verdicts_of_two_seeds(selections: Selections) -> None:
         f"The mean difference (e6 - e5) is {over_seeds(f'{REF}_mean')}",
     ]
     assert verdicts["FID"] == [
-        "e5: FID falls over 3 milestones, 41.50 at step 2000 to 24.50 at step 10000; best 24.50 at step 10000, last "
-        "24.50.",
-        "e5: its last milestone lies 23.25 above as many real images (1.25).",
+        "e5: FID falls over 3 milestones, from 41.50 at step 2000 to 24.50 at step 10000; best 24.50 at step 10000, "
+        "last 24.50.",
+        "e5: FID at the last milestone is 23.25 above that of as many real images (1.25).",
         "e5: final FID 22.75, mean of 2 seeds (after the last step, under a protocol of its own).",
-        "e6: FID is mixed over 3 milestones, 38.50 at step 2000 to 28.60 at step 10000; best 28.00 at step 6000, last "
-        "28.60.",
-        "e6: its last milestone lies 27.35 above as many real images (1.25).",
+        "e6: FID is mixed over 3 milestones, from 38.50 at step 2000 to 28.60 at step 10000; best 28.00 at step 6000, "
+        "last 28.60.",
+        "e6: FID at the last milestone is 27.35 above that of as many real images (1.25).",
         "e6: final FID 20.60, mean of 2 seeds (after the last step, under a protocol of its own).",
         "FID of e6 minus that of e5 at the common milestones: -3.00 at 2000, -3.50 at 6000, +4.10 at 10000.",
         f"At step 10000 the mean difference is {over_seeds('val/fid', slice(2, 3))}",
@@ -439,11 +439,11 @@ def test_the_lines_for_the_terminal(selections: Selections) -> None:
     line, basis = in_short(selections.two)
     own, common, mse = (of_pair(name, (1, 2)) for name in (f"{HUTCH}_mean", f"{REF}_mean", "train/mse"))
     assert line == (
-        f"e6 against e5: Hessian trace of the loss that each trains {own['mean_change_pct']:+.1f} %; "
+        f"e6 against e5: Hessian trace of each arm's trained loss {own['mean_change_pct']:+.1f} %; "
         f"Hessian trace of the common loss {common['mean_change_pct']:+.1f} %; "
         f"unweighted loss {mse['change_of_means_pct']:+.1f} %; FID 28.60 against 24.50 at step 10000"
     )
-    assert basis == "(means over 2 seeds of each, 10000 steps; the report has the intervals)"
+    assert basis == "(means over 2 seeds each, 10000 steps; the report has the intervals)"
 
 
 # ---- the library -----------------------------------------------------------------------------------------

@@ -159,8 +159,8 @@ def test_what_was_found_is_printed(originals: Path, tmp_path: Path, capsys: pyte
     round, and FIDs of two protocols set against each other."""
     page = make_report("e6", str(originals), tmp_path / "out")
     said = capsys.readouterr().out
-    assert "e6 against e5: Hessian trace of the loss that each trains -15.2 %" in said
-    assert "FID 207.00 against " in said and "at step 10000" in said and "one seed of each, 10000 steps" in said
+    assert "e6 against e5: Hessian trace of each arm's trained loss -15.2 %" in said
+    assert "FID 207.00 against " in said and "at step 10000" in said and "one seed each, 10000 steps" in said
     assert "by 15.2 % on average" in page.with_suffix(".md").read_text()
     write_run(tmp_path / "runs" / "a", "e5")
     write_run(tmp_path / "runs" / "b", "e6", protocol="cccc3333")
@@ -180,7 +180,7 @@ def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
     assert "<script>" not in html and "&lt;script&gt;" in html
     row = next(line for line in page.with_suffix(".md").read_text().splitlines() if "`model.name`" in line)
     assert row.count("|") == 5 and "undeclared" in row
-    assert "1 difference(s) are not declared" in html
+    assert "does not declare 1 difference(s)" in html
 
 
 @pytest.mark.usefixtures("few_figures")
@@ -190,7 +190,7 @@ def test_a_missing_arm_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[s
     text = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6").with_suffix(".md").read_text()
     assert "Arm e5: no run with metrics in the source." in text
     assert "not finished; its last step so far is 200" in text
-    assert "There are runs of e6 alone: nothing is compared." in capsys.readouterr().out
+    assert "Only these arms have runs: e6. Nothing is compared." in capsys.readouterr().out
 
 
 def test_out_that_is_a_file(tmp_path: Path, originals: Path) -> None:
@@ -257,7 +257,7 @@ def test_an_experiment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     text = page.with_suffix(".md").read_text()
     shown, left_out = text.split("## What is missing or left out")
     assert "| mine | variant | `mine-s1-a1` |" in shown and "mine-s2" not in shown and "theirs-s2" not in shown
-    assert "it is not what mine means by theirs: its optim.lr is 2.0, not 1.0" in left_out
+    assert "its optim.lr is 2.0, not 1.0, as the experiment asks for" in left_out
     monkeypatch.chdir(tmp_path)
     assert main(["report", str(tmp_path / "study.yaml"), "--from", "runs"]) == 0
     assert (tmp_path / "out/study/report.html").is_file()

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,14 @@ import pandas as pd
 import pytest
 
 from ddpm.config.run import flatten
-from reports.columns import as_number, collect, merge, merge_rows
+from reports.columns import Rows, as_number, collect, merge
 from reports.experiments.selection import Arm
 from reports.runs import Run, as_time, resolve_protocols
+
+
+def merge_rows(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Rows:
+    """The rows of one file."""
+    return merge([collect(rows)])
 
 
 def test_flatten_gives_dotted_keys() -> None:

@@ -114,7 +114,7 @@ def test_awkward_lines(tmp_path: Path) -> None:
     assert run.nan_steps == {"a": (1,), "b": (3,)}
     assert run.notes[0] == "loss.jsonl: 3 malformed line(s) were skipped (line 6, 8, 13)"
     assert run.notes[1] == "loss.jsonl: 2 line(s) without a step or values were skipped (line 10, 11)"
-    assert run.notes[-1] == "b: 1 value(s) that are no number are left out, the first at step 2"
+    assert run.notes[-1] == "b: 1 value(s) that are not numbers are left out, the first at step 2"
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.columns import merge_rows
+from reports.columns import collect, merge
 from reports.long_table import settled, tidy
 from reports.runs import Run
 
 
 def _run(id: str, experiment: str, seed: int | None, rows: list[tuple[int, dict[str, Any]]]) -> Run:
-    merged = merge_rows(rows)
+    merged = merge([collect(rows)])
     return Run(
         id=id,
         experiment=experiment,

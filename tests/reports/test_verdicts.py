@@ -32,18 +32,18 @@ def test_original_e6(originals: Path) -> None:
         "(2.5 to 33.9 %)." in verdict
     )
     assert "traces of different functions" in verdict and "weighting's scale" in verdict
-    assert "not logged in both arms, so how much of it is geometry cannot be said" in verdict
+    assert "not logged in both arms, so these runs cannot tell how much of the difference is geometry" in verdict
     assert "train/loss of e6 and e5 are different quantities" in verdict
-    assert "e5: FID rises over 5 milestones, 203.61 at step 2000 to 206.16 at step 10000" in verdict
+    assert "e5: FID rises over 5 milestones, from 203.61 at step 2000 to 206.16 at step 10000" in verdict
     assert "best 203.61 at step 2000, last 206.16" in verdict
     assert "One seed per arm: no interval across seeds can be given." in verdict
-    assert "Whether the differences are more than seeds vary by cannot be said from these runs." in verdict
+    assert "These runs cannot tell whether the differences exceed the variation between seeds." in verdict
     assert "within noise" not in verdict
 
 
 def test_rising_fid_under_falling_loss_raises_the_alarm(originals: Path, two_seeds: Path) -> None:
     """Catches: samples that are noise reported as a plain result, as in the original study."""
-    assert "look at the samples and at the sampler" in text(originals, "e5")
+    assert "look at the samples and the sampler" in text(originals, "e5")
     assert "look at the samples" not in text(two_seeds, "e6")
 
 
@@ -83,7 +83,7 @@ def test_the_noise_of_samples_is_said_of_single_seeds(tmp_path: Path, fid: float
     selection = chosen(tmp_path, "e6")
     said = f"{side} the noise of the samples ({fid - 40:+.2f} ± 9.80); seeds unknown"
     verdict = " ".join(fid_verdicts(selection))
-    assert f"At step 200 e6 and e5 are {said}." in verdict and "both start from one noise" in verdict
+    assert f"At step 200 e6 and e5 are {said}." in verdict and "both start from the same noise" in verdict
     (criterion,) = [found for found in judge_criteria(selection) if "samples better" in found.says]
     assert criterion.verdict == "undecided" and criterion.outcomes[0].verdict.reason.endswith(said)
 
