@@ -8,6 +8,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ddpm import __version__
 from ddpm.commands import (
@@ -73,12 +74,15 @@ def _meant(words: Sequence[str], verb: argparse.ArgumentParser) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The parser. Each verb adds its own; one whose parser has a default for `overrides` takes unknown words too."""
+    """A parser for each verb. One that has a default for `overrides` takes unknown words too."""
     parser = argparse.ArgumentParser(prog="ddpm", description="Controlled DDPM training studies.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for module in VERBS:
-        verb = module.add(verbs)
-        verb.allow_abbrev = False
+        name = module.__name__.rpartition(".")[2].replace("_", "-")
+        texts: dict[str, Any] = {word: getattr(module, word.upper(), None) for word in ("help", "description", "usage")}
+        verb = verbs.add_parser(name, allow_abbrev=False, **texts)
+        if hasattr(module, "arguments"):
+            module.arguments(verb)
         verb.set_defaults(run=module.run, verb=verb)  # an error shows the verb's usage
     return parser

@@ -1,17 +1,16 @@
 """`ddpm dashboard`: an experiment's workspace on W&B's server."""
 
 import argparse
-from typing import Any
+
+HELP = "browse an experiment's runs; on W&B's server, set up their workspace"
+DESCRIPTION = (
+    "Say how to browse the runs. With --from wandb:ENTITY/PROJECT, create or renew the experiment's "
+    "workspace there: loss, gradient, traces, FID with its floor, sample grids, coloured by experiment."
+)
 
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "dashboard",
-        help="browse an experiment's runs; on W&B's server, set up their workspace",
-        description="Say how to browse the runs. With --from wandb:ENTITY/PROJECT, create or renew the experiment's "
-        "workspace there: loss, gradient, traces, FID with its floor, sample grids, coloured by experiment.",
-    )
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument("experiment", metavar="EXP", help="experiment name, such as e6")
     verb.add_argument(
         "--from",
@@ -20,7 +19,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="folder of W&B run files, or wandb:ENTITY/PROJECT; default: %(default)s",
     )
-    return verb
 
 
 def run(args: argparse.Namespace) -> None:

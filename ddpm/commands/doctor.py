@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.runtime.cache import cache_dir
@@ -23,15 +22,11 @@ from ddpm.runtime.cache import cache_dir
 GIB = 2**30
 ROOM = 1 * GIB  # for a run with its checkpoints and W&B files
 
-
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb."""
-    return verbs.add_parser(
-        "doctor",
-        help="check this machine: packages, GPU, login, data, weights",
-        description="Look at versions, GPU, W&B login, cache folder, feature weights, statistics, data and disk. "
-        "Nothing is downloaded or written. Exit code 0 if the demo can run.",
-    )
+HELP = "check this machine: packages, GPU, login, data, weights"
+DESCRIPTION = (
+    "Look at versions, GPU, W&B login, cache folder, feature weights, statistics, data and disk. "
+    "Nothing is downloaded or written. Exit code 0 if the demo can run."
+)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,22 +2,21 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ddpm.arguments import names, not_negative, path, positive, positives
 from ddpm.files.disk import require_folder
 from ddpm.names import LIMITS, SAMPLERS, SCORES, SPACINGS, WEIGHTS
 from ddpm.runtime.memory import keep_freed_memory
 
+HELP = "score checkpoints with several samplers and NFE: a table, and FID against NFE"
+DESCRIPTION = (
+    "Score checkpoints. Options override each run's config. An interrupted command resumes. "
+    "docs/evaluation.md explains the numbers."
+)
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "evaluate",
-        help="score checkpoints with several samplers and NFE: a table, and FID against NFE",
-        description="Score checkpoints. Options override each run's config. An interrupted command resumes. "
-        "docs/evaluation.md explains the numbers.",
-    )
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument(
         "sources", type=path, nargs="+", metavar="RUN|CHECKPOINT", help="run folders, or files of their checkpoints/"
     )
@@ -48,7 +47,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="record each sample's influence on FID in evaluations.jsonl, for intervals of differences",
     )
-    return verb
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,21 +2,20 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ddpm.arguments import path
 from ddpm.errors import UserError
 from ddpm.files.disk import require_folder
 
+HELP = "write docs/findings.md, its table and figures, and docs/gallery.md"
+DESCRIPTION = (
+    "Write the findings of the study's rerun from the records in DOCS/findings/runs. "
+    "With --keep, only bring these records up to date."
+)
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "findings",
-        help="write docs/findings.md, its table and figures, and docs/gallery.md",
-        description="Write the findings of the study's rerun from the records in DOCS/findings/runs. "
-        "With --keep, only bring these records up to date.",
-    )
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument("--docs", type=path, default=Path("docs"), metavar="DIR", help="default: %(default)s")
     verb.add_argument(
         "--original",
@@ -35,7 +34,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         metavar="DIR",
         help="where --keep writes; default: DOCS/findings/runs (a sweep: DOCS/findings/sweep)",
     )
-    return verb
 
 
 def run(args: argparse.Namespace) -> None:

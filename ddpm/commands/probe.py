@@ -1,22 +1,21 @@
 """`ddpm probe`: the curvature at a finished run's checkpoints."""
 
 import argparse
-from typing import Any
 
 from ddpm.arguments import names, path, positive
 from ddpm.names import METHODS, WEIGHTS
 from ddpm.runtime.memory import keep_freed_memory
 
+HELP = "measure the curvature at a finished run's checkpoints"
+DESCRIPTION = (
+    "Measure the Hessian at one checkpoint, or at every checkpoint of a run folder. The numbers go "
+    "into the run's history (folder and W&B), or into a file with --out. docs/curvature.md explains them."
+)
+USAGE = "ddpm probe [-h] [options] RUN|CHECKPOINT [--curvature.key=value ...]"
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "probe",
-        help="measure the curvature at a finished run's checkpoints",
-        description="Measure the Hessian at one checkpoint, or at every checkpoint of a run folder. The numbers go "
-        "into the run's history (folder and W&B), or into a file with --out. docs/curvature.md explains them.",
-        usage="ddpm probe [-h] [options] RUN|CHECKPOINT [--curvature.key=value ...]",
-    )
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument("source", type=path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
     verb.add_argument("--data", metavar="PATH", help="where the images are, or `embedded`; default: as trained")
     verb.add_argument(
@@ -30,7 +29,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     verb.add_argument("--device", default="auto", help="default: %(default)s")
     verb.add_argument("--out", type=path, metavar="FILE", help="write JSON lines to FILE instead of the run's history")
     verb.set_defaults(overrides=[])
-    return verb
 
 
 def run(args: argparse.Namespace) -> None:

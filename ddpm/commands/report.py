@@ -2,21 +2,20 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ddpm.arguments import path
 from ddpm.errors import UserError
 from ddpm.files.disk import require_folder
 
+HELP = "compare an experiment with its baseline: figures, numbers, page"
+DESCRIPTION = (
+    "Write report.html, report.md, numbers.csv, data.parquet and figures for an experiment in "
+    "reports/experiments/. `ddpm report library` plots curvature against FID over all runs."
+)
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "report",
-        help="compare an experiment with its baseline: figures, numbers, page",
-        description="Write report.html, report.md, numbers.csv, data.parquet and figures for an experiment in "
-        "reports/experiments/. `ddpm report library` plots curvature against FID over all runs.",
-    )
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument("experiment", metavar="EXP", help="experiment name, such as e6; or `library`")
     verb.add_argument(
         "--from",
@@ -49,7 +48,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         metavar="ENTITY/PROJECT",
         help="also publish it as a W&B Report in this project; default: the project of --from",
     )
-    return verb
 
 
 def run(args: argparse.Namespace) -> None:

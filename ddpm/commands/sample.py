@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddpm.arguments import fraction, not_negative, path, positive
 from ddpm.errors import UserError
@@ -13,14 +13,12 @@ from ddpm.runtime.memory import keep_freed_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
+HELP = "draw images from a checkpoint or a run"
+DESCRIPTION = "Draw images with any sampler from a checkpoint, or from the newest one of a run folder."
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "sample",
-        help="draw images from a checkpoint or a run",
-        description="Draw images with any sampler from a checkpoint, or from the newest one of a run folder.",
-    )
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument("source", type=path, metavar="RUN|CHECKPOINT", help="run folder, or a file of its checkpoints/")
     verb.add_argument("--out", type=path, default=Path("out/samples"), metavar="DIR", help="default: %(default)s")
     verb.add_argument("--n", type=positive, default=36, help="how many images; default: %(default)s")
@@ -36,7 +34,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     verb.add_argument("--batch-size", type=positive, default=25, help="default: %(default)s")
     verb.add_argument("--device", default="auto", help="default: %(default)s")
     verb.add_argument("--each", action="store_true", help="also write every image to DIR/images/")
-    return verb
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,23 +2,19 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ddpm.arguments import path
 from ddpm.files.disk import FIGURES, require_file
 
+HELP = "draw alpha_bar, SNR and the weighting curves of a config"
+USAGE = "ddpm schedule [-h] [--out FILE] CONFIG [--key.sub=value ...]"
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "schedule",
-        help="draw alpha_bar, SNR and the weighting curves of a config",
-        usage="ddpm schedule [-h] [--out FILE] CONFIG [--key.sub=value ...]",
-    )
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument("config", type=path, metavar="CONFIG")
     verb.add_argument("--out", type=path, default=Path("out/schedule.png"), metavar="FILE", help="%(default)s")
     verb.set_defaults(overrides=[])
-    return verb
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,21 +1,20 @@
 """`ddpm sweep`: the points of a sweep file, on this machine."""
 
 import argparse
-from typing import Any
 
 from ddpm.arguments import path, positive
 from ddpm.errors import UserError
 
+HELP = "run a W&B sweep file on this machine, without a server"
+DESCRIPTION = (
+    "Run every point of a grid or random sweep file, as `wandb agent` would. A second call resumes. "
+    "With --requeue, continue the crashed runs of a sweep on W&B's server on this machine."
+)
+USAGE = "ddpm sweep [-h] [options] (FILE | --requeue ENTITY/PROJECT/ID) [-- --key.sub=value ...]"
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "sweep",
-        help="run a W&B sweep file on this machine, without a server",
-        description="Run every point of a grid or random sweep file, as `wandb agent` would. A second call resumes. "
-        "With --requeue, continue the crashed runs of a sweep on W&B's server on this machine.",
-        usage="ddpm sweep [-h] [options] (FILE | --requeue ENTITY/PROJECT/ID) [-- --key.sub=value ...]",
-    )
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument("file", type=path, nargs="?", metavar="FILE", help="a sweep file, such as sweeps/smoke.yaml")
     verb.add_argument("--requeue", metavar="ENTITY/PROJECT/ID", help="a sweep on W&B's server, instead of a file")
     verb.add_argument("--workers", type=positive, metavar="N", help="run N at a time; default: 1, or one for each GPU")
@@ -23,7 +22,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     verb.add_argument("--count", type=positive, metavar="N", help="run at most N points; a random sweep needs it")
     verb.add_argument("--yes", action="store_true", help="also run more than 10,000 points")
     verb.set_defaults(overrides=[])
-    return verb
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,22 +2,18 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ddpm.arguments import path
 
+HELP = "upload to W&B what the server lacks of this machine's runs"
+DESCRIPTION = "Upload offline runs and anything the server missed. Safe to run again."
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "sync",
-        help="upload to W&B what the server lacks of this machine's runs",
-        description="Upload offline runs and anything the server missed. Safe to run again.",
-    )
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument(
         "root", type=path, nargs="?", default=Path("runs"), metavar="DIR", help="run folder(s); default: %(default)s"
     )
-    return verb
 
 
 def run(args: argparse.Namespace) -> None:

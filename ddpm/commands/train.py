@@ -1,24 +1,20 @@
 """`ddpm train`: one run from a config file."""
 
 import argparse
-from typing import Any
 
 from ddpm.arguments import path
 from ddpm.runtime.memory import keep_freed_memory
 
+HELP = "train one run from a config file"
+DESCRIPTION = "Train one run. Any key of the config can be set: --train.total_steps=500 --loss.weighting=minsnr"
+USAGE = "ddpm train [-h] [--dry-run] CONFIG [--key.sub=value ...]"
 
-def add(verbs: Any) -> argparse.ArgumentParser:
-    """Declare the verb and its arguments."""
-    verb = verbs.add_parser(
-        "train",
-        help="train one run from a config file",
-        description="Train one run. Any key of the config can be set: --train.total_steps=500 --loss.weighting=minsnr",
-        usage="ddpm train [-h] [--dry-run] CONFIG [--key.sub=value ...]",
-    )
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     verb.add_argument("config", type=path, metavar="CONFIG", help="YAML file, such as configs/smoke/e5.yaml")
     verb.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
     verb.set_defaults(overrides=[])
-    return verb
 
 
 def run(args: argparse.Namespace) -> None:
