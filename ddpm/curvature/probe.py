@@ -80,8 +80,8 @@ class CurvatureProbe:
 
         batch: (B,) positions of the images of `step`, used if `curvature.draws` is batch. check_stop: called before
         each draw; may raise. checks: draws that are repeated with exact products; None: `CHECKS`, in one measurement of
-        `CHECK_EVERY`. exact: whether the previous measurement fell back to exact products; this one then starts with
-        them, unless it checks. The processes share the draws of `hutchinson`; rank 0 does the rest.
+        `CHECK_EVERY`. exact: the previous measurement fell back to exact products. This one then starts with them,
+        unless it checks. The processes share the draws of `hutchinson`; rank 0 does the rest.
         """
         if checks is None:
             cadence = self.cfg.every or self._run.logging.log_every_n_steps
@@ -110,7 +110,7 @@ class CurvatureProbe:
     # --- draws ---
 
     def _rng(self, step: int) -> Generator:
-        """The same at every step of every run with one `curvature.seed`; for `draws: batch`, one for each step."""
+        """`draws: fixed`: one stream for each `curvature.seed`, at all steps and runs. `batch`: one for each step."""
         if self.cfg.draws == "fixed":
             return Generator().manual_seed(stream_seed(self.cfg.seed, "fixed probes"))
         return Generator().manual_seed(stream_seed(self._run.seed, f"probe at {step}"))

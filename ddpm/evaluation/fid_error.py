@@ -5,7 +5,6 @@ from torch import Generator, Tensor
 
 from ddpm.evaluation.distances import Gaussian, finite, frechet_distance, gaussian_of, symmetric_root
 
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % point: value +- Z95 * standard error
 EXTRAPOLATED_FROM = 5  # subset sizes; more cost more distances and add little
 
 

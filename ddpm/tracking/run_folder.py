@@ -88,7 +88,7 @@ class RunFolder:
 
     def over(self) -> str | None:
         """A message if the run has nothing left to do: it is finished, and any lost rows cannot be restored. None if it
-        is to be trained, or to be repaired: the row of the last step can be measured again from its checkpoint."""
+        must be trained, or lacks only the last row, which can be measured again from its checkpoint."""
         if not self.finished:
             return None
         rows, bad, damage = self._parse_rows()
@@ -225,8 +225,8 @@ class RunFolder:
         self.record = record
 
     def continuing(self, step: int, session: dict[str, Any], config: dict[str, Any], known: dict[str, Any]) -> None:
-        """Remove the rows, checkpoints and divergence after `step`, which will come again. Write the new session, the
-        config (some keys may change in a run), and the keys of `known` that it lacks to `run.json`."""
+        """Remove the rows, checkpoints and divergence after `step`: training repeats those steps. Write the new session,
+        the config (some keys may change in a run), and the keys of `known` that it lacks to `run.json`."""
         self.rows = {s: row for s, row in self.rows.items() if s <= step}
         known = {key: value for key, value in known.items() if key not in self.record}
         self.record = {**self.record, **known, "config": config, "sessions": [*self.record["sessions"], session]}
@@ -236,7 +236,7 @@ class RunFolder:
                     path.unlink()
             for path in (*self.path.glob("checkpoints/*.part"), self.path / "diverged.json"):
                 path.unlink(missing_ok=True)
-            # After the checkpoints, which presume the removed rows.
+            # After the checkpoints are gone: they presume the removed rows.
             lines = {s: _line(s, row) for s, row in self.rows.items()}
             checksums.note(self.path / "loss.jsonl", *lines.values())
             self._sync_rows()

@@ -108,7 +108,7 @@ def _send(folder: RunFolder, known: _Known, rows: list[int], grids: list[int], c
         for step in checkpoints:
             send_checkpoint(run, folder, step, last=newest)
         run.log_artifact("config", folder.path / "config.yaml", ["latest"])  # an equal file makes no new version
-        run.summarise({STEP: max(folder.rows, default=0), **folder.summary()})  # W&B has the step of the last row sent
+        run.summarise({STEP: max(folder.rows, default=0), **folder.summary()})  # else the step of the last row sent
     if not run.finish(0 if folder.finished else 1) or run.mode != "online":
         raise UserError(f"The server did not take everything of {folder.path}. Run the command again.")
     folder.note_sent()

@@ -96,8 +96,8 @@ class Tracker:
         if id := self._agents_run():
             self.folder.record["wandb_id"] = id  # an agent's W&B run gets all rows
         self._run = open_run(self.folder.record, self.folder.path)
-        # Send again what W&B may lack: rows after those that its server knows, and those of the last seconds before a
-        # kill. Readers merge rows of one step.
+        # Send again what W&B may lack: rows newer than its server's last, and rows logged seconds before a kill.
+        # Readers merge rows of one step.
         rows = self.folder.rows
         end = max((row.get("time/total_s", 0.0) for row in rows.values()), default=0.0)
         flushed = {step for step, row in rows.items() if row.get("time/total_s", end) < end - 10 * FLUSH_S}

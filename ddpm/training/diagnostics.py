@@ -31,8 +31,8 @@ class Diagnostics:
         self.stop = StopSignals()
 
     def measure(self, tracker: Tracker) -> None:
-        """After a step, do what is due: save a checkpoint, probe, score, draw, and log a row, unless the row is already
-        logged. Raises Interrupted."""
+        """Save a checkpoint if one is due. Unless the step's row exists, probe, score and draw if due, and log the row.
+        Raises Interrupted."""
         step, state = self.state.step, self.state
         milestone = self.cfg.is_milestone(step)
         if milestone or step % self.cfg.checkpoint.every == 0:

@@ -67,7 +67,7 @@ def fit(training: Training, tracker: Tracker, stop: StopSignals) -> None:
         while state.step < total:
             distributed.check_stop(stop)
             advance(training, tracker)  # next batch, loss, backward, clip, step, EMA
-            diagnostics.measure(tracker)  # checkpoint, curvature, FID and grid if due; log
+            diagnostics.measure(tracker)  # checkpoint, curvature, FID and grid if due; log, upload
             if state.row:
                 rate = (bar.format_dict["rate"] or 0) * cfg.data.batch_size
                 bar.set_postfix({"loss": f"{state.row['train/loss']:.4f}", "img/s": f"{rate:.0f}"}, refresh=False)
@@ -104,5 +104,5 @@ def train_step(training: Training, x_0: Tensor, *, with_stats: bool = False) -> 
         loss, mse = objective.losses(state.replica, x_0, t[mine], eps[mine], t)
     stats = update(state, loss, mse, training.cfg.train.grad_clip, with_stats=with_stats)
     if with_stats:
-        stats.gradient.update(objective.weight_stats(t))
+        stats.details.update(objective.weight_stats(t))
     return stats

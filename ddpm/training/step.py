@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 class StepStats:
     """What one step measured: scalars that are still on the device.
 
-    grad_norm: L2, before clipping. finite: whether loss and gradient were; True also for an fp16 gradient that
-    overflowed, because the next step uses a smaller loss scale.
+    grad_norm: L2, before clipping. details: metrics that only rows need. finite: whether loss and gradient are finite.
+    An fp16 gradient that overflows counts as finite, because the next step has a smaller loss scale.
     """
 
     loss: Tensor
     mse: Tensor
     grad_norm: Tensor
-    gradient: dict[str, Tensor]
+    details: dict[str, Tensor]
     finite: bool
 
     def row(self) -> dict[str, float]:
@@ -36,7 +36,7 @@ class StepStats:
             "train/loss": self.loss,
             "train/mse": self.mse,
             "train/grad_global_L2": self.grad_norm,
-            **self.gradient,
+            **self.details,
         }
         return {key: value.item() for key, value in tensors.items()}
 
@@ -62,8 +62,8 @@ def update(
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimizer)
-    gradient = gradient_stats(state.params) if with_stats else {}
-    loss, mse = distributed.means(loss.detach(), mse.detach())  # at every step: all must see a value that is not finite
+    details = gradient_stats(state.params) if with_stats else {}
+    loss, mse = distributed.means(loss.detach(), mse.detach())  # every step: all processes must see a non-finite value
     norm = gradient_norm(state.params)
     loss_is, norm_is = torch.stack([loss, norm]).tolist()  # the only wait for the device in a step
     taken = math.isfinite(loss_is) and math.isfinite(norm_is)
@@ -76,8 +76,8 @@ def update(
         if state.ema:
             state.ema.update(state.model)
     if taken or overflow:
-        state.scaler.update()  # for any other step, `TrainState.count` does this: a divergence is not counted
-    return StepStats(loss, mse, norm, gradient, taken or overflow)
+        state.scaler.update()  # after a skipped step `TrainState.count` does it; a diverged step is not counted
+    return StepStats(loss, mse, norm, details, taken or overflow)
 
 
 def divergence(cfg: Config, step: int, stats: StepStats, indices: list[int], path: Path) -> UserError:

@@ -10,9 +10,9 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from numpy.typing import NDArray
 
+from ddpm.metrics import Z95
 from reports.experiments.selection import Arm
 from reports.figures.style import colour, look
-from reports.stats.intervals import Z95
 from reports.stats.statistics import curve, seed_band, standard_error
 
 Array = NDArray[Any]

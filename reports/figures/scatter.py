@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter
 from reports.experiments.selection import Arm, Selection
 from reports.figures import style
 from reports.figures.curves import gathered, scatter_by_step
-from reports.figures.labels import place_labels
+from reports.figures.place_labels import place_labels
 from reports.figures.style import Drawn, NothingToDraw, label
 from reports.protocols import check_protocols
 from reports.stats.statistics import COMMON, TRAINED, curve, rank_correlation, standard_error, weightings_differ

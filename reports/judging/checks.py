@@ -106,7 +106,7 @@ def _as_it_stands(check: Check, arms: list[Arm]) -> Estimate:
 
 
 def _absolute_score(check: Check) -> bool:
-    """Whether a bound is in points of a score: a level, or a difference other than 0 (a sign needs no scale)."""
+    """Whether a bound depends on the score's scale: any level, and any difference but 0."""
     if check.metric not in SCORES or check.statistic not in _IN_POINTS or check.of.endswith("_pct"):
         return False
     return check.of == "value" or any((check.at_least, check.at_most))
@@ -130,7 +130,7 @@ def _arms_of(check: Check, study: Study) -> list[str]:
 
 
 def _refusal(check: Check, arms: Sequence[Arm], study: Study) -> str:
-    """Why the number decides nothing; empty if it does."""
+    """Why the number cannot decide; empty if it can."""
     short = not_whole(arms)
     if short or len(arms) < 2 or check.metric not in SCORES or study.compares_protocols:
         return short
@@ -140,8 +140,8 @@ def _refusal(check: Check, arms: Sequence[Arm], study: Study) -> str:
 def not_whole(arms: Sequence[Arm]) -> str:
     """Which runs have not taken all of their steps, in words; empty if all have."""
     short = [run for arm in arms for run in arm.runs if run.last_step < (run.planned_steps or 0)]
-    listed = ", ".join(f"{run.name} stands at step {run.last_step} of {run.planned_steps}" for run in short)
-    return f"not whole: {listed}" if short else ""
+    listed = ", ".join(f"{run.name} is at step {run.last_step} of {run.planned_steps}" for run in short)
+    return f"unfinished: {listed}" if short else ""
 
 
 # ---- in words --------------------------------------------------------------------------------------------

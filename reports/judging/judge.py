@@ -13,8 +13,8 @@ OF_THESE, GIVEN = " in these runs", ", given the draws"
 
 @dataclass(frozen=True)
 class Verdict:
-    """`word` (`HOLDS`, `FAILS`, `UNDECIDED` or `UNSAID`) and its limits. of_these_runs: other seeds may say otherwise.
-    given_draws: other draws of the probe may. reason: why nothing is decided."""
+    """`word` (`HOLDS`, `FAILS`, `UNDECIDED` or `UNSAID`) and its limits. of_these_runs: other seeds could change it.
+    given_draws: other draws of the probe could. reason: why nothing is decided."""
 
     word: str
     of_these_runs: bool = False
@@ -58,10 +58,10 @@ class Judged:
 def judge(found: Estimate, at_least: float | None, at_most: float | None) -> Verdict:
     """Whether the number lies within the bounds, both included; None for an open end.
 
-    Cannot be said: there is no number, or a reason against it. A number as logged decides about these runs if all seeds
-    agree. Otherwise an interval decides if it lies wholly inside or wholly outside; no interval, or one that reaches
+    Cannot be said: there is no number, or a reason not to use it. A number as logged decides about these runs if all
+    seeds agree. Otherwise an interval decides if it lies wholly inside or wholly outside; no interval, or one that reaches
     over a bound, leaves it undecided. The interval within the runs goes first: seeds share the noise of the samples and
-    the probe's draws, so the interval over seeds decides nothing that the other leaves open. Without a second interval
+    the probe's draws, so the interval over seeds cannot decide what the other leaves open. Without a second interval
     that agrees, the interval within the runs decides about these runs only.
     """
     low = -math.inf if at_least is None else at_least
@@ -87,8 +87,8 @@ def _vote(interval: Interval, low: float, high: float) -> str:
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict on a claim with several checks. It fails with any check, with the fewest limits among those that
-    fail; it holds if all hold, with the most."""
+    """The verdict on a claim with several checks. One that fails makes it fail, with the fewest limits of those that
+    fail. It holds if all hold, with the most limits."""
     for word, choose in ((FAILS, min), (UNSAID, min), (UNDECIDED, min), (HOLDS, max)):
         found = [verdict for verdict in verdicts if verdict.word == word]
         if found:

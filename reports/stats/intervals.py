@@ -19,7 +19,6 @@ from scipy import stats
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
 LEVEL = 0.95
-Z95 = float(stats.norm.ppf((1 + LEVEL) / 2))  # half a normal interval, in standard errors
 _EXACT = 6  # up to this many seeds every resample is enumerated: at most 462
 _RESAMPLES = 1000
 _CHUNK = 2048

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from ddpm.config.run import flatten
+from ddpm.metrics import Z95
 from reports.columns import LARGEST, as_number
 from reports.experiments import Windows
 from reports.experiments.selection import Arm, Selection, differing_keys, matches
 from reports.long_table import settled
 from reports.runs import Run, canonical
-from reports.stats.intervals import Z95, Estimate, around, bootstrap_mean, student, welch
+from reports.stats.intervals import Estimate, around, bootstrap_mean, student, welch
 
 COLUMNS = ["experiment", "metric", "statistic", "value"]
 TRAINED, COMMON = "curvature/hutch_trace_mean", "curvature/ref_trace_mean"

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ddpm.config.run import flatten
+from ddpm.metrics import Z95
 from reports.experiments.selection import Selection, differing_keys, matches, show
 from reports.figures import Figure
 from reports.figures.steps import context_reason
@@ -15,7 +16,6 @@ from reports.judging.checks import judge_criteria, judge_statements
 from reports.judging.judge import FAILS, HOLDS, Judged, Outcome
 from reports.protocols import measured
 from reports.runs import FID_METRICS, Run
-from reports.stats.intervals import Z95
 from reports.stats.statistics import (
     COLUMNS,
     COMMON,
@@ -110,7 +110,7 @@ def _unfinished(selection: Selection) -> list[str]:
         if run.diverged_after is not None:
             lines.append(f"{run.name} diverged: its train/loss is not finite after step {run.diverged_after}.")
         elif run.last_step < (run.planned_steps or 0):
-            lines.append(f"{run.name} stands at step {run.last_step} of {run.planned_steps}.")
+            lines.append(f"{run.name} is at step {run.last_step} of {run.planned_steps}.")
     return lines
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
-from ddpm.evaluation.fid_error import Z95, extrapolate, frechet_error, frechet_influence
+from ddpm.evaluation.fid_error import extrapolate, frechet_error, frechet_influence
+from ddpm.metrics import Z95
 
 
 def _features(n: int, d: int, seed: int = 0) -> torch.Tensor:

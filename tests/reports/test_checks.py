@@ -124,9 +124,9 @@ def test_runs_that_are_not_whole_decide_nothing(tmp_path: Path, how: str) -> Non
             rows += [(10 * (i + 1), {METRIC: math.nan, "train/loss": math.nan}) for i in range(5, 20)]
         write_run(tmp_path / "e6" / str(seed), "e6", seed, rows=rows, finished=False)
     outcome, verdict = judged(tmp_path, of="change_pct", window=[0.6, 1.0], at_most=-15)
-    assert verdict == "undecided" and "e6 seed 1" in outcome.reason and "stands at step 50 of 200" in outcome.reason
+    assert verdict == "undecided" and "e6 seed 1" in outcome.reason and "is at step 50 of 200" in outcome.reason
     made = make_report("e6", str(tmp_path), tmp_path / "out").with_suffix(".md").read_text()
-    said = "diverged: its train/loss is not finite after step 50" if how == "diverged" else "stands at step 50 of 200"
+    said = "diverged: its train/loss is not finite after step 50" if how == "diverged" else "is at step 50 of 200"
     assert f"**Warning: e6 seed 1 (run e6-s1-1) {said}" in made
 
 

@@ -12,7 +12,7 @@ from reports.experiments import load, names
 from reports.experiments.selection import Selection, select
 from reports.figures import FIGURES, draw, draw_all
 from reports.figures.curves import in_cells
-from reports.figures.labels import place_labels
+from reports.figures.place_labels import place_labels
 from reports.figures.style import DPI, NothingToDraw, arm_labels, colour, dash, marker, theme, told_apart
 from reports.figures.timesteps import profile, weight_curve
 from reports.sources import open_source

@@ -165,7 +165,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     for line in (
         "e5 has one seed: no interval over seeds.",
         "e6 seed 1077 (run e6-s1077-0123abcd) was not scored by the study's sampler and DDIM.",
-        "e5 seed 1077 (run e5-s1077-0123abcd) stands at step 5000 of 10000.",
+        "e5 seed 1077 (run e5-s1077-0123abcd) is at step 5000 of 10000.",
         "There is no run of e5\\_study, the faithful rerun.",
         "There is no record of a sweep.",
     ):

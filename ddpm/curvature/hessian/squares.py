@@ -31,7 +31,7 @@ from ddpm.curvature.hessian.vectors import Vectors, rademacher
 # Step of the differences over the root mean square parameter, in units of the fourth root of the machine epsilon, at
 # which rounding (eps / h^2) and truncation (h^2) of a second difference balance.
 STEP = 0.2
-# Largest acceptable numerical error: in standard errors; or relative to the trace, as exact products round it too.
+# Largest accepted numerical error: in standard errors, or relative to the trace (exact products round as much).
 TOLERANCE, ROUNDING = 0.02, 1e-5
 
 # (number of draws, a function that measures some and leaves 0 for the others) -> the measurements of all.

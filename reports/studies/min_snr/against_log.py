@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ddpm.metrics import Z95
 from reports.experiments import Check
 from reports.experiments.selection import Arm
 from reports.judging.judge import side
 from reports.runs import Run
 from reports.stats.estimates import over_steps, windowed
-from reports.stats.intervals import T5, Z95, Estimate, around, half, step_noise
+from reports.stats.intervals import T5, Estimate, around, half, step_noise
 from reports.stats.statistics import TRAINED, curve, same_draws, standard_error
 
 METRICS = {"train/loss": "loss", "train/grad_global_L2": "gradient L2", TRAINED: "trace"}

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ddpm.metrics import Z95
 from reports.experiments.selection import Arm
 from reports.runs import Run
-from reports.stats.intervals import Z95, Array, Estimate, around, over_seeds
+from reports.stats.intervals import Array, Estimate, around, over_seeds
 from reports.stats.statistics import shared_seeds
 from reports.studies.min_snr.scores import influence_name, metric, scored
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from ddpm.files.rows import parse
+from ddpm.metrics import Z95
 from reports.experiments.selection import Arm
 from reports.runs import Run, canonical, flat_config
-from reports.stats.intervals import Z95
 
 OLD, RESPACED, DDIM = "ddpm_adjacent_posterior", "ddpm", "ddim"
 SAMPLERS = (OLD, RESPACED, DDIM)

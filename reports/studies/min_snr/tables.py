@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ddpm.metrics import Z95
 from reports.experiments.selection import Arm, Selection
 from reports.figures.library import Entry
 from reports.figures.style import thousands
 from reports.judging.judge import Judged, Outcome, side
 from reports.runs import Run, flat_config
-from reports.stats.intervals import Z95, Estimate
+from reports.stats.intervals import Estimate
 from reports.stats.statistics import curve
 from reports.studies.min_snr import against_log, fids, scores, traces
 from reports.studies.min_snr.against_log import Gap

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from ddpm.errors import UserError
+from ddpm.metrics import Z95
 from reports.experiments import Check
 from reports.experiments.selection import Arm
 from reports.stats.estimates import windowed, with_both_intervals
-from reports.stats.intervals import Z95, Estimate, around
+from reports.stats.intervals import Estimate, around
 from reports.stats.statistics import COMMON, TRAINED, curve, paired, shared_seeds
 from reports.studies import probe_pairs
 
