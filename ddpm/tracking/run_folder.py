@@ -225,8 +225,8 @@ class RunFolder:
         self.record = record
 
     def continuing(self, step: int, session: dict[str, Any], config: dict[str, Any], known: dict[str, Any]) -> None:
-        """Remove the rows, checkpoints and divergence after `step`: training repeats those steps. Write the new session,
-        the config (some keys may change in a run), and the keys of `known` that it lacks to `run.json`."""
+        """Remove the rows, checkpoints and divergence after `step`: training repeats it. Write the new session, the
+        config (some keys may change in a run), and the keys of `known` that it lacks to `run.json`."""
         self.rows = {s: row for s, row in self.rows.items() if s <= step}
         known = {key: value for key, value in known.items() if key not in self.record}
         self.record = {**self.record, **known, "config": config, "sessions": [*self.record["sessions"], session]}

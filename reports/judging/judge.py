@@ -59,10 +59,10 @@ def judge(found: Estimate, at_least: float | None, at_most: float | None) -> Ver
     """Whether the number lies within the bounds, both included; None for an open end.
 
     Cannot be said: there is no number, or a reason not to use it. A number as logged decides about these runs if all
-    seeds agree. Otherwise an interval decides if it lies wholly inside or wholly outside; no interval, or one that reaches
-    over a bound, leaves it undecided. The interval within the runs goes first: seeds share the noise of the samples and
-    the probe's draws, so the interval over seeds cannot decide what the other leaves open. Without a second interval
-    that agrees, the interval within the runs decides about these runs only.
+    seeds agree. Otherwise an interval decides if it lies wholly inside or wholly outside; no interval, or one that
+    reaches over a bound, leaves it undecided. The interval within the runs goes first: seeds share the noise of the
+    samples and the probe's draws, so the interval over seeds cannot decide what the other leaves open. Without a second
+    interval that agrees, the interval within the runs decides about these runs only.
     """
     low = -math.inf if at_least is None else at_least
     high = math.inf if at_most is None else at_most
