@@ -132,7 +132,7 @@ def test_mixed_protocols(tmp_path: Path) -> None:
     for name in ("loss_fid_vs_step", "fid_vs_step", "curvature_vs_fid"):
         with pytest.raises(UserError, match="different protocols"):
             drawn_text(selection, name)
-        assert "Different protocols" in drawn_text(selection, name, allow_mixed=True).replace("\n", " ")
+        assert "different protocols" in drawn_text(selection, name, allow_mixed=True).replace("\n", " ")
 
 
 def test_context_of_another_protocol_is_left_out(tmp_path: Path) -> None:

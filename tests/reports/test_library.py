@@ -99,5 +99,5 @@ def test_nothing_to_show(project: Path, tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(UserError, match="No runs that match seed=77"):
         make_library(str(project), tmp_path / "out", ["seed=77"])
     assert main(["report", "library", "--from", str(project), "--publish", "a/b"]) == 2
-    assert "not published" in capsys.readouterr().err
+    assert "cannot be published" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
