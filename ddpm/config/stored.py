@@ -4,6 +4,7 @@ A stored config holds every key that its version knew, so the keys that it lacks
 beside them that could contradict. A changed default needs nothing here. Renaming or removing a key does.
 """
 
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,7 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     """
     if "curvature" in config:
         config = {**config, "curvature": {"draws": "batch", **config["curvature"]}}
-    return _completed(config, _defaults())
+    return _completed(config, deepcopy(_defaults()))
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

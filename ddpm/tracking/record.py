@@ -109,6 +109,7 @@ def note_evaluation(folder: Path, step: int, point: str, rows: list[dict[str, An
     try:
         lines = path.read_bytes().splitlines() if path.exists() else []
         noted = any(each.get("point") == point for _, each in read_objects(lines, {}))
-        append_line(path, "" if noted else json.dumps({"_i": step, "point": point, "out": rows}) + "\n")
+        if not noted:
+            append_line(path, json.dumps({"_i": step, "point": point, "out": rows}) + "\n")
     except OSError as error:
         print(f"warning: the evaluation is not noted in {path}: {error.strerror or error}")

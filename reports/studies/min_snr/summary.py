@@ -225,19 +225,28 @@ def summary(
         percent=percent,
         side=side,
         thousands=thousands,
+        whole=whole,
     )
     return Markdown(text.strip())
 
 
 def percent(found: Estimate) -> str:
     """`-50.0 % (-51.4 to -48.6)`: a change with its interval within the runs."""
+    if found.number is None:
+        return "by an unknown part"
     return f"{found.number:+.1f} % ({interval_text(found.within, 1) if found.within else 'no interval'})"
+
+
+def whole(number: float | None) -> str:
+    """The number without decimals; a dash for none."""
+    return "–" if number is None else f"{number:.0f}"
 
 
 def _beside(found: Estimate) -> str:
     """`15.0 % below`: a change in per cent as a distance and a side."""
-    number = found.number or 0.0
-    return f"{abs(number):.1f} % {'below' if number < 0 else 'above'}"
+    if found.number is None:
+        return "at an unknown distance from"
+    return f"{abs(found.number):.1f} % {'below' if found.number < 0 else 'above'}"
 
 
 def interval_text(interval: Interval | None, places: int | None = None) -> str:
