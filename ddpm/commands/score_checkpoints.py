@@ -30,13 +30,12 @@ from ddpm.diffusion.samplers import make_chain
 from ddpm.errors import Held, UserError
 from ddpm.evaluation.evaluator import Evaluator, SamplingPlan
 from ddpm.evaluation.features import file_digest, make_features
-from ddpm.evaluation.fid_error import frechet_influence
+from ddpm.evaluation.fid_error import fid_interval, frechet_influence
 from ddpm.evaluation.kid_prdc import Kid
 from ddpm.evaluation.milestones import default_batch_size, ends, reference_of
 from ddpm.evaluation.sampler_check import try_sampler
 from ddpm.evaluation.scores import NEIGHBOURS, ROWS, FeatureSums, Wanted
 from ddpm.files.disk import make_folder, write_whole
-from ddpm.metrics import Z95
 from ddpm.models.stored import load_checkpoint, weights_of
 from ddpm.models.trained import Trained, find_checkpoint, load_trained
 from ddpm.runtime.cache import kept, use_folder
@@ -217,9 +216,9 @@ def evaluate_point(
     }
     rows = []
     for metric in [name for asked in request.metrics for name in METRICS[asked]]:
-        value, error = scores[metric], Z95 * scores["fid_sem"]
+        value = scores[metric]
         protocol = evaluator.protocol(plan, metric)
-        low, high = (value - error, value + error) if metric == "fid" else (None, None)
+        low, high = fid_interval(value, scores["fid_sem"]) if metric == "fid" else (None, None)
         rows.append(
             about
             | {"metric": metric, "value": value, "low": low, "high": high, "std": scores.get(f"{metric}_std")}

@@ -1,9 +1,10 @@
-"""The standard error of a Frechet distance from n samples, and its limit for infinite n."""
+"""The standard error and interval of a Frechet distance from n samples, and its limit for infinite n."""
 
 import torch
 from torch import Generator, Tensor
 
 from ddpm.evaluation.distances import Gaussian, finite, frechet_distance, gaussian_of, symmetric_root
+from ddpm.metrics import Z95
 
 EXTRAPOLATED_FROM = 5  # subset sizes; more cost more distances and add little
 
@@ -36,6 +37,11 @@ def frechet_error(samples: Gaussian, reference: Gaussian, rows: Tensor) -> float
     same number of samples. For the effect of that number see `extrapolate`.
     """
     return (frechet_influence(samples, reference, rows).std() / samples.count**0.5).item()
+
+
+def fid_interval(fid: float, error: float) -> tuple[float, float]:
+    """The 95 % interval of a Frechet distance with the standard error `error`. It covers other noise, not other seeds."""
+    return fid - Z95 * error, fid + Z95 * error
 
 
 def extrapolate(rows: Tensor, reference: Gaussian, seed: int = 0) -> float:
