@@ -40,7 +40,7 @@ def frechet_error(samples: Gaussian, reference: Gaussian, rows: Tensor) -> float
 
 
 def fid_interval(fid: float, error: float) -> tuple[float, float]:
-    """The 95 % interval of a Frechet distance with the standard error `error`. It covers other noise, not other seeds."""
+    """The 95 % interval of a Frechet distance with standard error `error`. It covers other noise, not other seeds."""
     return fid - Z95 * error, fid + Z95 * error
 
 
