@@ -62,8 +62,8 @@ def make_report(
     figures: list[Figure] = []
 
     def fill(draft: Path) -> None:
-        table = numbers(selection)
-        pd.concat([table, claim_numbers(selection)]).to_csv(draft / "numbers.csv", index=False)
+        table, claims = numbers(selection), claim_numbers(selection)
+        (pd.concat([table, claims]) if len(claims) else table).to_csv(draft / "numbers.csv", index=False)
         shown = [run for arm in (*selection.arms, *selection.context) for run in arm.runs]
         tidy(shown).to_parquet(draft / "data.parquet", compression="zstd", index=False)
         figures.extend(draw_all(selection, draft / "figures", allow_mixed_protocols))

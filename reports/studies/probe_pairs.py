@@ -88,11 +88,11 @@ def _change(a: Array, b: Array) -> tuple[float, float, float]:
     return change, change + low, change + high
 
 
-def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean over the seeds' tables with Student's interval over the seeds; empty for fewer than two seeds. All were
+def over_seeds(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The mean over the seeds' tables with Student's interval over the seeds; none for fewer than two seeds. All were
     measured on the same draws, whose common error is not in the interval."""
     if len(tables) < 2:
-        return pd.DataFrame(columns=list(COLUMNS))
+        return []
     rows = []
     for (loss, step), group in pd.concat(tables).groupby(["loss", "step"], sort=False):
         if len(group) == len(tables):
@@ -101,7 +101,7 @@ def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
             rows.append(
                 dict(zip(COLUMNS, (loss, "all", step, *level, f"{len(change)} seeds, given these draws"), strict=True))
             )
-    return pd.DataFrame(rows)
+    return [pd.DataFrame(rows)] if rows else []
 
 
 def draw(tables: Sequence[pd.DataFrame], names: tuple[str, str]) -> Drawn:
@@ -135,7 +135,7 @@ def compare(baseline: Sequence[Path], variant: Sequence[Path], out: Path) -> str
     runs = [(read(a), read(b)) for a, b in zip(baseline, variant, strict=True)]
     tables = [pair(a, b) for a, b in runs]
     out.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.concat([*tables, over_seeds(tables)], ignore_index=True)
+    table = pd.concat([*tables, *over_seeds(tables)], ignore_index=True)
     table.to_csv(out.with_suffix(".csv"), index=False, float_format="%.5g")
     with theme():
         save(draw(tables, (runs[0][0].experiment, runs[0][1].experiment)), out)

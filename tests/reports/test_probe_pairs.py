@@ -82,10 +82,10 @@ def test_seeds_are_what_the_last_interval_is_over(tmp_path: Path) -> None:
     """10 % and 30 %: 20, with the two seeds' own interval. One seed has none."""
     a = read(_write(tmp_path / "e5.jsonl", [[10.0] * 4], [[10.0] * 4]))
     tables = [pair(a, read(_write(tmp_path / "e6.jsonl", [[x] * 4], [[x] * 4]))) for x in (11.0, 13.0)]
-    both = over_seeds(tables)
+    (both,) = over_seeds(tables)
     assert both["change_pct"].tolist() == pytest.approx([20] * 4)
     assert (both["high_pct"] - 20).tolist() == pytest.approx([stats.t.ppf(0.975, 1) * 10] * 4)
-    assert over_seeds(tables[:1]).empty
+    assert over_seeds(tables[:1]) == []
 
 
 def test_probes_that_have_no_draws_in_common_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

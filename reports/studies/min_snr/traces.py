@@ -96,7 +96,7 @@ def read_pairs(folder: Path, runs: Collection[str]) -> tuple[pd.DataFrame, list[
     tables = [probe_pairs.pair(found["e5"], found["e6"]) for found in pairs.values()]
     if not tables:
         return pd.DataFrame(columns=list(probe_pairs.COLUMNS)), alone
-    return pd.concat([*tables, probe_pairs.over_seeds(tables)], ignore_index=True), alone
+    return pd.concat([*tables, *probe_pairs.over_seeds(tables)], ignore_index=True), alone
 
 
 def of_pairs(table: pd.DataFrame, loss: str) -> Estimate:
