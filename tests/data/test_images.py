@@ -112,7 +112,7 @@ def test_class_folders_in_a_directory_and_in_a_zip(tmp_path: Path, zipped: bool)
 
 
 def test_other_sizes_are_cut_and_resized(tmp_path: Path) -> None:
-    """Of a 64 x 48 image with red outer columns, and one with red outer rows, the middle square stays."""
+    """A 64 x 48 image with red outer columns, and one with red outer rows, each keep the middle square."""
     folder = tmp_path / "a"
     folder.mkdir()
     image = Image.new("RGB", (64, 48), (255, 0, 0))
