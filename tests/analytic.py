@@ -1,4 +1,4 @@
-"""Analytic cases that several tests share: data whose perfect denoiser is known."""
+"""Analytic cases that several tests share: data with a known perfect denoiser."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ddpm.diffusion.schedule import Schedule
 
 
 def gaussian_denoiser(schedule: Schedule, std: float, mean: float = 0.0) -> Callable[[Tensor, int], Tensor]:
-    """E[x_0 | x_t] for data N(mean, std^2): mean + sqrt(ab) std^2 (x_t - sqrt(ab) mean) / (ab std^2 + 1 - ab)."""
+    """E[x_0 | x_t] for data from N(mean, std^2): mean + sqrt(ab) std^2 (x_t - sqrt(ab) mean) / (ab std^2 + 1 - ab)."""
 
     def denoise(x_t: Tensor, t: int) -> Tensor:
         ab = schedule.alpha_bar[t]
@@ -28,9 +28,9 @@ class Mixture:
     stds: Tensor
 
     def denoiser(self, schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
-        """E[x_0 | x_t] for x_t (n, d): each component's own, weighed by its share of the density of x_t.
+        """E[x_0 | x_t] for x_t (n, d): each component's own estimate, weighted by its share of the density at x_t.
 
-        It is (x_t + (1 - ab) grad log p_t(x_t)) / sqrt(ab) with the score of the noisy mixture p_t (Tweedie).
+        It equals (x_t + (1 - ab) grad log p_t(x_t)) / sqrt(ab) with the score of the noisy mixture p_t (Tweedie).
         """
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
@@ -50,7 +50,8 @@ class Mixture:
         return self.means[k] + self.stds[k, None] * torch.randn(n, self._d, generator=rng, dtype=torch.float64)
 
     def quantiles(self, levels: Tensor) -> Tensor:
-        """(n, 1) for one-dimensional data: the x whose distribution function is each level, by bisection."""
+        """(n, 1) for one-dimensional data: the x at which the distribution function reaches each level, by
+        bisection."""
         low, high = torch.full_like(levels, -20.0), torch.full_like(levels, 20.0)
         for _ in range(60):
             middle = (low + high) / 2
@@ -71,7 +72,7 @@ class Mixture:
 
 
 def sliced_w1(a: Tensor, b: Tensor, directions: int = 32) -> float:
-    """Sliced Wasserstein-1 distance of two equally large samples (n, 2), over evenly turned directions."""
+    """Sliced Wasserstein-1 distance between two samples of equal size (n, 2), over evenly spaced directions."""
     angles = torch.arange(directions, dtype=a.dtype) * (torch.pi / directions)
     along = torch.stack([angles.cos(), angles.sin()])
     return ((a @ along).sort(0).values - (b @ along).sort(0).values).abs().mean().item()
@@ -95,7 +96,7 @@ def states_of(
     chain: Schedule,
     noise: Callable[[], Tensor],
 ) -> list[Tensor]:
-    """x_t after each step of the chain: the denoiser's inputs, without those of heun's second calls, and the output."""
+    """x_t after each step: the denoiser's inputs, without those from heun's second calls, and the output."""
     seen: list[Tensor] = []
 
     def recorded(x_t: Tensor, t: int) -> Tensor:

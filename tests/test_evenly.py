@@ -1,4 +1,4 @@
-"""Positions and images that are the same on every processor."""
+"""Positions and images are the same on every processor."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ import pytest
 from ddpm.diffusion.schedule import spaced_timesteps
 from ddpm.evenly import evenly_spaced
 
-# Every decision that rounds a number of floats to a whole one, at sizes with many halves.
+# Every decision that rounds floats to whole numbers, at sizes with many halves.
 DECISIONS = """
 import json
 from ddpm.data.shapes import render
@@ -33,8 +33,8 @@ print(json.dumps({
 
 @pytest.mark.parametrize("n", [1, 2, 95, 1000])
 def test_positions_are_the_exact_fractions_rounded(n: int) -> None:
-    """Halves to even, also of more positions than places. Catches an end that is missed, and a half that goes with the
-    last bit of a float."""
+    """Halves round to even, also for more positions than places. Catches a missed end, and a half that depends on a
+    float's last bit."""
     for count in (2, 3, 10, 31, 55, 59, 103, 995, 2 * n):
         exact = [round(Fraction(i * (n - 1), count - 1)) for i in range(count)]
         assert evenly_spaced(n, count).tolist() == exact
@@ -42,14 +42,14 @@ def test_positions_are_the_exact_fractions_rounded(n: int) -> None:
 
 
 def test_a_sampler_takes_both_ends() -> None:
-    """Catches one step that begins at t = 0, where there is no noise to remove."""
+    """Catches a single step that starts at t = 0, where there is no noise to remove."""
     assert spaced_timesteps(1000, 1).tolist() == [999]
     assert spaced_timesteps(1000, 3).tolist() == [0, 500, 999]  # 499.5
 
 
 def test_no_decision_goes_with_the_processor() -> None:
-    """The kernels of any processor (ATEN_CPU_CAPABILITY=default) against those of this one. Catches images, timesteps
-    or positions that its last bits decide: scores would then have other protocols, or another reference."""
+    """Compares the kernels for any processor (ATEN_CPU_CAPABILITY=default) with this processor's. Catches images,
+    timesteps or positions that depend on the last bits: scores would then have other protocols or another reference."""
     env = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
     other = subprocess.run([sys.executable, "-c", DECISIONS], env=env, capture_output=True, text=True, check=True)
     here = io.StringIO()

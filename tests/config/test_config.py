@@ -36,7 +36,7 @@ def _file(folder: Path, name: str, text: str) -> Path:
 
 
 def test_the_studys_settings() -> None:
-    """What the study documents say E5 is. Catches an edit of the base file that changes the study."""
+    """E5 has the settings that the study documents state. Catches an edit of the base file that changes the study."""
     e5 = load_config(E5)
     assert (e5.data.dataset, e5.data.batch_size, e5.diffusion.beta_schedule, e5.diffusion.T) == (
         "cifar10",
@@ -76,9 +76,9 @@ def test_each_experiment_differs_only_in_what_it_is_about() -> None:
 
 
 def test_a_config_from_before_a_key_is_the_same_config() -> None:
-    """A stored config that lacks the newer keys held their defaults; its run is found by the same id.
+    """A stored config without the newer keys means their defaults; its run keeps the same id.
 
-    Catches: an old run that is taken for another one, or that cannot be compared at all.
+    Catches an old run that counts as another run, or that cannot be compared.
     """
     now = load_config(E5, ["--eval.recon.enabled=false"])
     stored = now.nested()
@@ -99,7 +99,7 @@ def test_a_config_from_before_a_key_is_the_same_config() -> None:
 
 
 def test_later_wins_and_nothing_else_moves(tmp_path: Path) -> None:
-    """extends < file < command line, merged key by key."""
+    """The order is extends < file < command line, merged key by key."""
     _file(
         tmp_path,
         "root.yaml",
@@ -118,7 +118,7 @@ def test_the_resolved_config_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_run_ids_tell_runs_apart() -> None:
-    """The original's ids left out the loss and collided. Where it runs and what it is called do not matter."""
+    """The original's ids left out the loss and collided. The run's place and names do not change the id."""
     base = load_config(E5)
     others = [
         load_config(E5, [o]) for o in ("--loss.weighting=minsnr", "--seed=1", "--eval.final.nfe=20", "--data.subset=9")
@@ -171,7 +171,7 @@ def test_bad_values_are_explained(override: str, message: str) -> None:
 
 
 def test_more_bins_than_timesteps_are_refused() -> None:
-    """Some would hold none, and their mean error be 0 / 0 at the first milestone."""
+    """Some bins would be empty, and their mean error would be 0 / 0 at the first milestone."""
     flags = ["--diffusion.T=50", "--eval.recon.enabled=true", "--eval.recon.t_values=[3]"]
     assert load_config(E5, [*flags, "--eval.recon.bins=50"]).eval.recon.bins == 50
     with pytest.raises(UserError, match=r"eval\.recon\.bins = 51 exceeds diffusion\.T = 50"):
@@ -200,7 +200,7 @@ def test_bad_files_are_explained(tmp_path: Path, text: str, message: str) -> Non
 
 
 def test_the_file_of_a_bad_key_is_named(tmp_path: Path) -> None:
-    """Not the file that was asked for, but the one of the chain that holds it."""
+    """The error names the file in the chain that holds the key, not the file that was asked for."""
     _file(tmp_path, "root.yaml", "experiment: a\ndata: {dataset: embedded, batchsize: 8}\n")
     leaf = _file(tmp_path, "leaf.yaml", "extends: root.yaml\n")
     with pytest.raises(UserError, match=r"data\.batchsize in .*root\.yaml"):
@@ -208,7 +208,7 @@ def test_the_file_of_a_bad_key_is_named(tmp_path: Path) -> None:
 
 
 def test_each_name_has_its_function() -> None:
-    """Catches a name that can be chosen and not made, or the other way round."""
+    """Catches a name that the config accepts but nothing implements, and the reverse."""
     from ddpm import names
     from ddpm.commands.probe_checkpoints import _DESIGN
     from ddpm.commands.score_checkpoints import METRICS

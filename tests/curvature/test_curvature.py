@@ -1,4 +1,4 @@
-"""The probe of a run: which draws it takes, what it logs, and what happens when a value is missing."""
+"""A run's curvature probe: which draws it takes, what it logs, and what it does if a value is missing."""
 
 import math
 import warnings
@@ -28,7 +28,7 @@ ALL = "[hutchinson,hutchpp,xtrace,lanczos,slq,noise_scale]"
 
 
 def _tiny(tmp_path: Path, *overrides: str, arm: str = "e6") -> Config:
-    """A tiny run in which nothing but the curvature is measured."""
+    """A tiny run that measures only the curvature."""
     return tiny(tmp_path, *PLAIN, NO_WANDB, "--curvature.enabled=true", *overrides, arm=arm)
 
 
@@ -39,7 +39,7 @@ def _training(tmp_path: Path, *overrides: str, arm: str = "e6") -> Training:
 
 
 def _draws(training: Training, step: int) -> list[tuple[Tensor, Tensor]]:
-    """The (x_t, t) that the network sees of a probe at `step`, one of each draw."""
+    """The (x_t, t) that the network sees in a probe at `step`, one per draw."""
     seen: list[tuple[Tensor, Tensor]] = []
     hook = training.state.model.register_forward_pre_hook(
         lambda _, given: seen.append((given[0].clone(), given[1].clone()))
@@ -62,8 +62,8 @@ def _measured(training: Training, **keys: int) -> Measurement:
 
 
 def test_fixed_draws_are_the_same_at_every_step_and_in_every_run(tmp_path: Path) -> None:
-    """Of another arm and seed too; another `curvature.seed` takes others. Catches draws that depend on the step, on the
-    run's seed or on the training batch, and two probes on one draw."""
+    """Another arm or run seed keeps the draws; another `curvature.seed` changes them. Catches draws that depend on the
+    step, the run's seed or the training batch, and two probes on one draw."""
     one = _draws(_training(tmp_path, "--curvature.probes=6"), 180)
     assert len({float(x.sum()) for x, _ in one}) == 6
     assert _equal(one, _draws(_training(tmp_path, "--curvature.probes=6"), 270))
@@ -72,8 +72,8 @@ def test_fixed_draws_are_the_same_at_every_step_and_in_every_run(tmp_path: Path)
 
 
 def test_fixed_draws_cover_all_timesteps(tmp_path: Path) -> None:
-    """One t from each B-th part of the range in every draw, the whole range reached. Catches strata of the wrong width,
-    and one u for all draws."""
+    """Every draw takes one t from each B-th part of the range, and the draws reach the whole range. Catches strata of
+    the wrong width, and one u for all draws."""
     found = torch.stack([t for _, t in _draws(_training(tmp_path, "--curvature.probes=64"), 180)])
     assert found.shape == (64, 4)
     for i, stratum in enumerate(found.T):
@@ -82,8 +82,8 @@ def test_fixed_draws_cover_all_timesteps(tmp_path: Path) -> None:
 
 
 def test_the_studys_scheme_takes_the_current_batch_and_all_else_anew(tmp_path: Path) -> None:
-    """The images are the training batch's (x_t at t = 0 is nearly x_0); t and eps differ from draw to draw and step to
-    step, and a step's are the same again. Catches the fixed images under the other name."""
+    """The images are the training batch's (x_t at t = 0 is nearly x_0). t and eps differ between draws and between
+    steps, and one step repeats its own. Catches the fixed images under the other name."""
     training = _training(tmp_path, "--curvature.draws=batch", "--loss.t_max=0")
     x_0 = training.state.batches.take(training.state.indices)
     seen = _draws(training, 180)
@@ -96,8 +96,9 @@ def test_the_studys_scheme_takes_the_current_batch_and_all_else_anew(tmp_path: P
 
 
 def test_probe_of_constant_weighting_measures_one_loss(tmp_path: Path) -> None:
-    """Its two traces are the same function; Min-SNR's are not, and its weights (<= 1) make the smaller one, by the
-    ratio that is logged. The common loss's trace is the same number in both arms: weights and draws are equal."""
+    """Under constant weighting both traces measure one function. Under Min-SNR they differ: its weights (<= 1) give the
+    smaller trace, by the logged ratio. The common loss's trace is the same in both arms, because weights and draws are
+    equal."""
     e5, e6 = Training(_tiny(tmp_path, arm="e5")), Training(_tiny(tmp_path, "--loss.minsnr_gamma=0.01"))
     a, b = e5.diagnostics.probe(90), e6.diagnostics.probe(90)
     assert (
@@ -111,8 +112,8 @@ def test_probe_of_constant_weighting_measures_one_loss(tmp_path: Path) -> None:
 
 
 def test_differences_are_as_good_as_products(tmp_path: Path) -> None:
-    """The same draws by `curvature.exact`, in a network of the study's width: within 2 % of the standard error, as the
-    run's own check says. Catches a check of another loss or vector, and draws that depend on the form."""
+    """Products from the same draws (`curvature.exact`), at the study's width, agree within 2 % of the standard error;
+    the run's own check says so too. Catches a check of another loss or vector, and draws that depend on the form."""
     options = ("--curvature.probes=8", "--curvature.per_draw=2", "--model.base_channels=32")
     rough = _measured(_training(tmp_path, *options), checks=4).row
     exact = _measured(_training(tmp_path, *options, "--curvature.exact=true")).row
@@ -130,8 +131,8 @@ def test_differences_are_as_good_as_products(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arm", ["e5", "e6"])
 def test_every_method_logs_documented_finite_numbers(tmp_path: Path, arm: str) -> None:
-    """All methods at once, of both losses; eigenvalues and traces fit together. Catches a key without a row in the
-    table, a Hessian of the wrong loss, and a method that measures another batch than the others."""
+    """Runs all methods at once for both losses; eigenvalues and traces agree. Catches a key without a row in the table,
+    a Hessian of the wrong loss, and a method that measures another batch than the others."""
     weak = ["--loss.minsnr_gamma=0.000001"] if arm == "e6" else []
     training = _training(
         tmp_path, f"--curvature.method={ALL}", "--curvature.probes=8", "--curvature.lanczos_steps=10", *weak, arm=arm
@@ -154,8 +155,8 @@ def test_every_method_logs_documented_finite_numbers(tmp_path: Path, arm: str) -
 
 
 def test_averaged_weights_are_measured_where_asked(tmp_path: Path) -> None:
-    """`curvature.weights: ema` measures the averaged weights, and both are left as they were. Catches live weights
-    under the other name, and averaged ones that come out trainable."""
+    """`curvature.weights: ema` measures the averaged weights and leaves them untrainable. Catches live weights under
+    the other name, and averaged weights that become trainable."""
     live, averaged = (_training(tmp_path, f"--curvature.weights={w}", "--optim.lr=0.05") for w in ("live", "ema"))
     a, b = live.diagnostics.probe(90), averaged.diagnostics.probe(90)
     assert a["curvature/ref_trace_mean"] != b["curvature/ref_trace_mean"]
@@ -166,8 +167,8 @@ def test_averaged_weights_are_measured_where_asked(tmp_path: Path) -> None:
 
 
 def test_a_probe_that_is_not_finite_is_counted_and_training_goes_on(tmp_path: Path) -> None:
-    """Every value missing: counted by method, and no number is logged for them. Catches a NaN in a chart, a run that
-    ends, and a factorisation that does not take what is not finite."""
+    """Every value is missing: the row counts them by method and holds no number for them. Catches a NaN in a chart, a
+    run that ends, and a factorisation that fails on values that are not finite."""
 
     def spoilt(*args: object, **more: object) -> LeastSquares:
         found = problem(*args, **more)  # type: ignore[arg-type]
@@ -185,7 +186,8 @@ def test_a_probe_that_is_not_finite_is_counted_and_training_goes_on(tmp_path: Pa
 
 @pytest.mark.parametrize("estimator", [hutchpp_trace, xtrace])
 def test_products_too_large_to_factorise_are_not_finite(estimator: Callable[..., object]) -> None:
-    """Finite in themselves, beyond float32 in their norm. Catches an error that no caller expects, and a NaN trace."""
+    """The products are finite, but their norm exceeds float32. Catches an error that no caller expects, and a NaN
+    trace."""
     with pytest.raises(FloatingPointError):
         estimator(torch.full((40, 40), 1e37), 12, torch.Generator().manual_seed(0))
 
@@ -193,7 +195,7 @@ def test_products_too_large_to_factorise_are_not_finite(estimator: Callable[...,
 def test_differences_that_alone_are_not_finite_become_products(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The check finds it. Catches a comparison that NaN passes."""
+    """The check finds differences that are not finite. Catches a comparison that NaN passes."""
     training = _training(tmp_path)
     broken = torch.full((2, 2), math.nan, dtype=torch.float64)
     with mock.patch("ddpm.curvature.hessian.squares._values", return_value=broken):
@@ -203,7 +205,8 @@ def test_differences_that_alone_are_not_finite_become_products(
 
 
 def test_a_draw_that_memory_does_not_suffice_for_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One draw in four fails: the other three are the estimate, and that is said. Catches a run that memory ends."""
+    """One draw in four fails: the other three make the estimate, with a warning. Catches a run that ends for lack of
+    memory."""
     calls = iter(range(100))
 
     def failing(*args: object) -> Tensor:
@@ -226,7 +229,7 @@ def test_a_draw_that_memory_does_not_suffice_for_is_missing(tmp_path: Path, caps
 def test_a_check_that_memory_does_not_suffice_for_is_no_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The values stand, and no numerical error is claimed. Catches an error of 0 that nobody measured."""
+    """The values stand, and the row has no numerical error. Catches an error of 0 that nobody measured."""
     training = _training(tmp_path)
     with mock.patch("ddpm.curvature.hessian.squares._by_products", side_effect=torch.OutOfMemoryError("out of memory")):
         row = _measured(training, checks=1).row
@@ -243,15 +246,15 @@ def test_a_check_that_memory_does_not_suffice_for_is_no_check(
     ],
 )
 def test_other_methods_out_of_memory_are_missing(tmp_path: Path, method: str, target: str, count: int) -> None:
-    """Catches a run that a measurement ends."""
+    """Catches a measurement that ends the run."""
     training = _training(tmp_path, f"--curvature.method={method}", "--curvature.probes=6")
     with mock.patch(target, side_effect=torch.OutOfMemoryError("out of memory")):
         assert _measured(training).row == {f"curvature/missing_{method}": count}
 
 
 def test_the_noise_scale_is_of_independent_images_and_timesteps(tmp_path: Path) -> None:
-    """Its batches' t are drawn from the whole range at every place, by both kinds of draws, and the images are not the
-    training batch's. Catches strata and repeated images, whose part in the noise would be missing."""
+    """Both kinds of draws take t from the whole range at every place, on images other than the training batch's.
+    Catches strata and repeated images, which would hide part of the noise."""
     for draws in ("fixed", "batch"):
         keys = ("--curvature.method=noise_scale", "--curvature.probes=40", f"--curvature.draws={draws}")
         seen = torch.stack([t for _, t in _draws(_training(tmp_path, *keys), 90)])
@@ -259,8 +262,8 @@ def test_the_noise_scale_is_of_independent_images_and_timesteps(tmp_path: Path) 
 
 
 def test_every_method_leaves_training_untouched(tmp_path: Path) -> None:
-    """Weights, gradients, averages, optimizer, streams and modes, bitwise, with dropout on. Catches a product that
-    accumulates into `.grad`, and a mode or stream that is not put back."""
+    """Weights, gradients, averages, optimizer, streams and modes stay bitwise the same, with dropout on. Catches a
+    product that accumulates into `.grad`, and a mode or stream that is not restored."""
     training = _training(tmp_path, f"--curvature.method={ALL}", "--curvature.probes=6", "--model.dropout=0.1", FEW)
 
     def state() -> str:
@@ -281,8 +284,8 @@ def test_every_method_leaves_training_untouched(tmp_path: Path) -> None:
 
 
 def test_two_that_share_the_draws_measure_what_one_does(tmp_path: Path) -> None:
-    """Each half of the draws, added up: bitwise the whole, the check too. Catches draws that depend on who takes
-    them."""
+    """Two parts of the draws together give bitwise the whole, including the check. Catches draws that depend on who
+    takes them."""
     training = _training(tmp_path)
 
     def measured(share: object) -> list[Tensor]:
@@ -304,7 +307,7 @@ def test_two_that_share_the_draws_measure_what_one_does(tmp_path: Path) -> None:
 
 
 def test_one_measurement_in_twenty_is_checked(tmp_path: Path) -> None:
-    """The first, the 21st, whatever the cadence. Catches a check at every probe, which costs twice as much."""
+    """Checks the first and the 21st, at any cadence. Catches a check at every probe, which costs twice as much."""
     training = _training(tmp_path, "--curvature.every=50")
     checked = [
         step
@@ -315,7 +318,7 @@ def test_one_measurement_in_twenty_is_checked(tmp_path: Path) -> None:
 
 
 def test_the_probe_has_a_cadence_of_its_own(tmp_path: Path) -> None:
-    """Every 3 steps and after the last, beside rows every 2. Catches a probe at logged steps alone."""
+    """Probes every 3 steps and after the last, while rows come every 2. Catches a probe at logged steps alone."""
     cfg = _tiny(tmp_path, "--curvature.every=3", "--train.total_steps=4")
     probed = [row["_i"] for row in _rows(train(cfg)) if "curvature/ref_trace_mean" in row["out"]]
     assert probed == [3, 4]
@@ -333,13 +336,14 @@ def test_the_probe_has_a_cadence_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(override: str, said: str) -> None:
-    """By a message that says what is allowed."""
+    """The message says what is allowed."""
     with pytest.raises(UserError, match=said):
         load_config(ROOT / "configs/smoke/e6.yaml", override.split())
 
 
 def test_a_single_method_keeps_its_plain_name(tmp_path: Path) -> None:
-    """`hutchinson`, not a list of one: saved configs, sweeps and W&B's filters know it so. Lists stay lists."""
+    """A single method is `hutchinson`, not a list: saved configs, sweeps and W&B's filters use that form. Lists stay
+    lists."""
     assert tiny(tmp_path).nested()["curvature"]["method"] == "hutchinson"
     several = tiny(tmp_path, "--curvature.method=[slq,hutchinson]")
     assert several.nested()["curvature"]["method"] == ["slq", "hutchinson"]
@@ -349,9 +353,9 @@ def test_a_single_method_keeps_its_plain_name(tmp_path: Path) -> None:
 def test_what_is_too_coarse_stays_exact_up_to_the_next_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A check that fails makes that measurement exact, says so, and so are those that follow. Catches nine coarse
+    """A failed check makes that measurement and the following ones exact, with a warning. Catches nine coarse
     measurements after a failed check."""
-    training = _training(tmp_path)  # its first measurement due is that of step 2
+    training = _training(tmp_path)  # its first measurement is due at step 2
     with mock.patch("ddpm.curvature.hessian.squares.STEP", 50.0):
         first = training.diagnostics.probe(2)
         assert "warning: curvature at step 2: differences of float32 outputs are too coarse" in capsys.readouterr().out
@@ -368,7 +372,8 @@ def test_what_is_too_coarse_stays_exact_up_to_the_next_check(
 
 
 def test_no_warning_in_a_healthy_probe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the study's width. Catches a fall to exact products, which cost four times as much, on ordinary weights."""
+    """Uses the study's width. Catches a switch to exact products, which cost four times as much, for ordinary
+    weights."""
     training = _training(tmp_path, "--model.base_channels=32", "--curvature.probes=8")
     capsys.readouterr()
     assert _measured(training, checks=2).row["curvature/exact"] == 0
@@ -376,7 +381,7 @@ def test_no_warning_in_a_healthy_probe(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_other_peoples_warnings_pass(tmp_path: Path) -> None:
-    """What is no word of the measurement's own is still a warning. Catches one that a probe swallows."""
+    """A warning from elsewhere is still a warning. Catches a probe that swallows it."""
     training, problem = _training(tmp_path), CurvatureProbe._problem
 
     def warning(*args: object, **more: object) -> LeastSquares:

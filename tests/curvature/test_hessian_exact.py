@@ -1,4 +1,4 @@
-"""Hutchinson's estimate by exact products: against dense Hessians, and what it must leave alone."""
+"""Hutchinson's estimate by exact products: it agrees with dense Hessians and leaves training untouched."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ def _rng(seed: int = 0) -> Generator:
 
 
 def _problem() -> tuple[list[Tensor], Callable[[], Tensor], Tensor]:
-    """A two-layer net of 12 parameters in float64, two losses of it, and the dense Hessian of the first."""
+    """A two-layer net with 12 parameters in float64, two losses, and the dense Hessian of the first loss."""
     rng = _rng()
     x, y = torch.randn(6, 2, generator=rng).double(), torch.randn(6, 1, generator=rng).double()
     flat = torch.randn(12, generator=rng).double()
@@ -51,8 +51,9 @@ def all_signs(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @pytest.mark.parametrize("chunk", [1, 512])
 def test_all_sign_vectors_give_trace_variance_and_groups_exactly(chunk: int) -> None:
-    """Over all 2^n vectors the mean is tr H, the variance 2 (|H|_F^2 - sum H_ii^2), and each group's mean the trace of
-    its block. Catches a transposed or dropped term, mixed-up columns of a vmapped pass, and groups that leak."""
+    """Over all 2^n sign vectors the mean is tr H, the variance is 2 (|H|_F^2 - sum H_ii^2), and each group's mean is
+    its block's trace. Catches a transposed or dropped term, mixed-up columns in a vmapped pass, and groups that
+    leak."""
     params, losses, H = _problem()
     every = all_signs(params)
     found = hutchinson_trace(
@@ -72,7 +73,8 @@ def test_all_sign_vectors_give_trace_variance_and_groups_exactly(chunk: int) -> 
 
 
 def test_gaussian_vectors_are_unbiased_with_their_own_variance() -> None:
-    """Mean tr H, variance 2 |H|_F^2. Catches entries that are not of unit variance, and signs under the wrong name."""
+    """The mean is tr H, the variance 2 |H|_F^2. Catches entries without unit variance, and signs under the wrong
+    name."""
     params, losses, H = _problem()
     found = hutchinson_trace(losses, params, 4000, _rng(), vectors=gaussian, per_draw=4000, chunk=4000)[0]
     assert abs(found.mean - H.trace().item()) < 4 * found.sem
@@ -80,8 +82,8 @@ def test_gaussian_vectors_are_unbiased_with_their_own_variance() -> None:
 
 
 def test_signs_are_fair_and_independent() -> None:
-    """Entries are +-1, with mean 0 and no correlation at any of the first lags, across parameters and in odd sizes.
-    Catches bits of a byte used twice and a generator that is not moved on."""
+    """Entries are +-1, with mean 0 and no correlation at lags 1 to 19, across parameters and in odd sizes. Catches bits
+    of a byte that are used twice and a generator that does not advance."""
     params = [torch.zeros(1001), torch.zeros(7, 3), torch.zeros(9000)]
     rng = _rng()
     first, second = (torch.cat([v.flatten() for v in rademacher(params, rng)]) for _ in range(2))
@@ -93,14 +95,15 @@ def test_signs_are_fair_and_independent() -> None:
 
 
 def test_eight_signs_of_a_byte_take_all_their_patterns() -> None:
-    """All 256 in 8192 bytes: each stays out with probability e^-32. Catches a byte that is never drawn."""
+    """8192 bytes take all 256 patterns: each is absent with probability e^-32. Catches a pattern that is never
+    drawn."""
     (drawn,) = rademacher([torch.zeros(8192, 8)], _rng())
     assert len(drawn.unique(dim=0)) == 256
 
 
 def test_the_numbers_of_the_study_come_out_bitwise() -> None:
-    """Its scheme, spelled out: a fresh v, then fresh data, then two backward passes, for two losses. Catches another
-    order of drawing or of adding up: curves of runs begun before would break off."""
+    """Spells out the study's scheme: draw v, draw data, then do two backward passes, for two losses. Catches another
+    order of draws or sums, which would break the curves of runs that already started."""
     model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
 
     def losses(rng: Generator) -> Callable[[], Tensor]:
@@ -126,14 +129,15 @@ def test_the_numbers_of_the_study_come_out_bitwise() -> None:
     found = hutchinson_trace(losses(new), params, 5, new, vectors=signs)
     for estimate, column in zip(found, values.unbind(1), strict=True):
         assert torch.equal(estimate.values, column)
-        # The same five numbers, summed from another place in memory and so perhaps in another order.
+        # The same five numbers lie elsewhere in memory, so they may be summed in another order.
         expected = [column.mean().item(), column.std(correction=0).item(), column.std(correction=1).item() / 5**0.5]
         assert [estimate.mean, estimate.std, estimate.sem] == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_model_loss_and_batch_leave_training_untouched() -> None:
-    """Dropout and batch norm are measured in eval mode; gradients, buffers, each submodule's mode, parameters and the
-    global stream stay bitwise. Catches `model.train()` on a part that was frozen, and running statistics that moved."""
+    """Measures dropout and batch norm in eval mode. Gradients, buffers, parameters, the global stream and each
+    submodule's mode stay bitwise the same. Catches `model.train()` on a frozen part, and running statistics that
+    moved."""
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
     model[1].eval()
     x, y = torch.randn(5, 3), torch.randn(5, 1)
@@ -146,16 +150,17 @@ def test_a_model_loss_and_batch_leave_training_untouched() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert [m.training for m in model] == [True, False, True, True]
     again = hutchinson_trace((model, nn.functional.mse_loss, (x, y)), None, 4, _rng())[0]
-    assert torch.equal(found.values, again.values)  # no dropout in it
+    assert torch.equal(found.values, again.values)  # dropout is off
 
 
 def test_values_that_are_not_finite_are_missing() -> None:
-    """One draw in three fails: it is counted, and the rest is the estimate. Catches a NaN that takes all with it."""
+    """One draw in three fails. The estimate counts it and uses the rest. Catches a NaN that spoils the whole
+    estimate."""
     p = torch.ones(3, dtype=torch.float64, requires_grad=True)
     scales = itertools.cycle([1.0, float("nan"), 2.0])
     found = hutchinson_trace(lambda: next(scales) * p.square().sum(), [p], 6, _rng())[0]
     assert found.missing == 2
-    assert found.mean == pytest.approx(9)  # tr is 6 or 12
+    assert found.mean == pytest.approx(9)  # the trace is 6 or 12
     assert found.sem == pytest.approx((12**0.5) / 2)
     nothing = hutchinson_trace(lambda: float("inf") * p.square().sum(), [p], 2, _rng())[0]
     assert (nothing.missing, nothing.mean == nothing.mean, nothing.sem == nothing.sem) == (2, False, False)
@@ -176,8 +181,8 @@ def test_what_has_no_curvature_or_no_error_bar() -> None:
 
 
 def test_out_of_memory_falls_to_a_smaller_chunk_and_says_so() -> None:
-    """Work that holds no more than 3 at a time: everything is done once, in order, and other errors pass. Catches
-    vectors skipped or done twice after a failure, and a loop that never ends."""
+    """Memory holds at most 3 vectors at a time: all work is done once and in order, and other errors pass through.
+    Catches vectors skipped or repeated after a failure, and a loop that never ends."""
 
     def work(part: slice) -> Tensor:
         if part.stop - part.start > 3:
@@ -199,7 +204,7 @@ def test_out_of_memory_falls_to_a_smaller_chunk_and_says_so() -> None:
 
 @pytest.mark.parametrize(("count", "sizes"), [(4, [4, 2, 1, 1, 1, 1]), (3, [3, 1, 1, 1])])
 def test_chunks_go_down_to_single_vectors(count: int, sizes: list[int]) -> None:
-    """Half of what was tried, down to 1. Catches a size that ends at 2, which would be tried for ever."""
+    """Each failure halves the chunk, down to 1. Catches a size that stays at 2 and is tried forever."""
     tried: list[int] = []
 
     def work(part: slice) -> torch.Tensor:
@@ -215,7 +220,7 @@ def test_chunks_go_down_to_single_vectors(count: int, sizes: list[int]) -> None:
 
 
 def test_the_operator_is_the_dense_hessian() -> None:
-    """H I = H, column by column or vmapped. Catches a wrong order of the parameters' entries."""
+    """H I = H, column by column or vmapped. Catches the parameters' entries in a wrong order."""
     params, losses, H = _problem()
     for chunk in (1, 5):
         operator = Hessian(lambda: losses()[0], params, chunk)
@@ -223,7 +228,8 @@ def test_the_operator_is_the_dense_hessian() -> None:
 
 
 def test_statistics_of_an_estimate() -> None:
-    """Independent are the draws; their vectors are not. Catches sqrt(probes) where there are half as many draws."""
+    """Draws are independent, but the vectors within a draw are not. Catches sqrt(probes) when there are half as many
+    draws."""
     fresh = TraceEstimate(torch.tensor([[1.0], [2.0], [3.0], [6.0]]).double())
     assert (fresh.mean, fresh.std) == (3, pytest.approx((14 / 4) ** 0.5))
     assert fresh.sem == pytest.approx((14 / 3) ** 0.5 / 2)
@@ -239,7 +245,7 @@ def test_statistics_of_an_estimate() -> None:
 
 
 def test_parts_of_the_std_are_those_that_made_the_data() -> None:
-    """Draws of std 3 and vectors of std 5 around them. Catches the within part left inside the between part."""
+    """Recovers the std between draws (3) and within draws (5). Catches the within part left inside the between part."""
     rng = _rng()
     table = 3 * torch.randn(4000, 1, generator=rng) + 5 * torch.randn(4000, 2, generator=rng)
     between, within = TraceEstimate(table.double()).split()
@@ -248,8 +254,8 @@ def test_parts_of_the_std_are_those_that_made_the_data() -> None:
 
 
 def test_a_ratio_of_shared_draws_has_a_small_error() -> None:
-    """Numerator = 0.9 x denominator + little: the error of the quotient is the little's. Catches errors added up as if
-    the two were independent, and a wrong sign of the correlation."""
+    """The numerator is 0.9 x the denominator plus a little noise: the ratio's error comes from that noise. Catches
+    errors added as if the two were independent, and a correlation with the wrong sign."""
     b = 100 + 20 * torch.randn(16, 1, generator=_rng()).double()
     exact = ratio(TraceEstimate(0.9 * b), TraceEstimate(b))
     assert exact.value == pytest.approx(0.9)

@@ -1,4 +1,4 @@
-"""Where Lanczos ends: at the last eigenvalue that its start touches, not before and not after."""
+"""Lanczos ends at the last eigenvalue that its start touches, neither earlier nor later."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ SPECTRA: dict[str, list[float]] = {
 
 
 class Products:
-    """An operator given by its products, which are counted."""
+    """An operator that computes products by a function and counts them."""
 
     def __init__(self, n: int, dtype: torch.dtype, product: Callable[[Tensor], Tensor]):
         self.shape, self.dtype, self.device, self.count = (n, n), dtype, torch.device("cpu"), 0
@@ -45,15 +45,15 @@ def _ritz(alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    """Of a Ritz value, relative to |A|: the threshold for products that are right to 20 eps."""
+    """The tolerance for a Ritz value, relative to |A|: the threshold for products that are right to 20 eps."""
     return (20 * torch.finfo(dtype).eps) ** (2 / 3)
 
 
 @BOTH
 @pytest.mark.parametrize("values", SPECTRA.values(), ids=SPECTRA.keys())
 def test_as_many_steps_as_the_start_touches_eigenvalues(values: list[float], dtype: torch.dtype) -> None:
-    """Three sizes, four matrices each; every Ritz value is an eigenvalue. Catches a residual of rounding taken for a
-    direction (steps after the last, and Ritz values between the eigenvalues), and a threshold that depends on |A|."""
+    """Three sizes with four matrices each: every Ritz value is an eigenvalue. Catches a rounding residual taken for a
+    direction (extra steps, and Ritz values between the eigenvalues), and a threshold that depends on |A|."""
     distinct = torch.tensor(values, dtype=torch.float64)
     for n in (12, 30, 120):
         for seed in range(4):
@@ -67,7 +67,7 @@ def test_as_many_steps_as_the_start_touches_eigenvalues(values: list[float], dty
 @BOTH
 @pytest.mark.parametrize("touched", [[29], [0], [3, 17], [0, 10, 20, 29]])
 def test_eigenvalues_that_the_start_does_not_touch_stay_out(touched: list[int], dtype: torch.dtype) -> None:
-    """A start made of some eigenvectors of 30. Catches steps that find the others in the rounding."""
+    """The start combines a few of 30 eigenvectors. Catches steps that find the other eigenvectors in the rounding."""
     n = 30
     A = _matrix(torch.linspace(1, 4, n), 1).to(dtype)
     vectors = torch.linalg.eigh(A.double()).eigenvectors
@@ -76,9 +76,9 @@ def test_eigenvalues_that_the_start_does_not_touch_stay_out(touched: list[int], 
 
 
 def test_small_steps_that_are_none_of_roundings_are_taken() -> None:
-    """All n of them: six decades of eigenvalues, whose smallest beta is 1e-6 |A|; the Hessian of a net in both
-    precisions, 1e-4 |A|; evenly spaced ones. Catches an end before the space is exhausted, and vectors that are not
-    orthogonal."""
+    """Lanczos takes all n steps for six decades of eigenvalues (smallest beta 1e-6 |A|), a net's Hessian in both
+    precisions (1e-4 |A|), and evenly spaced eigenvalues. Catches an end before the space is exhausted, and vectors that
+    are not orthogonal."""
     spread = torch.logspace(-3, 3, 30, dtype=torch.float64)
     alpha, beta = lanczos(_matrix(spread), torch.ones(30, dtype=torch.float64), 30)
     torch.testing.assert_close(_ritz(alpha, beta), spread, rtol=1e-5, atol=1e-9)
@@ -94,8 +94,8 @@ def test_small_steps_that_are_none_of_roundings_are_taken() -> None:
 
 @BOTH
 def test_a_hessian_by_autograd_ends_too(dtype: torch.dtype) -> None:
-    """A linear model on orthogonal inputs has the Hessian 2 I, on three samples one of rank 3. Catches a threshold that
-    holds for matrices alone. (The start has a part in every eigenspace: one of random signs may nearly miss one.)"""
+    """A linear model has the Hessian 2 I on orthogonal inputs, and one of rank 3 on three samples. Catches a threshold
+    that holds for matrices alone. (The start has a part in every eigenspace; random signs might nearly miss one.)"""
     torch.manual_seed(0)
     hadamard = torch.tensor([[1.0]])
     for _ in range(4):
@@ -112,7 +112,7 @@ def test_a_hessian_by_autograd_ends_too(dtype: torch.dtype) -> None:
 @BOTH
 @pytest.mark.parametrize("values", [[1], [1, 2, 5], [-1, 1]])
 def test_an_operator_of_coarse_products_ends_by_its_own_accuracy(values: list[float], dtype: torch.dtype) -> None:
-    """Differences of a gradient are right to about half of the digits. Catches a threshold that knows the precision
+    """Differences of a gradient are right to about half of the digits. Catches a threshold that uses the precision
     alone."""
     n, h = 30, torch.finfo(dtype).eps ** 0.5
     for seed in range(4):
@@ -124,7 +124,7 @@ def test_an_operator_of_coarse_products_ends_by_its_own_accuracy(values: list[fl
 
 
 def test_the_check_costs_a_product_only_at_the_end() -> None:
-    """Catches twice the price of a step."""
+    """Catches a check that doubles the price of each step."""
     even = Products(60, torch.float32, lambda V: torch.arange(1.0, 61)[:, None] * V)
     assert top_eigenvalue(even, 16, _rng()).products == even.count == 16
     few = Products(60, torch.float32, lambda V: (torch.arange(60) % 3)[:, None] * V)
@@ -133,8 +133,8 @@ def test_the_check_costs_a_product_only_at_the_end() -> None:
 
 @BOTH
 def test_a_quadrature_that_ended_early_is_the_spectrum(dtype: torch.dtype) -> None:
-    """Nodes are the distinct eigenvalues, weights the squared parts of the start in their spaces, all else is padding
-    of weight 0. Catches weight on what is no eigenvalue, and padding that counts."""
+    """The nodes are the distinct eigenvalues, the weights are the start's squared parts in their eigenspaces, and the
+    rest is padding with weight 0. Catches weight on a value that is no eigenvalue, and padding that counts."""
     values = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
     A = _matrix(values.repeat(10), 2)
     found = spectral_density(A.to(dtype), 16, 3, _rng(5))

@@ -1,4 +1,4 @@
-"""Other people's Hessians of the same loss: curvlinops, and PyHessian where it is installed."""
+"""Compares our Hessians with curvlinops' and, if it is installed, PyHessian's, for the same loss."""
 
 import warnings
 from unittest import mock
@@ -46,8 +46,8 @@ _no_grad_off = mock.patch("curvlinops.hessian.no_grad", lambda: lambda function:
 
 
 def test_products_are_those_of_curvlinops() -> None:
-    """H v of the same network and batch, entry by entry in float64. Catches an order of parameters, a factor, a
-    mean for a sum."""
+    """H v agrees entry by entry in float64, for the same network and batch. Catches parameters in another order, a
+    wrong factor, and a mean for a sum."""
     model, data = _problem(8)
     model.double()
     x_t, t = data.inputs
@@ -60,8 +60,9 @@ def test_products_are_those_of_curvlinops() -> None:
 
 
 def test_the_trace_of_unet_cifar32_is_that_of_curvlinops() -> None:
-    """Of one batch, ours by differences and theirs by products, with different vectors: within 4 of both errors; the
-    improved one too. Catches a bias of differences or of the closed form in a network of the study's size."""
+    """Both estimate the trace on one batch with different vectors: ours by differences, theirs by products. Our plain
+    and improved estimates are within 4 combined standard errors. Catches a bias in the differences or in the closed
+    form at the study's network size."""
     import curvlinops
 
     model, data = _problem(32)
@@ -71,12 +72,12 @@ def test_the_trace_of_unet_cifar32_is_that_of_curvlinops() -> None:
     with _no_grad_off:
         theirs = float(curvlinops.hutchinson_trace(_curvlinops(model, data), num_matvecs=16))
     assert abs(ours.plain.mean - theirs) < 4 * 2**0.5 * ours.plain.sem
-    # The error of theirs is about that of our plain estimate, which has as many vectors.
+    # Their error is about the error of our plain estimate, which uses as many vectors.
     assert abs(ours.improved.mean - theirs) < 4 * (ours.plain.sem**2 + ours.improved.sem**2) ** 0.5
 
 
 def test_the_trace_of_unet_cifar32_is_that_of_pyhessian() -> None:
-    """As with curvlinops."""
+    """Our plain estimate agrees with PyHessian's within 4 combined standard errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pyhessian = pytest.importorskip("pyhessian")
@@ -88,5 +89,5 @@ def test_the_trace_of_unet_cifar32_is_that_of_pyhessian() -> None:
         operator = pyhessian.hessian(_OnPairs(model), nn.MSELoss(), data=(data.inputs, data.target), cuda=False)
         values = operator.trace(8, tol=float("-inf"))
     for p in model.parameters():
-        p.grad = None  # it leaves a graph there, which holds itself
+        p.grad = None  # PyHessian leaves a graph in .grad that refers to itself
     assert abs(ours.plain.mean - float(np.mean(values))) < 4 * (1 + 16 / 8) ** 0.5 * ours.plain.sem

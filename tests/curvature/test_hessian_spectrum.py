@@ -1,4 +1,4 @@
-"""Sketched traces, eigenvalues, spectra and gradient noise against dense matrices."""
+"""Compares sketched traces, eigenvalues, spectra and gradient noise with dense matrices."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def _matrix(eigenvalues: Tensor, seed: int = 0) -> Tensor:
 
 
 def _net() -> tuple[Hessian, Tensor]:
-    """The Hessian of a net of 29 parameters as operator and as matrix."""
+    """The Hessian of a net with 29 parameters, as an operator and as a matrix."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), nn.Tanh(), nn.Linear(2, 1)).double()
     x, y = torch.randn(20, 3).double(), torch.randn(20, 1).double()
@@ -38,8 +38,8 @@ def _net() -> tuple[Hessian, Tensor]:
 
 @pytest.mark.parametrize("estimator", [hutchpp_trace, xtrace])
 def test_a_matrix_of_low_rank_is_known_exactly(estimator) -> None:  # type: ignore[no-untyped-def]
-    """Rank 3, spanned by the sketch: the trace to rounding, and no error. Catches a projector on the wrong side and a
-    test vector left in its own basis."""
+    """The sketch spans the matrix of rank 3: the trace is exact to rounding and the error is 0. Catches a projector on
+    the wrong side and a test vector left in its own basis."""
     A = _matrix(torch.tensor([5.0, -2.0, 1.0] + [0.0] * 17))
     found = estimator(A, 15, _rng())
     assert found.mean == pytest.approx(4, rel=1e-7)
@@ -48,8 +48,8 @@ def test_a_matrix_of_low_rank_is_known_exactly(estimator) -> None:  # type: igno
 
 @pytest.mark.parametrize("estimator", [hutchpp_trace, xtrace])
 def test_sketches_are_unbiased_with_an_error_bar_of_the_right_size(estimator) -> None:  # type: ignore[no-untyped-def]
-    """600 estimates of an indefinite matrix with a long tail: their mean is the trace within 4 standard errors, and the
-    reported error is their spread within a third. Catches a part counted twice and a wrong number of vectors."""
+    """600 estimates of an indefinite matrix with a long tail: their mean is within 4 standard errors of the trace, and
+    the reported error is within a third of their spread. Catches a part counted twice and a wrong number of vectors."""
     A = _matrix(torch.cat([torch.tensor([40.0, -15.0]), torch.linspace(-1, 2, 28)]))
     rng = _rng()
     found = [estimator(A, 12, rng) for _ in range(600)]
@@ -60,7 +60,7 @@ def test_sketches_are_unbiased_with_an_error_bar_of_the_right_size(estimator) ->
 
 
 def test_sketches_beat_hutchinson_where_few_eigenvalues_hold_the_variance() -> None:
-    """12 products each, on a net's Hessian operator. Catches a sketch whose products are not the operator's."""
+    """Each takes 12 products of a net's Hessian operator. Catches a sketch whose products are not the operator's."""
     operator, H = _net()
     rng = _rng()
     errors = {
@@ -85,8 +85,8 @@ def test_too_few_products_are_refused() -> None:
 
 
 def test_the_fewest_products_allowed_are_taken() -> None:
-    """Of a diagonal matrix every sign vector has v' A v = tr A, so one left out of two is right where the other catches
-    nothing of it. Catches a limit that is one too high."""
+    """Each method accepts its smallest number of products. For a diagonal matrix every sign vector has v' A v = tr A,
+    so two starts give the exact trace. Catches a limit that is one too high."""
     for estimator, products in ((hutchpp_trace, 6), (xtrace, 4)):
         found = estimator(torch.zeros(4, 4), products, _rng())
         assert (found.mean, found.sem) == (0, 0)
@@ -97,16 +97,16 @@ def test_the_fewest_products_allowed_are_taken() -> None:
 
 
 def test_one_step_of_lanczos_is_the_rayleigh_quotient_of_its_signs() -> None:
-    """v' A v / n of the next n signs of the stream. Catches a start that is drawn otherwise: curves of runs begun
-    before would break off."""
+    """One step gives v' A v / n for the next n signs of the stream. Catches a start drawn in another way, which would
+    break the curves of runs that already started."""
     _, H = _net()
     v = (torch.randint(0, 2, (29,), generator=_rng(3)) * 2 - 1).double()
     assert top_eigenvalue(H, 1, _rng(3)).value == pytest.approx((v @ H @ v / 29).item(), rel=1e-12)
 
 
 def test_the_top_eigenvalue_is_the_dense_one() -> None:
-    """All steps: to rounding. A few: from below, and an eigenvalue lies within the residual. Catches the largest by
-    absolute value taken for the largest, and a residual that promises too much."""
+    """All steps give the value to rounding. A few steps stay below it, with an eigenvalue within the residual. Catches
+    the largest absolute value taken for the largest eigenvalue, and a residual that is too small."""
     operator, H = _net()
     dense = torch.linalg.eigvalsh(H)
     assert top_eigenvalue(operator, 29, _rng()).value == pytest.approx(dense[-1].item(), rel=1e-9)
@@ -119,8 +119,8 @@ def test_the_top_eigenvalue_is_the_dense_one() -> None:
 
 
 def test_quadrature_of_the_spectrum_is_exact_for_what_it_promises() -> None:
-    """A start's quadrature of m nodes integrates powers up to 2m - 1 as v' A^p v / |v|^2, and with all nodes exp too.
-    Catches weights that are not squared first components."""
+    """The quadrature with m nodes integrates powers up to 2m - 1 as v' A^p v / |v|^2; with all nodes it integrates exp
+    too. Catches weights that are not squared first components."""
     _, H = _net()
     found = spectral_density(H, 4, 3, _rng(7))
     rng = _rng(7)
@@ -136,8 +136,8 @@ def test_quadrature_of_the_spectrum_is_exact_for_what_it_promises() -> None:
 
 
 def test_weights_add_up_to_one_and_the_moments_are_the_matrix() -> None:
-    """The mean of many starts: trace and |H|_F^2 within 4 standard errors; the share of eigenvalues above a gap is the
-    dense count. Catches weights that are not normalised, and padding that counts as eigenvalues."""
+    """The mean over many starts gives the trace and |H|_F^2 within 4 standard errors. The share of eigenvalues above a
+    gap is the dense count. Catches weights that are not normalised, and padding that counts as eigenvalues."""
     A = _matrix(torch.cat([torch.zeros(24), torch.tensor([8.0, 8.5, 9.0, 9.5, 10.0, 10.5])]))
     found = spectral_density(A, 10, 60, _rng())
     for power, exact in ((1, A.trace()), (2, A.square().sum())):
@@ -149,7 +149,8 @@ def test_weights_add_up_to_one_and_the_moments_are_the_matrix() -> None:
 
 
 def test_the_operator_and_the_trace_agree() -> None:
-    """One start's first moment is Hutchinson's v' H v of the same net. Catches an operator of another loss or scale."""
+    """The first moment is tr H of the same net, within 4 standard errors. Catches an operator for another loss or
+    scale."""
     operator, H = _net()
     found = spectral_density(operator, 2, 200, _rng())
     value, sem = found.moment(1)
@@ -158,8 +159,9 @@ def test_the_operator_and_the_trace_agree() -> None:
 
 
 def test_gradient_noise_scale_of_a_known_problem() -> None:
-    """loss = mean over a batch of |p - x|^2 / 2 with x ~ N(m, s^2 I): G = p - m, and one example's covariance is s^2 I.
-    Catches the batch size forgotten, |mean|^2 not corrected for its noise, and a jackknife's spread as error."""
+    """The loss is the batch mean of |p - x|^2 / 2 with x ~ N(m, s^2 I): G = p - m, and one example's covariance is s^2
+    I. Catches a forgotten batch size, |mean|^2 not corrected for its noise, and a jackknife's spread reported as
+    error."""
     p = torch.zeros(40, dtype=torch.float64, requires_grad=True)
     rng = _rng()
 
@@ -177,7 +179,7 @@ def test_gradient_noise_scale_of_a_known_problem() -> None:
 
 
 def test_gradient_noise_with_missing_batches_and_too_few() -> None:
-    """A batch that is not finite is left out and counted; where noise drowns the gradient there is no scale."""
+    """A batch that is not finite is left out and counted. If noise exceeds the gradient, there is no scale."""
     p = torch.ones(5, requires_grad=True)
     signs = iter([1.0, float("nan"), 1.0, 1.0, 1.0])
     clean = gradient_noise_scale(lambda: next(signs) * p.sum(), [p], 5, 4)
@@ -191,9 +193,9 @@ def test_gradient_noise_with_missing_batches_and_too_few() -> None:
 
 
 def test_gradient_noise_of_three_gradients_by_hand() -> None:
-    """1, 2 and 4 of batches of 2: mean 7/3, variance 7/3, so the trace is 14/3 and |G|^2 = 49/9 - 7/9 = 14/3. Without
-    one of them: 4/8, 9/4 and 1/2, whose mean is 13/12 and whose squared distances from it add up to 49/24; the
-    jackknife's error is sqrt(2/3 * 49/24) = 7/6. Catches a factor of K, and numbers in single precision."""
+    """Gradients 1, 2 and 4 from batches of 2: mean 7/3, variance 7/3, so the trace is 14/3 and |G|^2 = 49/9 - 7/9 =
+    14/3. Leaving one out gives 4/8, 9/4 and 1/2: their mean is 13/12, and the squared distances from it sum to 49/24.
+    The jackknife's error is sqrt(2/3 * 49/24) = 7/6. Catches a factor of K, and numbers in single precision."""
     p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     gradients = iter([1.0, 2.0, 4.0])
     found = gradient_noise_scale(lambda: next(gradients) * p.sum(), [p], 3, 2)
@@ -202,8 +204,8 @@ def test_gradient_noise_of_three_gradients_by_hand() -> None:
 
 
 def test_gradient_noise_without_a_gradient_in_two_of_three() -> None:
-    """(1, 0) and (0, 1) are orthogonal, so |G|^2 of the two alone is 0 and the scale without (1, 1) is not there: nor
-    is the error. With all three the trace is 2/3, |G|^2 too. Catches a division by zero."""
+    """(1, 0) and (0, 1) are orthogonal, so |G|^2 from those two is 0. Without (1, 1) there is no scale, so there is no
+    error. From all three, the trace and |G|^2 are both 2/3. Catches a division by zero."""
     p = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     gradients = iter(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64))
     found = gradient_noise_scale(lambda: next(gradients) @ p, [p], 3, 1)
@@ -213,8 +215,8 @@ def test_gradient_noise_without_a_gradient_in_two_of_three() -> None:
 
 @pytest.mark.parametrize("factor", [2.0**-60, 2.0**60])
 def test_sketches_do_not_know_the_scale_of_the_matrix(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same signs, one of them twice, and a matrix times a power of two: every value times it. Catches a threshold
-    of dependence that is not relative."""
+    """With fixed signs (one repeated), a matrix times a power of two gives every value times that power. Catches a
+    dependence threshold that is not relative."""
     A = _matrix(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0]))
     W = (torch.randint(0, 2, (8, 4), generator=_rng()) * 2 - 1).double()
     W[:, 1] = W[:, 0]
@@ -225,7 +227,7 @@ def test_sketches_do_not_know_the_scale_of_the_matrix(factor: float, monkeypatch
 
 
 def test_hutchinson_of_a_fixed_batch_agrees_with_the_sketches() -> None:
-    """Three estimators, one trace, within their errors. Catches a batch that is not the same one."""
+    """Three estimators agree on one trace within their errors. Catches a batch that changes between them."""
     operator, H = _net()
     rng = _rng(1)
     for found in (hutchpp_trace(operator, 18, rng), xtrace(operator, 18, rng)):
@@ -240,9 +242,9 @@ def test_hutchinson_of_a_fixed_batch_agrees_with_the_sketches() -> None:
 def test_xtrace_leaves_each_vector_out_also_of_columns_that_depend_on_each_other(
     rank: int, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its values are the definition's, with projectors from a dense pseudo-inverse: of 8 dimensions and 5 test vectors,
-    one of them twice, and of more vectors than dimensions. Catches a direction that rounding chose in the place of the
-    one that is to be left out."""
+    """XTrace's values follow the definition, with projectors from a dense pseudo-inverse, in 8 dimensions. One test
+    vector is repeated, and there may be more vectors than dimensions. Catches a direction chosen by rounding in place
+    of the one to leave out."""
     A = _matrix(torch.cat([torch.arange(1.0, 1 + rank), torch.zeros(8 - rank)]))
     W = (torch.randint(0, 2, (8, k), generator=_rng(k)) * 2 - 1).double()
     W[:, 1] = W[:, 0]
@@ -260,7 +262,7 @@ def test_xtrace_leaves_each_vector_out_also_of_columns_that_depend_on_each_other
 
 
 def test_sketches_of_nothing_and_of_more_products_than_dimensions_are_exact() -> None:
-    """Catches a sketch without a column, and one that leaves out a direction of a space that it spans."""
+    """Catches a sketch without a column, and one that leaves out a direction of the space it spans."""
     A = _matrix(torch.tensor([3.0, -1.0, 0.5]))
     for found in (xtrace(A, 24, _rng()), hutchpp_trace(A, 36, _rng())):
         assert found.mean == pytest.approx(2.5, rel=1e-9) and found.sem < 1e-9

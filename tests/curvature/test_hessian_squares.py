@@ -1,4 +1,4 @@
-"""Traces of squared errors from forward passes, and the part of a linear head in closed form."""
+"""Traces of squared errors from forward passes, with the linear head's part in closed form."""
 
 import itertools
 import warnings
@@ -19,7 +19,7 @@ def _rng(seed: int = 0) -> Generator:
 
 
 def _linear() -> tuple[nn.Module, nn.Module, LeastSquares]:
-    """9 parameters, the last 3 in a linear head; two weightings of 5 samples."""
+    """9 parameters, the last 3 in a linear head; two weightings for 5 samples."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1)).double()
     return model, model[2], _data(torch.randn(5, 2), torch.randn(5, 1))
@@ -40,7 +40,7 @@ def _data(x: Tensor, y: Tensor) -> LeastSquares:
 
 
 def _dense(model: nn.Module, data: LeastSquares, loss: int) -> Tensor:
-    """The Hessian of one loss from its formula, by autograd's own dense Hessian."""
+    """One loss's Hessian from its formula, by autograd's dense Hessian."""
     named = dict(model.named_parameters())
 
     def of(flat: Tensor) -> Tensor:
@@ -59,9 +59,9 @@ def _variance(H: Tensor) -> float:
 @pytest.mark.parametrize("exact", [False, True], ids=["differences", "products"])
 @pytest.mark.parametrize("make", [_linear, _convolutional])
 def test_all_sign_vectors_give_both_estimates_exactly(make: Callable[..., tuple], exact: bool) -> None:
-    """Over all 2^n vectors both means are tr H; the plain variance is H's, the improved one that of its block without
-    the head, for each weighting. Catches a lost factor, a residual part left out, a closed form that counts padding,
-    bias or outputs wrongly, and a cross term that is not taken away."""
+    """Over all 2^n sign vectors both means are tr H, for each weighting. The plain variance comes from H, the improved
+    one from H's block without the head. Catches a lost factor, a missing residual part, a closed form that counts
+    padding, bias or outputs wrongly, and a cross term that is not subtracted."""
     model, head, data = make()
     count = 2 ** sum(p.numel() for p in model.parameters())
     in_head = sum(p.numel() for p in head.parameters())
@@ -90,7 +90,7 @@ def test_all_sign_vectors_give_both_estimates_exactly(make: Callable[..., tuple]
 
 @pytest.mark.parametrize("with_head", [True, False])
 def test_differences_agree_with_products_vector_by_vector(with_head: bool) -> None:
-    """The same draws and vectors through both forms, with and without a head. Catches errors that average out."""
+    """Both forms use the same draws and vectors, with and without a head. Catches errors that average out."""
     model, head, data = _convolutional()
     both = [
         least_squares_trace(model, lambda _: data, 6, _rng(), head=head if with_head else None, per_draw=2, exact=exact)
@@ -105,7 +105,7 @@ def test_differences_agree_with_products_vector_by_vector(with_head: bool) -> No
 
 
 def test_a_parameter_at_two_places_is_moved_at_both_and_put_back() -> None:
-    """Tied weights: differences agree with products, and the model has its own parameters again, after a failure too.
+    """With tied weights, differences agree with products. The model gets its own parameters back, even after a failure.
 
     Catches a second place that keeps the old weights, and weights that stay displaced.
     """
@@ -139,7 +139,7 @@ def test_a_parameter_at_two_places_is_moved_at_both_and_put_back() -> None:
 
 
 def test_a_model_that_is_its_head_alone_is_known_exactly() -> None:
-    """Linear regression: the improved estimate is the trace without any error, from float32 too."""
+    """For linear regression the improved estimate is the exact trace, in float32 too."""
     model = nn.Linear(4, 3)
     x, y = torch.randn(7, 4), torch.randn(7, 3)
     data = LeastSquares((x,), y, torch.ones(1, 7))
@@ -152,8 +152,8 @@ def test_a_model_that_is_its_head_alone_is_known_exactly() -> None:
 
 
 def test_unet_cifar32_in_float32_is_as_good_as_exact() -> None:
-    """At initialisation, where both parts are large and cancel: within 2 % of the standard error, by the run-time check
-    too. Catches a step that is too large or too small."""
+    """At initialisation both parts are large and cancel. Differences stay within 2 % of the standard error, as the
+    run-time check also says. Catches a step that is too large or too small."""
     torch.manual_seed(0)
     model = UNetCifar32().eval()
 
@@ -170,8 +170,8 @@ def test_unet_cifar32_in_float32_is_as_good_as_exact() -> None:
 
 
 def test_training_is_left_untouched() -> None:
-    """Gradients, buffers, modes, parameters, hooks and the global stream, by both forms. Catches parameters that were
-    displaced in place: they do not come back bitwise."""
+    """Both forms leave gradients, buffers, modes, parameters, hooks and the global stream bitwise the same. Catches
+    parameters displaced in place, which do not come back bitwise."""
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
     x, y = torch.randn(5, 3), torch.randn(5, 2)
     model(x).square().mean().backward()
@@ -186,7 +186,7 @@ def test_training_is_left_untouched() -> None:
 
 
 def test_differences_that_are_too_coarse_are_replaced_and_that_is_said() -> None:
-    """A network that turns over within one step of the differences: exact products of the same draws take over."""
+    """The network oscillates within one difference step: exact products with the same draws replace the differences."""
 
     class Wild(nn.Module):
         def __init__(self) -> None:
@@ -208,12 +208,12 @@ def test_differences_that_are_too_coarse_are_replaced_and_that_is_said() -> None
     assert torch.equal(found.plain.table, least_squares_trace(model, draw, 4, _rng(), exact=True)[0].plain.table)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not least_squares_trace(model, draw, 4, _rng())[0].exact  # unchecked, it cannot know
+        assert not least_squares_trace(model, draw, 4, _rng())[0].exact  # without a check it cannot know
 
 
 def test_missing_values_and_bad_input() -> None:
-    """A draw that is not finite is counted; a head that the model does not end with is named. Catches a closed form
-    added to the wrong features."""
+    """A draw that is not finite is counted. A head that is not the model's last operation is refused. Catches a closed
+    form added to the wrong features."""
     model, head, data = _linear()
     bad = LeastSquares(data.inputs, data.target * float("inf"), data.weights)
     turns = itertools.cycle([data, bad])
@@ -245,7 +245,7 @@ def _small() -> tuple[nn.Module, nn.Module, LeastSquares]:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """Of 200 estimates with 16 probes each the 95 % interval holds the dense trace 90 to 98 % of the time, plain and
+    """For 200 estimates with 16 probes each, the 95 % interval holds the dense trace 90 to 98 % of the time, plain and
     improved. Catches a standard error that is off by sqrt(2), or a normal quantile for few probes."""
     model, head, data = _small()
     truth = _dense(model, data, 0).trace().item()
@@ -266,13 +266,14 @@ def test_common_random_numbers_and_shared_passes() -> None:
     model, head, data = _linear()
     tripled = LeastSquares(data.inputs, data.target, torch.stack([data.weights[1], 3 * data.weights[1]]))
     one, three = least_squares_trace(model, lambda _: tripled, 4, _rng(), head=head)
-    # 3 w is rounded in float32, to 6e-8.
+    # float32 rounds 3 w to 6e-8.
     torch.testing.assert_close(three.plain.values, 3 * one.plain.values, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(three.improved.values, 3 * one.improved.values, rtol=1e-6, atol=1e-6)
 
 
 def test_the_general_form_and_this_one_measure_the_same() -> None:
-    """The loss as a closure, by `hutchinson_trace`, along the same vectors. Catches a mean for a sum."""
+    """`hutchinson_trace` with the loss as a closure gives the same values along the same vectors. Catches a mean for a
+    sum."""
     model, _, data = _linear()
 
     def loss() -> Tensor:

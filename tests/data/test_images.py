@@ -1,4 +1,4 @@
-"""Images from every source, and the order training sees them in."""
+"""Images from every source, and their order in training."""
 
 import hashlib
 import pickle
@@ -34,7 +34,7 @@ def _zip(root: Path, target: Path) -> Path:
 
 
 def test_pixels_survive_the_way_to_the_model_and_back() -> None:
-    """All 256 values, bitwise. Catches rounding down and a range of [0, 1]."""
+    """All 256 values return bitwise. Catches values rounded down, and a range of [0, 1]."""
     values = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_model(values)), values)
     assert to_model(values).min() == -1
@@ -42,7 +42,7 @@ def test_pixels_survive_the_way_to_the_model_and_back() -> None:
 
 
 def test_embedded_images_are_deterministic_varied_and_prefix_stable() -> None:
-    """Catches a set that depends on its length, on the global stream, or that repeats itself."""
+    """Catches a set that depends on its length or the global stream, or that repeats itself."""
     torch.manual_seed(0)
     images, labels = embedded.render(1100, seed=0)
     torch.manual_seed(1)
@@ -57,7 +57,7 @@ def test_embedded_images_are_deterministic_varied_and_prefix_stable() -> None:
 
 
 def test_no_embedded_image_is_in_both_splits() -> None:
-    """Of more images than are drawn at a time. Catches a test split that is the training images."""
+    """Takes more images than one chunk draws. Catches a test split that repeats the training images."""
     splits = [load_images("embedded", split=split, subset=embedded.CHUNK + 20) for split in ("train", "test")]
     train, test = ({image.numpy().tobytes() for image in split.images} for split in splits)
     assert len(train) == len(test) == embedded.CHUNK + 20 and not train & test
@@ -65,8 +65,8 @@ def test_no_embedded_image_is_in_both_splits() -> None:
 
 
 def test_an_embedded_image_is_painted_where_it_should_be() -> None:
-    """A disc of radius 0.85 * 0.4, to the right of the middle and above it, of known colour on one grey. A pixel well
-    inside is the colour, darker by 1 / 8 a unit downwards; one well outside is the grey. Catches an image that is
+    """Paints a disc with radius 0.85 * 0.4, right of the middle and above it, in one colour on grey. A pixel well
+    inside has the colour, darker by 1 / 8 per unit downwards; a pixel well outside is grey. Catches an image that is
     transposed or upside down, channels in another order, and a shape in another place."""
     n = torch.zeros(1, dtype=torch.float64)
     front, grey = torch.tensor([[0.9, 0.6, 0.2]], dtype=torch.float64), n + 0.4
@@ -89,7 +89,7 @@ def test_an_embedded_image_is_painted_where_it_should_be() -> None:
 
 
 def test_every_shape_covers_its_own_part_of_the_frame() -> None:
-    """Catches a shape that draws nothing, everything, or the same as another."""
+    """Catches a shape that draws nothing, everything, or the same as another shape."""
     axis = (torch.arange(64) + 0.5) / 32 - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     masks = {kind: embedded.signed_distance(kind, x, y) < 0 for kind in embedded.CLASSES}
@@ -100,7 +100,7 @@ def test_every_shape_covers_its_own_part_of_the_frame() -> None:
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_class_folders_in_a_directory_and_in_a_zip(tmp_path: Path, zipped: bool) -> None:
-    """Catches wrong channels, a swapped split and class order."""
+    """Catches wrong channels, a swapped split and a wrong class order."""
     _write_images(tmp_path / "set")
     _write_images(tmp_path / "set", "test", suffix=".webp")
     root = _zip(tmp_path / "set", tmp_path / "set.zip") if zipped else tmp_path / "set"
@@ -112,7 +112,7 @@ def test_class_folders_in_a_directory_and_in_a_zip(tmp_path: Path, zipped: bool)
 
 
 def test_other_sizes_are_cut_and_resized(tmp_path: Path) -> None:
-    """A 64 x 48 image whose outer columns are red, and one whose outer rows are: the middle square is kept."""
+    """A 64 x 48 image with red outer columns, and one with red outer rows, each keep the middle square."""
     folder = tmp_path / "a"
     folder.mkdir()
     image = Image.new("RGB", (64, 48), (255, 0, 0))
@@ -126,7 +126,7 @@ def test_other_sizes_are_cut_and_resized(tmp_path: Path) -> None:
 
 
 def test_subset_is_fixed_and_spread(tmp_path: Path) -> None:
-    """The same images in every run, not the first class alone."""
+    """Every run takes the same images, not only from the first class."""
     _write_images(tmp_path)
     a, b = (load_images("folder", tmp_path, subset=4) for _ in range(2))
     assert a.digest == b.digest
@@ -135,7 +135,7 @@ def test_subset_is_fixed_and_spread(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_image_is_named_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Stops unless told to go on; then says what it left out."""
+    """Loading stops, or with skip_bad goes on and says what it left out."""
     _write_images(tmp_path)
     good = (tmp_path / "train/dog/1.png").read_bytes()
     (tmp_path / "train/dog/1.png").write_bytes(good[: len(good) // 2])
@@ -147,7 +147,7 @@ def test_a_corrupt_image_is_named_and_counted(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_skipping_bad_images_of_a_subset(tmp_path: Path) -> None:
-    """The subset is drawn before it is decoded; what is unreadable in it is left out."""
+    """The subset is chosen before it is decoded; its unreadable images are left out."""
     _write_images(tmp_path)
     (tmp_path / "train/cat/0.png").write_bytes(b"x")
     assert len(load_images("folder", tmp_path, subset=6, skip_bad=True)) == 5
@@ -155,7 +155,7 @@ def test_skipping_bad_images_of_a_subset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_folders_around_the_splits_are_passed_over(tmp_path: Path, zipped: bool) -> None:
-    """name/train/..., as archives often are. Catches training on the test images too. Hidden files are no images."""
+    """Archives often hold name/train/.... Hidden files are not images. Catches training on the test images too."""
     _write_images(tmp_path / "set/name")
     _write_images(tmp_path / "set/name", "test")
     (tmp_path / "set/name/train/cat/._0.png").write_bytes(b"x")
@@ -168,7 +168,7 @@ def test_folders_around_the_splits_are_passed_over(tmp_path: Path, zipped: bool)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    """And images may lie flat, in one class."""
+    """Images directly in the root form one class."""
     for kind in ("car", "train"):
         (tmp_path / kind).mkdir()
         Image.new("RGB", (32, 32)).save(tmp_path / kind / "0.png")
@@ -177,7 +177,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 
 def test_pixels_are_what_a_viewer_shows(tmp_path: Path) -> None:
-    """16-bit grey is scaled, transparency falls on white, EXIF turns; pixels of no known range are refused."""
+    """16-bit grey is scaled, transparency shows white, EXIF rotates. Pixels without a known range are refused."""
     (tmp_path / "a").mkdir()
 
     def loaded(name: str) -> torch.Tensor:
@@ -190,7 +190,7 @@ def test_pixels_are_what_a_viewer_shows(tmp_path: Path) -> None:
     Image.new("RGBA", (32, 32), (10, 20, 30, 0)).save(tmp_path / "a/clear.png")
     assert loaded("clear.png").unique().tolist() == [255]
     turned = Image.new("RGB", (32, 32))
-    turned.paste((255, 255, 255), (0, 0, 32, 16))  # the upper half; orientation 3 is upside down
+    turned.paste((255, 255, 255), (0, 0, 32, 16))  # the upper half; orientation 3 means upside down
     exif = Image.Exif()
     exif[274] = 3
     turned.save(tmp_path / "a/turned.png", exif=exif)
@@ -201,7 +201,8 @@ def test_pixels_are_what_a_viewer_shows(tmp_path: Path) -> None:
 
 
 def test_archives_damaged_in_many_ways_are_explained(tmp_path: Path) -> None:
-    """Every byte position of a small zip flipped: an image set or a UserError, never another exception."""
+    """Changes every seventh byte of a small zip in turn: it gives an image set or a UserError, never another
+    exception."""
     _write_images(tmp_path / "set")
     whole = _zip(tmp_path / "set", tmp_path / "set.zip").read_bytes()
     outcomes = set()
@@ -217,7 +218,7 @@ def test_archives_damaged_in_many_ways_are_explained(tmp_path: Path) -> None:
 
 
 def test_bad_roots(tmp_path: Path) -> None:
-    """Each says what is wrong and what would be right."""
+    """Each error says what is wrong and what would be right."""
     with pytest.raises(UserError, match="does not exist"):
         load_images("folder", tmp_path / "none")
     with pytest.raises(UserError, match="has no images"):
@@ -229,7 +230,7 @@ def test_bad_roots(tmp_path: Path) -> None:
     _write_images(tmp_path)
     with pytest.raises(UserError, match="more images than"):
         load_images("folder", tmp_path, subset=7)
-    with pytest.raises(UserError, match="cannot be read"):  # nothing would be left
+    with pytest.raises(UserError, match="cannot be read"):  # no image would be left
         for path in tmp_path.rglob("*.png"):
             path.write_bytes(b"x")
         load_images("folder", tmp_path, skip_bad=True)
@@ -247,19 +248,20 @@ def test_cifar10_without_a_download_gives_advice(tmp_path: Path, monkeypatch: py
 
 
 def _value(image: int, channel: int, row: int, column: int) -> int:
-    """The pixel of a synthetic image: another one for each turn, flip and order of channels, and for each image."""
+    """A synthetic image's pixel: it differs for each turn, flip, channel order and image."""
     return (17 * image + 101 * channel + 5 * row + 3 * column) % 256
 
 
 def _pixels(image: int) -> torch.Tensor:
-    """(3, 32, 32) uint8, written out value by value."""
+    """(3, 32, 32) uint8, computed value by value."""
     values = [[[_value(image, c, r, k) for k in range(32)] for r in range(32)] for c in range(3)]
     return torch.tensor(values, dtype=torch.uint8)
 
 
 def test_a_pixel_is_where_it_is_in_the_file(tmp_path: Path) -> None:
-    """Red, green and blue at (row, column) of asymmetric images, in a folder and in a .zip, in both splits. Catches an
-    image that is transposed, mirrored or has its channels in another order, and the other split's."""
+    """Checks red, green and blue at every (row, column) of asymmetric images, in a folder and in a .zip, in both
+    splits. Catches an image that is transposed, mirrored or has its channels in another order, and the other split's
+    image."""
     for number, split in enumerate(("train", "test")):
         folder = tmp_path / "set" / split / "a"
         folder.mkdir(parents=True)
@@ -277,11 +279,11 @@ def test_a_pixel_is_where_it_is_in_the_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `cifar-10-python.tar.gz`, as downloaded by hand: two images in each of its five batches for
-    training, numbered 0 ... 9, and two in that for testing, 10 and 11. Of image i the class is (3 * i + 1) % 10.
+    """A folder with `cifar-10-python.tar.gz`, as after a download by hand. Each of the five training batches holds two
+    images, numbered 0 ... 9; the test batch holds images 10 and 11. Image i has the class (3 * i + 1) % 10.
 
-    The format is https://www.cs.toronto.edu/~kriz/cifar.html's: a row of 3072 values, the red ones first, then green
-    and blue; each colour row by row.
+    The format is from https://www.cs.toronto.edu/~kriz/cifar.html: a row has 3072 values, first red, then green, then
+    blue, each row by row.
     """
     from torchvision.datasets import CIFAR10
 
@@ -308,8 +310,8 @@ def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_cifar10_is_read_pixel_by_pixel(cifar10: Path) -> None:
-    """Every value of both splits, with its label and the labels' names, unpacked from the archive at the first call.
-    Catches images that are transposed, classes that are another image's, and a split that holds the other one."""
+    """The first call unpacks the archive. Checks every value of both splits, the labels and the labels' names. Catches
+    transposed images, another image's class, and swapped splits."""
     for split, numbers in (("train", range(10)), ("test", (10, 11))):
         found = load_images("cifar10", cifar10, split=split)
         assert torch.equal(found.images, torch.stack([_pixels(number) for number in numbers])), split
@@ -319,8 +321,8 @@ def test_cifar10_is_read_pixel_by_pixel(cifar10: Path) -> None:
 
 
 def test_a_subset_of_cifar10_keeps_labels_beside_images(cifar10: Path) -> None:
-    """Five of ten: each is one of them, once, and has its own label; the same ones again. Catches labels of the first
-    five."""
+    """Takes five of ten images, each once and with its own label, and the same ones again. Catches the first five
+    labels."""
     found = load_images("cifar10", cifar10, subset=5)
     numbers = [next(n for n in range(10) if torch.equal(image, _pixels(n))) for image in found.images]
     assert len(set(numbers)) == 5 and numbers != list(range(5))
@@ -331,7 +333,7 @@ def test_a_subset_of_cifar10_keeps_labels_beside_images(cifar10: Path) -> None:
 
 
 def test_batches_visit_every_image_once_an_epoch() -> None:
-    """Batches of 4 over 10 images: 5 batches are two epochs. Catches dropped and repeated images."""
+    """5 batches of 4 over 10 images are two epochs. Catches dropped and repeated images."""
     images = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1)
     batches = Batches(images, 4, seed=3)
     seen = torch.cat([batches.next_indices() for _ in range(5)]).tolist()
@@ -355,14 +357,14 @@ def test_batches_continue_from_their_state() -> None:
 
 
 def test_values_outside_are_cut_and_a_subset_keeps_the_order() -> None:
-    """Catches 8-bit values that wrap around, and a subset in another order than its set's."""
+    """Catches 8-bit values that wrap around, and a subset in another order than its set."""
     assert to_uint8(torch.tensor([-3.0, 1.5]).reshape(2, 1, 1, 1)).flatten().tolist() == [0, 255]
     chosen = _chosen(50, 20, "it")
     assert chosen == sorted(set(chosen)) == _chosen(50, 20, "it") and len(chosen) == 20
 
 
 def test_a_larger_image_is_averaged(tmp_path: Path) -> None:
-    """Black and white pixels in turn, halved in size, are grey. Catches every other pixel taken as it is."""
+    """A checkerboard at half size is grey. Catches a resize that keeps every other pixel."""
     (tmp_path / "train/a").mkdir(parents=True)
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
     Image.fromarray(board).save(tmp_path / "train/a/board.png")

@@ -1,4 +1,4 @@
-"""eps, x_0 and v: each conversion inverts the others, and says so where there is nothing to get back."""
+"""eps, x_0 and v: each conversion inverts the others, and reports if a value cannot be recovered."""
 
 import math
 
@@ -34,7 +34,7 @@ def _per_image(value: Tensor) -> Tensor:
 
 
 def _close(a: Tensor, b: Tensor, ab: Tensor, divisor: Tensor) -> None:
-    """Equal to round-off: 16 units of 2^-53 times values below 10, over what the conversion divides by."""
+    """Equal to round-off: 16 units of 2^-53 times values below 10, divided by the conversion's divisor."""
     allowed = 16 * 10 * 2.0**-53 / _per_image(divisor)
     assert ((a - b).abs() <= allowed).all(), ((a - b).abs() / allowed).max()
 
@@ -42,20 +42,21 @@ def _close(a: Tensor, b: Tensor, ab: Tensor, divisor: Tensor) -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("zero", [False, True])
 def test_conversions_invert_at_every_t(name: str, zero: bool) -> None:
-    """All 1000 t in float64, with their own error bounds. Catches swapped roots of alpha_bar and 1 - alpha_bar."""
+    """Checks all 1000 t in float64 with their own error bounds. Catches swapped roots of alpha_bar and 1 -
+    alpha_bar."""
     x_0, eps = _draw()
     ab = make_schedule(name, zero_terminal_snr=zero).alpha_bar
     x_t, v = add_noise(x_0, eps, ab), v_from(x_0, eps, ab)
     signal, noise = ab.sqrt(), (1 - ab).sqrt()
     _close(x0_from_v(x_t, v, ab), x_0, ab, torch.ones_like(ab))
     _close(eps_from_x0(x_t, x_0, ab), eps, ab, noise)
-    known = slice(None, -1) if zero else slice(None)  # at alpha_bar = 0 eps does not tell x_0
+    known = slice(None, -1) if zero else slice(None)  # at alpha_bar = 0 eps does not determine x_0
     _close(x0_from_eps(x_t, eps, ab)[known], x_0[known], ab[known], signal[known])
 
 
 @every_prediction
 def test_target_then_back(kind: str) -> None:
-    """What a perfect network says gives x_0 and eps back. Catches a target of another kind than it is read as."""
+    """A perfect prediction gives x_0 and eps back. Catches a target of one kind that is read as another."""
     x_0, eps = _draw()
     ab = make_schedule("linear").alpha_bar
     x_t, told = add_noise(x_0, eps, ab), target(kind, x_0, eps, ab)
@@ -66,7 +67,7 @@ def test_target_then_back(kind: str) -> None:
 
 @every_prediction
 def test_any_output_is_the_target_of_its_own_x_0_and_eps(kind: str) -> None:
-    """x_0 follows from the output, eps from x_0 and x_t. Catches conversions that are right for the true one only."""
+    """x_0 follows from the output, eps from x_0 and x_t. Catches conversions that hold only for the true output."""
     x_0, eps = _draw()
     ab = make_schedule("linear").alpha_bar
     x_t, output = add_noise(x_0, eps, ab), seeded_noise(SHAPE, 2)()
@@ -84,7 +85,7 @@ def test_a_target_in_closed_form(kind: str) -> None:
 
 
 def test_mixing_and_v_are_those_of_diffusers() -> None:
-    """Catches another convention of v. Theirs reads float32 tables, so it is given ours."""
+    """diffusers gets our alpha_bar, because its own tables are float32. Catches another convention for v."""
     peer = DDPMScheduler()
     ab = make_schedule("linear").alpha_bar
     peer.alphas_cumprod = ab
@@ -95,7 +96,7 @@ def test_mixing_and_v_are_those_of_diffusers() -> None:
 
 
 def test_pure_noise() -> None:
-    """alpha_bar = 0: x_t = eps and v = -x_0, which v and x0 outputs tell and eps does not. Catches a silent inf."""
+    """At alpha_bar = 0, x_t = eps and v = -x_0. Outputs v and x0 determine x_0; eps does not. Catches a silent inf."""
     x_0, eps = (x[:3] for x in _draw())
     x_t, v = add_noise(x_0, eps, ZERO), v_from(x_0, eps, ZERO)
     assert torch.equal(x_t, eps)
@@ -109,7 +110,7 @@ def test_pure_noise() -> None:
 
 
 def test_clean_data() -> None:
-    """alpha_bar = 1: x_t = x_0 and v = eps, which v and eps outputs tell and x_0 does not. Catches a silent inf."""
+    """At alpha_bar = 1, x_t = x_0 and v = eps. Outputs v and eps determine eps; x_0 does not. Catches a silent inf."""
     x_0, eps = (x[:3] for x in _draw())
     x_t, v = add_noise(x_0, eps, ONE), v_from(x_0, eps, ONE)
     assert torch.equal(x_t, x_0)
@@ -122,7 +123,7 @@ def test_clean_data() -> None:
 
 
 def test_a_scalar_alpha_bar_means_the_same_as_a_batch_of_it() -> None:
-    """Catches a batch broadcast along the wrong axis (here the batch is as long as an image is wide)."""
+    """Catches a batch broadcast along the wrong axis (here the batch size equals the image width)."""
     x_0, eps = (x.reshape(-1, 3, 4, 4)[:4] for x in _draw())
     ab = torch.tensor(0.3, dtype=torch.float64)
     for mix in (add_noise, v_from, x0_from_eps, eps_from_x0, x0_from_v):
@@ -132,7 +133,7 @@ def test_a_scalar_alpha_bar_means_the_same_as_a_batch_of_it() -> None:
 
 
 def test_float32_images_stay_float32_with_roots_in_float64() -> None:
-    """Near alpha_bar = 1 - 1e-9 a float32 root of 1 - alpha_bar is 0. Catches a cast before the root."""
+    """At alpha_bar = 1 - 1e-9, 1 - alpha_bar is 0 in float32. Catches a cast before the root."""
     x_0, eps = (x.float()[:2] for x in _draw())
     ab = torch.tensor(1 - 1e-9, dtype=torch.float64)
     x_t = add_noise(torch.zeros_like(x_0), eps, ab)
@@ -141,7 +142,7 @@ def test_float32_images_stay_float32_with_roots_in_float64() -> None:
 
 
 def test_an_unknown_prediction() -> None:
-    """Catches falling back to eps without a word."""
+    """Catches a silent default to eps."""
     x_0, eps = (x[:2] for x in _draw())
     for convert in (target, to_x0):
         with pytest.raises(KeyError):

@@ -1,6 +1,6 @@
-"""Samplers with perfect denoisers of known data: closed forms at any NFE.
+"""Samplers with perfect denoisers for known data: closed forms at any NFE.
 
-Each of these mutations of ddpm/ was tried by hand on a copy; the test named turned red, often others too.
+Each of these mutations of ddpm/ was tried by hand on a copy. The named test failed, and often others too.
 
 schedule.py
     respace keeps adjacent betas             test_ddim_on_a_standard_normal_has_the_closed_form_gain
@@ -18,7 +18,7 @@ prediction.py
     eps_from_v with swapped roots            test_conversions_invert_at_every_t
     root after the cast to float32           test_float32_images_stay_float32_with_roots_in_float64
 loss.py
-    eps weighed by w_x0; v by w_x0 / SNR     test_weighted_errors_agree_in_all_spaces
+    eps weighted by w_x0; v by w_x0 / SNR    test_weighted_errors_agree_in_all_spaces
     minsnr clamps from below; truncated_snr from above
                                              test_closed_forms
     minsnr_norm by the mean of w_x0          test_minsnr_norm_has_mean_one
@@ -38,7 +38,7 @@ samplers.py
     ddim: eps at alpha_bar_prev              test_ddim_on_a_standard_normal_has_the_closed_form_gain
     dpmpp_2m: h / h_last inverted, its 1/2 lost, signs of the difference and of the exponent, lambda without its half,
       the last estimate not kept             test_dpmpp_2m_on_a_gaussian_by_scalar_recursion
-    heun: Euler's slope, the 1/2 lost, the stride's sign, the network told the near end's t
+    heun: Euler's slope, the 1/2 lost, the stride's sign, the near end's t for the network
                                              test_heun_on_a_gaussian_by_scalar_recursion
     limited: an estimate not limited         test_every_estimate_is_limited
     t off by one; the position for t         test_the_network_is_told_the_full_chains_t
@@ -118,7 +118,7 @@ def test_ddim_on_a_standard_normal_has_the_closed_form_gain(nfe: int, gain: floa
 
 @pytest.mark.parametrize("nfe", [2, 3, 20])
 def test_dpmpp_2m_on_a_gaussian_by_scalar_recursion(nfe: int) -> None:
-    """With lambda = log(alpha / sigma) and r = h_last / h as in the paper. Catches r inverted and a lost 1/2."""
+    """Uses lambda = log(alpha / sigma) and r = h_last / h as in the paper. Catches r inverted and a lost 1/2."""
     chain, std = _chain(nfe), 0.5
     x, last, h_last = 1.0, 0.0, math.nan
     for i, ab, ab_prev, _ in _scalars(chain):
@@ -137,7 +137,8 @@ def test_dpmpp_2m_on_a_gaussian_by_scalar_recursion(nfe: int) -> None:
 
 
 def test_heun_on_a_gaussian_by_scalar_recursion() -> None:
-    """With y = x / alpha, s = sigma / alpha: dy / ds = y s / (std^2 + s^2). Catches one slope in place of the mean."""
+    """With y = x / alpha and s = sigma / alpha: dy / ds = y s / (std^2 + s^2). Catches one slope in place of the
+    mean."""
     chain, std = _chain(20), 0.5
     s = [math.sqrt((1 - ab) / ab) for _, ab, _, _ in _scalars(chain)]
     y = 1 / math.sqrt(chain.alpha_bar[-1].item())
@@ -145,16 +146,16 @@ def test_heun_on_a_gaussian_by_scalar_recursion() -> None:
         slope = y * here / (std**2 + here**2)
         slope_ahead = (y + (ahead - here) * slope) * ahead / (std**2 + ahead**2)
         y += (ahead - here) * (slope + slope_ahead) / 2
-    expected = y * std**2 / (std**2 + s[-1] ** 2)  # the last step is the estimate of x_0
+    expected = y * std**2 / (std**2 + s[-1] ** 2)  # the last step returns the x_0 estimate
     out = heun(gaussian_denoiser(FULL, std), torch.ones(1, dtype=torch.float64), chain, no_noise)
     assert out.item() == pytest.approx(expected, rel=1e-10)
 
 
 def _std_by_recursion(chain: Schedule, std: float, variance: str = "small") -> float:
-    """Std that ancestral sampling with the perfect denoiser of N(0, std^2) ends with."""
+    """The final std of ancestral sampling with the perfect denoiser for N(0, std^2)."""
     v = 1.0
     for i, ab, ab_prev, beta in _scalars(chain):
-        gain = math.sqrt(ab) * std**2 / (ab * std**2 + 1 - ab)  # x_0 estimate per x_t
+        gain = math.sqrt(ab) * std**2 / (ab * std**2 + 1 - ab)  # the x_0 estimate per x_t
         gain = math.sqrt(ab_prev) * beta / (1 - ab) * gain + math.sqrt(1 - beta) * (1 - ab_prev) / (1 - ab)
         added = {"small": beta * (1 - ab_prev) / (1 - ab), "large": beta}[variance]
         v = gain**2 * v + (added if i else 0)
@@ -164,7 +165,7 @@ def _std_by_recursion(chain: Schedule, std: float, variance: str = "small") -> f
 @pytest.mark.parametrize("variance", ["small", "large"])
 @pytest.mark.parametrize("nfe", [2, 50, 1000])
 def test_ddpm_reaches_the_variance_of_its_posterior(nfe: int, variance: str) -> None:
-    """Monte-Carlo std within 4 standard errors of the recursion. Catches a wrong posterior mean or variance."""
+    """The Monte-Carlo std is within 4 standard errors of the recursion. Catches a wrong posterior mean or variance."""
     n = 20_000 if nfe < 1000 else 5_000
     x_T, noise = seeded_noise((n,), 1)(), seeded_noise((n,), 2)
     out = ddpm(gaussian_denoiser(FULL, 0.5), x_T, _chain(nfe), noise, variance=variance)
@@ -173,7 +174,8 @@ def test_ddpm_reaches_the_variance_of_its_posterior(nfe: int, variance: str) -> 
 
 
 def test_ddpm_at_50_steps_removes_the_noise() -> None:
-    """Std 0.4432 (small) and 0.5176 (large) on data of std 0.5. Catches a posterior of the wrong stride."""
+    """The std ends at 0.4432 (small) and 0.5176 (large) on data with std 0.5. Catches a posterior with the wrong
+    stride."""
     assert _std_by_recursion(_chain(50), 0.5) == pytest.approx(0.443193, abs=1e-6)
     assert _std_by_recursion(_chain(50), 0.5, "large") == pytest.approx(0.517574, abs=1e-6)
     assert _std_by_recursion(_chain(1000), 0.5) == pytest.approx(0.496110, abs=1e-6)
@@ -181,9 +183,10 @@ def test_ddpm_at_50_steps_removes_the_noise() -> None:
 
 @pytest.mark.parametrize(("variance", "std"), [("small", 0.936163), ("large", 0.936493)])
 def test_the_studys_posterior_leaves_the_noise_in(variance: str, std: float) -> None:
-    """50 strides with adjacent steps' posteriors end at std 0.936 on data of std 0.5. Catches the fault mended.
+    """50 strides with adjacent steps' posteriors end at std 0.936 on data with std 0.5. Catches a silent fix of the
+    fault.
 
-    The exact recursion gives both; the Monte-Carlo check is of the sampler as it is registered (small).
+    The exact recursion gives both; the Monte-Carlo check uses the registered sampler (small).
     """
     chain = make_chain(FULL, "ddpm_adjacent_posterior", 50)
     assert _std_by_recursion(chain, 0.5, variance) == pytest.approx(std, abs=1e-6)
@@ -195,7 +198,7 @@ def test_the_studys_posterior_leaves_the_noise_in(variance: str, std: float) -> 
 
 
 def test_the_studys_posterior_at_every_step_is_ddpm() -> None:
-    """Bit for bit at NFE = T. Catches a fault beyond the stride."""
+    """At NFE = T it is bitwise ddpm. Catches a fault beyond the stride."""
     denoise, x_T = gaussian_denoiser(FULL, 0.5), seeded_noise((4,))()
     outs = []
     for name in ("ddpm", "ddpm_adjacent_posterior"):
@@ -206,13 +209,14 @@ def test_the_studys_posterior_at_every_step_is_ddpm() -> None:
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("nfe", [1, 2, 10, 50, 1000])
 def test_large_variance_keeps_a_standard_normal(nfe: int, spacing: str) -> None:
-    """On N(0, I) each step but the last keeps variance 1: x_{t-1} = sqrt(1 - b) x_t + sqrt(b) z; the last adds no noise
-    and leaves alpha_bar of the cleanest timestep. Probed step by step, without Monte Carlo: x_t and z in quadrature.
+    """On N(0, I) each step but the last keeps variance 1: x_{t-1} = sqrt(1 - b) x_t + sqrt(b) z. The last step adds no
+    noise and leaves variance alpha_bar of the cleanest timestep. The test follows each step without Monte Carlo: x_t
+    and z add in quadrature.
 
     Catches the small variance in its place, at any number of steps.
     """
     chain = _chain(nfe, spacing=spacing)
-    # Column k holds the share of the k-th independent normal in x_t: x_T, then each fresh noise.
+    # Column k holds the k-th independent normal's share in x_t: x_T, then each fresh noise.
     x, fresh = torch.zeros(nfe, dtype=torch.float64), iter(range(1, nfe))
     x[0] = 1.0
 
@@ -229,9 +233,9 @@ def test_large_variance_keeps_a_standard_normal(nfe: int, spacing: str) -> None:
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("nfe", [1, 2, 10, 51])
 def test_a_point_mass_is_recovered_exactly(sampler: str, spacing: str, nfe: int) -> None:
-    """With x_0 known, every chain ends on it. Catches noise in the last step and wrong coefficients of x_0.
+    """With x_0 known, every chain ends on it. Catches noise in the last step and wrong coefficients for x_0.
 
-    Not so the study's sampler where the chain stops short of t = 0: its last posterior still goes to t - 1.
+    The study's sampler does not if its chain stops short of t = 0: its last posterior still goes to t - 1.
     """
     if sampler == "ddpm_adjacent_posterior" and (spacing == "trailing" or nfe == 1):
         spacing, nfe = "linspace", max(nfe, 2)
@@ -242,7 +246,7 @@ def test_a_point_mass_is_recovered_exactly(sampler: str, spacing: str, nfe: int)
 
 
 def test_ddim_with_eta_one_is_ddpm() -> None:
-    """Equal noise, equal output. Catches a wrong sigma in either."""
+    """Equal noise gives equal output. Catches a wrong sigma in either."""
     denoise, x_T = gaussian_denoiser(FULL, 0.7, 0.2), seeded_noise((64,), 5)()
     a = ddim(denoise, x_T, _chain(20), seeded_noise((64,), 6), eta=1.0)
     b = ddpm(denoise, x_T, _chain(20), seeded_noise((64,), 6))
@@ -255,7 +259,7 @@ def test_ddim_with_eta_one_is_ddpm() -> None:
 def test_zero_terminal_snr(sampler: str, nfe: int, name: str) -> None:
     """alpha_bar_T = 0 is the limit of alpha_bar_T = 1e-30. Catches 0 / 0 and the root of a negative round-off.
 
-    The denoiser depends on x_t: one that does not would hide NaN, as the last step takes its estimate.
+    The denoiser depends on x_t. Otherwise it would hide NaN, as the last step returns its estimate.
     """
     full = make_schedule(name, zero_terminal_snr=True)
     small = full.alpha_bar.clone()
@@ -271,9 +275,9 @@ def test_zero_terminal_snr(sampler: str, nfe: int, name: str) -> None:
 
 @pytest.mark.parametrize("nfe", [2, 5, 50])
 def test_dpmpp_2m_at_zero_terminal_snr(nfe: int) -> None:
-    """An infinite first stride is x = sigma' x_T + alpha' x_0, and the second has nothing to extrapolate from.
+    """An infinite first stride gives x = sigma' x_T + alpha' x_0, and the second stride cannot extrapolate.
 
-    Catches inf / inf of h / h_last.
+    Catches inf / inf in h / h_last.
     """
     full = make_schedule("linear", zero_terminal_snr=True)
     chain, denoise, x_T = make_chain(full, "dpmpp_2m", nfe), gaussian_denoiser(full, 0.5, 0.2), seeded_noise((5,))()
@@ -286,7 +290,7 @@ def test_dpmpp_2m_at_zero_terminal_snr(nfe: int) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_zero_terminal_snr_with_eta_one(name: str) -> None:
-    """1 - alpha_bar_prev - s^2 is 0 there but for round-off. Catches the root of -1e-16."""
+    """1 - alpha_bar_prev - s^2 is 0 there except for round-off. Catches the root of -1e-16."""
     full = make_schedule(name, zero_terminal_snr=True)
     for steps in range(2, 60):
         x_T, noise = seeded_noise((5,))(), seeded_noise((5,), 3)
@@ -294,7 +298,7 @@ def test_zero_terminal_snr_with_eta_one(name: str) -> None:
 
 
 def test_heun_refuses_zero_terminal_snr() -> None:
-    """Catches NaN images without a word."""
+    """Catches NaN images without an error."""
     full = make_schedule("linear", zero_terminal_snr=True)
     with pytest.raises(ValueError, match="zero terminal SNR"):
         heun(lambda x, t: x, torch.ones(1), _chain(5, full), no_noise)
@@ -303,7 +307,8 @@ def test_heun_refuses_zero_terminal_snr() -> None:
 @every_sampler
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_no_sampler_makes_more_calls_than_nfe(sampler: str, spacing: str) -> None:
-    """Exactly nfe; heun 2 S - 1 for a chain of S steps, so one fewer from an even nfe. Catches a free second call."""
+    """Samplers make exactly nfe calls. Heun makes 2 S - 1 for S steps, so one fewer if nfe is even. Catches a free
+    second call."""
     for nfe in (1, 2, 3, 10, 49, 50):
         told: list[int] = []
 
@@ -323,7 +328,7 @@ def test_no_sampler_makes_more_calls_than_nfe(sampler: str, spacing: str) -> Non
 
 
 def test_heun_can_spend_more_calls_than_there_are_timesteps() -> None:
-    """1999 calls over 1000 timesteps are within its reach, 2001 are not, nor 1001 within others'."""
+    """Over 1000 timesteps heun can spend 1999 calls but not 2001; other samplers cannot spend 1001."""
     assert len(make_chain(FULL, "heun", 1999)) == 1000
     for sampler, nfe in (("heun", 2001), ("ddpm", 1001), ("ddim", 0), ("heun", 0)):
         with pytest.raises(ValueError, match="T = 1000"):
@@ -333,7 +338,7 @@ def test_heun_can_spend_more_calls_than_there_are_timesteps() -> None:
 
 
 def test_make_chain_respaces_for_all_but_the_studys_sampler() -> None:
-    """Catches the fault spreading to the others, and a spacing that is ignored."""
+    """Catches the study's fault in other samplers, and a spacing that is ignored."""
     for sampler, spacing in ((s, p) for s in SAMPLERS for p in SPACINGS):
         positions = spaced_timesteps(1000, 25, spacing)
         chain = make_chain(FULL, sampler, 49 if sampler == "heun" else 25, spacing)
@@ -344,7 +349,7 @@ def test_make_chain_respaces_for_all_but_the_studys_sampler() -> None:
 
 @every_sampler
 def test_every_estimate_is_limited(sampler: str) -> None:
-    """Each of the network's estimates passes the limit once. Catches one that is left unlimited."""
+    """Each network estimate passes the limit once. Catches an estimate that is left unlimited."""
     estimated, seen = [], []
 
     def denoise(x: Tensor, t: int) -> Tensor:
@@ -364,13 +369,13 @@ def test_every_estimate_is_limited(sampler: str) -> None:
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 def test_deterministic_samplers_ask_for_no_noise(sampler: str) -> None:
-    """Catches noise drawn and thrown away, which would shift the streams of what is drawn after."""
+    """Catches noise that is drawn and thrown away, which would shift later draws from the stream."""
     SAMPLERS[sampler].function(lambda x, t: 0.5 * x, torch.ones(2), make_chain(FULL, sampler, 10), no_noise)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddpm_large", "ddpm_adjacent_posterior"])
 def test_ancestral_samplers_draw_noise_in_all_steps_but_the_last(sampler: str) -> None:
-    """Catches noise drawn for the last step, and a step without any."""
+    """Catches noise drawn for the last step, and another step without noise."""
     drawn: list[int] = []
 
     def noise() -> Tensor:
@@ -390,11 +395,12 @@ def test_clipping() -> None:
 
 
 def test_dynamic_threshold_properties() -> None:
-    """Within [-1, 1]; nothing moves where s = 1; image by image; odd, monotone. Catches s below 1 or of the batch."""
+    """The result lies within [-1, 1] and is odd and monotone; each image has its own s, and s = 1 changes nothing.
+    Catches s below 1, and one s for the batch."""
     inside = torch.linspace(-0.9, 0.9, 48).reshape(1, 3, 4, 4)
     assert torch.equal(dynamic_threshold(inside), inside)
     beyond = 4 * inside
-    # s is the 99.5th percentile of 48 values that are evenly spaced in pairs: between the two largest
+    # s is the 99.5th percentile of 48 values, evenly spaced in pairs: it lies between the two largest
     s = beyond.abs().flatten().quantile(0.995).item()
     torch.testing.assert_close(dynamic_threshold(beyond), beyond.clamp(-s, s) / s)
     together = dynamic_threshold(torch.cat([inside, beyond]))
@@ -402,14 +408,14 @@ def test_dynamic_threshold_properties() -> None:
     assert together.abs().max() == 1
     assert (dynamic_threshold(beyond).flatten().diff() >= 0).all()
     torch.testing.assert_close(dynamic_threshold(-beyond), -dynamic_threshold(beyond))
-    # one pixel in a thousand is beyond the percentile: it is cut, and the rest stays
+    # one pixel in a thousand exceeds the percentile: it is cut, and the rest stays
     outlier = torch.full((1, 1000), 0.5)
     outlier[0, 0] = 50.0
     assert dynamic_threshold(outlier).tolist()[0][:2] == [1.0, 0.5]
 
 
 class _Halve(nn.Module):
-    """A stand-in for the network that notes the t it is told."""
+    """A stand-in network that records the t it receives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -423,7 +429,7 @@ class _Halve(nn.Module):
 
 
 def test_the_network_is_told_the_full_chains_t() -> None:
-    """Catches handing it the position in the short chain."""
+    """Catches a network that receives the position in the short chain."""
     model = _Halve()
     ddim(model_denoiser(model, FULL), torch.ones(1, 3, 2, 2), _chain(3), no_noise)
     assert model.told == [999, 500, 0]
@@ -431,7 +437,7 @@ def test_the_network_is_told_the_full_chains_t() -> None:
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_the_networks_denoiser_reads_its_prediction(kind: str) -> None:
-    """A network that says the truth gives x_0 back. Catches reading v as eps, and alpha_bar at another t."""
+    """A network that predicts the truth gives x_0 back. Catches v read as eps, and alpha_bar at another t."""
     x_0, eps = seeded_noise((2, 3, 2, 2), 1)(), seeded_noise((2, 3, 2, 2), 2)()
 
     class Truth(nn.Module):
@@ -453,7 +459,7 @@ def _draw(
 
 @every_sampler
 def test_images_do_not_depend_on_the_batch_size_or_the_global_stream(sampler: str) -> None:
-    """Noise belongs to (seed, image). Catches one generator for a batch, and reseeding of the global stream."""
+    """Noise belongs to (seed, image). Catches one generator for a batch, and a reseeded global stream."""
     before = torch.get_rng_state()
     a, b = _draw(sampler, 6), _draw(sampler, 4)
     assert torch.equal(before, torch.get_rng_state())
@@ -466,7 +472,7 @@ def test_images_do_not_depend_on_the_batch_size_or_the_global_stream(sampler: st
 
 
 def test_draw_uses_its_sampler_and_its_limit() -> None:
-    """Catches an argument that goes nowhere."""
+    """Catches an argument that has no effect."""
     images = [_draw(name, 6) for name in SAMPLERS]
     assert all(not torch.allclose(a, b) for i, a in enumerate(images) for b in images[:i])
     assert _draw("ddim", 6).abs().max() <= 1
@@ -474,7 +480,7 @@ def test_draw_uses_its_sampler_and_its_limit() -> None:
 
 
 def test_draw_leaves_its_caller_out_of_inference_mode() -> None:
-    """A generator that waits inside the mode would switch its caller's gradients off. Catches a yield within it."""
+    """A generator that yields inside inference mode would switch its caller's gradients off. Catches such a yield."""
     chain = make_chain(FULL, "ddim", 2)
     batches = draw("ddim", model_denoiser(_Halve(), FULL), chain, 4, seed=0, shape=(3, 4, 4), batch_size=2, device=CPU)
     next(batches)

@@ -1,7 +1,7 @@
 """The samplers on Gaussian mixtures with their exact denoisers: how the distance to the data falls with NFE.
 
-In one dimension a deterministic sampler is a function of x_T, and the exact flow is monotone: evenly spaced quantiles
-of x_T go in, and the sorted outputs are the quantiles of what comes out, without sampling noise. W1 is their mean
+In one dimension a deterministic sampler is a function of x_T, and the exact flow is monotone. So evenly spaced
+quantiles of x_T give, once the outputs are sorted, the output's quantiles without sampling noise. W1 is their mean
 distance to the data's own quantiles.
 """
 
@@ -33,14 +33,14 @@ def _w1(a: Tensor, b: Tensor) -> float:
 
 
 def _quantiles(schedule: Schedule, sampler: str, chain: Schedule) -> Tensor:
-    """Quantiles of the sampler's output from N(0, 1)."""
+    """Quantiles of the sampler's output for x_T from N(0, 1)."""
     x_T = torch.special.ndtri(LEVELS)[:, None]
     out = SAMPLERS[sampler].function(LINE.denoiser(schedule), x_T, chain, no_noise)
     return out.sort(0).values
 
 
 def _even_in_log_snr() -> Schedule:
-    """4097 steps from log SNR 10 to -10 (alpha_bar 0.99995 to 4.5e-5): even strides are even to the solvers."""
+    """4097 steps from log SNR 10 to -10 (alpha_bar 0.99995 to 4.5e-5): equal strides are equal steps to the solvers."""
     alpha_bar = torch.linspace(10, -10, 4097, dtype=torch.float64).sigmoid()
     return Schedule(torch.arange(4097), alpha_bar, torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]]))
 
@@ -58,7 +58,7 @@ def _converged() -> Tensor:
 
 
 def test_the_mixture_is_exact() -> None:
-    """Catches a wrong denoiser: with one component it is the Gaussian's, and its score is that of the noisy density."""
+    """The denoiser agrees with the noisy density's score, and the quantiles with samples. Catches a wrong denoiser."""
     ab = LINEAR.alpha_bar[300]
     x_t = seeded_noise((20, 2))().requires_grad_()
     noisy = PLANE.noisy(ab)
@@ -73,19 +73,20 @@ def test_the_mixture_is_exact() -> None:
 
 
 def test_the_converged_flow_ends_on_the_data() -> None:
-    """W1 3e-4 to the exact quantiles: the floor of x_T being N(0, 1) (alpha_bar_T > 0) and of alpha_bar_0 < 1.
+    """W1 to the exact quantiles is 3e-4. This floor exists because x_T is N(0, 1) (alpha_bar_T > 0) and alpha_bar_0 <
+    1.
 
-    Catches a bias that all deterministic samplers share, which comparing them with one of their own cannot show.
+    Catches a bias that all deterministic samplers share: comparing them with each other cannot show it.
     """
     assert _w1(_converged(), LINE.quantiles(LEVELS)) < 5e-4
 
 
 @pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("heun", 2)])
 def test_the_order_of_convergence(sampler: str, order: int) -> None:
-    """The slope of log W1 against log steps, from 32 to 256. Catches a second-order term that is lost or wrong.
+    """Fits the slope of log W1 against log steps, from 32 to 256. Catches a second-order term that is lost or wrong.
 
-    W1 is to the converged flow (heun, 1024 strides), which takes out the floor of the test above: what is left is the
-    error of the discretisation alone.
+    W1 is to the converged flow (heun, 1024 strides). This removes the floor of the test above and leaves only the
+    discretisation error.
     """
     strides = (32, 64, 128, 256)
     errors = [_w1(_quantiles(EVEN, sampler, _strided(n)), _converged()) for n in strides]
@@ -98,9 +99,10 @@ def test_the_order_of_convergence(sampler: str, order: int) -> None:
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun"])
 def test_on_the_linear_schedule_more_calls_come_closer(sampler: str) -> None:
-    """W1 to the data at NFE 25, 50, 100, 250; the second-order ones end below ddim. Catches a chain of another NFE.
+    """W1 to the data falls at NFE 25, 50, 100, 250; second-order samplers end below ddim. Catches a chain for another
+    NFE.
 
-    Over linspace dpmpp_2m needs some 50 calls to beat ddim: its last strides to t = 0 are long in log SNR.
+    With linspace, dpmpp_2m needs about 50 calls to beat ddim: its last strides to t = 0 are long in log SNR.
     """
     exact = LINE.quantiles(LEVELS)
     errors = [_w1(_quantiles(LINEAR, sampler, make_chain(LINEAR, sampler, nfe)), exact) for nfe in (25, 50, 100, 250)]
@@ -110,12 +112,12 @@ def test_on_the_linear_schedule_more_calls_come_closer(sampler: str) -> None:
 
 @cache
 def _floor() -> float:
-    """The greatest distance of 4 other real samples to the real one."""
+    """The greatest distance of 4 other real sample sets to the real one."""
     return max(sliced_w1(PLANE.sample(N, 0), PLANE.sample(N, seed)) for seed in range(1, 5))
 
 
 def _distance(sampler: str, nfe: int) -> float:
-    """Sliced W1 of N samples in the plane to N real ones."""
+    """Sliced W1 between N samples in the plane and N real ones."""
     x_T, noise = seeded_noise((N, 2), 11)(), seeded_noise((N, 2), 12)
     chain = make_chain(LINEAR, sampler, nfe)
     out = SAMPLERS[sampler].function(PLANE.denoiser(LINEAR), x_T, chain, noise)
@@ -124,9 +126,9 @@ def _distance(sampler: str, nfe: int) -> float:
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddpm_large"])
 def test_ancestral_sampling_comes_down_to_the_floor(sampler: str) -> None:
-    """0.29 (small) and 0.21 (large) at NFE 5, 0.12 at 10, within 1.3 times real against real at 250.
+    """The distance is 0.29 (small) or 0.21 (large) at NFE 5, 0.12 at 10, and at 250 within 1.3 times real to real.
 
-    Catches a posterior that is right for a Gaussian alone.
+    Catches a posterior that is right only for a Gaussian.
     """
     at_5, at_10, at_50, at_250 = (_distance(sampler, nfe) for nfe in (5, 10, 50, 250))
     assert at_5 > 1.5 * at_10 > 3 * at_50
@@ -135,7 +137,7 @@ def test_ancestral_sampling_comes_down_to_the_floor(sampler: str) -> None:
 
 
 def test_the_studys_sampler_stays_noise_until_nfe_is_near_its_length() -> None:
-    """Sliced W1 0.36, 0.30, 0.15 at NFE 5, 50, 250, ten times the floor. Catches the fault mended in silence."""
+    """Sliced W1 is 0.36, 0.30, 0.15 at NFE 5, 50, 250, ten times the floor. Catches a silent fix of the fault."""
     at_5, at_50, at_250 = (_distance("ddpm_adjacent_posterior", nfe) for nfe in (5, 50, 250))
     assert at_5 > at_50 > 0.75 * at_5
     assert at_50 > 5 * _distance("ddpm", 50)

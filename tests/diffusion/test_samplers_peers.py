@@ -1,27 +1,27 @@
-"""The samplers step by step beside those of diffusers: same model outputs, same noise, the same x_t at every step.
+"""Our samplers beside diffusers': the same model outputs and noise must give the same x_t at every step.
 
-The network is a smooth function of x_t and t. diffusers keeps its tables in float32, so each comparison is made twice:
+The network is a smooth function of x_t and t. diffusers keeps its tables in float32, so each comparison runs twice:
 
-- `float64`: with our alpha_bar in place of its table. Both run free from one x_T, each on its own x_t, so that a
+- `float64`: with our alpha_bar in place of its table. Both start from one x_T and then use their own x_t, so a
   difference in any step stays and grows. They agree to 1e-9: the formulas are the same.
-- `theirs`: with its own tables, each step from our x_t. They agree to 1e-5, except where the table is the cause: an
-  alpha_bar near 1 is off by some 2^-24, which is a share 2^-24 / (1 - alpha_bar) of the noise variance, 6e-4 at t = 0.
-  That much is added; it is below 1e-6 from t = 74 on.
+- `theirs`: with its own tables, each step from our x_t. They agree to 1e-5, plus the table's own error: an alpha_bar
+  near 1 is off by about 2^-24, which is a share 2^-24 / (1 - alpha_bar) of the noise variance. The tolerance adds this
+  share: it is 6e-4 at t = 0 and below 1e-6 from t = 74.
 
-Where the conventions differ:
+The conventions differ in these points:
 
-- Last step of DDPM. diffusers adds noise wherever t > 0, ours in all steps but the last. Trailing spacing ends at
-  t > 0: there fixed_large adds noise to what should be clean (left out of the comparison, and shown), while
-  fixed_small's variance of 0 is clamped to 1e-20. (Its `fixed_small_log` is the same std; `fixed_large_log` is none.)
-- Next timestep of DDIM. diffusers goes from t to t - T // steps whatever the spacing, ours to the chain's next one. The
-  two differ on linspace with fewer than T steps; there ours is given diffusers' alpha_bar_prev. DDPM has no such gap.
-- `set_alpha_to_one=True` (its default) is ours: the last step of DDIM goes to alpha_bar = 1, clean data.
+- Last step of DDPM. diffusers adds noise if t > 0, ours in all steps but the last. Trailing spacing ends at t > 0:
+  there fixed_large adds noise to the final image (a separate test shows it; the comparison leaves it out), while
+  fixed_small's variance of 0 is clamped to 1e-20. (Its `fixed_small_log` is the same std; `fixed_large_log` is not.)
+- Next timestep of DDIM. diffusers goes from t to t - T // steps for every spacing, ours to the chain's next timestep.
+  The two differ on linspace with fewer than T steps; there ours gets diffusers' alpha_bar_prev. DDPM has no such gap.
+- `set_alpha_to_one=True` (its default) is our convention: DDIM's last step goes to alpha_bar = 1, clean data.
 - Clipping in DDIM: ours takes eps from the clipped x_0, diffusers only with `use_clipped_model_output=True`.
-- DPMSolverMultistep spaces steps + 1 timesteps and leaves out the cleanest on linspace and leading; here it is given
-  our timesteps. Its last step goes to sigma = 0 at first order (`final_sigmas_type="zero"`), as ours does; at order 2
-  `lower_order_final` then changes nothing. It rounds x_t to float32 in every step, so that it is always compared step
-  by step, at 1e-5. It knows no clipping, but thresholding with `sample_max_value=1` is that.
-- HeunDiscrete works on x_t / sqrt(alpha_bar), and steps once per call: the x_t of every second step is ours.
+- DPMSolverMultistep spaces steps + 1 timesteps and leaves out the cleanest on linspace and leading; here it gets our
+  timesteps. Its last step goes to sigma = 0 at first order (`final_sigmas_type="zero"`), as ours does; at order 2
+  `lower_order_final` then changes nothing. It rounds x_t to float32 in every step, so the comparison is always step
+  by step, at 1e-5. It has no clipping, but thresholding with `sample_max_value=1` does the same.
+- HeunDiscrete works on x_t / sqrt(alpha_bar) and steps once per call: every second x_t is ours.
 """
 
 from collections.abc import Callable
@@ -45,17 +45,17 @@ CLOSE = 1e-9
 THEIR_NAMES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 CASES = [
     *product((10, 50), SPACINGS, ("none", "clip"), ("float64", "theirs")),
-    # at 1000 steps all spacings are the full chain
+    # at 1000 steps every spacing gives the full chain
     (1000, "linspace", "clip", "float64"),
     (1000, "linspace", "none", "theirs"),
 ]
 cases = pytest.mark.parametrize(("steps", "spacing", "limit", "table"), CASES)
-# NumPy's, in the schedulers' constructors
+# NumPy warns in the schedulers' constructors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 class _Net(nn.Module):
-    """A smooth stand-in for a network: v = 0.8 sin(2 x_t + t / 100), told as v, or as the eps or x_0 it implies."""
+    """A smooth stand-in network: v = 0.8 sin(2 x_t + t / 100), predicted as v or as the eps or x_0 it implies."""
 
     def __init__(self, prediction: str) -> None:
         super().__init__()
@@ -80,13 +80,14 @@ def _chain(steps: int, spacing: str) -> Schedule:
 
 
 def _ours(sampler: Callable[..., Tensor], chain: Schedule, prediction: str, limit: str = "none") -> list[Tensor]:
-    """x_t after each step."""
+    """Our x_t after each step."""
     denoise = limited(model_denoiser(_Net(prediction), FULL, prediction), LIMITS[limit])
     return states_of(sampler, denoise, _start(), chain, seeded_noise(SHAPE, 2))
 
 
 def _theirs(scheduler: Any, prediction: str, along: list[Tensor] | None = None, **step: Any) -> list[Tensor]:
-    """The same of a diffusers scheduler whose timesteps are set; each step from our x_t where `along` holds them."""
+    """diffusers' x_t after each step, for a scheduler with its timesteps set. If `along` is given, each step starts
+    from it."""
     net, x = _Net(prediction), _start()
     states: list[Tensor] = []
     for i, t in enumerate(scheduler.timesteps):
@@ -96,14 +97,15 @@ def _theirs(scheduler: Any, prediction: str, along: list[Tensor] | None = None, 
 
 
 def _agree(ours: list[Tensor], theirs: list[Tensor], tolerance: Tensor) -> None:
-    """Equal at every step, each to its own tolerance."""
+    """The states are equal at every step, each within its own tolerance."""
     assert len(ours) == len(theirs) == len(tolerance) > 0
     worst = (torch.stack(ours) - torch.stack(theirs)).abs().flatten(1).amax(1)
     assert (worst <= tolerance).all(), f"off by {worst.tolist()}, allowed {tolerance.tolist()}"
 
 
 def _stepwise(chain: Schedule) -> Tensor:
-    """The tolerance of each step with their float32 tables: 1e-5 and the error of the smaller noise variance in it."""
+    """Each step's tolerance with their float32 tables: 1e-5 plus the error from the smaller noise variance in the
+    step."""
     noise = torch.minimum(1 - chain.alpha_bar, (1 - chain.alpha_bar_prev).where(chain.alpha_bar_prev < 1, 1.0))
     return (1e-5 + 2.0**-24 / noise).flip(0)
 
@@ -127,7 +129,7 @@ def _compare(
 @cases
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ddpm(variance: str, steps: int, spacing: str, limit: str, table: str) -> None:
-    """Catches a wrong posterior mean or variance, a variance for its root, and a posterior of the wrong stride."""
+    """Catches a wrong posterior mean or variance, a variance for its root, and a posterior with the wrong stride."""
     peer = DDPMScheduler(variance_type=f"fixed_{variance}", timestep_spacing=spacing, clip_sample=limit == "clip")
     peer.set_timesteps(steps)
     chain = _chain(steps, spacing)
@@ -137,7 +139,8 @@ def test_ddpm(variance: str, steps: int, spacing: str, limit: str, table: str) -
 
 
 def test_ddpm_large_ends_without_noise() -> None:
-    """On trailing, diffusers adds noise of std sqrt(1 - alpha_bar) to the image at the end. Catches ours doing so."""
+    """With trailing spacing, diffusers adds noise of std sqrt(1 - alpha_bar) to the final image. Catches ours doing
+    so."""
     chain = _chain(10, "trailing")
     peer = DDPMScheduler(variance_type="fixed_large", timestep_spacing="trailing", clip_sample=False)
     peer.set_timesteps(10)
@@ -151,12 +154,12 @@ def test_ddpm_large_ends_without_noise() -> None:
     ("steps", "spacing", "limit", "table", "eta"),
     [
         (*case, eta)
-        for case, eta in product(CASES, (0.0, 0.5, 1.0))  # at 1000 steps, for time, one table each
+        for case, eta in product(CASES, (0.0, 0.5, 1.0))  # at 1000 steps, one table each to save time
         if case[0] < 1000 or (case[3] == "float64") == (eta != 0.5)
     ],
 )
 def test_ddim(steps: int, spacing: str, limit: str, table: str, eta: float) -> None:
-    """Catches a wrong share of eps beside the noise of eta, and eps left as it was where x_0 was clipped."""
+    """Catches a wrong share of eps beside eta's noise, and an eps left unchanged although x_0 was clipped."""
     peer = DDIMScheduler(timestep_spacing=spacing, clip_sample=limit == "clip")
     peer.set_timesteps(steps)
     chain = _chain(steps, spacing)
@@ -170,7 +173,8 @@ def test_ddim(steps: int, spacing: str, limit: str, table: str, eta: float) -> N
 
 @cases
 def test_dpmpp_2m(steps: int, spacing: str, limit: str, table: str) -> None:
-    """Catches h / h_last upside down, a lost 1/2, a sign in the exponent, another order in the first or last step."""
+    """Catches an inverted h / h_last, a lost 1/2, a wrong sign in the exponent, and another order in the first or last
+    step."""
     chain = _chain(steps, spacing)
     peer = DPMSolverMultistepScheduler(thresholding=limit == "clip", sample_max_value=1.0, final_sigmas_type="zero")
     peer.set_timesteps(timesteps=chain.timesteps.flip(0).tolist())
@@ -184,7 +188,7 @@ def test_dpmpp_2m(steps: int, spacing: str, limit: str, table: str) -> None:
 
 @pytest.mark.parametrize(("steps", "spacing", "limit"), [case[:3] for case in CASES if case[3] == "float64"])
 def test_heun(steps: int, spacing: str, limit: str) -> None:
-    """Catches one slope taken twice, a step in the wrong variable, and the network told the wrong end's t."""
+    """Catches one slope taken twice, a step in the wrong variable, and a network that receives t from the wrong end."""
     chain = _chain(steps, spacing)
     peer = HeunDiscreteScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=limit == "clip")
     peer.set_timesteps(timesteps=chain.timesteps.flip(0).tolist())
@@ -195,7 +199,7 @@ def test_heun(steps: int, spacing: str, limit: str) -> None:
     for call, t in enumerate(peer.timesteps):
         alpha = FULL.alpha_bar[t.long()].sqrt()
         y = peer.step(net(alpha * y, t.long().expand(len(y))), t, y, return_dict=False)[0]
-        if call % 2:  # both slopes are in: this is the state at t
+        if call % 2:  # both slopes are included: this is the state at t
             theirs.append(alpha * y)
     assert len(peer.timesteps) == 2 * steps - 1
     _agree(_ours(heun, chain, "eps", limit), [*theirs, y], torch.full((steps,), CLOSE))
@@ -204,7 +208,8 @@ def test_heun(steps: int, spacing: str, limit: str) -> None:
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_predictions(sampler: str, prediction: str) -> None:
-    """x0 and v networks beside diffusers' own conversions. Catches a sign or a swapped root in one of them."""
+    """x0 and v networks agree with diffusers' own conversions. Catches a wrong sign or a swapped root in one of
+    them."""
     make, function = {"ddpm": (DDPMScheduler, ddpm), "ddim": (DDIMScheduler, ddim)}[sampler]
     peer = make(prediction_type=THEIR_NAMES[prediction], timestep_spacing="trailing", clip_sample=True)
     peer.set_timesteps(10)
@@ -217,14 +222,15 @@ def test_predictions(sampler: str, prediction: str) -> None:
 
 @pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
 def test_dynamic_threshold(scale: float) -> None:
-    """Catches another percentile, one over the whole batch, and a missing division by s."""
+    """Catches another percentile, one percentile over the whole batch, and a missing division by s."""
     x_0 = scale * torch.stack([seeded_noise((3, 8, 8), i)() * (i + 1) for i in range(3)])
     theirs = DDPMScheduler(thresholding=True, sample_max_value=float("inf"))._threshold_sample(x_0)
     torch.testing.assert_close(dynamic_threshold(x_0), theirs, rtol=1e-12, atol=0)
 
 
 def test_the_stand_in_is_no_trivial_network() -> None:
-    """Catches comparisons that say nothing: x_0 must leave [-1, 1], so that clipping acts, and bend with x_t."""
+    """Catches comparisons that prove nothing: x_0 must leave [-1, 1], so that clipping acts, and be nonlinear in
+    x_t."""
     extremes: list[float] = []
     denoise = model_denoiser(_Net("eps"), FULL)
 

@@ -1,4 +1,4 @@
-"""Schedules and spacings against published values, against diffusers, and by the identities of respacing."""
+"""Checks schedules and spacings against published values, diffusers and the identities of respacing."""
 
 import pytest
 import torch
@@ -43,16 +43,16 @@ def test_published_values(name: str, last: float, first_below_5: int) -> None:
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_betas_equal_those_of_diffusers(name: str) -> None:
-    """To 80 roundings of float32, in which theirs are: some 10 come together, by processor. Catches a wrong range, a
-    missing square or root, and cosine's index and cap."""
+    """The betas agree within 80 float32 roundings. diffusers computes in float32, where about 10 roundings add up,
+    depending on the processor. Catches a wrong range, a missing square or root, and cosine's index and cap."""
     kind, start, end = THEIRS[name]
     theirs = DDPMScheduler(beta_schedule=kind, beta_start=start, beta_end=end).betas.double()
-    # cosine: theirs is the float64 value rounded, ours 1 - ab / ab_prev with 2^-53 of absolute error
+    # cosine: theirs is the rounded float64 value, ours is 1 - ab / ab_prev with an absolute error of 2^-53
     torch.testing.assert_close(SCHEDULES[name](1000), theirs, rtol=5e-6, atol=1e-12)
 
 
 def test_cosine_match_linear_has_the_sum_of_the_linear_betas() -> None:
-    """And the cosine's shape. Catches the ratio upside down, or matching something else than the sum."""
+    """The betas also have the cosine's shape. Catches an inverted ratio, or a match of something other than the sum."""
     betas = cosine_match_linear_betas(1000)
     assert betas.sum().item() == pytest.approx(linear_betas(1000).sum().item(), rel=1e-12)
     ratio = betas / SCHEDULES["cosine"](1000)
@@ -61,7 +61,7 @@ def test_cosine_match_linear_has_the_sum_of_the_linear_betas() -> None:
 
 @pytest.mark.parametrize("name", ["linear", "sigmoid", "scaled_linear"])
 def test_another_length_covers_the_same_noise(name: str) -> None:
-    """log alpha_bar_T moves by less than 2 % from 1000 to 4000 steps. Catches betas that do not scale as 1 / T."""
+    """log alpha_bar_T changes by less than 2 % from 1000 to 4000 steps. Catches betas that do not scale as 1 / T."""
     at_1000, at_4000 = (make_schedule(name, T).alpha_bar[-1].log().item() for T in (1000, 4000))
     assert at_4000 == pytest.approx(at_1000, rel=0.02)
 
@@ -81,7 +81,7 @@ def test_every_schedule_is_a_chain(name: str, zero: bool) -> None:
 
 
 def test_snr_log_snr_and_beta_invert_alpha_bar() -> None:
-    """Catches SNR upside down, a log SNR of half or another sign, and a beta of the wrong neighbour."""
+    """Catches an inverted SNR, a log SNR with another factor or sign, and a beta from the wrong neighbour."""
     schedule = make_schedule("linear")
     torch.testing.assert_close(schedule.snr / (1 + schedule.snr), schedule.alpha_bar, rtol=1e-12, atol=0)
     torch.testing.assert_close(schedule.log_snr, schedule.snr.log(), rtol=1e-12, atol=1e-12)
@@ -91,24 +91,25 @@ def test_snr_log_snr_and_beta_invert_alpha_bar() -> None:
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_zero_terminal_snr_against_diffusers(name: str) -> None:
-    """Catches a rescaling of alpha_bar instead of its root, and of the wrong end."""
+    """Catches a rescaling of alpha_bar instead of its root, or at the wrong end."""
     schedule = make_schedule(name)
     ours = with_zero_terminal_snr(schedule)
     theirs = torch.cumprod(1 - rescale_zero_terminal_snr(schedule.beta), 0)  # float64 in, float64 out
-    # theirs goes through betas: a round-off of 2^-53 in 1 - beta, of up to 1000 factors
+    # theirs goes through betas: each of up to 1000 factors 1 - beta has a round-off of 2^-53
     torch.testing.assert_close(ours.alpha_bar, theirs, rtol=1e-10, atol=1e-15)
 
 
 @every_schedule
 def test_zero_terminal_snr_at_its_ends(name: str) -> None:
-    """Exactly 0 in the last place, the first unchanged. Catches a shift that leaves a rest, or moves the clean end."""
+    """The last alpha_bar is exactly 0, the first is unchanged. Catches a shift that leaves a remainder or moves the
+    clean end."""
     schedule = make_schedule(name)
     zero = make_schedule(name, zero_terminal_snr=True)
     assert zero.alpha_bar[-1] == 0
     assert zero.snr[-1] == 0
     assert zero.log_snr[-1] == -torch.inf
     assert zero.beta[-1] == 1
-    # A root, a product and a quotient, whose roundings the square doubles, and its own: 7 * 2^-53 = 0.8e-15.
+    # The square doubles the roundings of a root, a product and a quotient, and adds its own: 7 * 2^-53 = 0.8e-15.
     torch.testing.assert_close(zero.alpha_bar[0], schedule.alpha_bar[0], rtol=1e-15, atol=0)
 
 
@@ -116,7 +117,7 @@ def test_zero_terminal_snr_at_its_ends(name: str) -> None:
 @every_spacing
 @pytest.mark.parametrize("steps", [1, 7, 50, 1000])
 def test_a_respaced_chain_keeps_the_marginals(name: str, spacing: str, steps: int) -> None:
-    """The respaced betas multiply up to the same alpha_bar. Catches the study's fault, betas of adjacent steps."""
+    """The respaced betas multiply to the same alpha_bar. Catches the study's fault: betas of adjacent steps."""
     full = make_schedule(name)
     chain = full.respace(spaced_timesteps(1000, steps, spacing))
     assert len(chain) == steps
@@ -133,7 +134,7 @@ def test_respacing_to_every_step_changes_nothing() -> None:
 
 
 def test_respacing_twice_is_respacing_once() -> None:
-    """Positions index the chain, timesteps name the original t. Catches telling the network the position."""
+    """Positions index the chain, timesteps name the original t. Catches a network that receives the position."""
     full = make_schedule("linear")
     first, second = torch.arange(5, 1000, 10), torch.tensor([0, 3, 50, 99])
     twice = full.respace(first).respace(second)
@@ -142,7 +143,7 @@ def test_respacing_twice_is_respacing_once() -> None:
 
 
 def test_keep_adjacent_keeps_the_betas_of_the_full_chain() -> None:
-    """Catches the demonstration of the study's fault silently becoming the right posterior, or betas moved by one."""
+    """Catches a silent fix of the study's fault, which this method demonstrates, and betas shifted by one."""
     full = make_schedule("linear")
     positions = spaced_timesteps(1000, 50)
     adjacent = full.keep_adjacent(positions)
@@ -156,7 +157,7 @@ def test_keep_adjacent_keeps_the_betas_of_the_full_chain() -> None:
 @pytest.mark.parametrize("positions", [[], [3, 3], [5, 2], [-1, 4], [0, 1000]])
 @pytest.mark.parametrize("method", ["respace", "keep_adjacent"])
 def test_respacing_refuses_what_is_no_chain(method: str, positions: list[int]) -> None:
-    """Catches a silent wrap-around of negative positions, and a stride of 0."""
+    """Catches negative positions that silently wrap around, and a stride of 0."""
     with pytest.raises(ValueError, match="increase strictly"):
         getattr(make_schedule("linear"), method)(torch.tensor(positions, dtype=torch.int64))
 
@@ -165,16 +166,17 @@ def test_respacing_refuses_what_is_no_chain(method: str, positions: list[int]) -
 @pytest.mark.parametrize("steps", [10, 50, 1000])
 @pytest.mark.parametrize("peer", [DDPMScheduler, DDIMScheduler])
 def test_spacings_equal_those_of_diffusers(peer: type, steps: int, spacing: str) -> None:
-    """With its order reversed (theirs falls) and steps_offset = 0. Catches a stride or an end that is off by one."""
+    """Reverses diffusers' order, which falls, and sets steps_offset = 0. Catches a stride or an end that is off by
+    one."""
     scheduler = peer(timestep_spacing=spacing, steps_offset=0)
     scheduler.set_timesteps(steps)
     assert spaced_timesteps(1000, steps, spacing).tolist() == scheduler.timesteps.flip(0).tolist()
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # NumPy's, in the constructor
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # NumPy warns in the constructor
 @pytest.mark.parametrize("steps", [10, 50])
 def test_dpm_solver_of_diffusers_spaces_one_step_more(steps: int) -> None:
-    """Its N steps are our N + 1 without the cleanest; trailing is alike. Catches taking its chain for ours."""
+    """Its N steps are our N + 1 without the cleanest; trailing agrees as it is. Catches its chain taken for ours."""
     for spacing in SPACINGS:
         scheduler = DPMSolverMultistepScheduler(timestep_spacing=spacing)
         scheduler.set_timesteps(steps)
@@ -185,11 +187,11 @@ def test_dpm_solver_of_diffusers_spaces_one_step_more(steps: int) -> None:
 
 @every_spacing
 def test_every_number_of_steps_is_a_chain(spacing: str) -> None:
-    """Catches rounding that repeats a timestep or leaves 0 ... T-1, and ends other than the spacing's own.
+    """Catches rounding that repeats a timestep or leaves 0 ... T-1, and wrong ends for the spacing.
 
-    One step: linspace takes T-1 (diffusers takes 0, from which nothing can be drawn), trailing T-1, leading 0. Where a
-    timestep falls on a half, rounding may put it one away from diffusers'; diffusers' trailing also makes one step too
-    many at times (62 for 61).
+    With one step, linspace and trailing take T-1, and leading takes 0 (diffusers' linspace takes 0, from which nothing
+    can be drawn). If a timestep falls on a half, rounding may put it one away from diffusers'. diffusers' trailing
+    sometimes makes one step too many (62 for 61).
     """
     for steps in range(1, 1001):
         t = spaced_timesteps(1000, steps, spacing)
@@ -210,20 +212,20 @@ def test_every_number_of_steps_is_a_chain(spacing: str) -> None:
 @every_spacing
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_steps_outside_the_chain(steps: int, spacing: str) -> None:
-    """Catches an empty chain and one longer than the schedule."""
+    """Catches an empty chain, and a chain longer than the schedule."""
     with pytest.raises(ValueError, match="T = 1000 steps"):
         spaced_timesteps(1000, steps, spacing)
 
 
 def test_an_unknown_spacing() -> None:
-    """Catches falling back to a default without a word."""
+    """Catches a silent default."""
     with pytest.raises(ValueError, match="linspace, leading, trailing"):
         spaced_timesteps(1000, 10, "karras")
 
 
 @pytest.mark.parametrize("betas", [[0.1, 1.0], [0.1, 2.0], [0.0, 0.1], [-0.1, 0.1], [0.1, float("nan")]])
 def test_betas_out_of_range(betas: list[float]) -> None:
-    """Catches a negative alpha_bar, as the linear betas of a chain of 10 steps would make it."""
+    """Catches a negative alpha_bar, which the linear betas of a 10-step chain would give."""
     with pytest.raises(ValueError, match="within"):
         from_betas(torch.tensor(betas))
     with pytest.raises(ValueError, match="10 steps"):
@@ -231,7 +233,8 @@ def test_betas_out_of_range(betas: list[float]) -> None:
 
 
 def test_a_chain_from_given_betas() -> None:
-    """alpha_bar = (0.9, 0.72, 0.36) by hand. Catches a product that starts at the wrong beta; float32 is widened."""
+    """alpha_bar = (0.9, 0.72, 0.36) by hand, in float64 from float32 betas. Catches a product that starts at the wrong
+    beta."""
     schedule = from_betas(torch.tensor([0.1, 0.2, 0.5]))
     assert schedule.alpha_bar.dtype == torch.float64
     torch.testing.assert_close(schedule.alpha_bar, _f64(0.9, 0.72, 0.36), rtol=1e-7, atol=0)

@@ -1,4 +1,4 @@
-"""Training on a part of the timesteps, and the weight curve that says what they count."""
+"""Training on part of the timesteps, and the logged weight curve."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
 
 def _seen(cfg: Config) -> set[int]:
-    """The t that 12 steps (48 draws) and a probe of 8 give the network."""
+    """The t that the network receives in 12 steps (48 draws). A probe with 8 draws takes no other t."""
     training = Training(cfg)
     seen: set[int] = set()
     training.state.model.register_forward_pre_hook(lambda _, given: seen.update(given[1].tolist()))
@@ -32,14 +32,15 @@ def _seen(cfg: Config) -> set[int]:
 
 
 def test_both_ends_are_drawn_and_nothing_outside(tmp_path: Path) -> None:
-    """t_min 3, t_max 5: 3, 4 and 5, in training and in the probe. Catches a range that leaves out its end."""
+    """t_min 3 and t_max 5 give 3, 4 and 5, in training and in the probe. Catches a range that leaves out its end."""
     assert _seen(tiny(tmp_path, "--loss.t_min=3", "--loss.t_max=5", "--curvature.probes=8")) == {3, 4, 5}
     assert _seen(tiny(tmp_path, "--loss.t_max=0")) == {0}
     assert _seen(tiny(tmp_path, "--loss.t_min=999")) == {999}
 
 
 def test_the_loss_of_a_range_is_weighed_by_the_weights_of_its_timesteps(tmp_path: Path) -> None:
-    """Recomputed by hand from the same streams. Catches weights that are looked up t_min timesteps too early."""
+    """Recomputes the loss by hand from the same streams. Catches weights that are looked up t_min timesteps too
+    early."""
     training = Training(tiny(tmp_path, "--loss.t_min=40", "--loss.t_max=160"))
     x_0 = next(training.state.batches)
     rng = torch.Generator().manual_seed(stream_seed(training.cfg.seed, "timesteps and noise"))
@@ -54,7 +55,7 @@ def test_the_loss_of_a_range_is_weighed_by_the_weights_of_its_timesteps(tmp_path
 
 
 def test_the_whole_range_is_what_it_always_was(tmp_path: Path) -> None:
-    """Bounds that are given and say nothing new change no bit of a step. Catches another way of drawing t."""
+    """Explicit bounds equal to the defaults change no bit of a step. Catches another way of drawing t."""
     plain, bounded = (Training(tiny(tmp_path, *f)) for f in ((), ("--loss.t_min=0", "--loss.t_max=999")))
     for training in (plain, bounded):
         train_step(training, next(training.state.batches))
@@ -70,8 +71,8 @@ def _objective(tmp_path: Path, *flags: str) -> Objective:
 
 
 def test_a_batchs_weights_average_to_one(tmp_path: Path) -> None:
-    """minsnr_norm over the batch: a part of a batch is scaled by the mean of all of it. Over the schedule, or of
-    another weighting, nothing is scaled by the batch. Catches a part that is scaled alone, and a setting not read."""
+    """minsnr_norm over the batch scales each part of a batch by the whole batch's mean. Over the schedule, or with
+    another weighting, the batch scales nothing. Catches a part that is scaled alone, and a setting that is not read."""
     snr = make_schedule("linear").snr[3:]
     w = snr.clamp(max=5) / snr
     t = torch.tensor([10, 300, 900])
@@ -89,7 +90,7 @@ def test_a_batchs_weights_average_to_one(tmp_path: Path) -> None:
 
 
 def test_the_weights_are_of_the_error_in_what_the_network_predicts(tmp_path: Path) -> None:
-    """v: |eps - eps_hat|^2 = SNR / (SNR + 1) |v - v_hat|^2, so those are the common loss's weights, and Min-SNR's are
+    """For v, |eps - eps_hat|^2 = SNR / (SNR + 1) |v - v_hat|^2: this gives the common loss's weights, and Min-SNR's are
     min(SNR, 5) / (SNR + 1). Catches weights in eps space."""
     snr = make_schedule("linear").snr
     minsnr, constant = (
@@ -101,9 +102,9 @@ def test_the_weights_are_of_the_error_in_what_the_network_predicts(tmp_path: Pat
 
 
 def test_the_curve_is_logged_once_and_survives(tmp_path: Path) -> None:
-    """t and w_eps = min(SNR, 5) / SNR over the range trained on, with the mean beside it; not in the summary.
+    """Only the first row holds t and w_eps = min(SNR, 5) / SNR over the trained range, with their mean beside it.
 
-    Catches w in the space of the prediction (here v), and a mean over all t.
+    Catches w in the prediction's space (here v), and a mean over all t.
     """
     flags = ("--loss.t_min=100", "--loss.t_max=300", "--diffusion.prediction=v")
     folder = train(tiny(tmp_path, *PLAIN, NO_WANDB, *flags, "--train.total_steps=2"))
@@ -117,7 +118,8 @@ def test_the_curve_is_logged_once_and_survives(tmp_path: Path) -> None:
 
 
 def test_normalised_weights_have_mean_1_over_the_range(tmp_path: Path) -> None:
-    """minsnr_norm over t = 0 ... 50, where Min-SNR's own mean is far below. Catches a scale of the whole schedule."""
+    """minsnr_norm over t = 0 ... 50, where Min-SNR's own mean is far below 1. Catches a scale from the whole
+    schedule."""
     flags = ("--loss.weighting=minsnr_norm", "--loss.t_max=50")
     row = Training(tiny(tmp_path, *flags)).objective.row
     part = make_schedule("linear").respace(torch.arange(51))

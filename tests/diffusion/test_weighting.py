@@ -1,4 +1,4 @@
-"""Weightings: one objective in three spaces, and each weighting's closed form."""
+"""Weightings: the same objective in three spaces, and each weighting's closed form."""
 
 import math
 
@@ -16,7 +16,7 @@ every_weighting = pytest.mark.parametrize("name", WEIGHTINGS)
 
 
 def _at(*snr: float) -> Schedule:
-    """A schedule with the given, falling, SNRs."""
+    """A schedule with the given SNRs, which must fall."""
     ab = torch.tensor(snr, dtype=torch.float64)
     ab = ab / (1 + ab)
     return Schedule(torch.arange(len(ab)), ab, torch.cat([ab.new_ones(1), ab[:-1]]))
@@ -26,9 +26,9 @@ def _at(*snr: float) -> Schedule:
 @pytest.mark.parametrize("kind", PREDICTIONS)
 @pytest.mark.parametrize("schedule_name", ["linear", "cosine"])
 def test_weighted_errors_agree_in_all_spaces(name: str, kind: str, schedule_name: str) -> None:
-    """w_eps |d eps|^2 = w_x0 |d x_0|^2 = w_v |d v|^2 for any error made in any space, at every t.
+    """w_eps |d eps|^2 = w_x0 |d x_0|^2 = w_v |d v|^2 for any error in any space, at every t.
 
-    Catches a weighting stated in the wrong space, and SNR for SNR + 1.
+    Catches a weighting in the wrong space, and SNR in place of SNR + 1.
     """
     schedule = make_schedule(schedule_name)
     ab = schedule.alpha_bar
@@ -46,7 +46,7 @@ def test_weighted_errors_agree_in_all_spaces(name: str, kind: str, schedule_name
     torch.testing.assert_close(in_v, in_x0, rtol=1e-9, atol=0)
 
 
-# At SNR = 20, 5, 1, 0.25, w_x0 with gamma = 5, k = 1 and p2's gamma = 1.
+# w_x0 at SNR = 20, 5, 1, 0.25, with gamma = 5, k = 1 and p2's gamma = 1.
 CLOSED = {
     "constant": (20, 5, 1, 0.25),
     "snr": (20, 5, 1, 0.25),
@@ -61,7 +61,8 @@ CLOSED = {
 
 @every_weighting
 def test_closed_forms(name: str) -> None:
-    """By hand, in the three spaces. Catches min for max, a gamma or k misplaced, and a missing weighting."""
+    """Computed by hand in the three spaces. Catches min for max, a misplaced gamma or k, and a weighting without a
+    test."""
     assert name in CLOSED, f"{name} has no line in CLOSED of {__file__}: its w_x0 at SNR = 20, 5, 1, 0.25, by hand"
     schedule, snr = _at(20, 5, 1, 0.25), torch.tensor([20, 5, 1, 0.25], dtype=torch.float64)
     w_x0 = torch.tensor(CLOSED[name], dtype=torch.float64)
@@ -81,7 +82,7 @@ def test_the_parameters_of_minsnr_and_p2() -> None:
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("gamma", [1.0, 5.0, 20.0])
 def test_minsnr_norm_has_mean_one(schedule: str, zero: bool, gamma: float) -> None:
-    """Its shape is Min-SNR's, its mean over the schedule 1. Catches the mean of w_x0 taken for that of w_eps."""
+    """It has Min-SNR's shape and mean 1 over the schedule. Catches the mean of w_x0 taken for the mean of w_eps."""
     chain = make_schedule(schedule, zero_terminal_snr=zero)
     w = weights(make_weighting("minsnr_norm", gamma), chain)
     assert w.mean().item() == pytest.approx(1, rel=1e-13)
@@ -90,7 +91,7 @@ def test_minsnr_norm_has_mean_one(schedule: str, zero: bool, gamma: float) -> No
 
 
 def test_soft_minsnr_lies_below_minsnr_and_meets_it_at_both_ends() -> None:
-    """Half of it where SNR = gamma. Catches a sum of SNR and gamma for that of their inverses."""
+    """At SNR = gamma it is half of Min-SNR. Catches a sum of SNR and gamma in place of the sum of their inverses."""
     schedule = _at(5e7, 500, 5, 0.05, 5e-7)
     soft, hard = (weights(make_weighting(name), schedule, "x0") for name in ("soft_minsnr", "minsnr"))
     assert (soft < hard).all()
@@ -100,9 +101,10 @@ def test_soft_minsnr_lies_below_minsnr_and_meets_it_at_both_ends() -> None:
 
 
 def test_minsnr_matches_the_original_study() -> None:
-    """Its logged curve: 5.00133e-4 at the first t, 1 from the 131st, mean 0.9130731. Catches gamma misplaced."""
+    """The study's logged curve is 5.00133e-4 at the first t, 1 from the 131st, mean 0.9130731. Catches a misplaced
+    gamma."""
     w = weights(make_weighting("minsnr", 5.0), make_schedule("linear"))
-    # The study computed in float32, where 1 - alpha_bar at the first t (1e-4) carries a relative error up to 6e-4.
+    # The study used float32: its 1 - alpha_bar at the first t (1e-4) has a relative error up to 6e-4.
     assert w[0].item() == pytest.approx(0.000500132970046252, rel=6e-4)
     assert w.mean().item() == pytest.approx(0.9130731603326858, rel=1e-6)
     assert (w[:130] < 1).all()
@@ -112,7 +114,7 @@ def test_minsnr_matches_the_original_study() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", ["constant", "snr"])
 def test_constant_weights_are_exactly_one(name: str, schedule: str) -> None:
-    """The trained loss is then bit for bit the unweighted one, and the probe measures it once. Catches round-off."""
+    """The trained loss is then bitwise the unweighted one, and the probe measures it once. Catches round-off."""
     for zero in (False, True):
         assert (weights(make_weighting(name), make_schedule(schedule, zero_terminal_snr=zero)) == 1).all()
 
@@ -120,9 +122,9 @@ def test_constant_weights_are_exactly_one(name: str, schedule: str) -> None:
 @every_weighting
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_weights_are_finite_at_zero_terminal_snr(name: str, kind: str) -> None:
-    """Finite and not negative, with their limits at SNR = 0. Catches 0 / 0 in w_x0 / SNR.
+    """Weights are finite and not negative, and reach their limits at SNR = 0. Catches 0 / 0 in w_x0 / SNR.
 
-    truncated_snr weighs x_0 by 1 there, and eps by 1 / SNR: huge, but an eps-prediction tells no x_0 in that place.
+    There truncated_snr weights x_0 by 1 and eps by 1 / SNR. That is huge, but an eps-prediction gives no x_0 there.
     """
     schedule = make_schedule("linear", zero_terminal_snr=True)
     w = weights(make_weighting(name), schedule, kind)

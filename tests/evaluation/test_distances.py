@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms."""
+"""Compares the Frechet distance with closed forms."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def _gaussian(features: torch.Tensor, batch: int = 37) -> Gaussian:
 
 
 def test_streamed_statistics_are_those_of_the_whole() -> None:
-    """Also with a large common offset. Catches n in place of n - 1 and cancellation."""
+    """Holds with a large common offset too. Catches n in place of n - 1, and cancellation."""
     features = _features(500, 8) + 1e5
     stats = _gaussian(features)
     torch.testing.assert_close(stats.mean, features.mean(0), rtol=1e-13, atol=0)
@@ -40,7 +40,7 @@ def test_a_shift_counts_squared() -> None:
 
 
 def test_commuting_covariances() -> None:
-    """sum (sqrt a - sqrt b)^2 over shared eigenvectors. Catches a missing factor 2 and a missing root."""
+    """With shared eigenvectors it is sum (sqrt a - sqrt b)^2. Catches a missing factor 2 and a missing root."""
     basis = torch.linalg.qr(_features(6, 6)).Q
     a, b = torch.linspace(0.1, 3, 6).double(), torch.linspace(5, 1, 6).double()
     zero = torch.zeros(6).double()
@@ -50,7 +50,7 @@ def test_commuting_covariances() -> None:
 
 
 def test_covariances_that_do_not_commute_and_symmetry() -> None:
-    """Against the eigenvalues of the product, the textbook form. Catches taking the root of each factor alone."""
+    """Compares with the textbook form: the eigenvalues of the product. Catches the root of each factor taken alone."""
     one, two = _gaussian(_features(50, 5)), _gaussian(_features(60, 5, 1) @ _features(5, 5, 2))
     roots = torch.linalg.eigvals(one.covariance @ two.covariance).sqrt().real.sum()
     expected = (one.mean - two.mean).square().sum() + one.covariance.trace() + two.covariance.trace() - 2 * roots
@@ -82,8 +82,9 @@ def _rows(n: int, root: torch.Tensor, shift: float, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("n", [20, 150])
 def test_the_interval_covers_the_mean_of_repeated_draws(n: int) -> None:
-    """Of 200 draws, FID +- 1.96 standard errors holds their mean FID in at least 90 % (binomial: 95 % +- 3.1), and not
-    by width: the mean error is at most 1.4 times the deviation over draws. With 20 samples in 16 dimensions too.
+    """Over 200 draws, FID +- 1.96 standard errors holds the draws' mean FID in at least 90 % (binomial: 95 % +- 3.1).
+    The interval is not just wide: the mean error is at most 1.4 times the deviation over draws. 20 samples in 16
+    dimensions suffice.
 
     Catches an error of another statistic, a missing root of n, and a sign in the gradient.
     """
@@ -102,8 +103,8 @@ def test_the_interval_covers_the_mean_of_repeated_draws(n: int) -> None:
 
 
 def test_the_influence_is_the_derivative() -> None:
-    """Of the distance by the weight of one feature among the others, by central differences of the weighted
-    statistics. Catches a transport map the wrong way round, and a factor 2 in it."""
+    """The influence is the distance's derivative by one feature's weight, by central differences of the weighted
+    statistics. Catches a transport map in the wrong direction, and a factor 2 in it."""
     rows, real = _rows(60, torch.eye(4).double(), 0.3, 0), _gaussian(_features(300, 4, 1) @ _features(4, 4, 2))
 
     def weighted(i: int, e: float) -> Gaussian:
@@ -119,8 +120,9 @@ def test_the_influence_is_the_derivative() -> None:
 
 
 def test_extrapolation_takes_the_bias_away() -> None:
-    """32 dimensions, 400 samples of the reference's own distribution: the distance is 0, the plain estimate well above
-    it; the extrapolated ones, on average over draws, are 10 times nearer. Catches a fit in n, and a slope's sign."""
+    """In 32 dimensions, with 400 samples from the reference's own distribution, the true distance is 0. The
+    extrapolated estimates average at least 10 times nearer to it than the plain ones. Catches a fit in n, and a wrong
+    sign of the slope."""
     real = Gaussian(torch.zeros(32).double(), torch.eye(32).double(), 10_000)
     plain, infinite = [], []
     for seed in range(20):
@@ -131,9 +133,9 @@ def test_extrapolation_takes_the_bias_away() -> None:
 
 
 def test_a_difference_of_two_that_share_their_noise() -> None:
-    """Two generators of the same noise, one of them shifted and wider: over 60 draws the paired error, of the
-    difference of the influences, is the deviation of the difference of the distances to 30 %; taken for independent it
-    would be more than twice that. Catches a pairing that is lost, and samples out of order."""
+    """Two generators share their noise; one is shifted and wider. Over 60 draws, the paired error (from the difference
+    of the influences) is within 30 % of the deviation of the distances' difference. If taken for independent, the error
+    would be more than twice that. Catches a lost pairing, and samples out of order."""
     real, n = _gaussian(_features(4000, 6, 99)), 150
     found, paired, apart = [], [], []
     for seed in range(60):
@@ -150,9 +152,9 @@ def test_a_difference_of_two_that_share_their_noise() -> None:
 
 
 def test_fewer_features_than_dimensions_have_one_distance_whatever_rounds() -> None:
-    """A distance is the same in turned coordinates, which round otherwise, as another processor does. 12 features in 40
-    dimensions; relative to a trace, to d eps. Catches the root of what rounding makes of an eigenvalue of 0, which is
-    1e-8 and no rounding."""
+    """A distance stays the same in rotated coordinates, which round differently, as another processor does. It uses 12
+    features in 40 dimensions, with a tolerance of 10 d eps relative to a trace. Catches the root of an eigenvalue of 0
+    after rounding: that is 1e-8, far above rounding."""
     d = 40
     samples, reference = _features(12, d), _features(200, d, 1) / torch.arange(1.0, d + 1)
     expected = frechet_distance(_gaussian(samples), _gaussian(reference))

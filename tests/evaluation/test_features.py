@@ -1,4 +1,4 @@
-"""Feature nets: the shipped one ranks faults, Inception's path reads the file that it names."""
+"""Feature nets: the embedded net ranks faults, and Inception reads the file it names."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def shapes() -> tuple[ImageSet, ImageSet, Features]:
-    """Two sets of 600 embedded images of one kind, and the net."""
+    """Two sets of 600 embedded images, one from each split, and the net."""
     train, test = (load_images("embedded", split=split, subset=600) for split in ("train", "test"))
     return train, test, make_features("embedded", CPU)
 
@@ -37,9 +37,8 @@ def _gaussian(features: torch.Tensor) -> Gaussian:
 def test_embedded_features_rank_distortions_by_their_strength(
     shapes: tuple[ImageSet, ImageSet, Features], distort: Distort
 ) -> None:
-    """From none to strong, each of five steps scores worse than the one before. Catches weights that are not the
-    trained ones, and features that a fault leaves untouched. (`benchmarks.evaluation --root` does it with photographs.)
-    """
+    """Each of five strengths, from none to strong, scores worse than the one before. Catches weights that are not the
+    trained ones, and features that ignore a fault. (`benchmarks.evaluation --root` does this with photographs.)"""
     train, test, features = shapes
     real = _gaussian(features.extract(train.images[:300]))
     distorted = [_gaussian(features.extract(distort(test.images[:300], strength))) for strength in STRENGTHS]
@@ -48,7 +47,7 @@ def test_embedded_features_rank_distortions_by_their_strength(
 
 
 def test_embedded_features_rank_missing_classes(shapes: tuple[ImageSet, ImageSet, Features]) -> None:
-    """The more of the ten shapes are missing, the worse; all there is the floor, below 5 % of uniform noise."""
+    """The score worsens as more of the ten shapes are missing. With all shapes it is below 5 % of uniform noise's."""
     train, test, features = shapes
     real, found = _gaussian(features.extract(train.images)), features.extract(test.images)
     distances = [frechet_distance(real, _gaussian(found[test.labels < kept])) for kept in KEPT_CLASSES]
@@ -65,7 +64,8 @@ def test_embedded_weights_are_small_and_ship() -> None:
 
 
 def test_missing_inception_weights_are_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Names the file, the folder and the alternative, and leaves no empty file behind that looks like the weights."""
+    """The error names the file, the folder and the alternative. No empty file stays behind that looks like the
+    weights."""
     import urllib.request
 
     def refuse(*args: object) -> None:
@@ -85,14 +85,14 @@ def test_damaged_inception_weights_are_explained(tmp_path: Path) -> None:
 
 
 class _Layers(nn.Module):
-    """Takes (B, 3, 299, 299) around 0 and gives 2048 numbers: the colour means, repeated."""
+    """Takes (B, 3, 299, 299) around 0 and returns 2048 numbers: the colour means, repeated."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3)).repeat(1, 683)[:, :2048]
 
 
 class _StandIn(nn.Module):
-    """A TorchScript file of the same signature as clean-fid's Inception. It proves the path, not the features."""
+    """A TorchScript file with the signature of clean-fid's Inception. It tests the path, not the features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _StandIn(nn.Module):
 
 
 def test_inception_reads_the_file_from_the_cache(tmp_path: Path) -> None:
-    """Resized to 299 and scaled to [-1, 1] as clean-fid does. Catches wrong channel order and range."""
+    """Images are resized to 299 and scaled to [-1, 1] as in clean-fid. Catches a wrong channel order or range."""
     (tmp_path / "ddpm-cache").mkdir()
     torch.jit.script(_StandIn()).save(str(tmp_path / "ddpm-cache" / INCEPTION_FILE))
     features = make_features("inception", CPU)
@@ -114,8 +114,8 @@ def test_inception_reads_the_file_from_the_cache(tmp_path: Path) -> None:
 
 
 def test_batches_are_resized_ahead_and_come_out_in_order(tmp_path: Path) -> None:
-    """Catches a batch that is lost, taken twice or out of turn, and resizing that waits for the net: by the time the
-    first features come out, the second batch has been begun and the third not been drawn."""
+    """When the first features come out, the second batch has started and the third is not yet drawn. Catches a batch
+    that is lost, repeated or out of order, and resizing that waits for the net."""
     (tmp_path / "ddpm-cache").mkdir()
     torch.jit.script(_StandIn()).save(str(tmp_path / "ddpm-cache" / INCEPTION_FILE))
     features = make_features("inception", CPU)
@@ -137,8 +137,8 @@ def test_batches_are_resized_ahead_and_come_out_in_order(tmp_path: Path) -> None
 
 
 def test_tensorflows_mode_leaves_the_resize_to_the_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same file, called whole, with pixels in 0 ... 255 at their own size; another name. Catches a second resize,
-    and two modes whose numbers look alike. A file that is not clean-fid's is said to be another."""
+    """It calls the whole file with pixels in 0 ... 255 at their own size, under another name. A file other than
+    clean-fid's gives a warning. Catches a second resize, and two modes whose numbers look alike."""
     (tmp_path / "ddpm-cache").mkdir()
     torch.jit.script(_StandIn()).save(str(tmp_path / "ddpm-cache" / INCEPTION_FILE))
     features, clean = make_features("inception_legacy_tensorflow", CPU), make_features("inception", CPU)
@@ -150,7 +150,7 @@ def test_tensorflows_mode_leaves_the_resize_to_the_net(tmp_path: Path, capsys: p
 
 
 class _Colours(nn.Module):
-    """Stands for pytorch-fid's Inception: one output, (B, 2048, 1, 1), of images in [0, 1]."""
+    """Stands for pytorch-fid's Inception: one output, (B, 2048, 1, 1), for images in [0, 1]."""
 
     def __init__(self, output_blocks: list[int], resize_input: bool):
         super().__init__()
@@ -166,8 +166,8 @@ class _Colours(nn.Module):
 
 
 def test_pytorchs_mode_reads_its_weights_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """clean-fid's own resize and scale, weights of the file in the cache folder, and no download. Catches another
-    resize (align_corners, antialiasing), the weights of the other mode's file, and a file of code that is unpickled."""
+    """It uses clean-fid's own resize and scale and the weights file in the cache folder, without a download. Catches
+    another resize (align_corners, antialiasing), the other mode's weights, and a file with code that is unpickled."""
     from cleanfid import inception_pytorch
     from cleanfid.resize import build_resizer
 
@@ -182,7 +182,7 @@ def test_pytorchs_mode_reads_its_weights_from_the_cache(tmp_path: Path, monkeypa
     expected = [3 * resize(image.permute(1, 2, 0).numpy())[:10, :10].mean((0, 1)) / 255 for image in images]
     torch.testing.assert_close(features.extract(images)[:, :3], torch.tensor(np.stack(expected)), rtol=1e-5, atol=1e-5)
     assert features.resize == "torch-bilinear-299" and inception_pytorch.load_state_dict_from_url is original
-    torch.save({"scale": pytest.approx(1)}, path)  # an object of a class
+    torch.save({"scale": pytest.approx(1)}, path)  # a class instance
     with pytest.raises(UserError, match="is damaged"):
         make_features("inception_legacy_pytorch", CPU)
 
@@ -198,8 +198,8 @@ class _Map(nn.Module):
 
 
 def test_a_torchscript_file_by_its_path(tmp_path: Path) -> None:
-    """It sees pixels in 0 ... 255; its name and content are in the features' name; its width is found out. What gives
-    no vectors, is no such file, or is not there, is refused."""
+    """It gets pixels in 0 ... 255. The features' name holds its name and content, and its width is measured. A file
+    that returns no vectors, is not TorchScript or does not exist is refused."""
     torch.jit.script(_Means()).save(str(tmp_path / "means.pt"))
     features = make_features(str(tmp_path / "means.pt"), CPU)
     images = torch.tensor([0, 128, 255], dtype=torch.uint8)[None, :, None, None].expand(2, 3, 32, 32)
@@ -217,9 +217,9 @@ def test_a_torchscript_file_by_its_path(tmp_path: Path) -> None:
 
 
 def test_published_statistics_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """clean-fid's file for the mode of the features, put there by hand; of KID its features too, evenly cut. Catches
-    the statistics of another mode, numbers of own and of published statistics under one protocol, memory that grows
-    with the file, and scores of two files of features under one key."""
+    """The user puts clean-fid's file for the features' mode there by hand; KID also needs its features, of which it
+    takes evenly spaced rows. Catches another mode's statistics, own and published statistics under one protocol, memory
+    that grows with the file, and scores from two feature files under one key."""
     folder = tmp_path / "ddpm-cache" / "clean-fid"
     folder.mkdir(parents=True)
     torch.jit.script(_StandIn()).save(str(folder.parent / INCEPTION_FILE))
@@ -255,8 +255,8 @@ def test_published_statistics_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_missing_statistics_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the file's name, its folder and the way around; nothing half is left. Catches an empty file that clean-fid
-    would take for the statistics next time."""
+    """The error names the file, its folder and the alternative, and no partial file stays. Catches an empty file that
+    clean-fid would later take for the statistics."""
     import urllib.request
 
     def refuse(*args: object) -> None:
@@ -270,7 +270,7 @@ def test_missing_statistics_are_explained(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_published_references_are_those_of_the_config() -> None:
-    """Catches a name that the config takes and nothing publishes, and the reverse."""
+    """Catches a name that the config accepts but nothing publishes, and the reverse."""
     from typing import get_args
 
     from ddpm.config.sections import Eval
@@ -286,14 +286,14 @@ def test_published_references_are_those_of_the_config() -> None:
 def test_too_few_reference_images_are_refused() -> None:
     """A covariance of 64 dimensions needs more than 64 images."""
     features = make_features("embedded", CPU)
-    assert re.fullmatch("embedded64-[0-9a-f]{6}", features.name)  # other weights, other name
+    assert re.fullmatch("embedded64-[0-9a-f]{6}", features.name)  # other weights have another name
     with pytest.raises(UserError, match=r"has 64 images.*64 dimensions"):
         make_reference(features, load_images("embedded", subset=64), None)
     assert make_reference(features, load_images("embedded", subset=300), 65).gaussian.count == 65
 
 
 def test_the_reference_is_spread_over_the_whole_set() -> None:
-    """Sets come sorted by class. Catches a reference that is the first n images, of one class alone."""
+    """Sets come sorted by class. Catches a reference with the first n images, which come from one class."""
     pixels = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(200, 3, 2, 2)
     images = ImageSet(pixels, torch.zeros(200, dtype=torch.int64), ("a",), "ramp")
     features = Features("mean", "none", 1, at_once(lambda batch: batch.float().mean((1, 2, 3))[:, None]))
@@ -301,14 +301,14 @@ def test_the_reference_is_spread_over_the_whole_set() -> None:
 
 
 def _numbered(n: int) -> ImageSet:
-    """n images, each of one grey that is its number."""
+    """n images; each has one grey value, its number."""
     pixels = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 2, 2)
     return ImageSet(pixels, torch.zeros(n, dtype=torch.int64), ("a",), "ramp")
 
 
 def test_held_out_images_are_not_the_references() -> None:
-    """Of ten images the reference takes four, 0, 3, 6 and 9: what is held out comes from the other six, evenly spaced,
-    as long as there are enough. Catches a floor that is taken of the reference's own images, and of the first ones."""
+    """Of ten images the reference takes four: 0, 3, 6 and 9. Held-out images come evenly spaced from the other six if
+    there are enough. Catches a floor from the reference's own images, and one from the first images."""
     images, seen = _numbered(10), []
 
     def extract(batch: torch.Tensor) -> torch.Tensor:
@@ -323,8 +323,8 @@ def test_held_out_images_are_not_the_references() -> None:
 
     assert held(4, 6) == [1, 2, 4, 5, 7, 8]
     assert held(4, 2) == [1, 8]
-    assert held(9, 1) == [5]  # nine evenly spaced of 0 ... 9: 0, 1.125, 2.25, 3.375, 4.5 (to 4), 5.625, 6.75, 7.875, 9
-    # too few are left, or none: over the whole set, and over again
+    assert held(9, 1) == [5]  # nine evenly spaced in 0 ... 9: 0, 1.125, 2.25, 3.375, 4.5 (to 4), 5.625, 6.75, 7.875, 9
+    # if too few or none are left: over the whole set, repeatedly if needed
     assert held(4, 7) == [0, 2, 3, 4, 6, 8, 9]
     assert held(None, 2) == held(10, 2) == held(99, 2) == [0, 9]
     assert len(held(None, 15)) == 15 and set(held(None, 15)) == set(range(10))

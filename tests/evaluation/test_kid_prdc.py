@@ -1,4 +1,4 @@
-"""KID, precision, recall, density and coverage against closed forms, direct sums and clean-fid."""
+"""Compares KID, precision, recall, density and coverage with closed forms, direct sums and clean-fid."""
 
 import math
 
@@ -16,7 +16,8 @@ def _features(n: int, d: int, seed: int = 0) -> Tensor:
 
 
 def test_the_discrepancy_is_the_textbooks_sum() -> None:
-    """Over all pairs, none of a sample with itself, by loops. Catches a diagonal that counts, a kernel without 1/d."""
+    """Sums over all pairs in loops, without pairing a sample with itself. Catches a diagonal that counts, and a kernel
+    without 1/d."""
     x, y = _features(5, 3), _features(4, 3, 1)
 
     def k(a: Tensor, b: Tensor) -> float:
@@ -29,8 +30,8 @@ def test_the_discrepancy_is_the_textbooks_sum() -> None:
 
 
 def test_a_mean_apart_is_its_closed_form() -> None:
-    """One dimension, y = x + s with E x = 0, E x^2 = 1, E x^3 = 0: MMD^2 = 9 s^2 + 9 s^4 + s^6, from the cubic
-    kernel's moments 3 (dm1)^2 + 3 (dm2)^2 + (dm3)^2 with dm1 = s, dm2 = s^2, dm3 = 3 s + s^3.
+    """In one dimension, y = x + s with E x = 0, E x^2 = 1, E x^3 = 0 gives MMD^2 = 9 s^2 + 9 s^4 + s^6. The cubic
+    kernel's moments give 3 (dm1)^2 + 3 (dm2)^2 + (dm3)^2 with dm1 = s, dm2 = s^2, dm3 = 3 s + s^3.
 
     Catches another degree, and another scale of the kernel's terms.
     """
@@ -42,8 +43,8 @@ def test_a_mean_apart_is_its_closed_form() -> None:
 
 
 def test_kid_of_one_distribution_is_zero_on_average() -> None:
-    """Over 60 draws of 100 against 100 its mean is within 3 of its standard errors of 0, and it is negative about half
-    of the time. Catches the biased estimate, which counts the diagonal (here 0.6 more)."""
+    """Over 60 draws of 100 against 100, the mean is within 3 standard errors of 0, and about half of the values are
+    negative. Catches the biased estimate, which counts the diagonal (here 0.6 more)."""
     settings = Kid(subsets=5, subset_size=50)
     values = np.array([kid(_features(100, 8, i), _features(100, 8, 500 + i), settings)[0] for i in range(60)])
     assert abs(values.mean()) < 3 * values.std(ddof=1) / math.sqrt(60)
@@ -51,8 +52,8 @@ def test_kid_of_one_distribution_is_zero_on_average() -> None:
 
 
 def test_kid_agrees_with_clean_fids() -> None:
-    """On the same features: of the whole sets to 1e-9; over random subsets within what their spread allows, and with
-    the spread that clean-fid's own subsets have."""
+    """On the same features, the whole sets agree to 1e-9. Random subsets agree within their spread, and the spread
+    itself agrees with clean-fid's."""
     from cleanfid.fid import kernel_distance as peer
 
     x, y = _features(300, 16), 0.1 + 1.1 * _features(300, 16, 1)
@@ -65,7 +66,7 @@ def test_kid_agrees_with_clean_fids() -> None:
 
 
 def test_kid_depends_on_its_seed_alone() -> None:
-    """The global streams stay where they are, and are not asked. Catches np.random."""
+    """KID neither uses nor moves the global streams. Catches np.random."""
     x, y = _features(60, 4), _features(60, 4, 1)
     before = torch.get_rng_state()
     first = kid(x, y, Kid(5, 20))
@@ -75,7 +76,7 @@ def test_kid_depends_on_its_seed_alone() -> None:
 
 
 def test_subsets_are_at_most_half_of_a_set() -> None:
-    """Else they would all be the same, with a spread of 0."""
+    """Otherwise all subsets would be the same, with a spread of 0."""
     assert Kid(subset_size=1000).size(80, 2000) == 40
     assert kid(_features(30, 4), _features(90, 4, 1), Kid(5, 1000))[1] > 0
 
@@ -84,16 +85,16 @@ def test_subsets_are_at_most_half_of_a_set() -> None:
 
 
 def test_a_set_against_itself() -> None:
-    """Everything is within reach of everything that it should be: precision, recall and coverage are 1. Each ball of a
-    sample holds k others and its own centre: density (k + 1) / k."""
+    """Every point is in reach, so precision, recall and coverage are 1. Each ball holds k others and its own centre, so
+    density is (k + 1) / k."""
     x = _features(200, 4)
     assert neighbours(x, x, k=5) == {"precision": 1.0, "recall": 1.0, "density": pytest.approx(1.2), "coverage": 1.0}
 
 
 @pytest.mark.parametrize("d", [4, 64, 300])
 def test_images_that_both_sets_have_lie_on_the_edge_of_their_balls_and_count(d: int) -> None:
-    """A permutation of the reference, alone and with strangers far away: each ball reaches just to its k-th neighbour,
-    whose twin is a sample. Catches distances of one pair, out of two products, that rounding sets apart."""
+    """Samples are a permutation of the reference, alone and with strangers far away. Each ball just reaches its k-th
+    neighbour, whose twin is a sample. Catches two distances for one pair, from two products that round differently."""
     x = _features(50, d) + 3
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
     whole = {"precision": 1.0, "recall": 1.0, "density": 1.2, "coverage": 1.0}
@@ -110,16 +111,16 @@ def test_far_apart_nothing_is_within_reach() -> None:
 
 
 def test_one_distribution_has_a_density_and_a_coverage_that_are_known() -> None:
-    """Density is 1 on average; coverage 1 - 1 / 2^k of equally many (Naeem et al. 2020, section 3.3: of the 2n - 1
-    others in turn, each is as likely real as not). Catches a k that counts the row itself."""
+    """For sets of equal size, density is 1 on average and coverage is 1 - 1 / 2^k (Naeem et al. 2020, section 3.3: each
+    of the 2n - 1 others in turn is equally likely real or not). Catches a k that counts the row itself."""
     found = [neighbours(_features(400, 2, i), _features(400, 2, 100 + i), k=2) for i in range(10)]
     assert np.mean([f["density"] for f in found]) == pytest.approx(1, abs=0.03)
     assert np.mean([f["coverage"] for f in found]) == pytest.approx(1 - 1 / 4, abs=0.03)
 
 
 def test_a_lost_half_lowers_recall_and_noise_lowers_precision() -> None:
-    """Of two far clusters: samples of one alone are precise and recall half of the data; samples of both, and as many
-    of nothing, recall all and are half precise. Catches precision and recall changed for one another."""
+    """The data has two distant clusters. Samples from one cluster are precise and recall half of the data. Samples from
+    both, plus as many strays, recall all and are half precise. Catches swapped precision and recall."""
     apart = torch.tensor([40.0, 0]).double()
     real = torch.cat([_features(200, 2), _features(200, 2, 1) + apart])
     half = neighbours(_features(400, 2, 2), real)
@@ -131,7 +132,7 @@ def test_a_lost_half_lowers_recall_and_noise_lowers_precision() -> None:
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are taken some at a time. Catches a last block that is lost, and float32's digits far from the origin."""
+    """Rows are processed in blocks. Catches a lost last block, and float32's digits far from the origin."""
     x, y = _features(101, 3), _features(97, 3, 1)
     whole = neighbours(x, y, k=3)
     monkeypatch.setattr(kernel, "BLOCK", 10)

@@ -39,9 +39,10 @@ def _measure(
 
 
 def test_the_perfect_denoiser_of_a_gaussian_errs_by_its_posterior() -> None:
-    """Data N(0, s^2): the mean |x_0 - x_0_hat|^2 is s^2 (1 - ab) / (ab s^2 + 1 - ab), and SNR times that in eps.
+    """For data from N(0, s^2) the mean |x_0 - x_0_hat|^2 is s^2 (1 - ab) / (ab s^2 + 1 - ab), and SNR times that in
+    eps.
 
-    Catches noise or alpha_bar of another t, SNR upside down, a sum for a mean. s = 0.2 leaves nothing to cut.
+    Catches noise or alpha_bar at another t, an inverted SNR, and a sum for a mean. With s = 0.2 nothing is cut.
     """
     std = 0.2
     row = _measure(gaussian_denoiser(LINEAR, std), _normal(400, 1, std), _normal(400, 2))
@@ -54,9 +55,9 @@ def test_the_perfect_denoiser_of_a_gaussian_errs_by_its_posterior() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_denoiser_that_says_the_same_of_all(schedule: str) -> None:
-    """x_0 = 0.5 everywhere, x_0_hat = c: x_0 is missed by 0.5 - c, eps by sqrt(SNR) as much; exact.
+    """x_0 = 0.5 everywhere and x_0_hat = c: the error is exactly 0.5 - c in x_0 and sqrt(SNR) times that in eps.
 
-    c = 3 is cut to 1 where the image is judged, and not where eps is. The peak of the PSNR is 2.
+    c = 3 is cut to 1 for the image error, not for the eps error. The PSNR's peak is 2.
     """
     chain = make_schedule(schedule)
     x_0 = torch.full((5, 3, 8, 8), 0.5, dtype=torch.float64)
@@ -71,7 +72,8 @@ def test_a_denoiser_that_says_the_same_of_all(schedule: str) -> None:
 
 
 def test_the_limit_is_the_evaluations_and_eps_is_not_limited() -> None:
-    """`dynamic` brings a constant 3 down to 1, halves to halves of it. Catches a limit that is read and forgotten."""
+    """`dynamic` scales 3 down to 1 and 0.9 to 0.3, and does not affect eps. Catches a limit that is read but not
+    used."""
     x_0, eps = torch.zeros(2, 3, 8, 8, dtype=torch.float64), _normal(2, 3)
 
     def halves(x_t: Tensor, t: int) -> Tensor:
@@ -84,9 +86,9 @@ def test_the_limit_is_the_evaluations_and_eps_is_not_limited() -> None:
 
 
 def test_means_over_t_and_over_unequal_batches() -> None:
-    """The row's means are those of its entries; five images in batches of 2, 2 and 1 count as five.
+    """The row's means are the means of its entries; five images in batches of 2, 2 and 1 count as five.
 
-    Catches a mean of the batches' means, and noise that does not go with its image.
+    Catches a mean of the batches' means, and noise that is paired with another image.
     """
     x_0, eps = _normal(5, 1, 0.2), _normal(5, 2)
     row = _measure(gaussian_denoiser(LINEAR, 0.2), x_0, eps, batch_size=2)
@@ -99,15 +101,15 @@ def test_means_over_t_and_over_unequal_batches() -> None:
 
 
 def test_nothing_wrong_is_an_infinite_psnr() -> None:
-    """Catches a division by zero or a logarithm of it."""
+    """Catches a division by zero, or its logarithm."""
     x_0 = torch.zeros(2, 3, 8, 8)
     row = _measure(lambda x_t, t: torch.zeros_like(x_t), x_0, torch.zeros_like(x_0))
     assert row["val/recon_psnr_t0000"] == row["val/recon_psnr"] == math.inf
 
 
 def test_the_profile_is_the_mean_error_of_each_bin() -> None:
-    """A denoiser whose eps errs by t / 1000 at timestep t: a bin's mean of its square lies between those of the bin's
-    ends, at the mean over its four timesteps, whatever the batches. Every image counts once in every bin.
+    """The denoiser's eps error is t / 1000 at timestep t. A bin holds the mean square over its four timesteps, for any
+    batches. Every image counts once in every bin.
 
     Catches a t outside its bin, a key that is not the bin's first t, and images that are left out.
     """
@@ -129,7 +131,7 @@ def test_the_profile_is_the_mean_error_of_each_bin() -> None:
 
 
 class _Silent(nn.Module):
-    """A network that says zero."""
+    """A network that returns zero."""
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         return torch.zeros_like(x_t)
@@ -137,8 +139,9 @@ class _Silent(nn.Module):
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_the_error_is_that_of_eps_whatever_is_predicted(prediction: str) -> None:
-    """A network that says zero errs in eps by eps itself; in x_0 by x_0, sqrt(SNR) of it in eps; in v, which is
-    sqrt(ab) eps - sqrt(1 - ab) x_0, by sqrt(ab) of that in eps. Catches the error of another space."""
+    """A network that returns zero has an eps error of eps if it predicts eps. If it predicts x_0, the error is
+    sqrt(SNR) x_0. If it predicts v, it is sqrt(ab) v, with v = sqrt(ab) eps - sqrt(1 - ab) x_0. Catches an error in
+    another space."""
     x_0, eps = _normal(4, 1, 0.5), _normal(4, 2)
     row = _measure(model_denoiser(_Silent(), LINEAR, prediction), x_0, eps)
     for t in T_VALUES:
@@ -155,8 +158,8 @@ def test_the_error_is_that_of_eps_whatever_is_predicted(prediction: str) -> None
 
 
 def test_the_batch_is_held_out_and_its_noise_is_fixed(tmp_path: Path) -> None:
-    """Four images of the set that the reference (100 of 200) does not hold; the noise is one for each, the same in a
-    run of another seed, and another for another `eval.sample_seed`."""
+    """Takes four images that the reference (100 of 200) does not hold. Each has its own noise: a run with another seed
+    keeps it, another `eval.sample_seed` changes it."""
     images = load_images("embedded", None, subset=200).images
     rows = evenly_spaced(200, 100)
     reference = {image.numpy().tobytes() for image in images[rows]}
@@ -175,7 +178,7 @@ def test_the_batch_is_held_out_and_its_noise_is_fixed(tmp_path: Path) -> None:
 
 
 def test_it_is_the_same_twice_and_moves_no_stream(tmp_path: Path) -> None:
-    """Bit for bit, at another step too; the global stream and the training's own stay where they are."""
+    """The scores are bitwise the same, at another step too. The global stream and the training's own do not move."""
     training = Training(tiny(tmp_path, "--model.dropout=0.1", "--eval.fid_milestone.enabled=false"))
     before = torch.get_rng_state(), training.state.noise_rng.get_state()
     rows = [training.milestones.score(step, training.diagnostics.denoiser) for step in (2, 2, 40)]
@@ -187,7 +190,8 @@ def test_it_is_the_same_twice_and_moves_no_stream(tmp_path: Path) -> None:
 
 
 def test_it_is_due_every_so_often_and_at_the_end(tmp_path: Path) -> None:
-    """`every` and after the last step, which `every` does not divide; a run knows that such a step has a row."""
+    """It is due at each `every` and after the last step, which `every` does not divide. A run knows that such a step
+    has a row."""
     flags = ["--train.total_steps=5", "--eval.recon.every=3", "--logging.log_every_n_steps=100"]
     off = ["--eval.final.enabled=false", "--eval.grid.enabled=false", "--eval.fid_milestone.enabled=false"]
     cfg = tiny(tmp_path, *flags, *off)
@@ -198,7 +202,8 @@ def test_it_is_due_every_so_often_and_at_the_end(tmp_path: Path) -> None:
 
 
 def test_it_follows_the_evaluated_weights(tmp_path: Path) -> None:
-    """Recomputed by hand from the EMA (or live) weights in eval mode. Catches the other weights, and dropout."""
+    """Recomputes the error by hand from the EMA (or live) weights in eval mode. Catches the other weights, and
+    dropout."""
     for weights in ("ema", "live"):
         training = Training(tiny(tmp_path, f"--eval.weights={weights}", "--optim.lr=0.01", "--model.dropout=0.2"))
         for _ in range(3):

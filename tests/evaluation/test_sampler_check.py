@@ -1,4 +1,4 @@
-"""The alarm: good samplers pass, the original study's does not, and a run stops before it is scored by one."""
+"""The alarm: good samplers pass, the original study's fails, and a run stops before a bad sampler scores it."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ LINEAR = make_schedule("linear")
 @pytest.mark.parametrize("sampler", ["ddpm", "ddpm_large", "ddim", "dpmpp_2m", "heun"])
 @pytest.mark.parametrize("spacing", ["linspace", "trailing"])
 def test_every_sampler_passes_at_50_calls_and_converges(sampler: str, spacing: str) -> None:
-    """At 1000 calls the std is the data's within the 1.1 % that 4096 draws allow, thrice."""
+    """At 1000 calls the std is the data's within three times the 1.1 % that 4096 draws allow."""
     require(try_sampler(LINEAR, sampler, 50, spacing), ())
     assert abs(try_sampler(LINEAR, sampler, 1000, spacing).error) < 0.035
 
 
 def test_the_studys_sampler_is_refused_unless_named() -> None:
-    """At its 50 calls it leaves a std of 0.93 where 0.5 is right. Catches a tolerance that lets it through."""
+    """At its 50 calls it leaves a std of 0.93 instead of 0.5. Catches a tolerance that lets it pass."""
     answer = try_sampler(LINEAR, "ddpm_adjacent_posterior", 50, "linspace")
     assert answer.std == pytest.approx(0.93, abs=0.03)
     with pytest.raises(UserError, match=r"ends at std 0\.9.*noise is left.*original study.*accept_sampler_error"):
@@ -33,7 +33,8 @@ def test_the_studys_sampler_is_refused_unless_named() -> None:
 
 
 def test_eta_counts() -> None:
-    """DDIM with eta 1 is DDPM, and ends where that does. Catches an alarm that tries another than will score."""
+    """DDIM with eta 1 is DDPM and ends at the same std. Catches an alarm that tries another sampler than the one that
+    scores."""
     ddim, ddpm = try_sampler(LINEAR, "ddim", 20, "linspace", 1.0), try_sampler(LINEAR, "ddpm", 20, "linspace")
     assert ddim.std == pytest.approx(ddpm.std, rel=1e-9)
     assert ddim.std != pytest.approx(try_sampler(LINEAR, "ddim", 20, "linspace").std, rel=0.02)
@@ -47,8 +48,8 @@ def test_it_draws_nothing_from_the_global_stream() -> None:
 
 @pytest.mark.parametrize("section", ["fid_milestone", "final"])
 def test_each_evaluations_own_sampler_is_tried(tmp_path: Path, section: str) -> None:
-    """The study's in either place stops the run, unless it is named; a section that is off is not tried. Catches an
-    alarm that looks at the milestone's sampler alone."""
+    """The study's sampler in either section stops the run unless the config names it. A section that is off is not
+    tried. Catches an alarm that checks only the milestone's sampler."""
     adjacent, named = f"--eval.{section}.sampler=ddpm_adjacent_posterior", "[ddpm, ddpm_adjacent_posterior]"
     flags = [*PLAIN, "--eval.fid_milestone.enabled=true", "--eval.final.enabled=true", adjacent]
     with pytest.raises(UserError, match=r"ddpm_adjacent_posterior at nfe = 2 .* misses a known answer"):
@@ -62,7 +63,8 @@ def test_each_evaluations_own_sampler_is_tried(tmp_path: Path, section: str) -> 
 
 
 def test_a_sampler_is_tried_as_it_will_score(tmp_path: Path) -> None:
-    """Each with its own NFE, spacing and eta, on the run's own schedule. Catches an alarm that tries defaults."""
+    """The alarm uses each section's NFE, spacing and eta, on the run's own schedule. Catches an alarm that tries
+    defaults."""
     flags = [*PLAIN, "--eval.fid_milestone.enabled=true", "--eval.final.enabled=true", "--diffusion.T=400"]
     flags += [f"--eval.fid_milestone.{key}" for key in ("sampler=ddim", "nfe=12", "spacing=trailing", "eta=0.7")]
     flags += [f"--eval.final.{key}" for key in ("sampler=ddpm_large", "nfe=30", "spacing=leading")]
@@ -73,8 +75,8 @@ def test_a_sampler_is_tried_as_it_will_score(tmp_path: Path) -> None:
 
 
 def test_the_tolerance_has_two_ends() -> None:
-    """An error of -0.5 to +0.4 passes, of the data's std 0.5: from 0.25 to 0.7. Catches a bound that is not looked at,
-    and an error of another sign."""
+    """An error from -0.5 to +0.4 of the data's std 0.5 passes: a std from 0.25 to 0.7. Catches a bound that is not
+    checked, and an error with the wrong sign."""
     stds = (0.2, 0.24, 0.26, 0.5, 0.69, 0.71, 1.0)
     assert [KnownAnswer("ddpm", 9, "linspace", std).passes for std in stds] == [False] * 2 + [True] * 3 + [False] * 2
     assert KnownAnswer("ddpm", 9, "linspace", 0.6).error == pytest.approx(0.2)
@@ -83,7 +85,8 @@ def test_the_tolerance_has_two_ends() -> None:
 
 
 def test_a_run_with_the_studys_sampler_stops_before_it_starts(tmp_path: Path) -> None:
-    """Nothing is written. Named, it runs, its error is logged and its protocol is flagged."""
+    """The run writes nothing. If the config names the sampler, the run goes on, logs its error and flags its
+    protocol."""
     import json
 
     adjacent = ["--eval.fid_milestone.sampler=ddpm_adjacent_posterior", "--train.total_steps=2"]

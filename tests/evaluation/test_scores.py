@@ -1,4 +1,4 @@
-"""What is kept of features that stream by, and the numbers that a run logs of them."""
+"""What stays from a stream of features, and the numbers that a run logs from them."""
 
 import json
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ class _TwoColours(torch.nn.Module):
 
 
 def two_colours(folder: Path) -> Path:
-    """A feature net of two dimensions, so that three samples are enough of an FID."""
+    """A feature net with two dimensions, so that three samples are enough for an FID."""
     torch.jit.script(_TwoColours()).save(str(folder / "two.pt"))
     return folder / "two.pt"
 
@@ -44,8 +44,8 @@ def _features(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_rows_are_spread_over_the_set_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten of 95, evenly spaced, whatever the batches; of fewer than ten, all. Catches memory that grows with n, and the
-    first ten of a set that is sorted by class."""
+    """Keeps ten evenly spaced rows of 95 for any batch size, and all rows if there are fewer than ten. Catches memory
+    that grows with n, and only the first ten rows of a set sorted by class."""
     monkeypatch.setattr(module, "ROWS", 10)
     features = torch.arange(95.0)[:, None]
     expected = torch.linspace(0, 94, 10).round()
@@ -55,7 +55,7 @@ def test_rows_are_spread_over_the_set_and_bounded(monkeypatch: pytest.MonkeyPatc
 
 
 def test_two_processes_have_the_rows_and_sums_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each begins at its part. Catches rows in the places of another part."""
+    """Each process starts at its own part. Catches rows at another part's places."""
     monkeypatch.setattr(module, "ROWS", 10)
     features = _features(31, 3)
     whole = _gathered(features, 4)
@@ -73,7 +73,7 @@ def test_two_processes_have_the_rows_and_sums_of_one(monkeypatch: pytest.MonkeyP
 
 
 def test_one_pass_gives_every_score() -> None:
-    """Each is what its own function says of the same features. Catches samples and reference in each other's place."""
+    """Each score equals its own function's result on the same features. Catches swapped samples and reference."""
     samples, real = _gathered(_features(300, 6), 50), _gathered(0.2 + _features(400, 6, 1), 50)
     found = scores(samples, real.sums.result(), real.rows, Wanted(Kid(5, 100), 3, infinite=True))
     assert found["fid"] == frechet_distance(samples.sums.result(), real.sums.result())
@@ -85,8 +85,8 @@ def test_one_pass_gives_every_score() -> None:
 
 
 def test_the_rows_file_is_in_the_protocol() -> None:
-    """With the rows that are there, not those of the statistics. Catches KIDs of two files under one fingerprint; own
-    references' settings are as they were."""
+    """The protocol counts the rows that exist, not the statistics' count. Catches KIDs from two files under one
+    fingerprint; an own reference's settings do not change."""
     wanted = Wanted(Kid(), 5)
     assert wanted.settings("kid", 70, 30, "abc") == "100 subsets of 15 among 70 and 30 of abc"
     assert wanted.settings("recall", 70, 30, "abc") == "5 nearest neighbours among 70 and 30 of abc"
@@ -94,7 +94,8 @@ def test_the_rows_file_is_in_the_protocol() -> None:
 
 
 def test_too_few_rows_for_a_score_are_refused() -> None:
-    """At the edge of each. Catches a traceback of the neighbour search, a KID of nan, and a line through nothing."""
+    """Tests the limit of each score. Catches a traceback from the neighbour search, a KID of nan, and a line fitted to
+    nothing."""
     for wanted, least, name in ((Wanted(neighbours=5), 6, "prdc.k = 5"), (Wanted(Kid()), 4, "at least 4")):
         wanted.check(least, least, 2)
         for counts in ((least - 1, 100), (100, least - 1)):
@@ -112,7 +113,8 @@ def test_too_few_rows_for_a_score_are_refused() -> None:
     [(["--eval.prdc.enabled=true", "--eval.prdc.k=70"], 70, "prdc.k = 70"), (["--eval.kid.enabled=true"], 3, "KID")],
 )
 def test_a_run_with_too_few_rows_does_not_start(tmp_path: Path, flags: list[str], n: int, message: str) -> None:
-    """Neighbours and KID of too few samples, under `ddpm train`. Catches a fault that comes at the first milestone."""
+    """Too few samples for neighbours or KID stop `ddpm train`. Catches an error that appears only at the first
+    milestone."""
     counts = [f"--eval.{name}.n_samples={n}" for name in ("fid_milestone", "final")]
     features = f"--eval.features={two_colours(tmp_path)}" if n < 70 else "--eval.features=embedded"
     with pytest.raises(UserError, match=message):
@@ -120,7 +122,7 @@ def test_a_run_with_too_few_rows_does_not_start(tmp_path: Path, flags: list[str]
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
-    """In any one place. Catches a score of nan, under a protocol."""
+    """One value is enough. Catches a score of nan under a protocol."""
     found = FeatureSums(4, 2)
     found.add(torch.zeros(2, 2))
     with pytest.raises(UserError, match=r"features of 1 of the images 2 \.\.\. 3 are not finite"):
@@ -128,8 +130,8 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 
 def test_a_run_logs_what_its_config_asks_for(tmp_path: Path) -> None:
-    """At the milestones and, under keys of their own, at the end: KID, precision and company with their protocols; FID
-    with its error, its floor and its ceiling, which lie around it. Where nothing is asked for, FID alone."""
+    """Milestones and, under keys of their own, the end log KID, precision and the related scores with their protocols.
+    They also log FID with its error, its floor and its ceiling. A config that asks for nothing gets FID alone."""
     quiet = [f"--{part}.enabled=false" for part in ("curvature", "eval.grid", "eval.recon")] + [NO_WANDB]
     more = ["--eval.kid.enabled=true", "--eval.kid.subsets=5", "--eval.prdc.enabled=true", "--eval.final.n_samples=75"]
     folder = train(tiny(tmp_path, "--train.total_steps=2", *quiet, *more))
@@ -146,16 +148,16 @@ def test_a_run_logs_what_its_config_asks_for(tmp_path: Path) -> None:
     assert row["val/kid_protocol"] != row["final/kid_protocol"] != row["final/fid_protocol"]
     plain = train(tiny(tmp_path, "--train.total_steps=2", *quiet))
     without = json.loads((plain / "loss.jsonl").read_text().splitlines()[-1])["out"]
-    assert without["val/fid_protocol"] == row["val/fid_protocol"]  # other scores change nothing of FID
+    assert without["val/fid_protocol"] == row["val/fid_protocol"]  # other scores do not change FID
     assert not [key for key in without if "kid" in key or "recall" in key]
 
 
 def test_the_floor_is_of_images_that_the_reference_does_not_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 200 images the reference takes every second, or nearly: 70 others are the floor's, each once; the ceiling's
-    are 70 of noise, whose values are spread over all of 0 ... 255. Catches a floor of the reference's own images, which
-    is lower than any denoiser can reach, and the two ends in each other's place."""
+    """The reference takes about every second of 200 images. The floor uses 70 others, each once; the ceiling uses 70
+    noise images with values spread over 0 ... 255. Catches a floor from the reference's own images, which is lower than
+    any denoiser can reach, and a swapped floor and ceiling."""
     milestones = Training(tiny(tmp_path, *PLAIN, "--eval.final.enabled=true")).milestones
     taken: list[torch.Tensor] = []
 
@@ -171,11 +173,12 @@ def test_the_floor_is_of_images_that_the_reference_does_not_hold(
     assert len(set(real)) == 70 and not set(real) & reference
     assert set(real) < {image.numpy().tobytes() for image in everything}
     counts = taken[1].flatten().bincount(minlength=256)
-    assert len(taken[1]) == 70 and counts.min() > 0.8 * counts.max()  # 840 of each value, give or take 29
+    assert len(taken[1]) == 70 and counts.min() > 0.8 * counts.max()  # 840 of each value, +- 29
 
 
 def test_the_ends_of_the_scale_are_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By any run of the same protocol: they come from the cache, bit for bit; of another count they are taken anew."""
+    """Any run with the same protocol takes floor and ceiling from the cache, bitwise. Another count computes them
+    anew."""
     milestones = Training(tiny(tmp_path)).milestones
     first = milestones.ends(70)
     monkeypatch.setattr(type(milestones.evaluator), "score", lambda *_: pytest.fail("taken again"))
@@ -186,8 +189,8 @@ def test_the_ends_of_the_scale_are_taken_once(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_batchs_weights(tmp_path: Path) -> None:
-    """Of constant weighting 1, whatever is predicted; of Min-SNR those of the t at hand, in eps; normalised over the
-    batch, of mean 1. Catches weights of another space, and of other timesteps."""
+    """Constant weighting gives 1 for every prediction. Min-SNR gives the eps weights at the batch's t. Normalised over
+    the batch, the mean is 1. Catches weights in another space, and weights for other timesteps."""
     t = torch.tensor([10, 400, 999])
     for prediction in ("eps", "v"):
         flag = f"--diffusion.prediction={prediction}"

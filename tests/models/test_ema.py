@@ -1,4 +1,4 @@
-"""EMA against its closed form."""
+"""Compares EMA with its closed form."""
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ def test_closed_form_and_independence() -> None:
 
 
 def test_buffers_are_copied() -> None:
-    """Catches averaging running statistics or leaving them at their start."""
+    """Catches running statistics that are averaged or left at their start."""
     model = nn.BatchNorm1d(2)
     ema = Ema(model, 0.9)
     model(torch.randn(8, 2))
@@ -33,7 +33,7 @@ def test_buffers_are_copied() -> None:
 
 
 def test_the_average_draws_no_dropout_and_takes_no_gradient() -> None:
-    """Also that of a network in training. Catches samples of an average that dropout disturbs."""
+    """This holds for a network in training too. Catches an average whose samples dropout disturbs."""
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5)).train()
     averaged = Ema(model, 0.5).model
     assert not any(module.training for module in averaged.modules()) and model.training

@@ -25,8 +25,8 @@ def test_shape_and_dependence_on_x_and_t() -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_form_for_one_t_is_the_network(layout: torch.memory_format) -> None:
-    """In float64 to its rounding, at several t and in both layouts; the batch, the weights and the result before are
-    left as they are. Catches a time that enters twice, skips taken for one another, what is overwritten in place."""
+    """Agrees in float64 to rounding, at several t and in both layouts. The batch, the weights and the previous result
+    do not change. Catches a time that enters twice, swapped skips, and a value overwritten in place."""
     torch.manual_seed(0)
     model = UNetCifar32(16, gn_groups=8).double().eval().to(memory_format=layout)
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64).to(memory_format=layout)
@@ -42,8 +42,8 @@ def test_the_form_for_one_t_is_the_network(layout: torch.memory_format) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 8)])
 def test_upsampling_is_nearest_neighbour_and_its_convolution(size: tuple[int, int]) -> None:
-    """Output, gradients and second derivatives, to float64's rounding. Catches a kernel spread to the wrong side,
-    swapped or unflipped axes, and borders, where fewer copies of a pixel lie under the kernel."""
+    """Output, gradients and second derivatives agree to float64's rounding. Catches a kernel spread to the wrong side,
+    swapped or unflipped axes, and wrong borders, where fewer copies of a pixel lie under the kernel."""
     torch.manual_seed(0)
     up = Upsample(3, 5, 3, padding=1).double()
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)

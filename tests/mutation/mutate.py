@@ -1,11 +1,11 @@
-"""`python tests/mutation/mutate.py ROOM ...`: one small edit of the product at a time, and whether a test notices.
+"""`python tests/mutation/mutate.py ROOM ...`: makes one small edit of the product at a time and sees if a test fails.
 
 mutmut makes the edits, knows which tests reach which function, and forks a process for each edit. It works in a copy
-under out/mutation/, which also holds what was found: interrupted, a second call goes on. An edit meets the tests that
-reach its function, the quickest first, until one fails; then all others of the room, as mutmut does not see tests that
-share a fixture or start a process. The table is out/mutation.md.
+under out/mutation/. The copy also holds the results, so that a second call continues an interrupted one. For each edit
+the tests that reach its function run first, the quickest first, until one fails. Then all other tests of the room run,
+because mutmut does not see tests that share a fixture or start a process. The table is out/mutation.md.
 
-A script, as the package `tests` of this process would otherwise be the one of its children, whose is in the copy.
+This is a script. If it were a module, this process's package `tests` would replace the copy's in its children.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from pathlib import Path
 from rooms import REPOSITORY, Room, rooms
 
 OUT = REPOSITORY / "out/mutation"
-NOTHING_FAILED = (0, 5, 33)  # no test was chosen, or none was found
+NOTHING_FAILED = (0, 5, 33)  # no failure, or no test chosen or found
 ENDS = {1: "killed", 3: "killed", -6: "killed", -11: "killed", -24: "timeout", -9: "timeout"}
 OWN = ("ddpm", "reports", "mutants", "verdicts.json", "table.md")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """`name` is mutmut's, `diff` of the function alone."""
+    """`name` is mutmut's; `diff` covers the function alone."""
 
     path: str
     name: str
@@ -41,7 +41,7 @@ class Edit:
 
     @property
     def key(self) -> str:
-        return f"{self.path}\n{self.diff}"  # numbers in a name shift when the function changes
+        return f"{self.path}\n{self.diff}"  # the numbers in a name shift if the function changes
 
 
 def main() -> None:
@@ -94,7 +94,8 @@ def _mutate(room: Room, args: argparse.Namespace) -> None:
 
 
 def _copy_to(copy: Path) -> None:
-    """What git knows, and what it does not ignore. An unchanged file keeps its time, from which mutmut knows it."""
+    """Copies the files that git tracks or does not ignore. An unchanged file keeps its time, by which mutmut recognises
+    it."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines():
         source, target = REPOSITORY / name, copy / name
@@ -107,11 +108,11 @@ def _configure(copy: Path, room: Room) -> None:
     settings: dict[str, list[str] | str] = {
         "source_paths": ["ddpm", "reports"],
         "only_mutate": list(room.files),
-        "do_not_mutate_patterns": [r"raise \w+", r"UserError\("],  # what is said of a mistake
+        "do_not_mutate_patterns": [r"raise \w+", r"UserError\("],  # the texts of errors
         "also_copy": sorted(path.name for path in copy.iterdir() if path.name not in OWN),
         "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "no:xdist"],
         "pytest_add_cli_args_test_selection": list(room.tests),
-        "process_isolation": "forkserver",  # torch is imported once, and no test has left a thread in it
+        "process_isolation": "forkserver",  # torch is imported once, without threads from a test
         "use_git_change_detection": "false",
     }
     parser = configparser.ConfigParser(interpolation=None)
@@ -121,16 +122,16 @@ def _configure(copy: Path, room: Room) -> None:
 
 
 def _choose(room: Room, sample: int, seed: int, workers: int) -> list[Edit]:
-    """`sample` edits to each file, by chance, of those that say something. mutmut then knows what reaches them."""
+    """Chooses at random `sample` telling edits for each file. After it mutmut knows which tests reach them."""
     from mutmut.__main__ import collect_or_load_stats, copy_also_copy_files, copy_src_dir, create_mutants
     from mutmut.configuration import reset_config
     from mutmut.mutation.diff_apply import get_diff_for_mutant
     from mutmut.state import reset_state
     from mutmut.workers.isolation import get_mutant_runner
 
-    reset_config()  # of the room before
+    reset_config()  # clears the previous room's state
     reset_state()
-    with contextlib.redirect_stdout(io.StringIO()):  # each file's name
+    with contextlib.redirect_stdout(io.StringIO()):  # hides the printed file names
         copy_src_dir()
         copy_also_copy_files()
         create_mutants(workers)
@@ -154,7 +155,8 @@ def _names(path: str) -> list[str]:
 
 
 def _telling(edit: Edit) -> bool:
-    """Not a `None` that crashes, another case of letters, a sentence for people, or what only guards or places one."""
+    """False for an edit that adds a `None` (it crashes), edits a sentence for people, or changes only case, strict or
+    stacklevel."""
     before, after = ("\n".join(re.findall(rf"^\{sign}(?!\{sign})(.*)", edit.diff, re.M)) for sign in "-+")
     if after.count("None") > before.count("None") or re.search(r"XX[^\"']* [^\"']*", after):
         return False
@@ -163,7 +165,7 @@ def _telling(edit: Edit) -> bool:
 
 
 def _reached(edit: Edit, seconds: float) -> list[str]:
-    """The quickest tests that reach the edited function, of at most `seconds` together."""
+    """The quickest tests that reach the edited function and together take at most `seconds`."""
     from mutmut.state import state
 
     tests = state().tests_by_mangled_function_name.get(edit.name.partition("__mutmut_")[0], set())
@@ -189,7 +191,7 @@ def _quickest(tests: set[str], seconds: float = float("inf")) -> list[str]:
 
 
 def _run(tests: dict[Edit, list[str]], workers: int) -> Iterator[tuple[Edit, int]]:
-    """(edit, pytest's exit code or minus a signal), as they end."""
+    """Yields (edit, pytest's exit code or minus a signal) as each edit ends."""
     from mutmut.state import state
     from mutmut.workers.isolation import get_mutant_runner
 
@@ -202,7 +204,7 @@ def _run(tests: dict[Edit, list[str]], workers: int) -> Iterator[tuple[Edit, int
             while not runner.has_capacity():
                 found = runner.wait_for_result()
                 yield edits[found.mutant_name], found.exit_code
-            runner.submit(edit.name, few, int(600 + 20 * lasts), lasts)  # half of it, by the clock
+            runner.submit(edit.name, few, int(600 + 20 * lasts), lasts)  # the clock limit is half of this
         runner.signal_work_complete()
         while runner.pending_count():
             found = runner.wait_for_result()
@@ -231,7 +233,7 @@ def _table(room: Room, edits: list[Edit], verdicts: dict[str, str]) -> str:
 
 
 def _line(path: str, diff: list[str]) -> int:
-    """The edited line's number: the diff is of the function alone, without its indentation."""
+    """The edited line's number: the diff covers the function alone, without its indentation."""
     old = [line for line in diff if line[0] in " -"]
     wanted = [line[1:].strip() for line in old]
     lines = [line.strip() for line in Path(path).read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The rooms of rooms.toml: files, and the tests that guard them."""
+"""The rooms in rooms.toml: files, and the tests that guard them."""
 
 import tomllib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Room:
-    """`files` are edited, `tests` must notice; both from the repository's root."""
+    """`files` are edited, `tests` must notice; both are paths from the repository's root."""
 
     name: str
     files: tuple[str, ...]
@@ -17,7 +17,7 @@ class Room:
 
 
 def rooms() -> list[Room]:
-    """All rooms, in the file's order. Raises ValueError if a pattern finds nothing."""
+    """All rooms, in the file's order. Raises ValueError if a pattern matches nothing."""
     found = tomllib.loads((Path(__file__).parent / "rooms.toml").read_text())
     return [_room(name, **lists) for name, lists in found.items()]
 

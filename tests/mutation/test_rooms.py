@@ -1,10 +1,10 @@
-"""What `make mutate` works on. The tool itself is not in the gate."""
+"""What `make mutate` works on. The gate does not run the tool itself."""
 
 from tests.mutation.rooms import REPOSITORY, rooms
 
 
 def test_every_rooms_files_and_tests_are_there() -> None:
-    """Catches a file that was moved, a pattern that finds nothing, and a product file named as a test."""
+    """Catches a file that was moved, a pattern that matches nothing, and a product file named as a test."""
     found = rooms()
     assert [room.name for room in found] == ["diffusion", "curvature", "evaluation", "training", "reports"]
     for room in found:
@@ -14,6 +14,6 @@ def test_every_rooms_files_and_tests_are_there() -> None:
 
 
 def test_no_file_is_in_two_rooms() -> None:
-    """Catches a pattern that takes another room's files: their edits would count twice."""
+    """Catches a pattern that matches another room's files: their edits would count twice."""
     files = [path for room in rooms() for path in room.files]
     assert sorted(files) == sorted(set(files))

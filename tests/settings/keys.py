@@ -1,4 +1,4 @@
-"""Every config key: a second value, and what has to change when it is set (test_keys says how this is used)."""
+"""Every config key: a second value, and what must change with it (test_keys says how this is used)."""
 
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ AVERAGED = ("--ema.enabled=true", "--eval.weights=ema")
 
 @dataclass(frozen=True)
 class Seen:
-    """Set to `value`, on top of the settings `given`, the key changes all of `by`. {pictures} is a folder of images,
-    {here} one that is the test's own, {net} a feature net."""
+    """With `value` on top of the settings `given`, the key changes all of `by`. {pictures} is a folder of images,
+    {here} the test's own folder, {net} a feature net."""
 
     value: str
     by: tuple[Observe, ...]
@@ -31,7 +31,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A test of its own holds the key to what it configures: FILE::TEST."""
+    """The key has its own test: FILE::TEST."""
 
     test: str
 
@@ -41,7 +41,7 @@ def _seen(value: str, *by: Observe, given: tuple[str, ...] = ()) -> Seen:
 
 
 def _sampling(section: str, score: Observe) -> dict[str, Seen]:
-    """The keys that FID's samples have in common, of the milestones or of the end."""
+    """The keys that FID's samples share, for milestones or for the end."""
     on = (f"--eval.{section}.enabled=true",)
     ddim = (*on, DDIM.format(section))
     key = f"eval.{section}."

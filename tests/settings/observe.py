@@ -1,4 +1,4 @@
-"""What a setting can change, as values that compare: each function makes a run of a config, or a part of one."""
+"""What a setting can change, as comparable values: each function makes a run from a config, or part of a run."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ Observe = Callable[[Config], Any]
 
 
 def pictures(folder: Path) -> Path:
-    """A folder of class folders under train/ and test/, 100 images each, no two alike."""
+    """A folder with class folders under train/ and test/, each with 100 images, no two alike."""
     if not folder.exists():
         for seed, split in enumerate(("train", "test")):
             pixels = torch.randint(256, (100, 32, 32, 3), generator=torch.Generator().manual_seed(seed))
@@ -59,7 +59,7 @@ def averaged(cfg: Config) -> str:
 
 
 def images(cfg: Config) -> str:
-    """The images that are trained on."""
+    """The training images."""
     return Training(cfg).images_digest
 
 
@@ -69,7 +69,7 @@ def first_batch(cfg: Config) -> str:
 
 
 def loss_curve(cfg: Config) -> str:
-    """The weights of the loss, as they are logged."""
+    """The logged loss weights."""
     return json.dumps(Training(cfg).objective.row)
 
 
@@ -87,7 +87,7 @@ def outcome(cfg: Config) -> str:
 
 
 def devices(cfg: Config) -> str:
-    """Where it trains, or that it cannot."""
+    """The device it trains on, or the error."""
     try:
         return str(Training(cfg).device)
     except (UserError, RuntimeError) as error:
@@ -95,7 +95,7 @@ def devices(cfg: Config) -> str:
 
 
 def precision_asked(cfg: Config) -> list[Any]:
-    """What the training asks for as the precision of its passes; a CPU gives it float32 all the same."""
+    """The precision that training asks for; a CPU uses float32 anyway."""
     with mock.patch("ddpm.training.setup.choose_precision", side_effect=lambda amp, device: torch.float32) as asked:
         Training(cfg)
     return [call.args[0] for call in asked.call_args_list]
@@ -115,30 +115,30 @@ def threads(cfg: Config) -> list[Any]:
 
 @functools.cache
 def _run(cfg: Config) -> Path:
-    """The folder of a run, apart from those that have its id."""
+    """The run's own folder, apart from runs with the same id."""
     cfg.out_dir.mkdir(parents=True, exist_ok=True)
     return train(cfg.model_copy(update={"out_dir": Path(tempfile.mkdtemp(dir=cfg.out_dir))}))
 
 
 def rows(cfg: Config) -> dict[int, list[str]]:
-    """The keys that are logged, by step."""
+    """The logged keys, by step."""
     lines = map(json.loads, (_run(cfg) / "loss.jsonl").read_text().splitlines())
     return {line["_i"]: sorted(line["out"]) for line in lines}
 
 
 def numbers(cfg: Config) -> list[dict[str, Any]]:
-    """All that is logged but times."""
+    """All logged values except times."""
     lines = map(json.loads, (_run(cfg) / "loss.jsonl").read_text().splitlines())
     return [{key: value for key, value in line["out"].items() if not key.startswith("time/")} for line in lines]
 
 
 def checkpoints(cfg: Config) -> list[str]:
-    """The checkpoints that stay."""
+    """The checkpoints that are kept."""
     return sorted(path.name for path in (_run(cfg) / "checkpoints").iterdir())
 
 
 def grids(cfg: Config) -> list[str]:
-    """The sample grids of a run."""
+    """The run's sample grids."""
     return sorted(path.name for path in _run(cfg).glob("samples/*"))
 
 
@@ -148,7 +148,7 @@ def record(cfg: Config) -> str:
 
 
 def starts(cfg: Config) -> int:
-    """How many W&B ids a run has had that the same command was given twice for."""
+    """How many W&B ids a run gets if its command runs twice."""
     ids = [json.loads((train(cfg) / "run.json").read_text())["wandb_id"] for _ in range(2)]
     return len(set(ids))
 
@@ -159,7 +159,7 @@ def folder(cfg: Config) -> str:
 
 
 def cache_files(cfg: Config) -> list[str]:
-    """Where a run leaves what it may use again."""
+    """The files that a run caches for reuse."""
     Training(cfg)
     return sorted(str(path) for path in cfg.out_dir.parent.rglob("*.safetensors"))
 
@@ -169,11 +169,11 @@ def cache_files(cfg: Config) -> list[str]:
 
 def trace(cfg: Config) -> dict[str, float]:
     """The curvature after two steps of training."""
-    return _trained(cfg).diagnostics.probe(4)  # not the first one, which is checked by exact products
+    return _trained(cfg).diagnostics.probe(4)  # not the first probe, which exact products check
 
 
 def products(cfg: Config) -> list[int]:
-    """How many Hessian-vector products one pass may take, as the curvature probe asks for it."""
+    """How many Hessian-vector products the curvature probe allows in one pass."""
     training = _trained(cfg, steps=1)
     with mock.patch("ddpm.curvature.hessian.squares.Chunks", side_effect=Chunks) as chunks:
         training.diagnostics.probe(1)
@@ -194,12 +194,12 @@ def scores(cfg: Config) -> dict[str, Any]:
 
 
 def final_scores(cfg: Config) -> dict[str, Any]:
-    """The scores of the last samples, after two steps."""
+    """The scores of the final samples, after two steps."""
     return _scores(cfg, "final", "final")
 
 
 def floor(cfg: Config) -> dict[str, float]:
-    """What real images score."""
+    """The scores of real images."""
     return Training(cfg).milestones.ends(80)[0]
 
 
@@ -218,7 +218,7 @@ def batches(cfg: Config) -> list[int]:
 
 
 def grid(cfg: Config) -> bytes:
-    """The sample grid of a network of two steps."""
+    """A network's sample grid after two steps."""
     training = _trained(cfg)
     picture = training.milestones.draw_grid(2, training.diagnostics.denoiser)
     return picture.tobytes() if picture else b""
@@ -235,7 +235,7 @@ def recon(cfg: Config) -> dict[str, float]:
 
 
 def _with_client(cfg: Config) -> tuple[mock.Mock, Any]:
-    """A W&B client that only listens, and the W&B run of the config."""
+    """A stand-in W&B client, and the config's W&B run."""
     said = {"wandb_id": "id", "run_id": cfg.run_id, "experiment": cfg.experiment, "sessions": []}
     with mock.patch("wandb.init") as init, mock.patch("ddpm.tracking.client.logged_in", return_value=True):
         return init, open_run({**said, "config": cfg.nested()}, cfg.run_dir)

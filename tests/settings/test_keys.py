@@ -1,7 +1,7 @@
 """Every key of the config reaches what it configures.
 
-The keys are the schema's own. For each, `keys.KEYS` has a second value and what has to change when it is set; a key
-without an entry fails. A key that a run's id does not count must change none of its numbers.
+The keys come from the schema. For each key, `keys.KEYS` holds a second value and what must change with it; a key
+without an entry fails. A key that is not part of a run's id must change none of the run's numbers.
 """
 
 import functools
@@ -23,7 +23,7 @@ from tests.settings.keys import KEYS, Elsewhere, Seen
 from tests.settings.observe import Observe
 
 ROOT = Path(__file__).parents[2]
-# A run of a third of a second. Dropout is on; two network calls are few for a sampler.
+# A run takes a third of a second. Dropout is on. A sampler makes only two network calls.
 BASE = (
     *("--data.subset=100", "--data.batch_size=4", "--train.total_steps=4", "--logging.log_every_n_steps=2"),
     *("--model.base_channels=4", "--model.gn_groups=4", "--model.time_embedding=8", "--model.dropout=0.1"),
@@ -38,7 +38,7 @@ BASE = (
 
 
 def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of the schema, dotted, with its type."""
+    """Every key of the schema, in dotted form, with its type."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _leaves(field.annotation, f"{prefix}{name}.")
@@ -47,12 +47,12 @@ def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 LEAVES = dict(_leaves(Config))
-# A key that can have one value alone chooses nothing.
+# A key with only one possible value chooses nothing.
 CHOICES = [key for key, kind in LEAVES.items() if not (get_origin(kind) is Literal and len(get_args(kind)) == 1)]
 
 
 class World:
-    """The folders of one test run, and what has been observed in them."""
+    """The folders of one test run, and what was observed in them."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -65,7 +65,7 @@ class World:
         flags = [f"--out_dir={self.root / 'runs'}", *BASE, *settings]
         return load_config(ROOT / "configs/smoke/e5.yaml", [flag.format(**self.names) for flag in flags])
 
-    @functools.cache  # noqa: B019 - one world a module
+    @functools.cache  # noqa: B019 - one world per module
     def seen(self, by: Observe, *settings: str) -> Any:
         return by(self.config(*settings))
 
@@ -77,24 +77,24 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def world(shared: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Caches in one folder for all tests of this module."""
+    """All tests of this module cache in one folder."""
     apart(monkeypatch, shared.root)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     return shared
 
 
 def test_every_key_has_an_entry() -> None:
-    """Catches a key that is added to the schema and tried by no test, and an entry that outlived its key."""
+    """Catches a schema key without a test, and an entry whose key no longer exists."""
     assert set(KEYS) == set(CHOICES)
 
 
 def _groups() -> dict[tuple[str, ...], list[str]]:
-    """The keys that are tried on top of the same settings, for which the run without them is observed once."""
+    """The keys grouped by shared settings, so that the run without them is observed once."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for key, entry in KEYS.items():
         if isinstance(entry, Seen):
             groups.setdefault(entry.given, []).append(key)
-    # Those on top of nothing are many: in parts, so that they are shared among processes.
+    # Many keys need no settings. They are split into parts, so that processes share them.
     alone = groups.pop(())
     return groups | {(): alone[::3], ("--seed=1077",): alone[1::3], ("--device=cpu",): alone[2::3]}
 
@@ -105,7 +105,7 @@ def _groups() -> dict[tuple[str, ...], list[str]]:
 def test_keys_reach_what_they_configure(
     given: tuple[str, ...], keys: list[str], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a key that is read and not used: whatever should follow from it is as it was."""
+    """Catches a key that is read but not used: what should follow from it does not change."""
     if "cache_dir" in keys:
         monkeypatch.delenv("DDPM_CACHE")
     unmoved = []
@@ -121,7 +121,7 @@ def test_keys_reach_what_they_configure(
 
 
 def test_the_tests_that_hold_the_other_keys_are_there() -> None:
-    """Catches a test that was renamed or removed, after which nothing holds its key."""
+    """Catches a renamed or removed test that leaves its key untested."""
     for key, entry in KEYS.items():
         if isinstance(entry, Elsewhere):
             file, name = entry.test.split("::")
@@ -131,8 +131,8 @@ def test_the_tests_that_hold_the_other_keys_are_there() -> None:
 
 
 def test_a_runs_id_counts_what_its_numbers_depend_on(world: World) -> None:
-    """Catches a key that decides a number and is missing from the id, so that two runs share a folder; and one of the
-    bookkeeping that would make a run start over."""
+    """Catches a key that changes numbers but not the id, so that two runs share a folder, and a bookkeeping key that
+    would make a run start over."""
     for key, entry in KEYS.items():
         if isinstance(entry, Seen) and key not in ("id", "experiment"):
             ids = {world.config(*entry.given, *more).run_id for more in ((), (f"--{key}={entry.value}",))}
@@ -140,7 +140,8 @@ def test_a_runs_id_counts_what_its_numbers_depend_on(world: World) -> None:
 
 
 def test_bookkeeping_changes_no_number(world: World) -> None:
-    """All such keys at once, each at its second value. Catches one that moves a random stream or a weight."""
+    """Sets all bookkeeping keys at once to their second values. Catches one that changes a random stream or a
+    weight."""
     measured = ["--curvature.enabled=true", "--eval.fid_milestone.enabled=true", "--eval.grid.enabled=true"]
     kept = {key: entry for key, entry in KEYS.items() if is_bookkeeping(key) and isinstance(entry, Seen)}
     others = {key: entry.value for key, entry in kept.items() if key not in ("device", "logging.wandb.mode")}
@@ -151,7 +152,7 @@ def test_bookkeeping_changes_no_number(world: World) -> None:
 
 @pytest.mark.parametrize("by", [observe.weights, observe.scores, observe.trace, observe.grid, observe.recon])
 def test_what_is_observed_is_the_same_twice(by: Observe, world: World) -> None:
-    """Else every key would seem to change it."""
+    """Otherwise every key would seem to change it."""
     flags = ["--curvature.enabled=true", "--eval.fid_milestone.enabled=true", "--eval.grid.enabled=true"]
     cfg = world.config(*flags, "--eval.recon.enabled=true")
     assert by(cfg) == by(cfg)

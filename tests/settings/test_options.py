@@ -1,7 +1,7 @@
 """Every option of every verb reaches what it is for.
 
-The options are the command line's own. For each, `OPTIONS` has a second value and what has to change when it is given;
-an option without an entry fails.
+The options come from the command line itself. For each option, `OPTIONS` holds a second value and what must change with
+it; an option without an entry fails.
 """
 
 import csv
@@ -30,7 +30,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# --- what is seen of a command: each function runs it in a folder of its own ---
+# --- what a command shows: each function runs it in its own folder ---
 
 
 def places(argv: Argv, folder: Path) -> list[str]:
@@ -40,7 +40,7 @@ def places(argv: Argv, folder: Path) -> list[str]:
 
 
 def pictures(argv: Argv, folder: Path) -> dict[str, bytes]:
-    """The images that are written, whatever their place."""
+    """The written images, regardless of their place."""
     assert cli.main(argv) == 0
     return {Path(name).name: content for name, content in _files(folder).items() if name.endswith(".png")}
 
@@ -52,7 +52,7 @@ def _evaluated(argv: Argv, folder: Path) -> None:
 
 
 def table(argv: Argv, folder: Path) -> list[dict[str, str]]:
-    """The rows of an evaluation, without the seconds and without the digest of how they came about."""
+    """An evaluation's rows, without the seconds and the protocol digests."""
     _evaluated(argv, folder)
     rows = csv.DictReader(next(folder.rglob("evaluations.csv")).read_text().splitlines())
     return [{key: value for key, value in row.items() if key not in (*SECONDS, "point", "protocol")} for row in rows]
@@ -84,7 +84,7 @@ def batch_sizes(argv: Argv, folder: Path) -> list[int]:
 
 
 def influences(argv: Argv, folder: Path) -> int:
-    """How many samples' influence is noted in the run's record."""
+    """How many samples' influence the run's record holds."""
     table(argv, folder)
     run = Path(argv[1]).parents[1]
     noted = json.loads((run / "evaluations.jsonl").read_text().splitlines()[-1])["out"][0]
@@ -97,7 +97,7 @@ def answer(argv: Argv, folder: Path) -> int:
 
 
 def handed_on(argv: Argv, folder: Path) -> list[Any]:
-    """What the function that does the verb's work is called with; its own tests hold it to that."""
+    """The arguments of the function that does the verb's work; its own tests check what it does with them."""
     work = {
         "train": ["ddpm.training.loop.train"],
         "sweep": ["ddpm.sweep.start.run_sweep", "ddpm.sweep.start.requeue_sweep"],
@@ -119,7 +119,7 @@ def handed_on(argv: Argv, folder: Path) -> list[Any]:
 
 @dataclass(frozen=True)
 class Option:
-    """`with_it`, put behind `without` (or in its place, where `instead`), changes all of `by`."""
+    """`with_it`, put behind `without` (or in its place if `instead`), changes all of `by`."""
 
     by: tuple[Callable[[Argv, Path], Any], ...]
     without: str
@@ -211,7 +211,7 @@ OPTIONS = {
 
 
 def _options() -> list[str]:
-    """`VERB OPTION` of all that the command line takes, but --help."""
+    """`VERB OPTION` for every option of the command line except --help."""
     verbs = next(action for action in cli._parser()._actions if action.dest not in ("help", "version")).choices
     assert isinstance(verbs, dict)
     actions = [(verb, action) for verb, parser in verbs.items() for action in parser._actions if action.dest != "help"]
@@ -219,7 +219,7 @@ def _options() -> list[str]:
 
 
 class Runs(World):
-    """Runs of four steps at a rate at which averaged and live weights draw other images."""
+    """Runs of four steps with a learning rate at which averaged and live weights draw different images."""
 
     def __init__(self, root: Path):
         super().__init__(root)
@@ -239,16 +239,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def test_every_option_has_an_entry() -> None:
-    """Catches an option that is added and tried by no test."""
+    """Catches an option without a test."""
     assert set(OPTIONS) == set(_options())
 
 
 def _groups() -> dict[str, list[str]]:
-    """The options that are tried on top of the same command line, which is run once for all of them."""
+    """The options grouped by shared command line, so that it runs once for all of them."""
     groups: dict[str, list[str]] = {}
     for name, option in OPTIONS.items():
         groups.setdefault(option.without, []).append(name)
-    several = groups.pop(EVALUATE)  # in parts, so that they are shared among processes
+    several = groups.pop(EVALUATE)  # in parts, so that processes share them
     return groups | {EVALUATE: several[::2], EVALUATE.replace(" --nfe 2", " --nfe  2"): several[1::2]}
 
 
@@ -258,14 +258,14 @@ def _groups() -> dict[str, list[str]]:
 def test_options_reach_what_they_are_for(
     without: str, names: list[str], runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches an option that is parsed and not handed on, or handed on and not used."""
+    """Catches an option that is parsed but not passed on, or passed on but not used."""
     apart(monkeypatch, runs.root)
     monkeypatch.chdir(tmp_path)
     found: dict[tuple[str, Callable[[Argv, Path], Any]], str] = {}
 
     def seen(line: str, by: Callable[[Argv, Path], Any]) -> str:
         if (line, by) not in found:
-            # What evaluations leave is looked at in several ways; other commands write anew.
+            # Several functions read one evaluation's files; other commands run anew.
             place = line if by in (table, protocols) else f"{by.__name__} {line}"
             out = tmp_path / hashlib.sha256(place.encode()).hexdigest()[:12]
             out.mkdir(exist_ok=True)
