@@ -1,4 +1,4 @@
-"""Analytic cases that several tests share: data whose perfect denoiser is known."""
+"""Analytic cases that several tests share: data with a known perfect denoiser."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Mixture:
     stds: Tensor
 
     def denoiser(self, schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
-        """E[x_0 | x_t] for x_t (n, d): each component's own, weighed by its share of the density of x_t.
+        """E[x_0 | x_t] for x_t (n, d): the components' own values, weighted by their shares in the density of x_t.
 
         It is (x_t + (1 - ab) grad log p_t(x_t)) / sqrt(ab) with the score of the noisy mixture p_t (Tweedie).
         """
@@ -44,7 +44,7 @@ class Mixture:
         return denoise
 
     def sample(self, n: int, seed: int) -> Tensor:
-        """(n, d) independent draws."""
+        """Independent draws (n, d)."""
         rng = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.weights, n, replacement=True, generator=rng)
         return self.means[k] + self.stds[k, None] * torch.randn(n, self._d, generator=rng, dtype=torch.float64)
@@ -71,7 +71,7 @@ class Mixture:
 
 
 def sliced_w1(a: Tensor, b: Tensor, directions: int = 32) -> float:
-    """Sliced Wasserstein-1 distance of two equally large samples (n, 2), over evenly turned directions."""
+    """Sliced Wasserstein-1 distance between two equally large samples (n, 2), over evenly turned directions."""
     angles = torch.arange(directions, dtype=a.dtype) * (torch.pi / directions)
     along = torch.stack([angles.cos(), angles.sin()])
     return ((a @ along).sort(0).values - (b @ along).sort(0).values).abs().mean().item()
@@ -95,7 +95,7 @@ def states_of(
     chain: Schedule,
     noise: Callable[[], Tensor],
 ) -> list[Tensor]:
-    """x_t after each step of the chain: the denoiser's inputs, without those of heun's second calls, and the output."""
+    """x_t after each step of the chain: the denoiser's inputs, except those of heun's second calls, and the output."""
     seen: list[Tensor] = []
 
     def recorded(x_t: Tensor, t: int) -> Tensor:
