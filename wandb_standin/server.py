@@ -101,7 +101,7 @@ class StandIn:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.down()
 
-    # What tests ask.
+    # Used by tests.
 
     @property
     def artifacts(self) -> list[ArtifactRecord]:

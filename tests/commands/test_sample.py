@@ -37,7 +37,7 @@ def test_every_sampler_draws(folder: Path, tmp_path: Path, sampler: str, capsys:
 
 
 def test_equal_seeds_give_equal_images_whatever_the_batch(folder: Path, tmp_path: Path) -> None:
-    """Equal up to one grey level, since convolutions round differently with other batch sizes."""
+    """The images are equal up to one grey level, since convolutions round differently with other batch sizes."""
     assert _sample(folder, tmp_path / "a", "--each", "--batch-size", "2") == 0
     assert _sample(folder, tmp_path / "b", "--each", "--batch-size", "5") == 0
     assert _sample(folder, tmp_path / "c", "--each", "--seed", "1") == 0
@@ -81,7 +81,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_schedule_is_drawn(tmp_path: Path) -> None:
-    """Every schedule, also at zero terminal SNR, where the logarithm of SNR ends at -inf."""
+    """Every schedule is drawn, also at zero terminal SNR, where the logarithm of SNR ends at -inf."""
     e6 = str(ROOT / "configs/smoke/e6.yaml")
     for flags in (
         [],

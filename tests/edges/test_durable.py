@@ -27,7 +27,7 @@ KEYS = (*PLAIN, NO_WANDB, "--checkpoint.every=1", "--checkpoint.keep=9", "--logg
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of four steps, to be read only."""
+    """The folder of a finished run of four steps. Tests only read it."""
     return tiny(once(tmp_path_factory, "durable", lambda root: train(tiny(root, *KEYS))), *KEYS).run_dir
 
 
@@ -200,7 +200,8 @@ def test_a_lost_record_is_made_again_from_a_checkpoint(
 
 @pytest.mark.parametrize("record", ["{", "[]", "[" * 200_000, '{"run_id": 3}', "sessions", "config"])
 def test_a_record_of_another_shape_is_a_lost_one(whole: Path, tmp_path: Path, record: str) -> None:
-    """Every reader of a run folder sees it so. Catches a KeyError, and a RecursionError from 200,000 brackets."""
+    """Every reader of a run folder treats it as lost. Catches a KeyError, and a RecursionError from 200,000
+    brackets."""
     cfg = _copy(whole, tmp_path)
     path = cfg.run_dir / "run.json"
     other = json.loads(path.read_text()) | {record: [5]}

@@ -35,7 +35,7 @@ Change = Callable[[dict[str, Any]], object]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of four steps, to be read only."""
+    """The folder of a run of four steps. Tests only read it."""
     return tiny(once(tmp_path_factory, "files", lambda root: train(tiny(root, *KEYS))), *KEYS).run_dir
 
 

@@ -26,7 +26,7 @@ def _inspect(folder: Path, *flags: str) -> str:
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run with W&B offline: its folder, and the folder of W&B's files. Both are read only."""
+    """A run with W&B offline: its folder, and the folder of W&B's files. Tests only read them."""
     root = once(tmp_path_factory, "tracked", _track)
     (wandb_folder,) = root.glob("wandb/offline-run-*")
     return tiny(root).run_dir, wandb_folder

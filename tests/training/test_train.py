@@ -64,7 +64,7 @@ def _rows(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny run, to be read only."""
+    """The folder of a tiny run. Tests only read it."""
     return tiny(once(tmp_path_factory, "trained", lambda root: train(tiny(root, NO_WANDB))), NO_WANDB).run_dir
 
 
