@@ -5,11 +5,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-# The networks here are tiny: a second thread only waits, and on a busy machine for long. Before torch is imported, and
-# for every process that a test starts.
+# The networks here are tiny: a second thread would only wait, for long on a busy machine. Set before torch is imported,
+# and for every process that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import wandb.apis.public  # first: its classes look through all modules that there are
+import wandb.apis.public  # first: its classes look through all loaded modules
 
 # isort: split
 import pytest
@@ -18,11 +18,11 @@ import torch
 from tests.once import apart
 from wandb_standin import StandIn
 
-# A shell that has the tests run in the background has them ignore Ctrl-C, and so every process that they start.
+# A shell that runs the tests in the background makes them, and every process that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Where most of the time goes, the longest first: started last, they would leave the other workers idle at the end.
+# The slowest modules, the longest first. If they started last, the other workers would be idle at the end.
 LONGEST = (
     *("test_tracking_online", "test_resume", "test_sweep_points", "test_distributed", "test_api", "test_wandb_standin"),
     *("test_gpu_check", "test_colab", "test_without_wandb", "test_wandb", "test_fuzz", "test_durable"),
@@ -38,14 +38,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B offline in the test's folder, no login, and caches of its own."""
+    """W&B offline in the test's folder, no login, and separate caches."""
     apart(monkeypatch, tmp_path)
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def server(_apart: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """A stand-in W&B server on loopback, and the environment that leads to it. Fails on what it could not answer."""
+    """A stand-in W&B server on loopback, with the environment that leads to it. The test fails if the stand-in could
+    not answer a request."""
     with StandIn() as standin:
         for name, value in standin.env.items():
             monkeypatch.setenv(name, value)
@@ -57,5 +58,5 @@ def server(_apart: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
 
 def _forget_wandb() -> None:
-    """End wandb's service in this process: it keeps the first environment that it saw."""
+    """End wandb's service in this process, because it keeps the first environment that it saw."""
     wandb.teardown()

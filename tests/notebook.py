@@ -1,7 +1,8 @@
-"""Runs a notebook's code cells by IPython, without a kernel: `python -m tests.notebook NOTEBOOK PARAMETERS`.
+"""Runs a notebook's code cells with IPython, without a kernel: `python -m tests.notebook NOTEBOOK PARAMETERS`.
 
-PARAMETERS is Python that comes after the cell tagged `parameters`. A cell whose tag begins with `needs-` is left out.
-Prints a JSON line a cell: its id, the tags for which it was left out, whether it went well, what it printed and showed.
+PARAMETERS is Python that runs after the cell tagged `parameters`. A cell with a tag that begins with `needs-` is left
+out. Prints a JSON line for each cell: its id, the tags for which it was left out, whether it succeeded, what it printed
+and showed.
 """
 
 import json
@@ -25,7 +26,7 @@ def main(path: Path, parameters: str) -> None:
         needs = [tag for tag in tags if tag.startswith("needs-")]
         found: dict[str, Any] = {"id": cell.id, "needs": needs}
         if not needs:
-            shell.user_ns["_exit_code"] = 0  # of a `!` line; a cell may have one
+            shell.user_ns["_exit_code"] = 0  # from a `!` line, which not every cell has
             with capture_output() as said:
                 done = shell.run_cell(cell.source)
                 if "parameters" in tags:

@@ -1,4 +1,4 @@
-"""Tests leave nothing outside their own folder; and what several of them only read is made once."""
+"""Tests leave nothing outside their own folder. Fixtures that several tests only read are made once."""
 
 import os
 import shutil
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-HANGS = 600.0  # seconds after which a process is taken to hang; much more than a slow machine needs
+HANGS = 600.0  # seconds after which a process counts as hanging; a slow machine needs far less
 
 
 def apart(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """W&B offline in `folder`, no login, and caches there."""
     for name in os.environ:
-        if name.startswith("WANDB_") and name != "WANDB_SERVICE":  # that one is of this process's own making
+        if name.startswith("WANDB_") and name != "WANDB_SERVICE":  # this process made that one itself
             patch.delenv(name)
     patch.setenv("NETRC", str(folder / "no-netrc"))
     patch.setenv("HOME", str(folder))
@@ -25,8 +25,8 @@ def apart(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder that `make` fills, apart: by the first of a test run's worker processes that asks for `name`, while
-    the others wait."""
+    """The folder that `make` fills, with `folder`'s own W&B setup and caches. The first worker process of a test run
+    that asks for `name` makes it, while the others wait."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -35,7 +35,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Pa
     made = folder.with_name(f"{name}.made")
     with FileLock(folder.with_name(f"{name}.lock")):
         if not made.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # what a failure left
+            shutil.rmtree(folder, ignore_errors=True)  # what a failed attempt left
             folder.mkdir()
             with pytest.MonkeyPatch.context() as patch:
                 apart(patch, folder)

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which can be killed. A server that has imported torch and wandb forks them."""
+"""Commands in separate processes, which can be killed. A server that has imported torch and wandb forks them."""
 
 import multiprocessing
 import os
@@ -18,8 +18,8 @@ from ddpm.config.run import Config
 from tests.once import HANGS
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-# Much of it is what a training or W&B imports on its way: half of a tiny run's time, if each one did it anew. W&B comes
-# first: its classes look through all modules there are. A name that is not there (any more) is passed over.
+# Mostly what a training or W&B imports: half of a tiny run's time, if each run imported it anew. W&B comes first: its
+# classes look through all loaded modules. A name that does not exist (any more) is passed over.
 _CONTEXT.set_forkserver_preload(
     [
         "wandb.sdk.launch.inputs.internal",
@@ -41,27 +41,27 @@ Sabotage = Callable[[], None]
 
 
 def ready() -> None:
-    """Wait until the server forks at once."""
+    """Wait until the server can fork without delay."""
     process = _CONTEXT.Process(target=int)
     process.start()
     process.join()
 
 
 def start(cfg: Config, sabotage: Sabotage | None = None) -> BaseProcess:
-    """Begin `ddpm train` of `cfg` in a new process, after `sabotage` there. What it prints goes to `OUT_DIR/log`."""
+    """Start `ddpm train` for `cfg` in a new process, which first runs `sabotage`. Its output goes to `OUT_DIR/log`."""
     cfg.out_dir.mkdir(parents=True, exist_ok=True)
     (cfg.out_dir / "cfg.yaml").write_text(cfg.to_yaml())
     return start_command(["train", str(cfg.out_dir / "cfg.yaml")], cfg.out_dir, sabotage)
 
 
 def start_command(argv: list[str], folder: Path, sabotage: Sabotage | None = None) -> BaseProcess:
-    """Begin `ddpm ARGV` in a new process, after `sabotage` there. What it prints goes to `folder/log`."""
+    """Start `ddpm ARGV` in a new process, which first runs `sabotage`. Its output goes to `folder/log`."""
     return start_call(partial(_command, argv, sabotage), folder)
 
 
 def start_call(what: Callable[[], int | None], folder: Path) -> BaseProcess:
-    """Begin `what` in a new process, whose exit code it gives. What it prints goes to `folder/log`."""
-    # W&B's service process is each training's own: it is to die with it.
+    """Start `what` in a new process and use its result as the exit code. The output goes to `folder/log`."""
+    # Each training has its own W&B service process, which must die with it.
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     process = _CONTEXT.Process(target=_child, args=(what, folder, environment))
     process.start()
@@ -69,19 +69,19 @@ def start_call(what: Callable[[], int | None], folder: Path) -> BaseProcess:
 
 
 def run(cfg: Config, sabotage: Sabotage | None = None) -> int:
-    """`start`, to its end; the exit code, negative where a signal ended it."""
+    """`start`, then wait for the end. Returns the exit code, negative if a signal ended the process."""
     return finish(start(cfg, sabotage))
 
 
 def finish(process: BaseProcess) -> int:
-    """Wait for a process; its exit code, negative where a signal ended it."""
+    """Wait for a process. Returns its exit code, negative if a signal ended it."""
     process.join(HANGS)
     assert process.exitcode is not None, "the process hangs"
     return process.exitcode
 
 
 def log(cfg: Config) -> str:
-    """What all processes that trained `cfg` have printed."""
+    """The output of all processes that trained `cfg`."""
     return (cfg.out_dir / "log").read_text()
 
 
@@ -97,7 +97,7 @@ def _child(what: Callable[[], int | None], folder: Path, environment: dict[str, 
     file = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    sys.stdout.reconfigure(line_buffering=True)  # the very object that W&B watches
+    sys.stdout.reconfigure(line_buffering=True)  # the same object that W&B watches
     try:
         code = what()
     except BaseException:

@@ -1,4 +1,4 @@
-"""What benchmarks say, and how two of their files are compared. No test measures time."""
+"""What benchmarks report, and how two of their files are compared. No test measures time."""
 
 import json
 import subprocess
@@ -16,14 +16,14 @@ from benchmarks.timing import in_turn
 
 
 def test_a_claim_holds_on_its_targets_side() -> None:
-    """Catches targets read the wrong way round for what should be large."""
+    """Catches targets that are read the wrong way round if more is better."""
     assert Claim("a", 1.05, "x", 1.05).holds and not Claim("a", 1.06, "x", 1.05).holds
     assert Claim("a", 1.5, "x", 1.5, "more").holds and not Claim("a", 1.4, "x", 1.5, "more").holds
     assert Claim("a", 1.0).holds is None
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    """A machine that becomes ten times slower in one round changes no ratio. Catches a ratio of medians."""
+    """A machine that becomes ten times slower in one round changes no ratio. Catches a ratio between medians."""
     found = quotient("a", [1, 20, 3], [2, 40, 6])
     assert (found.measured, found.low, found.high) == (0.5, 0.5, 0.5)
     spread = of_rounds("b", [1.0, 2.0, 3.0, 4.0, 100.0])
@@ -31,7 +31,7 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 
 def test_ways_are_measured_in_turn_after_a_warm_up() -> None:
-    """A B, then B A; the first round counts for nothing. Catches blocks of one way, and a warm-up that counts."""
+    """A B, then B A; the first round does not count. Catches blocks of one way, and a warm-up that counts."""
     called: list[str] = []
     taken = in_turn({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=2)
     assert "".join(called[2:]) == "abba"
@@ -54,7 +54,8 @@ OLD = bench(
 
 
 def test_a_ratio_that_is_ten_percent_worse_is_a_regression() -> None:
-    """In either direction of better. Catches a speed-up taken for a regression, and one hidden by its direction."""
+    """Whether more or less is better. Catches a speed-up taken for a regression, and a regression hidden by its
+    direction."""
     new = bench(
         Claim("of bare", 1.15, "x", 1.05, low=1.04, high=1.16),
         Claim("of loop", 1.35, "x", 1.4, "more"),
@@ -71,8 +72,8 @@ def test_a_ratio_that_is_ten_percent_worse_is_a_regression() -> None:
 
 @pytest.mark.parametrize(("measured", "code"), [(1.13, 0), (1.15, 1), (0.9, 0)])
 def test_the_command_ends_with_1_on_a_regression(tmp_path: Path, measured: float, code: int) -> None:
-    """1.04 to 1.15 is worse by 10.6 %, to 1.13 by 8.7 %; seconds that double are the machine's. Catches a comparison
-    that nobody's script can act on."""
+    """1.04 to 1.15 is worse by 10.6 %, 1.04 to 1.13 by 8.7 %. Seconds that double are the machine's doing. Catches a
+    comparison whose exit code a script cannot use."""
     files = tmp_path / "old.json", tmp_path / "new.json"
     new = bench(Claim("of bare", measured, "x", 1.05), Claim("seconds", 2.0, "s"))
     for path, content in zip(files, (OLD, new), strict=True):
@@ -108,7 +109,7 @@ def test_every_benchmark_is_run_by_make_bench() -> None:
 
 
 def test_the_page_has_the_tables_of_its_files() -> None:
-    """Catches a page that was not written again when the measurements, or the model, were."""
+    """Catches a page that was not written again after the measurements, or the cost model, changed."""
     page = (REPOSITORY / "docs/speed.md").read_text()
     for path in (REPOSITORY / "docs/speed").glob("*.json"):
         assert whole.table(json.loads(path.read_text())) in page
@@ -116,8 +117,9 @@ def test_the_page_has_the_tables_of_its_files() -> None:
 
 
 def test_a_studys_cost() -> None:
-    """By hand: 2 runs of 100 steps of 10 images, no probe, one score of 50 images at NFE 2, on a device of 100 passes a
-    second. Catches seconds that forget the batch, the NFE or a part, and agents that wait for each other."""
+    """Checked by hand: 2 runs of 100 steps of 10 images, no probe, one score from 50 images at NFE 2, on a device with
+    100 passes a second. Catches seconds that leave out the batch, the NFE or a part, and agents that wait for each
+    other."""
     study = cost.Study(1, 2, 100, batch=10, probe_every=0, milestone_every=0, nfe=2, final_n=50, inception=False)
     device = cost.Device(passes_per_s=100, step_ms=0, pass_ms=0, start_s=5)
     parts = cost.parts_of_a_run(study, device)

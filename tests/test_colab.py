@@ -1,4 +1,4 @@
-"""docs/colab.ipynb runs from top to bottom, as far as that needs no network and no account."""
+"""docs/colab.ipynb runs from top to bottom, except cells that need a network or an account."""
 
 import json
 import os
@@ -12,15 +12,15 @@ from tests.training.test_train import ROOT, TINY
 
 NOTEBOOK = ROOT / "docs/colab.ipynb"
 LEFT_OUT = {"get": ["needs-network"], "install": ["needs-network"], "login": ["needs-login"], "sync": ["needs-login"]}
-# A study of two steps, of which only what the report's figures are made of is measured.
+# A study with two steps. It measures only what the report's figures need.
 SHORT = [key for key in TINY if not key.startswith(("--eval.final", "--eval.recon", "--eval.grid"))] + [
     *("--train.total_steps=2", "--eval.final.enabled=false", "--eval.recon.enabled=false", "--eval.grid.enabled=false"),
 ]
 
 
 def test_the_notebook_is_as_it_is_written() -> None:
-    """Without outputs, which would name a machine and an account; and with no more than one command a cell, so that its
-    exit code is seen here. Catches what an editor saves along."""
+    """The notebook has no outputs, which would name a machine and an account. A cell has at most one command, so that
+    this test sees its exit code. Catches extra data that an editor saves."""
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
     for cell in cells:
@@ -29,9 +29,9 @@ def test_the_notebook_is_as_it_is_written() -> None:
 
 
 def test_every_cell_runs(tmp_path: Path) -> None:
-    """At smoke length on the embedded images, by IPython; what needs a network or a login is left out, four cells.
-    Catches a command or an option that is no more, a path that another cell does not have, and a report that is not
-    shown."""
+    """The cells run at smoke length on the embedded images, with IPython. Four cells that need a network or a login are
+    left out. Catches a command or an option that no longer exists, a path that another cell does not have, and a report
+    that is not shown."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     parameters = f"OPTIONS += ' ' + {shlex.join(SHORT)!r}"
     environment = os.environ | {

@@ -1,4 +1,4 @@
-"""The check of a GPU, on a CPU: that it runs, and that it would see what is wrong."""
+"""The GPU check, run on a CPU: it runs, and it notices faults."""
 
 import contextlib
 import json
@@ -19,8 +19,8 @@ from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.task import Task
 from ddpm.config.run import Config
 
-# Runs the check twice in one process: a section that skips everything, then all of them and three that go wrong. None
-# of the packages that a machine with a GPU may lack can be imported.
+# Runs the check twice in one process: first only a section that skips everything, then all sections and three that
+# fail. Packages that a machine with a GPU may lack cannot be imported.
 DRIVER = """
 import os, sys
 sys.modules |= dict.fromkeys("wandb pandas pyarrow seaborn matplotlib cleanfid jinja2 markdown requests".split())
@@ -49,7 +49,7 @@ print("CODES", alone, main(options))
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """gpu.json, and what was printed."""
+    """gpu.json, and the printed output."""
     out = tmp_path_factory.mktemp("gpu")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", DRIVER, str(out)]
@@ -59,7 +59,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
 
 
 def test_every_section_runs_on_a_cpu(ran: tuple[dict[str, Any], str]) -> None:
-    """Catches code that a GPU would be the first to run, and an import of what is not there. The file is one of
+    """Catches code that only a GPU would run first, and an import of a missing package. The file has the format of
     `python -m benchmarks`."""
     found, said = ran
     statuses = {name: record["status"] for name, record in found.items()}
@@ -77,7 +77,7 @@ def test_every_section_runs_on_a_cpu(ran: tuple[dict[str, Any], str]) -> None:
 
 
 def test_a_section_that_fails_says_why_and_the_rest_goes_on(ran: tuple[dict[str, Any], str]) -> None:
-    """Catches a failure that ends the check, one that ends with 0, and numbers before it that are lost."""
+    """Catches a failure that ends the check, a failed check that exits with 0, and earlier numbers that are lost."""
     found, said = ran
     assert said.splitlines()[-1] == "CODES 0 1"
     reasons = {name: found[name]["reason"] for name in ("raises", "misses", "dies")}
@@ -88,7 +88,7 @@ def test_a_section_that_fails_says_why_and_the_rest_goes_on(ran: tuple[dict[str,
 
 
 def test_what_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches a traceback of the first import."""
+    """Catches a traceback from the first import."""
     find = __import__("importlib.util").util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("yaml", "scipy") else find(name))
     assert main(["--device", "cpu"]) == 2
@@ -97,7 +97,7 @@ def test_what_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     ]
 
 
-# --- what is wrong is seen ---
+# --- faults are noticed ---
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def as_if_tf32_stayed_on(*_: object) -> Iterator[None]:
 
 
 def test_images_by_rounded_convolutions_are_seen(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a bound on float32's error that TF32 would keep."""
+    """Catches a bound on float32's error so wide that TF32 passes it."""
     monkeypatch.setattr(checks, "untouched", as_if_tf32_stayed_on)
     assert missed(checks.samplers(task)) == [
         f"{name}: float32 images against float64's, of the CPU's error" for name in ("ddim", "ddpm")
@@ -135,12 +135,12 @@ def test_images_by_rounded_convolutions_are_seen(task: Task, monkeypatch: pytest
 
 
 def test_other_features_and_other_values_are_seen(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of the two is a thousandth larger. Catches a comparison of a number with itself."""
+    """One of the two is larger by a thousandth. Catches a comparison of a number with itself."""
     original, calls = checks._gaussian, iter(range(100))
 
     def larger(*args: Any) -> Any:
         gaussian = original(*args)
-        scale = 1.0 if next(calls) < 2 else 1.001  # the first two are the CPU's
+        scale = 1.0 if next(calls) < 2 else 1.001  # the first two come from the CPU
         return type(gaussian)(gaussian.mean * scale, gaussian.covariance * scale**2, gaussian.count)
 
     monkeypatch.setattr(checks, "_gaussian", larger)
@@ -159,7 +159,8 @@ def test_other_features_and_other_values_are_seen(task: Task, monkeypatch: pytes
 
 
 def test_losses_that_stray_are_seen(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp32 falls; bf16 begins elsewhere, and fp16 is lost. Catches means that hide it, and NaN that passes."""
+    """fp32 falls, bf16 starts elsewhere, and fp16 becomes NaN. Catches means that hide a difference, and NaN that
+    passes."""
     falling = torch.linspace(1, 0.5, 40, dtype=torch.float64)
     series = {"fp32": falling, "bf16": 1.05 * falling, "fp16": torch.where(falling < 0.7, torch.nan, falling)}
     monkeypatch.setattr(checks, "_losses", lambda task, name: series[name])
@@ -174,7 +175,7 @@ def test_losses_that_stray_are_seen(task: Task, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_captured_step_that_does_something_else_is_seen(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes other t. Catches a comparison of the eager step with itself."""
+    """The captured step takes other t. Catches a comparison of the eager step with itself."""
     monkeypatch.setattr(graph, "repeatable", lambda: None)  # it would stay so in this process
     work = graph.StaticStep.work
 
@@ -187,8 +188,9 @@ def test_a_captured_step_that_does_something_else_is_seen(task: Task, monkeypatc
 
 
 def test_a_scale_that_a_resume_forgets_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By hand: the same state but for the scaler's count, and a row that is gone. Catches a comparison that leaves
-    either out, and one that takes other bits for a failure where the device has them anyway."""
+    """Made by hand: states that differ only in the scaler's count, and a missing row. Catches a comparison that leaves
+    out either one. Also catches one that reports other bits as a failure although two uninterrupted trainings differ as
+    well."""
     weights = torch.ones(3)
     whole_one = {"model/w": weights, "scaler/scale": 65536.0, "scaler/_growth_tracker": 8, "noise_rng": weights}
     states = {"whole": whole_one, "again": dict(whole_one), "killed": {**whole_one, "scaler/_growth_tracker": 4}}
@@ -199,7 +201,7 @@ def test_a_scale_that_a_resume_forgets_is_seen(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(resume, "_not_repeatable", lambda cfg: [])
 
     def compared() -> Iterator[Claim | str]:
-        names: list[Any] = ["whole", "again", "killed"]  # in the place of configs
+        names: list[Any] = ["whole", "again", "killed"]  # used in place of configs
         cfgs: list[Config] = names
         return resume._compared("fp16", *cfgs)
 

@@ -1,4 +1,4 @@
-"""The files in sweeps/: valid to W&B, and every point of each a run that can be started."""
+"""The files in sweeps/ are valid for W&B, and each of their points is a run that can be started."""
 
 import json
 from importlib.metadata import files
@@ -28,25 +28,25 @@ SIZES = {
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_wandbs_own_schema_accepts_it(path: Path) -> None:
-    """The schema of W&B's `sweeps` package. Catches a key that the server would warn of and leave out."""
+    """Checked with the schema from W&B's `sweeps` package. Catches a key that the server would warn of and ignore."""
     (schema,) = [file for file in files("sweeps") or () if file.name == "schema.json"]
     rules = json.loads(schema.read_text())
     rules["properties"]["run_cap"] = {
         "type": "integer",
         "exclusiveMinimum": 0,
-    }  # as 0.3.0, which needs numpy < 2, has it
+    }  # as in 0.3.0, which needs numpy < 2
     errors = jsonschema.Draft7Validator(rules).iter_errors(yaml.safe_load(path.read_text()))
     assert not [error.message for error in errors]
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_point_is_a_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as the file is meant to have, each with a valid config and a run folder of its own, in experiments that
-    are as many as the points without their seeds. Catches a renamed key, and arms that would be taken for one."""
+    """The file has its intended number of points. Each has a valid config and its own run folder, and there are as many
+    experiments as points without their seeds. Catches a renamed key, and arms that would be taken for one."""
     monkeypatch.chdir(ROOT)
     tree = yaml.safe_load(path.read_text())
     if tree["method"] == "bayes":
-        tree |= {"method": "random"}  # draws of the same ranges
+        tree |= {"method": "random"}  # draws from the same ranges
     sweep = parse_sweep(tree, path)
     configs, arms = [], set()
     for values in points(sweep):

@@ -1,4 +1,4 @@
-"""The unmodified wandb client against the stand-in of its server: what the other tests build on."""
+"""The unmodified wandb client against the stand-in for its server, which the other tests use."""
 
 import base64
 import json
@@ -46,7 +46,7 @@ def keep(text, *aliases):
     artifact.add_file("model.pt")
     run.log_artifact(artifact, aliases=list(aliases)).wait()
 """
-# The agent as it is, but asking every 0.2 s instead of every 5.
+# The real agent, which asks every 0.2 s instead of every 5.
 AGENT = "import wandb.wandb_agent as a; a.Agent.POLL_INTERVAL = 0.2; from wandb.cli.cli import cli; cli()"
 TRAIN = """
 import sys, wandb
@@ -67,7 +67,7 @@ def call(*command: str, cwd: Path, **environment: str) -> str:
 
 
 def log_run(cwd: Path, name: str, first: int = 0, rows: int = 3, resume: str = "", more: str = "", **env: str) -> str:
-    """A process that logs a run's rows `first` ... and then does `more`; what it printed."""
+    """A process logs a run's rows from `first` on and then runs `more`. Returns what it printed."""
     log = cwd / "log"
     log.unlink(missing_ok=True)
     code = processes.finish(
@@ -93,7 +93,8 @@ def steps(server: StandIn, name: str) -> list[int]:
 
 
 def test_online_run_arrives_whole(server: StandIn, tmp_path: Path) -> None:
-    """History, summary, config, console, files, labels, metric definitions, alert. Catches: any of them lost."""
+    """History, summary, config, console, files, labels, metric definitions, alert. Catches a stand-in that loses any of
+    them."""
     more = """run.log({"step": 3, "samples/grid": wandb.Image(np.zeros((8, 8, 3), dtype=np.uint8))})
 run.alert("FID rose", "by 10", level="WARN")"""
     log_run(tmp_path, "r1", more=f"exec({more!r})")
@@ -114,22 +115,24 @@ run.alert("FID rose", "by 10", level="WARN")"""
 
 
 def test_how_runs_end(server: StandIn, tmp_path: Path) -> None:
-    """An exit code makes `failed`, silence makes `crashed`. Catches: every ended run taken for finished."""
+    """An exit code other than 0 makes `failed`, silence makes `crashed`. Catches a stand-in that reports every ended
+    run as finished."""
     log_run(tmp_path, "bad", more="run.finish(exit_code=3)")
     assert server.runs["p", "bad"].state == "failed"
     killed = "os.kill(os.getpid(), 9)"
     with pytest.raises(AssertionError):
         log_run(tmp_path, "killed", more=killed)
     assert server.runs["p", "killed"].state == "running"
-    server.runs["p", "killed"].crashed_after = 0.0  # any silence is too long now
+    server.runs["p", "killed"].crashed_after = 0.0  # from now on any silence is too long
     assert server.runs["p", "killed"].state == "crashed"
 
 
 @pytest.mark.parametrize("resume", ["allow", "must"])
 def test_resume_continues_the_run(server: StandIn, tmp_path: Path, resume: str) -> None:
-    """W&B's own step goes on. Catches: rows overwritten, or begun again at 0.
+    """W&B's own step continues. Catches rows that are overwritten, or that start again at 0.
 
-    The client's `summary="min"` knows only the rows since the resume: whoever wants a run's minimum reads its history.
+    The client's `summary="min"` knows only the rows since the resume: whoever wants a run's minimum must read its
+    history.
     """
     log_run(tmp_path, "r1")
     out = log_run(tmp_path, "r1", first=3, resume=resume, more="print('resumed', run.resumed, run.step)")
@@ -140,13 +143,14 @@ def test_resume_continues_the_run(server: StandIn, tmp_path: Path, resume: str) 
 
 
 def test_resume_must_refuses_a_run_that_is_not_there(server: StandIn, tmp_path: Path) -> None:
-    """Catches: a stand-in that says yes to everything."""
+    """Catches a stand-in that accepts everything."""
     with pytest.raises(AssertionError, match="does not exist or has not been initialized"):
         log_run(tmp_path, "none", resume="must")
 
 
 def test_artifact_versions_aliases_and_retention(server: StandIn, tmp_path: Path) -> None:
-    """Aliases move, equal content makes no version, bytes come back, old versions go. Catches: any of them not so."""
+    """Aliases move, equal content makes no new version, bytes can be read back, and old versions can be deleted.
+    Catches a stand-in that fails at any of these."""
     import wandb
 
     keeps = "keep('a', 'step-1', 'best'); keep('b', 'step-2'); keep('b', 'step-2'); keep('c', 'step-3', 'best')"
@@ -180,16 +184,17 @@ def test_artifact_versions_aliases_and_retention(server: StandIn, tmp_path: Path
 
 
 def test_sync_uploads_offline_folders_once(server: StandIn, tmp_path: Path) -> None:
-    """One folder, the same again, two folders of a run resumed offline. Catches: rows lost, doubled or out of order."""
+    """Syncs one folder, the same folder again, and two folders from a run resumed offline. Catches rows that are lost,
+    doubled or out of order."""
     log_run(tmp_path, "one", more=f"exec({CHECKPOINT.replace('.wait()', '')!r}); keep('a')", WANDB_MODE="offline")
     (folder,) = tmp_path.glob("wandb/offline-run-*-one")
-    cli(tmp_path, "sync", str(folder))  # what it prints at its end comes or not
+    cli(tmp_path, "sync", str(folder))  # its last output may be missing
     assert "Skipped 1 synced" in cli(tmp_path, "sync", str(folder))
     assert steps(server, "one") == [0, 1, 2]
     assert server.content("one-model:latest", "model.pt") == b"a"
 
     log_run(tmp_path, "two", WANDB_MODE="offline")
-    time.sleep(1.0)  # folders are named by the second
+    time.sleep(1.0)  # folder names have a resolution of one second
     log_run(tmp_path, "two", first=3, resume="allow", WANDB_MODE="offline")
     cli(tmp_path, "sync", *map(str, sorted(tmp_path.glob("wandb/offline-run-*-two"))))
     assert [(row["_step"], row["step"]) for row in server.runs["p", "two"].history] == [(i, i) for i in range(6)]
@@ -197,7 +202,8 @@ def test_sync_uploads_offline_folders_once(server: StandIn, tmp_path: Path) -> N
 
 
 def test_sync_of_an_online_run_writes_its_rows_again(server: StandIn, tmp_path: Path) -> None:
-    """The client appends its whole file to what is there, so readers drop repeated steps. Catches: a change of that."""
+    """The client appends its whole file to the server's rows, so readers must drop repeated steps. Catches a client
+    that changes this."""
     log_run(tmp_path, "r1")
     (folder,) = tmp_path.glob("wandb/run-*-r1")
     assert "Skipped 1 online" in cli(tmp_path, "sync", str(folder))
@@ -206,7 +212,8 @@ def test_sync_of_an_online_run_writes_its_rows_again(server: StandIn, tmp_path: 
 
 
 def test_points_of_a_grid() -> None:
-    """Every combination once, nested parameters too, up to `run_cap`. Catches: points repeated or left out."""
+    """Every combination once, also with nested parameters, up to `run_cap`. Catches points that are repeated or left
+    out."""
     nested = {"parameters": {"gamma": {"values": [1, 5]}, "kind": {"value": "minsnr"}}}
     config = {"method": "grid", "parameters": {"lr": {"values": [0.1, 0.2, 0.3]}, "loss": nested}}
     assert len(_points(config)) == 6
@@ -224,7 +231,8 @@ def _points(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_grid_sweep_with_agents(server: StandIn, tmp_path: Path) -> None:
-    """`wandb sweep` and two agents, the first with `--count`. Catches: a run given out twice, a sweep without end."""
+    """`wandb sweep` and two agents, the first with `--count`. Catches a run that is given out twice, and a sweep that
+    never ends."""
     import wandb
 
     nested = {"parameters": {"gamma": {"values": [1, 5]}}}
@@ -249,7 +257,8 @@ def test_grid_sweep_with_agents(server: StandIn, tmp_path: Path) -> None:
 
 
 def test_random_sweep_and_stopping_a_run(server: StandIn, tmp_path: Path) -> None:
-    """Values lie in their ranges, a stopped run is ended, a canceled sweep ends its agent. Catches: either not so."""
+    """Values lie in their ranges, a stopped run ends, and a canceled sweep ends its agent. Catches a stand-in that
+    fails at any of these."""
     import wandb
 
     ranges = {"lr": {"min": 0.0, "max": 1.0}, "n": {"min": 1, "max": 3}, "how": {"values": ["a", "b"]}}
@@ -279,7 +288,7 @@ def _until(true: Callable[[], object], seconds: float = HANGS) -> None:
 
 
 def test_api_reads_back(server: StandIn, tmp_path: Path) -> None:
-    """Runs by filter and page, config, summary, history, files, console. Catches: answers the client cannot use."""
+    """Runs by filter and page, config, summary, history, files, console. Catches answers that the client cannot use."""
     import wandb
 
     log_run(
@@ -321,10 +330,10 @@ def test_api_reads_back(server: StandIn, tmp_path: Path) -> None:
 
 
 def test_saved_workspace_and_report(server: StandIn) -> None:
-    """A view saved by `wandb-workspaces` is read back by its address. Catches: a view saved under no name.
+    """A view saved by `wandb-workspaces` is read back by its address. Catches a view that is saved without a name.
 
-    Its name is given. The client draws one else, and finds it again only if it has no `nw-` or `-v` of its own: it
-    takes every one out of `nw-NAME-v` to make the address.
+    The test sets the view's name. Otherwise the client draws one, and finds it again only if the name itself has no
+    `nw-` or `-v`: to make the address, the client removes all of them from `nw-NAME-v`.
     """
     workspaces = pytest.importorskip("wandb_workspaces.workspaces")
     reports = pytest.importorskip("wandb_workspaces.reports.v2")
@@ -345,7 +354,8 @@ def test_saved_workspace_and_report(server: StandIn) -> None:
 
 
 def test_outage_in_the_middle_of_a_run(server: StandIn, tmp_path: Path) -> None:
-    """Down while rows are logged, up again before the end. Catches: rows lost, or a stand-in that forgets."""
+    """The server is down while rows are logged, and up again before the end. Catches lost rows, and a stand-in that
+    forgets."""
     command = [sys.executable, "-c", RUN, "r1", "0", "3", "", "sys.stdin.readline(); run.log({'step': 3})"]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin and child.stdout
@@ -363,7 +373,8 @@ def test_outage_in_the_middle_of_a_run(server: StandIn, tmp_path: Path) -> None:
 
 
 def test_a_chunk_sent_again_does_not_double() -> None:
-    """Catches: rows doubled where the client repeats what it got no answer to; rows taken in after a gap."""
+    """Catches rows that double when the client repeats an unanswered request, and rows that are accepted after a
+    gap."""
     run = RunRecord("study", "p", "r")
     run.write(HISTORY, 0, ['{"step": 0}', '{"step": 1}'])
     run.write(HISTORY, 1, ['{"step": 1}', '{"step": 2}'])
@@ -373,7 +384,8 @@ def test_a_chunk_sent_again_does_not_double() -> None:
 
 
 def test_failures_that_were_ordered(server: StandIn, tmp_path: Path) -> None:
-    """A 429 and a 500 are overcome, a silent server is waited for as long as told. Catches: a switch that sticks."""
+    """The client recovers from a 429 and a 500, and waits for a silent server as long as it is told to. Catches a
+    switch that sticks."""
     server.hang()
     with pytest.raises(AssertionError, match="Timed out initializing run"):
         log_run(tmp_path, "r1", WANDB_INIT_TIMEOUT="1")
@@ -385,7 +397,8 @@ def test_failures_that_were_ordered(server: StandIn, tmp_path: Path) -> None:
 
 
 def test_unknown_requests_are_loud() -> None:
-    """An operation, a field, an address or a key that it has not. Catches: a client's new question left unanswered."""
+    """The request names an operation, field, address or key that the stand-in does not know. Catches a new client
+    question that silently gets no answer."""
     with StandIn() as server:
 
         def post(query: str, key: str = server.api_key) -> int:
@@ -407,7 +420,7 @@ def test_unknown_requests_are_loud() -> None:
 
 
 def test_graphql_of_the_client() -> None:
-    """Aliases, fragments, defaults, directives and input objects. Catches: an answer in another shape."""
+    """Aliases, fragments, defaults, directives and input objects. Catches an answer with another shape."""
     text = """query Q($n: Int = 2, $with: Boolean = false, $given: [String!]!) {
       result: double(input: {n: $n, text: "a \\"b\\"", absent: $absent}) { ...F ... on dict { c: text } }
       given(names: $given) @include(if: $with)  # left out
@@ -423,7 +436,8 @@ def test_graphql_of_the_client() -> None:
 
 
 def test_by_hand() -> None:
-    """`python -m wandb_standin` prints what to export and ends on Ctrl-C. Catches: a main that rots."""
+    """`python -m wandb_standin` prints what to export, and ends on Ctrl-C. Catches a command-line entry that no longer
+    works."""
     command = [sys.executable, "-m", "wandb_standin", "--port", "0"]
     root = Path(__file__).parent.parent
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
@@ -433,4 +447,4 @@ def test_by_hand() -> None:
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=HANGS) == 0
         finally:
-            process.kill()  # else leaving the block waits for it without end
+            process.kill()  # otherwise leaving the block would wait for ever

@@ -1,4 +1,4 @@
-"""Run the stand-in by itself, to try the project against it by hand."""
+"""Run the stand-in alone, to try the project against it by hand."""
 
 import argparse
 import threading

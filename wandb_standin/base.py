@@ -1,4 +1,4 @@
-"""What the GraphQL types are made of: a base class, W&B's ids, pages of a list, numbers as W&B sends them, files."""
+"""Building blocks for the GraphQL types: a base class, W&B's ids, pages of a list, numbers as W&B sends them, files."""
 
 import base64
 import hashlib
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class RefusedError(Exception):
-    """What the real server too would refuse; the client gets its text."""
+    """A request that the real server would refuse too. The client gets the text."""
 
 
 def global_id(*parts: str) -> str:
-    """An id as W&B's: base64 of the type and the names."""
+    """An id in W&B's form: base64 of the type and the names."""
     return base64.b64encode(":".join(parts).encode()).decode()
 
 
@@ -31,7 +31,7 @@ def connection(nodes: list[Any], first: int | None = None, after: str | None = N
 
 
 def finite(value: Any) -> Any:
-    """NaN and infinities as the strings that W&B sends for them."""
+    """Replace NaN and infinities by the strings that W&B sends for them."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -51,7 +51,7 @@ def value_of(run: RunRecord, path: str) -> Any:
 
 
 def _dig(values: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path; a key may itself hold dots, and `value` may stand where the config nests it."""
+    """The value at a dotted path. A key may itself hold dots, and `value` may stand where the config nests it."""
     if path in values:
         return values[path]
     head, _, rest = path.partition(".")
@@ -61,7 +61,7 @@ def _dig(values: dict[str, Any], path: str) -> Any:
 
 
 def matches(run: RunRecord, filters: dict[str, Any]) -> bool:
-    """Whether a run passes a MongoDB filter. Raises GraphQLError for an operator that the stand-in has not."""
+    """Whether a run passes a MongoDB filter. Raises GraphQLError for an operator that the stand-in does not have."""
     for path, wanted in filters.items():
         if path in ("$and", "$or"):
             if wanted and not (all if path == "$and" else any)(matches(run, f) for f in wanted):
@@ -80,7 +80,7 @@ def matches(run: RunRecord, filters: dict[str, Any]) -> bool:
 
 
 def ordered(runs: list[RunRecord], order: str | None) -> list[RunRecord]:
-    """Runs by one column, `+` upwards and `-` downwards; those without a value come last."""
+    """Sort runs by one column, `+` upwards and `-` downwards. Runs without a value come last."""
     if not order:
         return list(runs)
     path, down = order.lstrip("+-"), order.startswith("-")

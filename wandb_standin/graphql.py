@@ -1,8 +1,8 @@
-"""As much of GraphQL as the wandb client sends: a parser of query documents, and an executor over Python objects.
+"""The part of GraphQL that the wandb client uses: a parser of query documents, and an executor over Python objects.
 
-A field is a key of a dict, or an attribute or method of an object whose class bears the GraphQL type's name; W&B's
-`historyLineCount(minStep: 0)` is Python's `history_line_count(min_step=0)`. A field that is neither is an error, so
-that nothing the client asks for is answered by silence.
+A field is a key of a dict, or an attribute or method of an object whose class has the GraphQL type's name; W&B's
+`historyLineCount(minStep: 0)` is Python's `history_line_count(min_step=0)`. Any other field is an error, so that no
+request of the client is silently left unanswered.
 """
 
 import json
@@ -16,7 +16,7 @@ CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class GraphQLError(Exception):
-    """A document that cannot be parsed, or that asks for what the stand-in has not."""
+    """A document that cannot be parsed, or that asks for something the stand-in does not have."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Document:
 
 
 def parse(text: str) -> Document:
-    """The one operation of a document, and its fragments."""
+    """Parse a document with one operation and its fragments."""
     return _Parser(text).document()
 
 
@@ -174,7 +174,7 @@ class _Execution:
         return self.fields(value, children) if children and value is not None else value
 
     def _flat(self, parent: Any, selections: list[Selection]) -> Iterator[Selection]:
-        """The fields selected, those of fragments included where the fragment's type is the parent's."""
+        """The selected fields, including those of fragments whose type is the parent's."""
         for s in selections:
             if not all(self._included(name, args) for name, args in s.directives.items()):
                 continue
@@ -189,7 +189,7 @@ class _Execution:
         return bool(self._filled(args)["if"]) == (directive == "include")
 
     def _filled(self, value: Any) -> Any:
-        """A value with its variables replaced; an argument whose variable was not given is left out."""
+        """A value with its variables replaced. An argument whose variable was not given is left out."""
         if isinstance(value, Variable):
             return self.variables.get(value.name)
         if isinstance(value, list):
@@ -201,7 +201,7 @@ class _Execution:
 
 
 def resolve(parent: Any, name: str, args: dict[str, Any]) -> Any:
-    """The value of one field. Raises GraphQLError where there is none of that name."""
+    """The value of one field. Raises GraphQLError if there is no field with that name."""
     if isinstance(parent, dict):
         if name not in parent:
             raise GraphQLError(f"no field {name!r} in an answer of {sorted(parent)}")

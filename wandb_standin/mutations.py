@@ -1,4 +1,4 @@
-"""The mutations that the wandb client sends: each changes the stand-in's records and answers with what it changed."""
+"""The mutations that the wandb client sends. Each changes the stand-in's records and answers with the change."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from wandb_standin.records import ArtifactRecord, RunRecord, ViewRecord, now
 from wandb_standin.schema import Artifact, Run, Sweep, View
 from wandb_standin.sweeps import SweepRecord
 
-# Where the arguments of `upsertBucket` are kept in a run's record.
+# Where a run's record keeps the arguments of `upsertBucket`.
 RUN_COLUMNS = {
     "display_name": "name",
     "group_name": "group",
@@ -26,7 +26,7 @@ RUN_COLUMNS = {
 
 
 class Mutation(Type):
-    """The root of mutations."""
+    """The root type for mutations."""
 
     def upsert_bucket(
         self,
@@ -38,7 +38,7 @@ class Mutation(Type):
         summary_metrics: str | None = None,
         **columns: Any,
     ) -> dict[str, Any]:
-        """Make, resume or change a run: one that is written by a process is named, one that is edited has its id."""
+        """Make, resume or change a run. A process that writes a run gives its name; an edit gives its id."""
         record = self._server.run_by_id(id) if id else None
         if record is None:
             project = model_name or "uncategorized"
@@ -77,7 +77,7 @@ class Mutation(Type):
         self._server.alert(project_name, run_name, title, text, severity)
         return {"success": True}
 
-    # Artifacts: made as pending, filled, committed.
+    # Artifacts are made as pending, then filled, then committed.
     def create_artifact(
         self,
         artifact_type_name: str,
@@ -92,7 +92,7 @@ class Mutation(Type):
         tags: list[dict[str, str]] | None = None,
         **_: Any,
     ) -> dict[str, Any]:
-        """A new version, or the one that has this digest already; the aliases move to it."""
+        """Make a new version, or return the version that already has this digest. The aliases move to it."""
         collection = artifact_collection_name
         self._server.add_project(project_name)
         versions = self._server.versions(project_name, collection, with_pending=True)
@@ -117,13 +117,13 @@ class Mutation(Type):
         return {"artifact": Artifact(self._server, record)}
 
     def create_artifact_manifest(self, artifact_id: str, digest: str, **_: Any) -> dict[str, Any]:
-        """Where to put the manifest; it has its artifact's id, as there is one to each."""
+        """Where to put the manifest. It has its artifact's id, since each artifact has one manifest."""
         place = self._server.storage_url(f"manifests/{artifact_id}")
         file = {"id": artifact_id, "uploadUrl": place, "uploadHeaders": []}
         return {"artifactManifest": {"id": artifact_id, "file": file}}
 
     def create_artifact_files(self, artifact_files: list[dict[str, Any]], **_: Any) -> dict[str, Any]:
-        """Where to put each file; nowhere for bytes that are held already."""
+        """Where to put each file; no address for bytes that are already stored."""
         nodes = []
         for f in artifact_files:
             path = self._server.blob_path(f["md5"])

@@ -1,4 +1,4 @@
-"""What the stand-in holds: runs, artifacts, sweeps, alerts and saved views, as plain records that a test looks into."""
+"""What the stand-in stores: runs, artifacts, sweeps, alerts and saved views, as plain records that tests read."""
 
 import json
 import time
@@ -15,7 +15,7 @@ def now() -> str:
 
 @dataclass
 class RunRecord:
-    """One run as the server knows it; `history` and `console` are what the file stream left, in order."""
+    """One run as the server knows it. `history` and `console` hold the file stream's lines, in order."""
 
     entity: str
     project: str
@@ -50,7 +50,7 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """`running`, `crashed` where it went silent, `finished`, `failed`, or `preempted` where it said so before."""
+        """`running`, `crashed` if it went silent, `finished`, `failed`, or `preempted` if it announced that before."""
         if self.exit_code is None:
             return "crashed" if time.monotonic() - self._heard > self.crashed_after else "running"
         return "finished" if not self.exit_code else "preempted" if self.preempting else "failed"
@@ -61,11 +61,11 @@ class RunRecord:
 
     @property
     def console(self) -> list[str]:
-        """The console's lines, without the stamp that the client sets before each."""
+        """The console's lines, without the stamp that the client puts before each."""
         return [line.rstrip("\n") for line in self.streams.get(CONSOLE, [])]
 
     def beat(self, exit_code: int | None) -> None:
-        """A process writes this run: it goes on, also where it had ended before, or it ends with an exit code."""
+        """A process writes this run. The run continues, even if it had ended before, or it ends with an exit code."""
         self._heard = time.monotonic()
         self.heartbeat_at = now()
         if self.exit_code is not None:
@@ -73,7 +73,7 @@ class RunRecord:
         self.exit_code = exit_code
 
     def write(self, stream: str, offset: int, lines: list[str]) -> None:
-        """Lines at an offset of a stream: a chunk that is sent again overwrites itself."""
+        """Write lines at an offset of a stream. A chunk that is sent again overwrites itself."""
         if stream == SUMMARY:
             self.summary = json.loads(lines[-1])
             return

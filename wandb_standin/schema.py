@@ -1,4 +1,4 @@
-"""The GraphQL types that the wandb client asks for: each class bears W&B's name, each method answers a field."""
+"""The GraphQL types that the wandb client asks for. Each class has W&B's name, and each method answers a field."""
 
 import json
 import math
@@ -18,7 +18,7 @@ class Query(Type):
     """The queries."""
 
     def server_info(self) -> dict[str, Any]:
-        """No optional features: the client then takes the plain ways."""
+        """No optional features, so the client uses the plain ways."""
         return {"features": []}
 
     def viewer(self) -> "User":
@@ -52,7 +52,7 @@ class Query(Type):
 
 
 class User(Type):
-    """The one account there is."""
+    """The only account."""
 
     def __init__(self, server: "StandIn"):
         super().__init__(server)
@@ -146,7 +146,7 @@ class Run(Type):
     def wandb_config(self, keys: list[str] | None = None) -> str:
         return json.dumps(self._record.raw_config.get("_wandb", {}).get("value", {}))
 
-    # What a resumed run asks: how much is there already, and what were the last rows.
+    # A resumed run asks for the number of stored rows and for the last ones.
     def history_line_count(self) -> int:
         return len(self._record.streams.get("wandb-history.jsonl", []))
 
@@ -194,7 +194,7 @@ class Run(Type):
         return rows if len(rows) <= samples else [rows[i * len(rows) // samples] for i in range(samples)]
 
     def parquet_history(self, live_keys: list[str]) -> dict[str, Any]:
-        """All rows are live: the stand-in exports nothing to parquet files."""
+        """All rows are live: the stand-in exports none to parquet files."""
         return {"parquetUrls": [], "liveData": [finite(row) for row in self._record.history]}
 
     def log_lines(self, first: int | None = None, last: int | None = None, after: str | None = None, **_: Any) -> Any:
@@ -230,7 +230,7 @@ class Run(Type):
 
 
 class ArtifactCollection(Type):
-    """The versions of one name."""
+    """The versions with one name."""
 
     def __init__(self, server: "StandIn", project: str, name: str):
         super().__init__(server)
@@ -334,7 +334,7 @@ class Artifact(Type):
         self.version_index, self.metadata = r.version, json.dumps(r.metadata)
         self.artifact_sequence = ArtifactSequence(server, r.project, r.collection)
         self.artifact_type = ArtifactType(server, r.project, r.type)
-        self.ttl_duration_seconds, self.ttl_is_inherited = -2, True  # none set
+        self.ttl_duration_seconds, self.ttl_is_inherited = -2, True  # no time to live is set
         self.tags = [{"__typename": "Tag", "id": global_id("Tag", t), "name": t} for t in r.tags]
         self.history_step = self.commit_hash = None
         self.size = sum(entry["size"] for entry in r.files.values())

@@ -1,4 +1,4 @@
-"""The HTTP side: GraphQL, the file stream and the storage of files, on a loopback port that can fall silent."""
+"""The HTTP side: GraphQL, the file stream and file storage, on a loopback port that can fall silent."""
 
 import base64
 import gzip
@@ -24,11 +24,11 @@ Answer = tuple[int, bytes]
 
 
 class StandIn:
-    """A W&B server in this process, used as a context manager. Its records are for a test to read."""
+    """A W&B server in this process, used as a context manager. Tests can read its records."""
 
     def __init__(self, port: int = 0, entity: str = "study"):
         self.entity = entity
-        self.api_key = "standin0" * 5  # 40 characters, as a key of W&B's
+        self.api_key = "standin0" * 5  # 40 characters, like a W&B key
         self.started_at = now()
         self.crashed_after = 300.0  # seconds of silence after which a running run counts as crashed
 
@@ -40,11 +40,11 @@ class StandIn:
         self.sweeps: dict[tuple[str, str], SweepRecord] = {}
         self.views: dict[str, ViewRecord] = {}
 
-        self.requests: list[str] = []  # operation names, and "METHOD /path" of what is not GraphQL
-        self.unknown: list[str] = []  # what was asked and is not answered: a test fails on it
+        self.requests: list[str] = []  # operation names, and "METHOD /path" for requests that are not GraphQL
+        self.unknown: list[str] = []  # requests without an answer: a test fails on them
         self.variables: list[tuple[str, dict[str, Any]]] = []  # (operation, its variables)
         self._bodies: list[bytes] = []
-        self._failures: list[tuple[int, str]] = []  # (status, part of the request's name) of the next answers
+        self._failures: list[tuple[int, str]] = []  # (status, part of the request's name) for the next answers
         self._ids = 0
         self._lock = threading.RLock()
         self._awake = threading.Event()
@@ -53,7 +53,7 @@ class StandIn:
         self._port = port
         self.up()
 
-    # The switch.
+    # Outages and failures.
 
     @property
     def url(self) -> str:
@@ -61,7 +61,7 @@ class StandIn:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a process needs in its environment to use this server and no other."""
+        """The environment with which a process uses this server and no other."""
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": self.api_key,
@@ -70,7 +70,7 @@ class StandIn:
         }
 
     def up(self) -> None:
-        """Listen (again), on the same port, with all that was stored."""
+        """Listen (again) on the same port, with all stored data."""
         self._awake.set()
         if self._http is None:
             self._http = _Server(("127.0.0.1", self._port), self)
@@ -78,7 +78,7 @@ class StandIn:
             threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def down(self) -> None:
-        """Refuse connections, and cut those that are open."""
+        """Refuse connections, and cut the open ones."""
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
@@ -91,7 +91,7 @@ class StandIn:
         self._awake.clear()
 
     def fail(self, status: int, times: int = 1, where: str = "") -> None:
-        """Answer the next requests, of those whose name has `where` in it, with an HTTP status."""
+        """Answer the next requests whose name contains `where` with an HTTP status."""
         with self._lock:
             self._failures += [(status, where)] * times
 
@@ -101,7 +101,7 @@ class StandIn:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.down()
 
-    # What tests ask.
+    # Used by tests.
 
     @property
     def artifacts(self) -> list[ArtifactRecord]:
@@ -109,7 +109,7 @@ class StandIn:
         return [a for a in self.artifacts_by_id.values() if a.state == "COMMITTED"]
 
     def artifact(self, name: str) -> ArtifactRecord:
-        """The version of `collection:alias`, in whichever project. Raises KeyError."""
+        """The version `collection:alias`, in any project. Raises KeyError."""
         collection, _, alias = name.partition(":")
         for record in self.artifacts:
             if record.collection == collection and (alias or "latest") in (*record.aliases, f"v{record.version}"):
@@ -117,11 +117,11 @@ class StandIn:
         raise KeyError(name)
 
     def content(self, name: str, file: str) -> bytes:
-        """The bytes of a file of the artifact `collection:alias`."""
+        """The bytes of a file in the artifact `collection:alias`."""
         return self.blobs[self.blob_path(self.artifact(name).files[file]["digest"])]
 
     def bodies_contain(self, text: str) -> bool:
-        """Whether anything sent here, other than the Authorization header, holds a text."""
+        """Whether any request, apart from its Authorization header, contained a text."""
         with self._lock:
             return any(text.encode() in body for body in self._bodies)
 
@@ -129,7 +129,7 @@ class StandIn:
         """Ask a run to stop, as the button on its page does."""
         self.runs[project, run].stop = True
 
-    # What the GraphQL types use.
+    # Used by the GraphQL types.
 
     def new_id(self) -> str:
         self._ids += 1
@@ -148,7 +148,7 @@ class StandIn:
         return next(s for s in self.sweeps.values() if global_id("Sweep", "v1", s.id, s.project, s.entity) == id)
 
     def add_project(self, name: str, entity: str | None = None) -> bool:
-        """Whether the project is new. Raises RefusedError for another entity than the stand-in's."""
+        """Add a project. Returns whether it is new. Raises RefusedError for another entity than the stand-in's."""
         if entity and entity != self.entity:
             raise RefusedError(f"entity {entity} not found")
         if name in self.projects:
@@ -160,7 +160,7 @@ class StandIn:
         self.alerts.append(AlertRecord(project, run, title, text, level))
 
     def ever(self, project: str, collection: str) -> list[ArtifactRecord]:
-        """All versions of a collection, deleted ones too."""
+        """All versions in a collection, including deleted ones."""
         return [a for a in self.artifacts_by_id.values() if (a.project, a.collection) == (project, collection)]
 
     def versions(self, project: str, collection: str, with_pending: bool = False) -> list[ArtifactRecord]:
@@ -168,7 +168,7 @@ class StandIn:
         return [a for a in self.ever(project, collection) if a.state in wanted]
 
     def give_aliases(self, record: ArtifactRecord, aliases: list[str]) -> None:
-        """Give a version aliases; once it is committed, no other version of its collection keeps them."""
+        """Give a version aliases. Once it is committed, no other version in its collection keeps them."""
         record.aliases = list(dict.fromkeys([*record.aliases, *aliases]))
         if record.state == "COMMITTED":
             for other in self.versions(record.project, record.collection):
@@ -211,7 +211,7 @@ class StandIn:
             again.beat(None)
         return sweeps.heartbeat(record, agent, running, stopped, self.new_id(), again.id if again else None, going)
 
-    # What the handler calls.
+    # Used by the handler.
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
         """The status and body that answer one request."""
@@ -237,7 +237,7 @@ class StandIn:
                 raise graphql.GraphQLError("no such address")
             except RefusedError as error:
                 return 404, json.dumps({"errors": [{"message": str(error)}]}).encode()
-            except Exception as error:  # whatever goes wrong here must show in the test, not in a client's log
+            except Exception as error:  # any error here must show in the test, not in a client's log
                 self.unknown.append(f"{name}: {type(error).__name__}: {error}")
                 return 400, json.dumps({"errors": [{"message": self.unknown[-1]}]}).encode()
 
@@ -249,7 +249,7 @@ class StandIn:
         return 200, json.dumps({"data": graphql.execute(document, variables, roots)}).encode()
 
     def _file_stream(self, path: str, body: dict[str, Any], key: str | None) -> Answer:
-        """One transmission of a run: rows and lines at their offsets, a heartbeat, perhaps the end."""
+        """One transmission from a run: rows and lines at their offsets, a heartbeat, perhaps the end."""
         if key != self.api_key:
             return 401, b"{}"
         _, _, _, project, run, _ = unquote(path).split("/")
@@ -263,7 +263,7 @@ class StandIn:
         return 200, b"{}"
 
     def _storage(self, method: str, path: str, body: bytes) -> Answer:
-        """PUT and GET of a run's files, and of artifacts' manifests and bytes."""
+        """PUT and GET for a run's files, and for artifacts' manifests and bytes."""
         if path.startswith("runs/"):
             _, project, run, name = path.split("/", 3)
             place = self.runs[project, run].files
@@ -295,7 +295,7 @@ class _Server(ThreadingHTTPServer):
         super().close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that breaks is the client's affair; another error here is a fault of the stand-in."""
+        """A broken connection is the client's affair. Any other error here is a fault of the stand-in."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             self.standin.unknown.append(f"the stand-in failed: {error!r}")
@@ -322,7 +322,7 @@ class _Handler(BaseHTTPRequestHandler):
         standin = self.server.standin
         standin._awake.wait()
         if standin._http is not self.server:
-            return  # it went down meanwhile
+            return  # it went down in the meantime
         status, answer = standin.answer(self.command, urlsplit(self.path).path, self._key(), body)
         self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))

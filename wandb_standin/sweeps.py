@@ -13,7 +13,7 @@ from wandb_standin.records import now
 
 @dataclass
 class SweepRecord:
-    """One sweep, its agents by id and the runs that it gave out, as {"id": ..., "args": {...}, "agent": ...}."""
+    """One sweep, its agents by id, and the runs that it gave out, as {"id": ..., "args": {...}, "agent": ...}."""
 
     entity: str
     project: str
@@ -28,7 +28,7 @@ class SweepRecord:
 
     @property
     def expected(self) -> int | None:
-        """The number of runs that end the sweep; None for one that goes on for ever."""
+        """The number of runs that end the sweep; None if it goes on for ever."""
         sizes = [math.prod(len(values) for values in axes(self.config).values())] if self._grid else []
         return min(sizes + ([self.config["run_cap"]] if "run_cap" in self.config else []), default=None)
 
@@ -37,11 +37,11 @@ class SweepRecord:
         return self.config["method"] == "grid"
 
     def ready(self, running: dict[str, Any]) -> bool:
-        """Whether an agent that says which of its runs are going may be given one."""
+        """Whether this agent may get a run. `running` says which of its runs are active."""
         return self.state in ("PENDING", "RUNNING") and not any(running.values())
 
     def next_point(self) -> dict[str, Any] | None:
-        """The next run's parameters, nested as they were declared; None when there is none left."""
+        """The next run's parameters, nested as they were declared; None if none is left."""
         number = len(self.runs)
         if self.expected is not None and number >= self.expected:
             return None
@@ -68,7 +68,8 @@ def nested(point: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
 
 
 def leaves(parameters: dict[str, Any], above: tuple[str, ...] = ()) -> dict[tuple[str, ...], dict[str, Any]]:
-    """The specifications that give a value, by their path, sorted by name: `parameters` inside a parameter nest."""
+    """The specifications that give a value, by their path, sorted by name. A parameter with `parameters` inside is a
+    nest."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for name, spec in sorted(parameters.items()):
         inner = leaves(spec["parameters"], (*above, name)) if "parameters" in spec else {(*above, name): spec}
@@ -77,7 +78,7 @@ def leaves(parameters: dict[str, Any], above: tuple[str, ...] = ()) -> dict[tupl
 
 
 def axes(config: dict[str, Any]) -> dict[tuple[str, ...], list[Any]]:
-    """The values of each parameter of a grid. Raises ValueError for one that cannot be enumerated."""
+    """The values for each parameter of a grid. Raises ValueError for a parameter that cannot be enumerated."""
     found = {}
     for path, spec in leaves(config["parameters"]).items():
         if not {"value", "values"} & set(spec):
@@ -87,7 +88,7 @@ def axes(config: dict[str, Any]) -> dict[tuple[str, ...], list[Any]]:
 
 
 def draw(spec: dict[str, Any], rng: random.Random) -> Any:
-    """A random value: of a list, or uniform (in the logarithm, for the `log_uniform_values` distribution)."""
+    """A random value: from a list, or uniform (in the logarithm, for the `log_uniform_values` distribution)."""
     if "value" in spec or "values" in spec:
         return rng.choice(spec.get("values", [spec.get("value")]))
     if spec["distribution"] == "log_uniform_values":
@@ -108,10 +109,10 @@ def heartbeat(
     again: str | None = None,
     others_going: bool = False,
 ) -> str:
-    """The commands for an agent that says which of its runs are going, as JSON.
+    """The commands, as JSON, for an agent that says which of its runs are active.
 
-    `stopped` are the runs that somebody asked to stop; `new_id` is the id of the run that may be begun; `again` that of
-    one that was preempted and comes first; `others_going`: whether other agents' runs of the sweep are.
+    `stopped`: the runs that somebody asked to stop. `new_id`: the id for a new run. `again`: the id of a preempted run,
+    which comes first. `others_going`: whether other agents still run points of the sweep.
     """
     alive = [run for run, going in running.items() if going]
     if sweep.state in ("FINISHED", "CANCELED", "STOPPED"):
@@ -124,7 +125,7 @@ def heartbeat(
         return json.dumps([_command("resume", sweep, again, point)])
     point = sweep.next_point()
     if point is None and others_going:
-        return json.dumps([])  # a run that goes may yet be preempted, and come again
+        return json.dumps([])  # an active run may still be preempted, and come back
     if point is None:
         sweep.state = "FINISHED"
         return json.dumps([{"type": "exit"}])

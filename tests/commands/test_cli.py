@@ -1,4 +1,4 @@
-"""The command line as a person meets it."""
+"""The command line as a user meets it."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ E5 = str(ROOT / "configs/smoke/e5.yaml")
 
 
 def test_dry_run_prints_a_config_that_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Overrides included, as `wandb agent` passes them."""
+    """The overrides are included, as `wandb agent` passes them."""
     assert main(["train", E5, "--dry-run", "--loss.weighting=minsnr", "--train.total_steps=7"]) == 0
     out = capsys.readouterr().out
     (tmp_path / "again.yaml").write_text(out)
@@ -64,7 +64,7 @@ def test_bad_input_is_one_paragraph_and_code_2(
 def test_a_wrong_option_gets_the_usage_of_its_verb(
     argv: list[str], usage: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches the top level's usage, which names no option, and a path looked at before the options are."""
+    """Catches the top level's usage, which names no option, and a path that is checked before the options."""
     with pytest.raises(SystemExit) as stopped:
         main(argv)
     assert stopped.value.code == 2
@@ -79,14 +79,15 @@ def test_a_folder_of_runs_names_them(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of the experiment's folder and the one above. Catches an example path where the runs are at hand."""
+    """Tried with the experiment's folder and with the one above. Catches an example path in the message although real
+    runs are there."""
     for above in (trained.parent, trained.parents[1]):
         assert main([verb, str(above), "--out", str(tmp_path / "out")]) == 2
         assert f"Give one of them: {trained}." in capsys.readouterr().err
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
-    """Counts imports, not seconds. Catches an import of torch, wandb or pandas at the top of a module."""
+    """The test counts imports, not seconds. Catches an import of torch, wandb or pandas at the top of a module."""
     heavy = "{'torch', 'numpy', 'wandb', 'pandas', 'pydantic'}"
     code = f"import sys, ddpm.commands.cli; print(sorted({heavy} & {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -100,7 +101,7 @@ def test_metrics_table_is_the_committed_one() -> None:
 
 
 def test_every_logged_key_is_documented(trained: Path) -> None:  # noqa: F811
-    """Looks up the keys of a real run; those of a timestep stand in the table as a family."""
+    """The keys come from a real run. The table lists the keys of single timesteps as one family."""
     import json
 
     from ddpm.metrics.table import metric_of

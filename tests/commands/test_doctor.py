@@ -1,4 +1,4 @@
-"""`ddpm doctor`: says what is there and what is not, shows no key, and changes nothing."""
+"""`ddpm doctor` says what is there and what is missing, shows no key, and changes nothing."""
 
 import os
 import subprocess
@@ -19,8 +19,8 @@ def _lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_it_finds_what_is_there_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty machine can run the demo; what is missing comes with advice, and nothing is made. A file of another
-    content than clean-fid's is told from the published one, by its digest; so are data that were put there."""
+    """An empty machine can run the demo. What is missing is listed with advice, and no file is made. A file with other
+    content than clean-fid's is told from the published one by its digest. Data that was put in place is found."""
     monkeypatch.chdir(tmp_path)
     assert cli.main(["doctor"]) == 0
     lines = _lines(capsys)
@@ -43,7 +43,8 @@ def test_it_finds_what_is_there_and_says_what_to_do(
 
 
 def test_no_key_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The login is named, the key is not; nor is one that W&B's client refuses, which is no login."""
+    """The login is named and the key is not. A key that W&B's client refuses is not shown either, and does not count as
+    a login."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789secret" * 3)
@@ -60,8 +61,8 @@ def test_no_key_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_what_the_demo_needs_ends_with_1(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A full disk, or a torchvision of another build: named, with the exit code that scripts read. Catches a traceback,
-    and a doctor that says all is well."""
+    """A full disk, or a torchvision from another build, is named, with the exit code that scripts read. Catches a
+    traceback, and a doctor that says all is well."""
     monkeypatch.chdir(tmp_path)
     if fault == "disk":
         monkeypatch.setattr(doctor, "ROOM", 2**60)
@@ -76,8 +77,8 @@ def test_what_the_demo_needs_ends_with_1(
 
 @pytest.mark.parametrize("fault", ["raise OSError('libtorch.so is no ELF file')", "import torch_is_not_installed"])
 def test_a_torch_that_cannot_be_imported_is_a_finding(fault: str, tmp_path: Path) -> None:
-    """In a process where nothing has imported it: every line is there, with what to do, and code 1. Catches a traceback
-    in the one command that is to say what is wrong."""
+    """Run in a process that has not imported torch: every line is there with advice, and the exit code is 1. Catches a
+    traceback in the one command that should say what is wrong."""
     (tmp_path / "torch.py").write_text(fault)
     path = os.pathsep.join([str(tmp_path), str(Path(doctor.__file__).parents[1])])
     command = [sys.executable, "-m", "ddpm", "doctor"]
@@ -102,7 +103,7 @@ def test_a_torch_that_cannot_be_imported_is_a_finding(fault: str, tmp_path: Path
 def test_what_must_not_be_read_is_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weights, and folders of the cache and the data, that are another user's: named, and the demo can run. Catches a
+    """The weights, the cache and the data belong to another user: they are named, and the demo can run. Catches a
     traceback at the first of them."""
     monkeypatch.chdir(tmp_path)
     weights = tmp_path / "ddpm-cache" / INCEPTION_FILE

@@ -1,4 +1,4 @@
-"""`ddpm evaluate`: the numbers of the training's own milestones, one table, and no bit lost to a kill."""
+"""`ddpm evaluate` gives the numbers of the training's own milestones, in one table, and a kill changes no bit."""
 
 import csv
 import functools
@@ -27,7 +27,7 @@ TIMES = ("sample_s", "features_s", "distance_s")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four steps with two milestones; this worker's copy, in whose record the tests write."""
+    """A run of four steps with two milestones. It is this worker's copy, because the tests write to its record."""
     keys = (NO_WANDB, "--curvature.enabled=false", "--eval.grid.enabled=false", "--eval.recon.enabled=false")
     made = tiny(once(tmp_path_factory, "milestones", lambda root: train(tiny(root, *keys))), *keys).run_dir
     return Path(shutil.copytree(made, tmp_path_factory.mktemp("run") / made.name))
@@ -50,21 +50,21 @@ def _record(folder: Path) -> list[dict]:
 
 
 def _copy(folder: Path, to: Path) -> Path:
-    """The run's folder without what other tests have evaluated of it."""
+    """The run's folder without the evaluations from other tests."""
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns("evaluations.jsonl"))
     return to
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figure takes half of a small evaluation's time, and these tests do not look at it."""
+    """Draw no figure: it takes half of a small evaluation's time, and these tests do not look at it."""
     monkeypatch.setattr("ddpm.commands.score_checkpoints.draw_frontier", lambda *_: None)
 
 
 def test_it_is_the_number_of_the_milestone(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """Of the same checkpoint by the same protocol, to the last bit, error, ends and fingerprint included; and what the
-    fingerprint stands for is written beside it, and in the run's record, which holds no path that ends with a move.
-    Catches a second way to measure, other noise, and live weights for EMA."""
+    """For the same checkpoint and protocol, value, error, interval ends and fingerprint equal the milestone's to the
+    last bit. What the fingerprint stands for is written beside it and in the run's record, which holds no path that
+    breaks when a folder moves. Catches a second way to measure, other noise, and live weights in place of EMA."""
     assert cli.main(_command(folder, tmp_path)) == 0
     (row,) = _table(tmp_path)
     logged = json.loads((folder / "loss.jsonl").read_text().splitlines()[-1])["out"]
@@ -81,8 +81,9 @@ def test_it_is_the_number_of_the_milestone(folder: Path, tmp_path: Path, undrawn
 
 
 def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path: Path) -> None:
-    """Of two checkpoints; then more NFE into the same folder: the table holds all of them, and the run's record each
-    point once. Catches a table that forgets, a score without protocol, and points that are drawn again."""
+    """Two checkpoints are evaluated, then more NFE into the same folder. The table holds all of them, and the run's
+    record has each point once. Catches a table that forgets rows, a score without a protocol, and points that are drawn
+    again."""
     run = _copy(folder, tmp_path / "run")
     checkpoints = [str(run / f"checkpoints/step-00000{step}.pt") for step in (2, 4)]
     flags = ["--sampler", "ddim,ddpm", "--metrics", "fid,kid,prdc"]
@@ -109,7 +110,7 @@ def test_every_checkpoint_sampler_nfe_and_score_has_a_row(folder: Path, tmp_path
 
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(run, table's folder) of two points of three chunks each, evaluated in one go."""
+    """(run, table's folder) for two points of three chunks each, evaluated without interruption."""
 
     def evaluate_all(root: Path) -> None:
         process = processes.start_command(_long(_copy(folder, root / "run"), root / "out"), root)
@@ -127,8 +128,8 @@ def _long(run: Path, out: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("target", "number", "drawn"),
     [
-        ("safetensors.torch.save_file", 2, 5),  # in the write of the second chunk
-        ("ddpm.commands.score_checkpoints.note_evaluation", 1, 3),  # between its file and the run's record
+        ("safetensors.torch.save_file", 2, 5),  # while the second chunk is written
+        ("ddpm.commands.score_checkpoints.note_evaluation", 1, 3),  # between the point's file and the run's record
     ],
 )
 def test_a_kill_costs_no_bit(
@@ -139,10 +140,10 @@ def test_a_kill_costs_no_bit(
     number: int,
     drawn: int,
 ) -> None:
-    """Killed there and started again, table and record are those of the undisturbed evaluation, nothing is left aside,
-    and only the chunks are `drawn` (of six) that were not there yet.
+    """After a kill and a restart, table and record equal those of the undisturbed evaluation, and no partial file is
+    left. Only the `drawn` chunks (of six) that were missing are drawn.
 
-    Catches state that is not kept, half a file that is taken for a whole one, and a point noted twice or never.
+    Catches state that is not saved, half a file taken for a whole one, and a point noted twice or never.
     """
     run, out = _copy(folder, tmp_path / "run"), tmp_path / "out"
     shutil.copytree(undisturbed[1].parent / "ddpm-cache", tmp_path / "ddpm-cache")
@@ -159,8 +160,8 @@ def test_a_kill_costs_no_bit(
 
 
 def test_other_settings_do_not_go_on_with_what_was_begun(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """A point that was killed is not continued under another seed, batch size, checkpoint or count, each of which has
-    other bits. Catches a key that forgets one."""
+    """No point goes on with samples drawn under another seed, x0 limit, sample count, kind of weights or checkpoint:
+    each gives other bits. Catches a key that leaves one of them out."""
     last, first = (str(folder / f"checkpoints/step-00000{step}.pt") for step in (4, 2))
     for source, flags in (
         (last, []),
@@ -193,7 +194,7 @@ def test_other_settings_do_not_go_on_with_what_was_begun(folder: Path, tmp_path:
 def test_bad_input(
     folder: Path, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One paragraph, code 2, and no point is begun."""
+    """One paragraph, code 2, and no point begins."""
     flags = [str(two_colours(tmp_path)) if flag == "two.pt" else flag for flag in flags]
     try:
         code = cli.main(_command(folder, tmp_path / "out", *flags))
@@ -205,7 +206,7 @@ def test_bad_input(
 
 
 def test_a_folder_is_one_processs_at_a_time(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two would draw the same chunks."""
+    """Two processes would draw the same chunks."""
     with FileLock(tmp_path / ".lock"):
         assert cli.main(_command(folder, tmp_path)) == 75
     assert "Another process is evaluating" in capsys.readouterr().err
@@ -219,8 +220,8 @@ def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, capsys: py
 
 
 def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """Cut anywhere, after the point's key too: what is noted after it stands on a line of its own, once. Catches a
-    point that counts as noted by half a line, and one noted twice where only the line's end was lost."""
+    """The line is cut at several places, also after the point's key. The next note stands on its own line, once.
+    Catches half a line that counts as a noted point, and a point noted twice if only the line's end was lost."""
     run, path = _copy(folder, tmp_path / "run"), tmp_path / "run/evaluations.jsonl"
     assert cli.main(_command(run, tmp_path / "out")) == 0
     whole = path.read_text()
@@ -234,7 +235,8 @@ def test_a_torn_line_of_the_record_costs_nothing(folder: Path, tmp_path: Path, u
 def test_a_record_that_cannot_be_read(
     folder: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder in its place, or bytes that are no text: said in a line, and the table is there. Catches a traceback."""
+    """The record is a folder, or its bytes are not text: one line says so, and the table is written. Catches a
+    traceback."""
     run, path = _copy(folder, tmp_path / "run"), tmp_path / "run/evaluations.jsonl"
     path.mkdir()
     assert cli.main(_command(run, tmp_path / "out")) == 0
@@ -246,8 +248,8 @@ def test_a_record_that_cannot_be_read(
 
 
 def test_scores_asked_for_later_join_the_table(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """KID alone, then FID and KID into the same folder: both are in the table, KID once. Catches a point that counts as
-    done whatever scores it was done for."""
+    """KID alone, then FID and KID into the same folder: the table has both, and KID once. Catches a point that counts
+    as done whichever scores it was done for."""
     run = _copy(folder, tmp_path / "run")
     for asked in ("kid", "fid,kid"):
         assert cli.main(_command(run, tmp_path / "out", "--metrics", asked)) == 0
@@ -255,7 +257,8 @@ def test_scores_asked_for_later_join_the_table(folder: Path, tmp_path: Path, und
 
 
 def test_fid_at_infinite_n(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """Of as many samples as it needs, under a protocol of its own. Catches a refusal of what there is enough of."""
+    """FID at infinite n runs with just enough samples, under its own protocol. Catches a refusal although there are
+    enough."""
     flags = ["--n", "257", "--nfe", "1", "--metrics", "fid,fid_infinity"]
     assert cli.main(_command(folder, tmp_path, *flags)) == 0
     fid, infinity = sorted(_table(tmp_path), key=lambda row: row["metric"])
@@ -265,8 +268,8 @@ def test_fid_at_infinite_n(folder: Path, tmp_path: Path, undrawn: None) -> None:
 def test_a_damaged_point_is_evaluated_again(
     folder: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Named in a line, and as it was after the same command; one that nobody asks for is left out of the table. Catches
-    a traceback from which no command leads."""
+    """One line names it, and the same command restores it. A damaged point that nobody asks for is left out of the
+    table. Catches a traceback that no command resolves."""
     command = _command(_copy(folder, tmp_path / "run"), tmp_path / "out")
     assert cli.main(command) == 0
     (path,) = (tmp_path / "out/points").iterdir()
@@ -283,7 +286,7 @@ def test_a_damaged_point_is_evaluated_again(
 def test_no_checkpoint_is_sampled_before_all_are_looked_at(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second of two is damaged. Catches hours of the first, and then the message."""
+    """The second of two checkpoints is damaged. Catches hours of sampling the first one before the message."""
     (tmp_path / "second.pt").write_bytes(b"half")
     command = _command(folder, tmp_path / "out")
     command.insert(2, str(tmp_path / "second.pt"))
@@ -293,7 +296,7 @@ def test_no_checkpoint_is_sampled_before_all_are_looked_at(
 
 
 def test_other_references_have_panels_of_their_own(tmp_path: Path) -> None:
-    """Of one name, but other counts or other images. Catches FIDs of two scales on one axis."""
+    """The references share a name, but have other counts or other images. Catches FIDs with two scales on one axis."""
     row = dict.fromkeys(("run", "step", "weights", "sampler", "spacing", "x0_limit", "seed", "features"), "x")
     row |= {"reference": "own", "reference_n": 9, "reference_digest": "ab", "n": 70, "nfe": 2, "value": 2.0}
     row |= {"low": 1.0, "high": 3.0, "floor": 1.0, "ceiling": 9.0}
@@ -304,8 +307,9 @@ def test_other_references_have_panels_of_their_own(tmp_path: Path) -> None:
 
 
 def test_what_each_sample_adds_makes_the_interval(folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """One value a sample, whose deviation over sqrt(n) is the interval's; asked for later, the point is taken again and
-    noted beside the first. Catches rows of another order or number, and a flag that a finished point swallows."""
+    """Each sample has one value. Their deviation over sqrt(n) is the interval's. If the values are asked for later, the
+    point is evaluated again and noted beside the first. Catches rows in another order or number, and a flag that is
+    ignored for a finished point."""
     run = _copy(folder, tmp_path / "run")
     assert cli.main(_command(run, tmp_path / "out")) == 0
     assert cli.main(_command(run, tmp_path / "out", "--influence")) == 0

@@ -1,4 +1,4 @@
-"""`ddpm probe`: the curvature of a run that is over, in its record or in a file."""
+"""`ddpm probe` measures the curvature of a finished run, into its record or a file."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ from tests.tracking.test_tracking_online import _history, _record, _rows
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 from wandb_standin import StandIn
 
-# Exact products: differences in so narrow a network are checked, and what is checked falls back to them.
+# Exact products: in so narrow a network, finite differences are checked, and the check falls back to exact products.
 _EXACT = [*PLAIN, "--curvature.enabled=true", "--curvature.exact=true"]
 _UNPROBED = [*_EXACT, "--curvature.enabled=false"]
 
@@ -38,9 +38,10 @@ def _curvature(rows: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]
 def test_a_run_probed_afterwards_has_what_it_would_have_logged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At every checkpoint, bitwise, in the folder and in W&B's offline files; a second time nothing is to be done.
+    """The numbers are equal bitwise at every checkpoint, in the folder and in W&B's offline files. A second call has
+    nothing to do.
 
-    Catches other draws or weights than the training's, and rows that replace those of the same step.
+    Catches draws or weights that differ from the training's, and rows that replace those of the same step.
     """
     during = train(tiny(tmp_path / "a", *_EXACT))
     after = train(tiny(tmp_path / "b", *_UNPROBED))
@@ -63,7 +64,7 @@ def test_a_run_probed_afterwards_has_what_it_would_have_logged(
     probe(after, ["--curvature.method=[hutchinson,lanczos]"], None, "cpu", None)
     said = capsys.readouterr().out
     assert "top_eigenvalue" in said
-    assert "ref_trace_mean" not in said  # that is there
+    assert "ref_trace_mean" not in said  # it was there already
 
 
 def _all_rows(folder: Path) -> dict[int, dict[str, float]]:
@@ -72,8 +73,9 @@ def _all_rows(folder: Path) -> dict[int, dict[str, float]]:
 
 
 def test_what_is_added_reaches_the_server(tmp_path: Path, server: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
-    """Online at once; offline by `ddpm sync`, which knows of rows that the server has in part. A report that cached the
-    run sees them, and the summary keeps the last step. Catches numbers that stay on one disk."""
+    """Online the numbers arrive at once. Offline `ddpm sync` sends them, and it knows which rows the server has in
+    part. A report that cached the run sees them, and the summary keeps the last step. Catches numbers that stay on one
+    disk."""
     folder = train(tiny(tmp_path, *_UNPROBED, "--eval.fid_milestone.enabled=true"))
     source = f"wandb:{_record(server).entity}/{_record(server).project}"
     assert not len(open_source(source, ["e6"])[0].series("curvature/ref_trace_mean"))
@@ -92,8 +94,8 @@ def test_what_is_added_reaches_the_server(tmp_path: Path, server: StandIn, capsy
 
 
 def test_a_run_trained_offline_goes_up_whole(tmp_path: Path, server: StandIn) -> None:
-    """Training offline, the probe with a server: rows, config and end of the run arrive with the curvature. Catches a
-    server that knows the probed steps' new keys and takes them for the rows."""
+    """The training was offline and the probe has a server: rows, config and the run's end arrive with the curvature.
+    Catches a sync that sees the new keys of the probed steps on the server and takes the rows for complete."""
     folder = train(tiny(tmp_path, *_UNPROBED, "--logging.wandb.mode=offline"))
     with mock.patch.dict("os.environ", {"WANDB_MODE": "online"}):
         probe(folder, [], None, "cpu", None)
@@ -104,8 +106,9 @@ def test_a_run_trained_offline_goes_up_whole(tmp_path: Path, server: StandIn) ->
 def test_a_probe_that_ends_early_keeps_what_it_has(
     tmp_path: Path, server: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped in the second checkpoint, it sends the first; killed between folder and server, the next command sends
-    what the folder has; a torn last line costs no row. Catches numbers that no command will ever send."""
+    """If the probe is stopped in the second checkpoint, it sends the first. If it is killed between folder and server,
+    the next command sends what the folder has. A torn last line costs no row. Catches numbers that no command will ever
+    send."""
     folder = train(tiny(tmp_path, *_UNPROBED))
     measure = CurvatureProbe.measure
 
@@ -132,8 +135,8 @@ def test_a_probe_that_ends_early_keeps_what_it_has(
 
 
 def test_a_run_that_will_go_on_is_refused(tmp_path: Path) -> None:
-    """Its row of a step may still be missing: with numbers of the probe in it the training would take it for done.
-    Catches a loss and an FID that are never logged."""
+    """A row may still be missing. With the probe's numbers in it, the training would take that row for done. Catches a
+    loss and an FID that are never logged."""
     folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
     (folder / "results.jsonl").unlink()
     before = (folder / "loss.jsonl").read_bytes()
@@ -146,8 +149,9 @@ def test_a_run_that_will_go_on_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Stopped after one of two checkpoints: the same command measures the other, another command both, and the file is
-    there when it is whole. Catches minutes of measurements lost, and lines of two designs in one file."""
+    """The probe stops after one of two checkpoints. The same command measures the other one; another command measures
+    both. The file appears only when it is complete. Catches minutes of lost measurements, and lines with two designs in
+    one file."""
     folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
     out, whole = tmp_path / "x.jsonl", tmp_path / "whole.jsonl"
     probe(folder, [], None, "cpu", whole)
@@ -173,8 +177,9 @@ def test_a_file_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_file_holds_the_values_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One checkpoint on its own, by the command line: every v'Hv, whose mean is what is logged, under the name of the
-    run it is of. Catches the name that a training with the probe's own settings would have."""
+    """One checkpoint outside its run folder, by the command line: the file holds every v'Hv, and their mean is the
+    logged number. The line carries the name of the checkpoint's run. Catches the name that a training with the probe's
+    own settings would have."""
     folder = train(tiny(tmp_path, *_UNPROBED, NO_WANDB))
     alone = tmp_path / "alone.pt"
     alone.write_bytes((folder / "checkpoints/step-000004.pt").read_bytes())
@@ -195,7 +200,7 @@ def test_a_file_holds_the_values_too(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_one_key_of_a_run_keeps_one_meaning(tmp_path: Path) -> None:
-    """Other probes, images or keys are refused before anything is written, and do go to a file."""
+    """Other probes, images or keys are refused before anything is written. They can go to a file."""
     folder = train(tiny(tmp_path, *_EXACT, NO_WANDB))
     before = (folder / "loss.jsonl").read_bytes()
     for overrides, data, said in (
@@ -238,8 +243,8 @@ def _folder_of_images(tmp_path: Path) -> Path:
 
 
 def test_older_runs_had_the_studys_draws(tmp_path: Path) -> None:
-    """A run from before `curvature.draws` is `batch`: other draws are refused, and its config is another one where the
-    curvature is measured. Catches two schemes in one curve."""
+    """A run from before `curvature.draws` counts as `batch`. Other draws are refused, and its config differs from
+    today's if the curvature is measured. Catches two schemes in one curve."""
     folder = train(tiny(tmp_path, *_EXACT, NO_WANDB))
     record = json.loads((folder / "run.json").read_text())
     del record["config"]["curvature"]["draws"]

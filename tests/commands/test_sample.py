@@ -30,14 +30,14 @@ def _pixels(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_every_sampler_draws(folder: Path, tmp_path: Path, sampler: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """And the study's own warns."""
+    """Every sampler draws, and the study's own warns."""
     assert _sample(folder, tmp_path, "--sampler", sampler) == 0
     assert ("faulty" in capsys.readouterr().out) == (sampler == "ddpm_adjacent_posterior")
     assert _pixels(tmp_path / "grid.png").std() > 1
 
 
 def test_equal_seeds_give_equal_images_whatever_the_batch(folder: Path, tmp_path: Path) -> None:
-    """Up to one grey level, since convolutions of other batch sizes round otherwise."""
+    """The images are equal up to one grey level, since convolutions round differently with other batch sizes."""
     assert _sample(folder, tmp_path / "a", "--each", "--batch-size", "2") == 0
     assert _sample(folder, tmp_path / "b", "--each", "--batch-size", "5") == 0
     assert _sample(folder, tmp_path / "c", "--each", "--seed", "1") == 0
@@ -81,7 +81,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_schedule_is_drawn(tmp_path: Path) -> None:
-    """Every schedule, also at zero terminal SNR, where the logarithm of SNR ends at -inf."""
+    """Every schedule is drawn, also at zero terminal SNR, where the logarithm of SNR ends at -inf."""
     e6 = str(ROOT / "configs/smoke/e6.yaml")
     for flags in (
         [],

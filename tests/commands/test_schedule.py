@@ -34,9 +34,9 @@ def drawing(monkeypatch: pytest.MonkeyPatch) -> Drawing:
 
 @pytest.mark.parametrize("zero_terminal", [False, True])
 def test_the_schedule_is_drawn_as_it_is(drawing: Drawing, tmp_path: Path, zero_terminal: bool) -> None:
-    """alpha_bar of 1000 linear betas, SNR, and every weighting over the t trained on, 100 to 899, with its mean there;
-    the last t of zero terminal SNR has no place on a log axis. Catches signal and noise that changed places, SNR upside
-    down, a mean over all t, and the wrong weighting marked as configured."""
+    """alpha_bar of 1000 linear betas, SNR, and every weighting over the trained t, 100 to 899, with its mean. At zero
+    terminal SNR the last t has no place on a log axis. Catches swapped signal and noise, SNR upside down, a mean over
+    all t, and the wrong weighting marked as configured."""
     diffusion = {"T": 1000, "beta_schedule": "linear", "zero_terminal_snr": zero_terminal}
     if zero_terminal:
         diffusion["prediction"] = "v"
@@ -75,9 +75,9 @@ def test_the_schedule_is_drawn_as_it_is(drawing: Drawing, tmp_path: Path, zero_t
 
 
 def test_the_frontier_is_drawn_as_it_is(drawing: Drawing, tmp_path: Path) -> None:
-    """Two samplers at two NFE, asked for in another order; intervals that reach less far down than up. Catches points
-    out of order, bars of the interval's ends instead of their distances, bars upside down, floor and ceiling in each
-    other's place, and linear axes."""
+    """Two samplers at two NFE, asked for in another order; the intervals reach less far down than up. Catches points
+    out of order, bars drawn from the interval's ends instead of their distances, bars upside down, swapped floor and
+    ceiling, and linear axes."""
     common = {"run": "r", "step": 4, "weights": "ema", "spacing": "linspace", "x0_limit": "clip", "seed": 0}
     common |= {"features": "f", "reference": "own", "reference_n": 9, "reference_digest": "ab", "n": 70}
     points = [("ddpm", 50, 20.0, 18.0, 23.0), ("ddim", 10, 30.0, 29.0, 34.0), ("ddpm", 10, 40.0, 37.0, 41.0)]

@@ -1,4 +1,4 @@
-"""Folders and archives of small images for the tests here, and what is said of them."""
+"""Folders and archives with small images for the tests here, and the messages about them."""
 
 import io
 import zipfile
@@ -21,7 +21,7 @@ PNG = encoded(Image.new("RGB", (4, 4), (10, 20, 30)))
 
 
 def make(root: Path, names: Sequence[str], content: bytes = PNG) -> Path:
-    """Files of these names in the folder `root`; those that end in a slash are folders."""
+    """Write files with these names into the folder `root`. Names that end in a slash are folders."""
     for name in names:
         path = root / name
         (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def make(root: Path, names: Sequence[str], content: bytes = PNG) -> Path:
 
 
 def pack(target: Path, names: Sequence[str], content: bytes = PNG) -> Path:
-    """A .zip of such files."""
+    """A .zip with such files."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
             archive.writestr(zipfile.ZipInfo(name), b"" if name.endswith(("/", "\\")) else content)
@@ -39,7 +39,7 @@ def pack(target: Path, names: Sequence[str], content: bytes = PNG) -> Path:
 
 
 def said(root: Path, capsys: pytest.CaptureFixture[str], **asked: object) -> str:
-    """The line on what was read, which has to be one line, from the count on."""
+    """The line on what was read, from the count on. It has to be one line."""
     capsys.readouterr()
     load_images("folder", root, **asked)  # type: ignore[arg-type]
     (line,) = capsys.readouterr().out.splitlines()

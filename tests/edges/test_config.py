@@ -1,4 +1,4 @@
-"""What a config says is what is trained: files, overrides, sweep points, filters, paths and names."""
+"""The training uses what the config says: files, overrides, sweep points, filters, paths and names."""
 
 import argparse
 import itertools
@@ -77,13 +77,14 @@ TWICE = "loss: {weighting: minsnr}\nseed: 3\nloss: {minsnr_gamma: 3}\n"
     ],
 )
 def test_a_key_that_is_there_twice(text: str, message: str) -> None:
-    """Catches: the first of two sections dropped without a word, on any level and in any notation."""
+    """Catches a file in which the first of two equal sections is silently dropped, on any level and in any notation."""
     with pytest.raises(UserError, match=message):
         read_yaml(text, "file")
 
 
 def test_every_kind_of_file_refuses_it(tmp_path: Path) -> None:
-    """Configs, sweep files, experiments; and no module reads YAML by itself. Catches: one that another reader reads."""
+    """Configs, sweep files and experiments are refused, and no module reads YAML by itself. Catches a reader that
+    accepts such a file."""
     (tmp_path / "twice.yaml").write_text(TWICE)
     for read in (load_config, read_sweep, lambda path: load(str(path))):
         with pytest.raises(UserError, match="the key loss is there twice, first in line 1"):
@@ -93,7 +94,7 @@ def test_every_kind_of_file_refuses_it(tmp_path: Path) -> None:
 
 
 def test_anchors_do_not_make_a_key_twice() -> None:
-    """A merged mapping that is merged again, with a value of its own. Catches: what `<<` brings taken for typed."""
+    """A merged mapping is merged again, with its own value. Catches a value from `<<` that counts as typed."""
     text = "a: &a {nfe: 7}\nb: &b {<<: *a, n: 40}\nc: {<<: *b, nfe: 9}\n"
     assert read_yaml(text, "file") == {"a": {"nfe": 7}, "b": {"nfe": 7, "n": 40}, "c": {"nfe": 9, "n": 40}}
 
@@ -110,7 +111,7 @@ SCALARS = {
 
 @pytest.mark.parametrize(("word", "value"), SCALARS.items())
 def test_values_are_those_of_yaml_1_2(word: str, value: Any) -> None:
-    """The specification's core schema, written out by hand. Catches: version 1.1's dates, octals, 60ths and yes/no."""
+    """The specification's core schema, written out by hand. Catches version 1.1's dates, octals, 60ths and yes/no."""
     found = read_value(word, "word")
     assert (found, type(found), str(found)) == (value, type(value), str(value))
     if not set(word) & set("#:&'") or word in ("1:30",):
@@ -125,7 +126,8 @@ TEXTS = [
 
 
 def test_what_is_written_is_read_by_everyone() -> None:
-    """A run's config.yaml, by this reader and by one of YAML 1.1. Catches: the text 1e-4 without its quotes."""
+    """A run's config.yaml is read by this reader and by a YAML 1.1 reader. Catches the text 1e-4 written without
+    quotes."""
     values = {"text": TEXTS, "numbers": [1e-5, 1e20, 0.1, -3, 10**17], "flags": [True, None, []]}
     text = write_yaml(values)
     assert read_yaml(text, "file") == yaml.safe_load(text) == values
@@ -161,21 +163,22 @@ def test_what_is_written_is_read_by_everyone() -> None:
     ],
 )
 def test_files_that_are_no_config(tmp_path: Path, content: bytes, message: str) -> None:
-    """Catches: a traceback, an endless loop, or several lines of the parser's own words."""
+    """Catches a traceback, an endless loop, and several lines in the parser's own words."""
     with pytest.raises(UserError, match=message) as refused:
         _of_file(tmp_path, content)
     assert "\n" not in str(refused.value)
 
 
 def test_encodings_of_other_systems(tmp_path: Path) -> None:
-    """With a byte order mark, and the UTF-16 of a PowerShell redirection. Catches: a first key `\\ufeffextends`."""
+    """A file with a byte order mark, and one in the UTF-16 of a PowerShell redirection. Catches a first key
+    `\\ufeffextends`."""
     for encoding in ("utf-8-sig", "utf-16"):
         text = f"extends: {QUICK}\nstudy_name: é\n"
         assert _of_file(tmp_path, text.encode(encoding)).study_name == "é"
 
 
 def test_a_link_that_goes_round(tmp_path: Path) -> None:
-    """Catches: the RuntimeError of a path that is resolved for ever."""
+    """Catches the RuntimeError from a path that never resolves."""
     (tmp_path / "a.yaml").symlink_to("b.yaml")
     (tmp_path / "b.yaml").symlink_to("a.yaml")
     with pytest.raises(UserError, match="cannot be read"):
@@ -186,8 +189,8 @@ def test_a_link_that_goes_round(tmp_path: Path) -> None:
 
 
 def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
-    """Every key below is a comment; in a file, its parent, below a section, before an override; an experiment's too.
-    Catches: the baseline's whole section gone for the defaults."""
+    """Every key below is a comment. Tried in a file, in its parent, below a section, before an override, and in an
+    experiment. Catches a section whose baseline values are all replaced by the defaults."""
     text = "extends: QUICK\nlogging:\n  # log_every_n_steps: 3\nmodel:\neval: {grid: , final: {}}\n"
     assert _of_file(tmp_path, text) == _config()
     changed = "--logging.log_every_n_steps=5"
@@ -200,7 +203,7 @@ def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["null", "None", "", "3", "offline", "[1]"])
 def test_a_section_is_not_set_to_one_value(word: str) -> None:
-    """Catches: `--logging.wandb=null --logging.wandb.tags=[a]`, of which the first resets the section unseen."""
+    """Catches `--logging.wandb=null --logging.wandb.tags=[a]`, in which the first word silently resets the section."""
     with pytest.raises(UserError, match=r"logging\.wandb is a section\. Its keys are logging\.wandb\.mode, "):
         _config(f"--logging.wandb={word}", "--logging.wandb.tags=[a]")
 
@@ -244,12 +247,13 @@ def test_a_section_is_not_set_to_one_value(word: str) -> None:
     ],
 )
 def test_what_stands_after_the_equals_sign(override: str, value: Any) -> None:
-    """The word itself if the key takes text, else the value that it is. Catches: a text cut at its `#`, dates, 111."""
+    """A key that takes text gets the word itself; another key gets the word's value. Catches a text cut at its `#`,
+    dates, 111."""
     assert _value(_config(override), override[2:].partition("=")[0]) == value
 
 
 def test_nulls_within_what_an_agent_writes() -> None:
-    """Nested parameters come as a Python dictionary. Catches: None as the text "None"."""
+    """Nested parameters come as a Python dictionary. Catches None as the text "None"."""
     cfg = _config("--logging={'wandb': {'notes': None, 'entity': 'None'}, 'log_every_n_steps': 3}")
     assert (cfg.logging.wandb.notes, cfg.logging.wandb.entity, cfg.logging.log_every_n_steps) == (None, "None", 3)
 
@@ -282,21 +286,21 @@ def test_nulls_within_what_an_agent_writes() -> None:
     ],
 )
 def test_values_that_are_refused(override: str, message: str) -> None:
-    """Catches: a traceback later on, another value than was typed, 5000 digits in the message."""
+    """Catches a traceback later on, a value that differs from the typed one, and 5000 digits in the message."""
     with pytest.raises(UserError, match=message) as refused:
         _config(override)
     assert len(str(refused.value)) < 400
 
 
 def test_one_value_has_one_run() -> None:
-    """Catches: `-0.0`, `3e-3` or a text of digits making another id of the same run."""
+    """Catches another run id for the same run because of `-0.0`, `3e-3` or a text of digits."""
     assert _config("--eval.grid.eta=-0.0").run_id == _config().run_id
     assert _config("--optim.lr=3e-3").run_id == _config("--optim.lr=0.003").run_id
     assert _config("--train.total_steps=2e1").run_id == _config("--train.total_steps=20").run_id
 
 
 def test_text_keys_of_a_file(tmp_path: Path) -> None:
-    """As they are typed there, without quotes. Catches: a date, an integer where text belongs, a tag `False`."""
+    """Text values are typed in the file without quotes. Catches a date, an integer in place of text, a tag `False`."""
     wandb_ = "{notes: 1e-4, run_name: 2026-05-01, tags: [1, no, 1.0, 2026-05-01], entity: ~}"
     cfg = _of_file(
         tmp_path, f"extends: QUICK\nid: 20260501\nstudy_name: 1_1_1\nout_dir: 010\nlogging: {{wandb: {wandb_}}}\n"
@@ -312,8 +316,8 @@ def test_text_keys_of_a_file(tmp_path: Path) -> None:
 
 
 def test_the_points_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the sweep's file, from what a server sends and from the file that an agent writes. Catches: 1e-4 as a text,
-    `id` as a number."""
+    """The points come from the sweep's file, from a server, and from the file that an agent writes. Catches 1e-4 as a
+    text, `id` as a number."""
     (tmp_path / "s.yaml").write_text(
         "method: grid\nprogram: ddpm\nparameters:\n"
         "  optim.lr: {values: [1e-4]}\n  train.total_steps: {values: [2e1]}\n  id: {values: [20260501]}\n"
@@ -339,14 +343,14 @@ def test_the_points_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_bounds_of_a_sweep_are_numbers(tmp_path: Path) -> None:
-    """`min: 1e-5` without a point. Catches: a refusal of what is a number by YAML 1.2."""
+    """`min: 1e-5` has no decimal point. Catches a refusal of what is a number in YAML 1.2."""
     text = "method: random\nrun_cap: 3\nprogram: ddpm\nparameters: {optim.lr: {distribution: log_uniform_values, "
     (tmp_path / "s.yaml").write_text(text + "min: 1e-5, max: 1e-3}}\n")
     assert all(1e-5 <= point["optim.lr"] <= 1e-3 for point in points(read_sweep(tmp_path / "s.yaml")))
 
 
 def test_the_projects_files_mean_the_same_to_both_versions() -> None:
-    """W&B's `wandb sweep` reads YAML 1.1. Catches: a sweep file that its server would take for another."""
+    """W&B's `wandb sweep` reads YAML 1.1. Catches a sweep file that its server would read differently."""
     files = [file for folder in ("configs", "sweeps", "reports") for file in (ROOT / folder).rglob("*.yaml")]
     assert len(files) > 50
     for file in files:
@@ -362,11 +366,12 @@ def test_the_projects_files_mean_the_same_to_both_versions() -> None:
     ],
 )
 def test_filters_read_values_as_configs_do(where: str) -> None:
-    """Against a run whose config holds them. Catches: "No runs" for 3e-3, a filter that is cut at its `#`."""
+    """The filter is applied to a run whose config has the value. Catches "No runs" for 3e-3, and a filter that is cut
+    at its `#`."""
     overrides = ["--optim.lr=3e-3", "--train.total_steps=20", "--id=20260501", "--study_name=no"]
     overrides += ["--logging.wandb.notes=fix #3: a", "--logging.wandb.run_name=2026-05-01"]
     overrides += ["--eval.recon.t_values=[10, 30]", "--eval.recon.enabled=false"]
-    config = {**_config(*overrides).nested(), "old": {"lr": "1e-4"}}  # as a reader of YAML 1.1 had recorded it
+    config = {**_config(*overrides).nested(), "old": {"lr": "1e-4"}}  # as a reader for YAML 1.1 had recorded it
     run = Run("r", "quick", 1077, config, pd.DataFrame(), Path("runs"))
     assert filtered([run], [where]) == [run]
     assert filtered([run], [where.partition("=")[0] + "=4e-3"]) == []
@@ -377,21 +382,21 @@ def test_filters_read_values_as_configs_do(where: str) -> None:
 
 @pytest.fixture
 def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder of its own."""
+    """A home folder for one test."""
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     return tmp_path / "me"
 
 
 def test_every_path_key_knows_the_home_folder(at: Path, tmp_path: Path) -> None:
-    """Every key of the config whose type is a path, from the command line and from a file. Catches: a folder named `~`,
-    of a key that is added too; and a run's id that changes with the home folder."""
+    """Every config key with a path type, from the command line and from a file. Catches a folder named `~`, also for a
+    new key, and a run id that changes with the home folder."""
     keys = [key for key, type_ in key_types().items() if "pathlib" in repr(type_)]
     assert {"out_dir", "cache_dir", "data.root"} <= set(keys)
     for key in keys:
         assert home(_value(_config(f"--{key}=~/x"), key)) == at / "x"
     assert _config("--out_dir=~/x").out_dir == _of_file(tmp_path, "extends: QUICK\nout_dir: ~/x\n").out_dir == at / "x"
     assert _config("--cache_dir=~").cache_dir == at
-    for kept in ("data.root", "eval.features"):  # they count in the id, and are looked up when they are used
+    for kept in ("data.root", "eval.features"):  # they count in the id, and are resolved on use
         assert str(_value(_config(f"--{kept}=~/x.pt"), kept)) == "~/x.pt"
     with pytest.raises(UserError, match=str(at / "x")):
         load_images("folder", Path("~/x"))
@@ -400,7 +405,7 @@ def test_every_path_key_knows_the_home_folder(at: Path, tmp_path: Path) -> None:
 
 
 def test_every_path_option_knows_the_home_folder(at: Path) -> None:
-    """Catches: an option of any verb, a new one too, that reads paths in another way."""
+    """Catches an option of any verb, also a new one, that reads paths in another way."""
     (verbs,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
     kinds = {action.type for verb in verbs.choices.values() for action in verb._actions}
     assert path_argument in kinds and Path not in kinds
@@ -412,7 +417,7 @@ def test_every_path_option_knows_the_home_folder(at: Path) -> None:
 
 
 def test_the_cache_in_the_home_folder(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By either variable, or by neither. Catches: a folder named `~` beside the runs."""
+    """Set by either variable, or by neither. Catches a folder named `~` beside the runs."""
     use_folder(None)
     monkeypatch.setenv("DDPM_CACHE", "~/c")
     assert cache_dir() == at / "c"
@@ -433,7 +438,7 @@ def test_the_cache_in_the_home_folder(at: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_paths_that_are_none(path: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a value and as an option. Catches: the folder that one is in, for a variable that is not set; a RuntimeError;
+    """Given as a value and as an option. Catches the current folder in place of an unset variable, a RuntimeError, and
     an OSError in the middle of the work."""
     with pytest.raises(UserError, match=message):
         home(path)
@@ -445,7 +450,8 @@ def test_paths_that_are_none(path: str, message: str, capsys: pytest.CaptureFixt
 
 
 def test_a_run_folder_that_cannot_be_looked_at() -> None:
-    """A path that is too long as a whole; as is a folder of another user. Catches: an OSError from `train`."""
+    """The whole path is too long; a folder of another user gives the same kind of error. Catches an OSError from
+    `train`."""
     with pytest.raises(UserError, match="cannot be made: File name too long"):
         RunFolder(_config(f"--out_dir={'a/' * 3000}")).check()
 
@@ -455,8 +461,8 @@ def test_a_run_folder_that_cannot_be_looked_at() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_shortest_chain_of_each_schedule(name: str) -> None:
-    """Every T from 2: below the shortest no chain can be made, from it on each, with alpha_bar that falls, within a
-    config's bounds. Catches: a ValueError from within the training, a T that is refused for nothing."""
+    """Every T from 2 is tried. Below the shortest T no chain can be made; from it on each one can, alpha_bar falls, and
+    the config accepts it. Catches a ValueError from within the training, and a T that is refused although it works."""
     least = shortest_chain(name, 2)
     for T in [*range(2, 340), 1000, 1001, 20_000]:
         if least > T:
@@ -479,7 +485,7 @@ def test_the_shortest_chain_of_each_schedule(name: str) -> None:
 
 
 def test_a_schedule_that_is_too_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches: a traceback about a beta of 1.27, of `train` or of `schedule`; a figure left half done."""
+    """Catches a traceback about a beta of 1.27 from `train` or `schedule`, and a half-made figure."""
     flags = ["--diffusion.T=100", "--diffusion.beta_schedule=cosine_match_linear"]
     for verb in (["train", str(QUICK), f"--out_dir={tmp_path}"], ["schedule", str(QUICK), f"--out={tmp_path}/s.png"]):
         assert main([*verb, *flags]) == 2
@@ -492,7 +498,7 @@ def test_a_schedule_that_is_too_short(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("letters", [115, 260])
 def test_an_experiment_with_a_long_name(letters: int) -> None:
-    """Catches: artifacts that are never uploaded, an OSError of a folder."""
+    """Catches artifacts that are never uploaded, and an OSError from a folder name."""
     with pytest.raises(
         UserError, match=rf"command line .* has {letters} characters and may have 98: .* W&B's artifacts"
     ):
@@ -500,8 +506,8 @@ def test_an_experiment_with_a_long_name(letters: int) -> None:
 
 
 def test_the_longest_names_are_w_and_bs(tmp_path: Path) -> None:
-    """The longest experiment, id, tag and project that are taken here, and one more, by W&B's own client. Catches:
-    limits that are not its own, or a longer name of an artifact."""
+    """W&B's own client judges the longest accepted experiment, id, tag and project, and each with one more letter.
+    Catches limits that differ from the client's, and an artifact name that grew."""
     assert (NAME_MAXLEN, 64) == (ARTIFACT_LETTERS, TAG_LETTERS)
     for key, longest in (("experiment", 98), ("id", 113)):
         cfg = _config(f"--{key}={'a' * longest}")

@@ -1,4 +1,4 @@
-"""Run folders after a power cut, without their record, or finished and damaged; Ctrl-C before the program is there."""
+"""Run folders after a power cut, without their record, or finished and damaged; and Ctrl-C while the program loads."""
 
 import contextlib
 import json
@@ -27,12 +27,12 @@ KEYS = (*PLAIN, NO_WANDB, "--checkpoint.every=1", "--checkpoint.keep=9", "--logg
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of four steps, to be read only."""
+    """The folder of a finished run of four steps. Tests only read it."""
     return tiny(once(tmp_path_factory, "durable", lambda root: train(tiny(root, *KEYS))), *KEYS).run_dir
 
 
 def _copy(whole: Path, tmp_path: Path) -> Config:
-    """The config of the same run, of which a copy is in `tmp_path`."""
+    """Copy the run's folder into `tmp_path`. Returns the config of that copy."""
     cfg = tiny(tmp_path, *KEYS)
     shutil.copytree(whole, cfg.run_dir)
     return cfg
@@ -48,9 +48,9 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 class Disk:
-    """What of a folder a power cut leaves, by the worst that POSIX allows: the content of a file as it was at its last
-    fsync (none: empty), the names in a folder as at the last fsync of the folder. `early`: names are there at once, as
-    on most file systems."""
+    """What a power cut leaves of a folder in the worst case that POSIX allows. A file has its content from its last
+    fsync (empty without one); a folder has its names from its last fsync. `early`: names are there at once, as on most
+    file systems."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -58,7 +58,7 @@ class Disk:
         self.names: dict[int, dict[str, tuple[int, bool]]] = {root.stat().st_ino: {}}
         self.synced: list[str] = []
         self.states: list[dict[str, bytes]] = []
-        self._open: list[int] = []  # keeps the numbers of deleted files from being given again
+        self._open: list[int] = []  # keeps the inode numbers of deleted files from being reused
 
     def fsync(self, descriptor: int) -> None:
         self._open.append(os.dup(descriptor))
@@ -98,7 +98,8 @@ def _watched(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 def _assert_continuable(state: dict[str, bytes], run: str) -> int:
-    """What a power cut left is no run yet, or has its record and each row before its newest checkpoint; whose step."""
+    """After a power cut there is no run yet, or it has its record and each row before its newest checkpoint. Returns
+    that checkpoint's step."""
     files = {name.removeprefix(f"{run}/"): content for name, content in state.items() if name.startswith(f"{run}/")}
     if not files:
         return 0
@@ -115,9 +116,9 @@ def _assert_continuable(state: dict[str, bytes], run: str) -> int:
 def test_a_power_cut_at_any_moment_loses_no_row_that_a_checkpoint_presumes(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything that was not fsynced is lost, at each moment of a run and of its continuation; a run that goes on from
-    there has all rows. Catches a checkpoint that is on the disk before the rows before it, an empty run.json, and
-    names that were never on the disk."""
+    """At each moment of a run and of its continuation, everything that was not fsynced is lost. A run that continues
+    from there has all rows. Catches a checkpoint on disk before its earlier rows, an empty run.json, and names that
+    never reached the disk."""
     root = tmp_path / "a"
     root.mkdir()
     cfg = tiny(root, *KEYS)
@@ -127,7 +128,7 @@ def test_a_power_cut_at_any_moment_loses_no_row_that_a_checkpoint_presumes(
     found = [_assert_continuable(state, run) for state in disk.states]
     assert set(found) == {0, 1, 2, 3, 4} and found[-1] == 4
 
-    state = disk.states[found.index(3, found.index(3) + 1)]  # names that were fsynced
+    state = disk.states[found.index(3, found.index(3) + 1)]  # only names that were fsynced
     continued = tmp_path / "b"
     for name, content in state.items():
         (continued / name).parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,7 @@ def test_a_power_cut_at_any_moment_loses_no_row_that_a_checkpoint_presumes(
 
 
 def test_rows_are_synced_at_checkpoints_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches an fsync at each row, which would cost more than the step."""
+    """Catches an fsync at each row, which would take longer than the step."""
     cfg = tiny(tmp_path, *KEYS, "--checkpoint.every=100", "--eval.fid_milestone.every=100", "--train.total_steps=8")
     with _watched(tmp_path, monkeypatch) as disk:
         disk.states = []
@@ -154,7 +155,7 @@ def test_rows_are_synced_at_checkpoints_alone(tmp_path: Path, monkeypatch: pytes
 
 
 def test_rows_that_no_checkpoint_brings_back_are_counted(whole: Path, tmp_path: Path, capfd: Any) -> None:
-    """In one line, with their range. Catches a run that goes on without a word, and one that lists 600 steps."""
+    """One line gives their number and range. Catches a run that silently continues, and one that lists 600 steps."""
     cfg = _copy(whole, tmp_path)
     (cfg.run_dir / "results.jsonl").unlink()
     for step in (1, 2, 4):
@@ -168,15 +169,15 @@ def test_rows_that_no_checkpoint_brings_back_are_counted(whole: Path, tmp_path: 
     assert [row["_i"] for row in _rows(cfg.run_dir)] == [0, 3, 4]
 
 
-# --- what is lost of a run folder ---
+# --- lost files of a run folder ---
 
 
 @pytest.mark.parametrize("content", [b"", None])
 def test_a_lost_record_is_made_again_from_a_checkpoint(
     whole: Path, tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty, torn or absent run.json beside good checkpoints: the run is continued, one line says what was lost, and
-    what was there is kept aside. Catches a run of days that nothing but a deletion gets going again."""
+    """run.json is empty, torn or absent beside good checkpoints. The run is continued, one line says what was lost, and
+    the damaged file is kept aside. Catches a run of days that can only be deleted."""
     cfg = _copy(whole, tmp_path)
     (cfg.run_dir / "results.jsonl").unlink()
     checkpoint_path(cfg.run_dir, 4).unlink()
@@ -199,7 +200,8 @@ def test_a_lost_record_is_made_again_from_a_checkpoint(
 
 @pytest.mark.parametrize("record", ["{", "[]", "[" * 200_000, '{"run_id": 3}', "sessions", "config"])
 def test_a_record_of_another_shape_is_a_lost_one(whole: Path, tmp_path: Path, record: str) -> None:
-    """To every reader of a run folder. Catches a KeyError, and a RecursionError of 200,000 brackets."""
+    """Every reader of a run folder treats it as lost. Catches a KeyError, and a RecursionError from 200,000
+    brackets."""
     cfg = _copy(whole, tmp_path)
     path = cfg.run_dir / "run.json"
     other = json.loads(path.read_text()) | {record: [5]}
@@ -216,7 +218,8 @@ def test_a_record_of_another_shape_is_a_lost_one(whole: Path, tmp_path: Path, re
 def test_a_result_that_holds_nothing_is_none(
     whole: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """To `ddpm train` as to reports: the run is not finished, and is finished again. Catches two readings of a file."""
+    """`ddpm train` and the reports agree: the run is not finished, and is finished again. Catches two readings of one
+    file."""
     from reports.sources.folders import read_run
 
     cfg = _copy(whole, tmp_path)
@@ -234,7 +237,8 @@ def test_a_result_that_holds_nothing_is_none(
 def test_a_finished_run_with_a_torn_last_row_measures_it_again(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From the last checkpoint, without a step of training. Catches a run that counts as finished and lacks its end."""
+    """The row is measured from the last checkpoint, without a training step. Catches a run that counts as finished and
+    lacks its last row."""
     cfg = _copy(whole, tmp_path)
     rows = cfg.run_dir / "loss.jsonl"
     rows.write_bytes(rows.read_bytes()[:-10])
@@ -251,8 +255,8 @@ def test_a_finished_run_with_a_torn_last_row_measures_it_again(
 def test_a_finished_run_with_other_damage_names_it(
     whole: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What would take training again is named, and nothing is touched. Catches "finished" without a word, and weights
-    that are trained again under numbers that they did not make."""
+    """Damage that only more training could repair is named, and no file changes. Catches a plain "finished", and
+    weights that are trained again under numbers from other weights."""
     cfg = _copy(whole, tmp_path)
     rows = cfg.run_dir / "loss.jsonl"
     lines = rows.read_text().splitlines(keepends=True)
@@ -275,7 +279,7 @@ def test_a_finished_run_with_other_damage_names_it(
 def test_checkpoints_that_a_step_back_drops_go_before_their_rows(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a kill between the two that leaves a checkpoint whose rows are gone."""
+    """Catches a kill between the two that leaves a checkpoint without its rows."""
     cfg = _copy(whole, tmp_path)
     seen = []
     monkeypatch.setattr(
@@ -286,12 +290,12 @@ def test_checkpoints_that_a_step_back_drops_go_before_their_rows(
     assert [path.name for path in seen[0]] == ["step-000001.pt", "step-000002.pt"]
 
 
-# --- before the program is there ---
+# --- while the program loads ---
 
 
 def test_an_interrupt_while_the_program_is_loaded_is_no_traceback(tmp_path: Path) -> None:
-    """Ctrl-C at the import of the command line ends the process as SIGINT does; from then on it is a line and 130.
-    Catches a traceback through half of the standard library."""
+    """Ctrl-C during the import of the command line ends the process as SIGINT does. After that import it gives one line
+    and code 130. Catches a traceback through half of the standard library."""
     code = (
         "import os, runpy, signal, sys\n"
         "class At:\n"

@@ -1,4 +1,4 @@
-"""Names of runs, experiments, folders and protocols in figures: drawn as they are, whatever they hold."""
+"""Names of runs, experiments, folders and protocols are drawn in figures exactly, whatever characters they have."""
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -25,12 +25,12 @@ BELL, SHOWN = "\x07", "\N{REPLACEMENT CHARACTER}"
 
 @pytest.fixture(scope="module")
 def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
-    """Two arms of hostile names, folders and protocols."""
+    """Two arms with hostile names, folders and protocols."""
     root, names = tmp_path_factory.mktemp("hostile"), [f"e5{HOSTILE}{BELL}", f"e6{HOSTILE}{BELL}"]
     for name in names:
         write_run(root / name[:2], name, data__root=f"{name[:2]}{HOSTILE}", loss__weighting="constant")
     study = load("e6")
-    names = [name.replace(BELL, SHOWN) for name in names]  # as a reader of runs has them
+    names = [name.replace(BELL, SHOWN) for name in names]  # as a reader of runs gets them
     roles = dict(zip(names, study.arms.values(), strict=True))
     study = study.model_copy(update={"name": names[1], "title": HOSTILE, "arms": roles, "where": {}, "context": ()})
     runs = [
@@ -41,7 +41,7 @@ def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
 
 
 def _squeezed(drawn: Any) -> str:
-    """All text of a figure as it is drawn, without spaces and line breaks."""
+    """All text of a figure as drawn, without spaces and line breaks."""
     drawn.canvas.draw()
     return "".join("".join(text.get_text().split()) for text in drawn.findobj(Text))
 
@@ -50,8 +50,8 @@ def _squeezed(drawn: Any) -> str:
 def test_every_figure_draws_hostile_names_as_they_are(
     selection: Selection, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a text that is set as mathematics, or that matplotlib's mathematics cannot parse, in any figure there is,
-    and in any that is added."""
+    """Catches a text that is set as mathematics, or that matplotlib's mathematics cannot parse, in every figure, also
+    in new ones."""
     kept: list[Drawn] = []
     monkeypatch.setattr(figures, "save", lambda drawn, stem: kept.append(drawn) or stem)
     figure = draw(name, selection, tmp_path)
@@ -66,7 +66,7 @@ def test_every_figure_draws_hostile_names_as_they_are(
 
 
 def test_the_library_the_note_and_the_frontier_too(selection: Selection, tmp_path: Path) -> None:
-    """What is no figure of an experiment. Catches a place that was forgotten."""
+    """The figures that belong to no experiment. Catches a forgotten place."""
     with theme():
         drawn = draw_library(entries([run for arm in selection.arms for run in arm.runs]))
         note_on(drawn.figure, f"note{HOSTILE}")
@@ -82,8 +82,8 @@ def test_the_library_the_note_and_the_frontier_too(selection: Selection, tmp_pat
 
 
 def test_signs_that_are_no_letters_leave_a_picture_that_can_be_read(tmp_path: Path) -> None:
-    """Control characters, half a surrogate pair, a code that XML forbids, at ticks too; powers of ten stay powers.
-    Catches an SVG that no reader takes, and a UnicodeEncodeError."""
+    """Control characters, half a surrogate pair and a code that XML forbids, also at ticks. Powers of ten stay powers.
+    Catches an SVG that no reader accepts, and a UnicodeEncodeError."""
     with theme():
         figure = new_figure(4, 3)
         axes = figure.subplots()
@@ -100,11 +100,11 @@ def test_signs_that_are_no_letters_leave_a_picture_that_can_be_read(tmp_path: Pa
 
 
 def test_a_letter_comes_from_the_font_that_has_it(capfd: pytest.CaptureFixture[str], recwarn: Any) -> None:
-    """Of the fonts that are installed; where none has it, one line says so, once. Catches a box for a letter that could
-    be drawn, a warning for each glyph, and a box without a word."""
+    """Installed fonts are searched. If none has the letter, one line says so, once. Catches a box for a letter that
+    could be drawn, a warning for each glyph, and a box without a message."""
     common, other = (get_font(findfont(family)).get_charmap() for family in ("DejaVu Sans", "STIXGeneral"))
     rare = next(chr(code) for code in sorted(other.keys() - common.keys()) if chr(code).isalpha())
-    nowhere = "\U0003134a"  # one of the last ideographs that there are
+    nowhere = "\U0003134a"  # one of the last ideographs in Unicode
     letters._told.clear()
     for _ in range(2):
         with theme():

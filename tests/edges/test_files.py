@@ -1,4 +1,4 @@
-"""Checkpoints that are not ours, numbers that are none, and places that cannot be written to."""
+"""Foreign checkpoints, numbers that are not finite, and places that cannot be written to."""
 
 import json
 import math
@@ -35,7 +35,7 @@ Change = Callable[[dict[str, Any]], object]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of four steps, to be read only."""
+    """The folder of a run of four steps. Tests only read it."""
     return tiny(once(tmp_path_factory, "files", lambda root: train(tiny(root, *KEYS))), *KEYS).run_dir
 
 
@@ -49,7 +49,7 @@ def _verbs(path: Path, out: Path) -> list[list[str]]:
 
 
 def _saved(path: Path, change: Change) -> Callable[[Path], None]:
-    """What writes the checkpoint `path`, changed, whole again by its digest."""
+    """A function that writes a changed copy of the checkpoint `path`, with a valid digest."""
 
     def write(to: Path) -> None:
         state = load_state(path)
@@ -64,7 +64,7 @@ def _other_training(to: Path) -> None:
 
 
 class Unknown:
-    """An object that only code of another program restores."""
+    """An object that only another program's code can restore."""
 
 
 FOREIGN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
@@ -111,8 +111,8 @@ FOREIGN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 def test_a_checkpoint_that_is_not_ours(
     run: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One paragraph that says what the file is, exit code 2, nothing written, from every reader. Catches a reader with
-    a check of its own, or none, and torch's advice to load the file with code in it."""
+    """Every reader prints one paragraph on what the file is, exits with code 2 and writes nothing. Catches a reader
+    with another check or none, and torch's advice to load the file with code in it."""
     make, message = FOREIGN[what]
     path = tmp_path / "model-1.pt"
     make(checkpoint_path(run, 4), path)
@@ -125,7 +125,7 @@ def test_a_checkpoint_that_is_not_ours(
 
 
 def test_a_file_of_another_program_is_refused_before_its_tensors_are_read(tmp_path: Path) -> None:
-    """It may be larger than the memory. Catches a reader that loads a file first and looks at it then."""
+    """The file may be larger than the memory. Catches a reader that loads a file before it checks it."""
     path = tmp_path / "model-1.pt"
     _other_training(path)
     read = mock.patch("ddpm.runtime.checkpoint.digest", side_effect=AssertionError)
@@ -135,7 +135,7 @@ def test_a_file_of_another_program_is_refused_before_its_tensors_are_read(tmp_pa
 
 
 def _unfinished(run: Path, to: Path) -> RunFolder:
-    """A copy of a run that lacks its last row and so its end."""
+    """A copy of a run without its results, so that it is not finished."""
     shutil.copytree(run, to)
     (to / "results.jsonl").unlink()
     return RunFolder.at(to)
@@ -144,8 +144,8 @@ def _unfinished(run: Path, to: Path) -> RunFolder:
 def test_a_run_is_not_continued_from_what_is_not_its_own(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Checkpoints of another run, of another step, and without a key, under the newest names: each is named, and the
-    one before them is taken. Catches a run that goes on with the weights of another."""
+    """The newest names hold a checkpoint of another run, one of another step, and one without a key. Each is named, and
+    the one before them is used. Catches a run that goes on with another run's weights."""
     folder = _unfinished(run, tmp_path / "run")
     changes: dict[int, tuple[Change, str]] = {
         4: (lambda state: state["config"]["loss"].update(weighting="p2"), "loss.weighting was p2, is minsnr"),
@@ -164,7 +164,7 @@ def test_a_run_is_not_continued_from_what_is_not_its_own(
 
 
 def test_what_a_training_is_continued_from_is_named_in_one_place(run: Path) -> None:
-    """Catches a key that `TrainState.state_dict` gained, and whose lack in a damaged checkpoint is a KeyError."""
+    """Catches a new key in `TrainState.state_dict` that a damaged checkpoint may lack, which would be a KeyError."""
     state = load_state(checkpoint_path(run, 4))
     assert set(state) == {*_CONTINUED, "format", "config", "step", "indices", "model", "ema"}
 
@@ -176,13 +176,13 @@ def test_what_a_training_is_continued_from_is_named_in_one_place(run: Path) -> N
 def test_weights_that_are_not_finite_make_no_picture_and_no_score(
     run: Path, tmp_path: Path, value: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """NaN, or so large that the samples are: "not finite", and nothing is written. Catches a black grid, and
-    the finite FID of black images."""
+    """The weights are NaN, or so large that the samples are not finite. The message is "not finite", and nothing is
+    written. Catches a black grid, and the finite FID of black images."""
     path = tmp_path / "a.pt"
     _saved(checkpoint_path(run, 4), lambda s: [w.fill_(value) for w in s["ema"].values()])(path)
     draw, score, measure = _verbs(path, tmp_path / "out")
     commands = [[*draw, "--x0-limit", "none"], [*score, "--x0-limit", "none"]]
-    # Of weights that are finite, a probe counts the values that are missing.
+    # If the weights are finite, a probe counts the missing values.
     commands += [] if math.isfinite(value) else [[*measure, "--weights", "ema"]]
     for command in commands:
         assert cli.main(command) == 2
@@ -191,8 +191,8 @@ def test_weights_that_are_not_finite_make_no_picture_and_no_score(
 
 
 def test_a_milestone_of_samples_that_are_not_finite_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row has `not_finite` in the scores' place, and the training goes on. Catches the FID of black images in a
-    run's history, a black grid, and a PSNR of infinity for an error that is no number."""
+    """The row has `not_finite` in place of the scores, and the training goes on. Catches the FID of black images in a
+    run's history, a black grid, and an infinite PSNR for an error that is NaN."""
     monkeypatch.setattr(Diagnostics, "denoiser", lambda self: lambda x_t, t: x_t * math.nan)
     folder = train(tiny(tmp_path, NO_WANDB, "--curvature.enabled=false", "--train.total_steps=2"))
     rows = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
@@ -205,8 +205,8 @@ def test_a_milestone_of_samples_that_are_not_finite_says_so(tmp_path: Path, monk
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_no_distance_of_what_is_not_finite_is_a_number(value: float) -> None:
-    """One feature of many. Catches a root that drops NaN, a random subset that misses it, and a comparison that is
-    false and counts as "not within reach"."""
+    """One feature of many is not finite. Catches a root that drops NaN, a random subset that misses it, and a
+    comparison with NaN that counts as "not within reach"."""
     rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     bad = rows.clone()
     bad[7, 1] = value
@@ -225,7 +225,7 @@ def test_no_distance_of_what_is_not_finite_is_a_number(value: float) -> None:
 
 
 def test_an_error_that_is_no_number_has_no_psnr() -> None:
-    """Catches "nothing is wrong", inf dB, for an image that is NaN."""
+    """Catches an infinite PSNR, which means no error, for an image that is NaN."""
     x = torch.zeros(1, 3, 4, 4)
     schedule = make_schedule("linear", 100)
     for wrong, psnr in ((0.0, math.inf), (math.nan, math.nan)):
@@ -243,8 +243,8 @@ def test_an_error_that_is_no_number_has_no_psnr() -> None:
 def test_a_place_that_cannot_be_written_is_said_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every verb that writes, with sources that are not there: the place is looked at first. Catches a traceback after
-    an hour, and an ending that matplotlib does not know."""
+    """Every verb that writes is called with sources that do not exist. It checks the output place first. Catches a
+    traceback after an hour, and a file ending that matplotlib does not know."""
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     Path("folder.png").mkdir()
@@ -269,13 +269,13 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
             cli.main([*command, "--out", "n" * 300])
         assert "255" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
-    monkeypatch.setattr("os.access", lambda place, mode: False)  # root writes everywhere
+    monkeypatch.setattr("os.access", lambda place, mode: False)  # root can write everywhere
     assert cli.main(["sample", "x", "--out", "deep/out"]) == 2
     assert "read-only" in capsys.readouterr().err
 
 
 def test_the_endings_of_figures_are_matplotlibs() -> None:
-    """Catches an ending that passes and that no writer knows."""
+    """Catches an accepted ending that no writer knows."""
     from matplotlib.figure import Figure
 
     known = Figure().canvas.get_supported_filetypes()
@@ -286,8 +286,8 @@ def test_the_endings_of_figures_are_matplotlibs() -> None:
 def test_nothing_is_half_written(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A disk that fills up while a figure is written leaves the earlier one, and nothing aside; then it is replaced in
-    the format of its ending. Catches a file that is truncated first."""
+    """If the disk fills up while a figure is written, the earlier figure stays and no partial file is left. Then the
+    figure is replaced, in the format of its ending. Catches a file that is truncated first."""
     out = tmp_path / f"s{ending}"
     out.write_text("the earlier one")
     link = tmp_path / f"link{ending}"
@@ -302,7 +302,7 @@ def test_nothing_is_half_written(
 
 
 def test_what_stops_a_writer_leaves_nothing_aside(tmp_path: Path) -> None:
-    """Ctrl-C too. Catches a `.part` that stays."""
+    """Ctrl-C is one such case. Catches a `.part` that stays."""
     with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as aside:
         aside.write_text("half")
         raise KeyboardInterrupt
@@ -310,7 +310,7 @@ def test_what_stops_a_writer_leaves_nothing_aside(tmp_path: Path) -> None:
 
 
 def test_images_of_an_earlier_call_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They stay, and one line counts them. Catches 70 new images among which 30 old ones stand."""
+    """The old images stay, and one line counts them. Catches 70 new images with 30 old ones silently among them."""
     command = ["sample", str(run), "--nfe", "1", "--each", "--out", str(tmp_path), "--n"]
     assert cli.main([*command, "3"]) == 0
     assert "also holds" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A GPU that is there and not used is said, once and in time, with what to do; on a machine without one, nothing is."""
+"""If a GPU is there and not used, one line says so in time, with advice. A machine without a GPU gets no such line."""
 
 import itertools
 import re
@@ -26,7 +26,7 @@ OPEN_MODULE = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.1
 
 
 class Machine:
-    """One whose GPU is made up: its files, its nvidia-smi, and what torch says of it."""
+    """A machine with a made-up GPU: its files, its nvidia-smi, and what torch says of it."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch):
         self.root, self._patch = root, patch
@@ -41,7 +41,7 @@ class Machine:
         self.torch("13.0", "Found no NVIDIA driver on your system. Please check that you have one.")
 
     def torch(self, cuda: str | None, reason: str, hip: str | None = None) -> None:
-        """torch is built for `cuda` or `hip`, and gives `reason` for starting neither."""
+        """torch is built for `cuda` or `hip`, and gives `reason` when it starts neither."""
 
         def fail() -> None:
             raise RuntimeError(reason)
@@ -51,19 +51,19 @@ class Machine:
         self._patch.setattr("torch.version.hip", hip)
 
     def smi(self, script: str) -> None:
-        """nvidia-smi is on PATH, and does this."""
+        """nvidia-smi is on PATH and runs this script."""
         path = self.root / "bin/nvidia-smi"
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
     def driver(self, header: str = HEADER) -> None:
-        """nvidia-smi answers."""
+        """nvidia-smi answers with this header."""
         self.smi(f"echo '{header}'")
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """Without a GPU, until the test gives it one."""
+    """No GPU until the test adds one."""
     (tmp_path / "machine").mkdir()
     environment._said_unused.cache_clear()
     yield Machine(tmp_path / "machine", monkeypatch)
@@ -81,8 +81,8 @@ def _says() -> str:
 def test_doctor_and_train_say_it(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A driver for CUDA 12, a torch for CUDA 13. Catches a training that is on the CPU without a word, and a doctor
-    that does not say which CUDA is whose and what to install."""
+    """The driver supports CUDA 12, and torch is built for CUDA 13. Catches a training that silently runs on the CPU,
+    and a doctor that does not say which CUDA belongs to which and what to install."""
     monkeypatch.chdir(tmp_path)
     machine.driver()
     words = ["train", str(ROOT / "configs/smoke/quick.yaml"), "--train.total_steps=1", "--out_dir=runs"]
@@ -100,7 +100,7 @@ def test_doctor_and_train_say_it(
 def test_it_is_one_line_a_process_and_of_rank_0_alone(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches a line for each checkpoint that is evaluated, and for each of several processes; also one on a device
+    """Catches a line for each evaluated checkpoint, and for each of several processes. Also catches a line for a device
     that was asked for."""
     machine.driver()
     assert choose_device("cpu") == torch.device("cpu")
@@ -113,7 +113,7 @@ def test_it_is_one_line_a_process_and_of_rank_0_alone(
 
 
 def test_a_gpu_that_is_asked_for_and_not_used_has_the_same_reason(machine: Machine) -> None:
-    """Catches a refusal of `cuda` that says less than the line of `auto`."""
+    """Catches a refusal of `cuda` that says less than the line for `auto`."""
     machine.driver()
     with pytest.raises(
         UserError, match=r"device = cuda cannot be used .*up to 12\.2.*for CUDA 13\.0.*Install a torch.*Use auto"
@@ -126,7 +126,7 @@ def test_a_gpu_that_is_asked_for_and_not_used_has_the_same_reason(machine: Machi
 
 @pytest.mark.parametrize("stray", ["", NO_DRIVER, "echo 'No devices were found'"])
 def test_without_a_driver_nothing_is_said(stray: str, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches a line on machines that have no GPU, such as a container of an image with a stray nvidia-smi."""
+    """Catches a line on machines without a GPU, such as a container whose image has a stray nvidia-smi."""
     if stray:
         machine.smi(stray)
     assert choose_device("auto") == torch.device("cpu")
@@ -148,8 +148,8 @@ def test_without_a_driver_nothing_is_said(stray: str, machine: Machine, capsys: 
     ],
 )
 def test_what_is_there_is_read(smi: str, module: str, device: bool, expected: str, machine: Machine) -> None:
-    """Each sign alone is a driver: nvidia-smi of today and tomorrow, the kernel's file, the device file. Catches one
-    that is not read, and a fault of nvidia-smi that is kept back."""
+    """Each sign alone shows a driver: nvidia-smi in today's and in a newer format, the kernel's file, the device file.
+    Catches a sign that is not read, and an nvidia-smi error that is not reported."""
     if smi:
         machine.smi(smi)
     if module:
@@ -160,8 +160,8 @@ def test_what_is_there_is_read(smi: str, module: str, device: bool, expected: st
 
 
 def test_an_nvidia_smi_that_hangs_is_not_waited_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a training that never starts on a machine whose GPU has failed (here it would wait a minute, and say
-    something else); and a traceback of a program that cannot be started."""
+    """Catches a training that never starts on a machine whose GPU has failed. (Here it would wait a minute and give
+    another reason.) Also catches a traceback from a program that cannot be started."""
     monkeypatch.setattr(gpu, "_SMI_S", 0.2)
     machine.smi(HANGS)
     assert "nvidia-smi: no answer within 0.2 s" in _says()
@@ -198,9 +198,8 @@ def test_the_reason(
     machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Within one major version a driver runs what is built for any minor one, and CUDA 9 is older than 12. Catches
-    advice to install what is there, versions compared as text, and a GPU that was hidden on purpose taken for a broken
-    one."""
+    """Within one major version, a driver runs builds for any minor version, and CUDA 9 is older than 12. Catches advice
+    to install what is there, versions compared as text, and a GPU that was hidden on purpose taken for a broken one."""
     machine.driver()
     machine.torch(built, reason)
     if visible is not None:
@@ -234,7 +233,7 @@ def test_a_gpu_without_kernels_is_found_before_training(
 
 
 def test_gpus_of_other_kinds(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AMD's with a torch for CUDA or for ROCm, Apple's. Catches a machine whose GPU is left alone without a word."""
+    """AMD's with a torch for CUDA or for ROCm, and Apple's. Catches a machine whose GPU is silently not used."""
     (machine.root / "dev/kfd").touch()
     assert "an AMD GPU is here, but torch" in _says() and "is built without ROCm" in _says()
     machine.torch(None, "No HIP GPUs are available", hip="6.4")

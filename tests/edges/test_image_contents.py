@@ -1,4 +1,4 @@
-"""Archives that are damaged, hostile or old; limits on what is read; and images of every kind."""
+"""Archives that are damaged, hostile or old; limits on what is read; and images in every format."""
 
 import struct
 import tarfile
@@ -20,8 +20,8 @@ from tests.edges.pictures import PNG, encoded, make, pack, said
 
 
 def test_members_twice_and_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last of two members counts, as when the archive is unpacked; `..` leads out of it. Catches an image that is
-    read twice, and members dropped in silence."""
+    """The last of two members with one name counts, as when the archive is unpacked. A name with `..` leads out of the
+    archive. Catches an image that is read twice, and members that are silently dropped."""
     white = encoded(Image.new("L", (4, 4), 255))
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         for name, content in (("a/0.png", PNG), ("a/0.png", white), ("../a/1.png", PNG), ("a/\xe9€.png", white)):
@@ -34,7 +34,7 @@ def test_members_twice_and_outside(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_names_of_old_archives_and_large_ones(tmp_path: Path) -> None:
-    """Names in cp437 (no flag for UTF-8), and members with the sizes of ZIP64."""
+    """Names in cp437 (without the UTF-8 flag), and members with ZIP64 sizes."""
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         with archive.open("train/b\u00fc/0.png", "w", force_zip64=True) as member:
             member.write(PNG)
@@ -45,7 +45,7 @@ def test_names_of_old_archives_and_large_ones(tmp_path: Path) -> None:
 
 
 def test_a_password_and_other_archives(tmp_path: Path) -> None:
-    """Say what to do. Catches a password asked of nobody."""
+    """The message says what to do. Catches a password prompt that nobody can answer."""
     raw = bytearray(pack(tmp_path / "set.zip", ["a/0.png"]).read_bytes())
     for start, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         raw[raw.index(start) + at] |= 1
@@ -63,7 +63,7 @@ def test_a_password_and_other_archives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool) -> None:
-    """Unless the limit is raised, as the message says. Catches a member of gigabytes that is unpacked into memory."""
+    """The limit can be raised, as the message says. Catches a member of gigabytes that is unpacked into memory."""
     names = ["a/0.png", "a/1.png"]
     large = PNG + bytes(2000)
     root = pack(tmp_path / "set.zip", names, large) if zipped else make(tmp_path / "set", names, large)
@@ -81,13 +81,13 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
 def test_a_member_larger_than_it_says(tmp_path: Path, method: int) -> None:
-    """Its 20 MB are not unpacked for the 100 bytes that it declares. Catches `ZipFile.read`, which unpacks all and then
-    keeps as much as was declared."""
+    """The member declares 100 bytes and unpacks to 20 MB, which are not unpacked. Catches `ZipFile.read`, which unpacks
+    everything and then keeps the declared number of bytes."""
     root = tmp_path / "set.zip"
     with zipfile.ZipFile(root, "w", method) as archive:
         archive.writestr("a/0.png", bytes(20_000_000))
     raw = bytearray(root.read_bytes())
-    struct.pack_into("<L", raw, raw.rindex(b"PK\x01\x02") + 24, 100)  # the size that the archive's list has
+    struct.pack_into("<L", raw, raw.rindex(b"PK\x01\x02") + 24, 100)  # the size in the archive's list
     root.write_bytes(raw)
     tracemalloc.start()
     with pytest.raises(UserError, match="1 of 1 images"):
@@ -98,7 +98,8 @@ def test_a_member_larger_than_it_says(tmp_path: Path, method: int) -> None:
 
 
 def test_an_archive_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sum over the images that are asked for. Catches many members just below the limit of one."""
+    """The limit is on the sum over the requested images. Catches many members that are each just below the limit for
+    one."""
     root = pack(tmp_path / "set.zip", [f"a/{i}.png" for i in range(10)])
     monkeypatch.setenv("DDPM_MAX_TOTAL_BYTES", str(9 * len(PNG)))
     with pytest.raises(UserError, match=rf"are {10 * len(PNG):,} bytes once.*DDPM_MAX_TOTAL_BYTES"):
@@ -110,8 +111,8 @@ def test_an_archive_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: p
 def test_an_image_of_too_many_pixels_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Left out with `skip_bad`, read if the limit is raised; Pillow's own limit is as it was. Catches a warning that
-    nobody acts on."""
+    """`skip_bad` leaves the image out, and a raised limit reads it. Pillow's own limit is unchanged. Catches a warning
+    that nobody acts on."""
     make(tmp_path, ["a/0.png"])
     make(tmp_path, ["a/1.png"], encoded(Image.new("L", (side, side))))
     before = Image.MAX_IMAGE_PIXELS
@@ -139,7 +140,7 @@ def test_memory_that_does_not_suffice_is_an_unreadable_image(tmp_path: Path, mon
     assert len(load_images("folder", tmp_path, skip_bad=True, workers=1)) == 1
 
 
-# --- what images are like inside ---
+# --- formats ---
 
 
 def read(tmp_path: Path, content: bytes, name: str = "0.png") -> torch.Tensor:
@@ -150,7 +151,7 @@ def read(tmp_path: Path, content: bytes, name: str = "0.png") -> torch.Tensor:
 
 
 def tiff(bits: int, white_is_zero: bool, rows: bytes) -> bytes:
-    """A grey TIFF of 32 x 32, which Pillow does not write in all forms that it reads."""
+    """A grey TIFF of 32 x 32. Pillow reads some forms that it does not write."""
     tags = [(256, 32), (257, 32), (258, bits), (259, 1), (262, 0 if white_is_zero else 1), (273, 256), (277, 1)]
     tags += [(278, 32), (279, len(rows))]
     entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags)
@@ -159,7 +160,7 @@ def tiff(bits: int, white_is_zero: bool, rows: bytes) -> bytes:
 
 
 def test_grey_of_12_and_16_bits(tmp_path: Path) -> None:
-    """12 bits fill 0 ... 4095, and a TIFF may have white as 0. Catches pictures that are nearly black, and
+    """12 bits mean 0 ... 4095, and a TIFF may have white as 0. Catches pictures that are nearly black, and
     negatives."""
     twelve = tiff(12, False, b"\xff\xff\xff" * (32 * 16))
     assert read(tmp_path, twelve, "0.tiff").unique().tolist() == [255]
@@ -169,8 +170,8 @@ def test_grey_of_12_and_16_bits(tmp_path: Path) -> None:
 
 
 def test_colour_models_and_transparency(tmp_path: Path) -> None:
-    """Grey becomes colour of three equal parts, CMYK is converted, transparency falls on white in every mode. Catches a
-    set whose grey images have one channel, and black where nothing was drawn."""
+    """Grey gets three equal channels, CMYK is converted, and transparency becomes white in every mode. Catches a set
+    whose grey images have one channel, and black in transparent areas."""
     assert read(tmp_path, encoded(Image.new("L", (32, 32), 7)))[:, 0, 0].tolist() == [7, 7, 7]
     cmyk = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
     assert read(tmp_path, encoded(cmyk, "TIFF"), "0.tif")[:, 0, 0].tolist() == [255, 0, 0]
@@ -182,8 +183,8 @@ def test_colour_models_and_transparency(tmp_path: Path) -> None:
 
 
 def test_a_wrong_ending_and_half_an_image(tmp_path: Path) -> None:
-    """The content counts, if the ending is one of images. A file that ends early is no image, and neither is an empty
-    one. Catches a lower half of grey that is trained on."""
+    """The content decides, if the ending is one of images. A truncated or empty file is unreadable. Catches a training
+    on images with a grey lower half."""
     photo = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
     jpeg = encoded(photo, "JPEG")
     assert torch.equal(read(tmp_path, jpeg, "0.png"), read(tmp_path, jpeg, "0.jpg"))
@@ -196,8 +197,8 @@ def test_a_wrong_ending_and_half_an_image(tmp_path: Path) -> None:
 def test_frames_behind_the_first_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached_from: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the run that decodes them and in the next one. Catches an animation taken for one image without a word, and a
-    second frame that spoils the first."""
+    """The run that decodes them says so, and so does the next one. Catches an animation that is silently taken for one
+    image, and a second frame that spoils the first."""
     monkeypatch.setattr(data, "CACHED_FROM", cached_from)
     film = [Image.new("L", (32, 32), shade) for shade in (5, 100, 200)]
     make(tmp_path / "set", ["a/0.gif"], encoded(film[0], "GIF", save_all=True, append_images=film[1:]))

@@ -1,4 +1,4 @@
-"""Folders of images as people have them: what is read of them, and what is said."""
+"""Folders of images as users have them: which images are read, and the messages."""
 
 import io
 import os
@@ -49,7 +49,7 @@ def test_splits_are_told_apart(tmp_path: Path, layout: str, zipped: bool) -> Non
 
 
 def test_a_split_that_is_not_there(tmp_path: Path) -> None:
-    """Says which splits there are. Catches validation or training images taken for test images."""
+    """The message lists the splits that exist. Catches validation or training images taken for test images."""
     make(tmp_path, ["train/a/0.png", "train/a/1.png", "val/a/2.png"])
     with pytest.raises(
         UserError, match=r"no images for data\.split = test; left out 2 of split train, 1 of split val\."
@@ -57,11 +57,12 @@ def test_a_split_that_is_not_there(tmp_path: Path) -> None:
         load_images("folder", tmp_path, split="test")
 
 
-# --- what is said ---
+# --- messages ---
 
 
 def test_one_line_says_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing but the count if there is nothing else to say; the subset, and the split. Catches silence, and noise."""
+    """The line has only the count if nothing else needs saying, else also the subset and the split. Catches silence,
+    and noise."""
     make(tmp_path, ["cat/0.png", "cat/1.png", "dog/2.png"])
     assert said(tmp_path, capsys) == "3 images, no folders of splits, 2 classes"
     assert said(tmp_path, capsys, subset=2).startswith("2 of 3 images, no folders of splits, ")
@@ -73,8 +74,8 @@ def test_one_line_says_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
 def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], zipped: bool) -> None:
-    """By ending, whether Pillow knows the ending (.h5, .fits) or not (.heic). Catches photos that are dropped in
-    silence, and tables of labels that are refused as broken images."""
+    """Counted by ending, whether Pillow knows the ending (.h5, .fits) or not (.heic). Catches photos that are silently
+    dropped, and label tables that are refused as broken images."""
     names = ["a/0.png", "a/1.HEIC", "b/2.heic", "labels.h5", "index.fits", "film.mpg", "more.zip", "README", "none/"]
     names += [".DS_Store", "a/._0.png", "Thumbs.db", "__MACOSX/a/0.png", "@eaDir/a/0.png"]
     root = pack(tmp_path / "set.zip", names) if zipped else make(tmp_path / "set", names)
@@ -85,7 +86,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_an_ending_is_an_image_if_pillow_opens_it_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a list of endings of its own, and an .avif that is taken for broken if its plugin is not there."""
+    """Catches a separate list of endings, and an .avif that is taken for broken although only its plugin is missing."""
     from ddpm.data import files as image_files
 
     assert {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".mpo"} <= image_files.IMAGE_SUFFIXES
@@ -98,7 +99,7 @@ def test_an_ending_is_an_image_if_pillow_opens_it_here(tmp_path: Path, monkeypat
 
 
 def test_only_pictures_are_decoded(tmp_path: Path) -> None:
-    """A drawing under a picture's ending is refused. Catches PostScript that is run because a file is called .png."""
+    """A drawing with a picture's ending is refused. Catches PostScript that is run because a file is called .png."""
     make(tmp_path, ["0.png"], encoded(Image.new("L", (4, 4)), "EPS"))
     with pytest.raises(UserError, match=r"0\.png \(not an image that Pillow reads\)"):
         load_images("folder", tmp_path)
@@ -106,8 +107,8 @@ def test_only_pictures_are_decoded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_names_are_printed_under_any_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
-    """Bytes that are no text, line ends, letters that the terminal lacks: all in one line. Catches UnicodeEncodeError
-    after the images are read, and a file name that writes lines of its own."""
+    """File names hold bytes that are not text, line ends, and letters that the terminal lacks. All are printed in one
+    line. Catches a UnicodeEncodeError after the images are read, and a file name that prints extra lines."""
     bad = [b"a/x\xff#%41.png", b"a/y\nz.png", "a/é.png".encode()]
     make(tmp_path / "s é", [os.fsdecode(name) for name in bad], b"")
     make(tmp_path / "s é", ["a/0.png"])
@@ -131,7 +132,7 @@ def _parts(message: str) -> list[str]:
 
 
 def test_links_are_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """To a class folder and to a single file. Catches classes on a scratch disk that are left out."""
+    """A link to a class folder, and one to a single file. Catches classes on a scratch disk that are left out."""
     disk = make(tmp_path / "disk", ["cat/0.png", "cat/1.png", "x/2.png"])
     make(tmp_path / "set", ["dog/3.png"])
     (tmp_path / "set/cat").symlink_to(disk / "cat")
@@ -140,7 +141,7 @@ def test_links_are_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_loop_of_links_is_an_error(tmp_path: Path) -> None:
-    """Catches reading for ever, and the same image many times."""
+    """Catches endless reading, and one image read many times."""
     make(tmp_path, ["a/0.png"])
     (tmp_path / "a/b").symlink_to(tmp_path)
     for skip_bad in (False, True):
@@ -150,7 +151,7 @@ def test_a_loop_of_links_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["/nowhere/cat", "cat"], ids=["dead", "itself"])
 def test_a_link_that_leads_nowhere(tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Refused, or left out and counted. Catches a class whose disk is not there, dropped in silence."""
+    """The link is refused, or left out and counted. Catches a class on a missing disk that is silently dropped."""
     make(tmp_path, ["dog/0.png"])
     (tmp_path / "cat").symlink_to(target)
     with pytest.raises(UserError, match=r"1 links or folders cannot be followed: cat \(.*skip_bad"):
@@ -161,8 +162,8 @@ def test_a_link_that_leads_nowhere(tmp_path: Path, target: str, capsys: pytest.C
 def test_what_may_not_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder that may not be listed, a file that may not be opened, a root that may not be looked at. Catches a class
-    that is dropped in silence, and a traceback."""
+    """A folder that may not be listed, a file that may not be opened, a root that may not be read. Catches a class that
+    is silently dropped, and a traceback."""
     make(tmp_path, ["cat/0.png", "dog/1.png", "dog/2.png"])
     scandir, opened = os.scandir, Path.open
 
@@ -187,5 +188,5 @@ def test_pipes_and_sockets_are_not_waited_for(tmp_path: Path, capsys: pytest.Cap
     make(tmp_path, ["a/0.png"])
     os.mkfifo(tmp_path / "a/1.png")
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(tmp_path / "a/2.png"))  # its path may be longer than a socket's name
+        server.bind(os.path.relpath(tmp_path / "a/2.png"))  # the full path may be too long for a socket
         assert said(tmp_path, capsys).endswith("; left out 2 neither file nor folder")

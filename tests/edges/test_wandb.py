@@ -1,4 +1,4 @@
-"""W&B set up in ways of its own: settings files, netrc, variables of a shell that is used again, the staging folder."""
+"""Unusual W&B setups: settings files, netrc, variables of a reused shell, the staging folder."""
 
 import base64
 import contextlib
@@ -32,7 +32,7 @@ KEY = "k" * 40
 PORT = "http://wb.example:8443"
 SHORT = (*PLAIN, "--train.total_steps=2", "--checkpoint.every=2")
 SCORED = ("--curvature.enabled=false", "--eval.recon.enabled=false")
-# What one shell, notebook or folder may still hold of an earlier run.
+# Variables from an earlier run that a shell, notebook or folder may still have.
 LEFT_OVER = {
     "WANDB_RUN_ID": "myrun",
     "WANDB_NAME": "an older name",
@@ -47,7 +47,7 @@ LEFT_OVER = {
 
 
 def _settings_file(folder: Path, **values: str) -> None:
-    """What `wandb offline` and `wandb login --host` write."""
+    """Write the file that `wandb offline` and `wandb login --host` write."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{key} = {value}" for key, value in values.items()]
     (folder / "settings").write_text("\n".join(["[default]", *lines, ""]))
@@ -58,7 +58,7 @@ def _records(folder: Path) -> dict[str, Any]:
 
 
 def test_the_client_is_the_one_that_was_read() -> None:
-    """`ddpm/tracking/client.py` uses private parts of W&B's client: each is there and does what it is used for. With
+    """`ddpm/tracking/client.py` uses private parts of W&B's client. Each one exists and does what it is used for. For
     another version: read them again, then change `CLIENT`."""
     assert wandb.__version__.startswith(f"{client.CLIENT}.")
     setup = wandb_setup.singleton()
@@ -79,14 +79,14 @@ def test_the_client_is_the_one_that_was_read() -> None:
 @pytest.mark.parametrize(
     ("wanted", "environment", "netrc", "file", "mode"),
     [
-        # the server is in the settings file, its login in netrc, under the name that has the port
+        # the server is in the settings file, its login in netrc under a name with the port
         ("auto", {}, f"machine wb.example:8443 login u password {KEY}", {"base_url": PORT}, "online"),
         ("auto", {"WANDB_BASE_URL": PORT}, f"machine wb.example:8443 login u password {KEY}", {}, "online"),
         ("auto", {"WANDB_BASE_URL": PORT}, f"machine wb.example login u password {KEY}", {}, "offline"),
         ("auto", {}, f"machine api.wandb.ai login u password {KEY}", {"base_url": PORT}, "offline"),
         ("auto", {}, None, {"base_url": PORT, "api_key": KEY}, "online"),
         ("auto", {"WANDB_IDENTITY_TOKEN_FILE": "token"}, None, {}, "online"),
-        # what was to stay here stays
+        # a run that should stay here stays here
         ("auto", {"WANDB_API_KEY": KEY}, None, {"mode": "offline"}, "offline"),
         ("auto", {"WANDB_API_KEY": KEY}, None, {"mode": "dryrun"}, "offline"),
         ("auto", {"WANDB_API_KEY": KEY}, None, {"mode": "disabled"}, "disabled"),
@@ -102,7 +102,7 @@ def test_the_client_is_the_one_that_was_read() -> None:
         ("auto", {}, None, {"mode": "online"}, "offline"),
         ("online", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "true"}, None, {}, "disabled"),
         ("auto", {"WANDB_API_KEY": KEY, "WANDB_DISABLED": "false"}, None, {}, "online"),
-        # WANDB_MODE decides, in all of the client's spellings
+        # WANDB_MODE decides, in all spellings that the client accepts
         ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, None, {}, "offline"),
         ("offline", {"WANDB_MODE": "run"}, None, {"mode": "offline"}, "online"),
         ("auto", {"WANDB_MODE": "online", "WANDB_SILENT": "true"}, None, {"mode": "disabled"}, "online"),
@@ -119,8 +119,8 @@ def test_mode_and_login_are_the_clients(
     mode: str,
     place: str,
 ) -> None:
-    """Settings files of the folder or the user, netrc with a port, and variables. Catches a login that is not seen, one
-    that the client does not have, and a run that goes to a server although it was to stay here."""
+    """Settings files in the folder or the user's, netrc with a port, and variables. Catches a login that is overlooked,
+    one that the client does not have, and a run that goes to a server although it should stay here."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if netrc:
@@ -153,8 +153,8 @@ def test_mode_and_login_are_the_clients(
 def test_what_the_client_refuses_is_an_error_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], file: dict[str, str], says: str
 ) -> None:
-    """One paragraph without the key, the second time too. Catches the client's half-read settings, with which the next
-    run in this Python would be online."""
+    """The error is one paragraph without the key, also the second time. Catches the client's half-read settings, with
+    which the next run in this Python would be online."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if file:
@@ -169,8 +169,9 @@ def test_what_the_client_refuses_is_an_error_each_time(
 def test_wandb_offline_keeps_a_run_here(
     tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The real `wandb offline`, with a login: no request reaches the server, then or when numbers are added later by
-    someone who has a login and no such file. Catches an upload of what was to stay here."""
+    """The real `wandb offline` is used, and there is a login. No request reaches the server. This also holds later,
+    when numbers are added by someone with a login and without that file. Catches an upload of data that should stay
+    here."""
     command = [sys.executable, "-m", "wandb", "offline"]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "WANDB_DIR": str(tmp_path)}, check=True)
     monkeypatch.chdir(tmp_path)
@@ -187,8 +188,8 @@ def test_wandb_offline_keeps_a_run_here(
 def test_a_login_with_host_and_port_is_used(
     tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The server in the user's settings file, the key in netrc, nothing in the environment: the run is online there.
-    Catches a host that is read from the environment alone."""
+    """The server is in the user's settings file, the key in netrc, and the environment has neither: the run is online
+    there. Catches a host that is read only from the environment."""
     wbauth.write_netrc_auth(host=server.url, api_key=server.api_key)
     _settings_file(tmp_path / "config", base_url=server.url)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
@@ -213,8 +214,8 @@ def _leave_over(monkeypatch: pytest.MonkeyPatch, *but: str) -> None:
 def test_a_shell_that_is_used_again_names_no_run(
     tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Variables of an earlier run: two trainings are two W&B runs under their own names, and a line says what is not
-    used. Then the variables of the first one's agent do not make the second one a part of it."""
+    """The shell has variables from an earlier run. Two trainings are two W&B runs with their own names, and a line says
+    which variables are not used. The first run's agent variables do not make the second run a part of it."""
     client._say.cache_clear()
     _leave_over(monkeypatch, "WANDB_SWEEP_ID")
     first, second = (tiny(tmp_path, *SHORT, arm=arm) for arm in ("e5", "e6"))
@@ -245,8 +246,8 @@ def test_a_shell_that_is_used_again_names_no_run(
 def test_sync_gives_each_run_its_own_whatever_the_shell_holds(
     tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a shell with an agent's variables, WANDB_RESUME=must and others: a run from W&B's files and one from its run
-    folder arrive under their own ids and names. Catches the client, which would put both into the agent's run."""
+    """The shell has an agent's variables, WANDB_RESUME=must and others. One run from W&B's files and one from its run
+    folder arrive with their own ids and names. Catches the client's way, which would put both into the agent's run."""
     folders = [
         train(tiny(tmp_path, *SHORT, "--logging.wandb.mode=offline", arm="e5")),
         train(tiny(tmp_path, *SHORT, NO_WANDB)),
@@ -266,8 +267,8 @@ def _steps(run: RunRecord) -> list[int]:
 
 
 def test_a_missing_artifact_is_sent_as_an_artifact(tmp_path: Path, server: StandIn) -> None:
-    """One sample grid's artifact is deleted on the server, and one upload fails on the way: rows and pictures stay as
-    they are. Catches rows that are there twice."""
+    """One sample grid's artifact was deleted on the server, and one upload fails on the way. Rows and pictures do not
+    change. Catches duplicate rows."""
     folder = train(tiny(tmp_path, *SCORED))
     (run,) = server.runs.values()
     before, media = list(run.history), set(run.files)
@@ -276,7 +277,7 @@ def test_a_missing_artifact_is_sent_as_an_artifact(tmp_path: Path, server: Stand
     with pytest.raises(UserError, match="1 of 1 runs are not completely on the server"):
         list(sync(folder))
     (line,) = sync(folder)
-    assert line.startswith(f"{folder}: uploaded 1 sample grid; removed ")  # the copies of the upload that failed
+    assert line.startswith(f"{folder}: uploaded 1 sample grid; removed ")  # the copies from the failed upload
     assert not staged.sizes()
     assert server.artifact(f"{run.id}-samples:step-2")
     assert run.history == before
@@ -284,8 +285,8 @@ def test_a_missing_artifact_is_sent_as_an_artifact(tmp_path: Path, server: Stand
 
 
 def test_the_runs_after_one_that_fails_are_tried(tmp_path: Path, server: StandIn) -> None:
-    """The first run is of an entity that the server refuses: the second arrives, and the end says how many did not. A
-    server that is down is not asked again for each run."""
+    """The first run names an entity that the server refuses. The second run arrives, and the last message says how many
+    did not. A server that is down is not asked again for each run."""
     train(tiny(tmp_path, *SHORT, NO_WANDB, "--logging.wandb.entity=nobody", arm="e5"))
     train(tiny(tmp_path, *SHORT, NO_WANDB))
     lines = []
@@ -306,8 +307,9 @@ def test_the_runs_after_one_that_fails_are_tried(tmp_path: Path, server: StandIn
 def test_copies_that_have_arrived_are_removed(
     tmp_path: Path, server: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An offline run says where its copies are and how large; `ddpm sync` removes those that the server confirms, and
-    nothing else: not another project's file, not one that has come to a name of ours, not what has not arrived."""
+    """An offline run says where its copies are and how large they are. `ddpm sync` removes the copies that the server
+    confirms and no others: not another project's file, not a file that took over one of our names, not a copy that has
+    not arrived."""
     folder = train(tiny(tmp_path, *SCORED, "--logging.wandb.mode=offline"))
     place = client.staging_folder()
     own = sorted(place.iterdir())
@@ -325,8 +327,9 @@ def test_copies_that_have_arrived_are_removed(
 
 
 def test_checkpoints_can_stay_out_of_it(tmp_path: Path, server: StandIn) -> None:
-    """checkpoint.upload=false: the same run id, no checkpoint in the staging folder, none on the server. A run that was
-    deleted there goes up again from W&B's files, although the client has marked them as sent."""
+    """checkpoint.upload=false keeps the run id, puts no checkpoint into the staging folder and none on the server. A
+    run that was deleted on the server is uploaded again from W&B's files, although the client has marked them as
+    sent."""
     plain = ("--logging.wandb.mode=offline", *SCORED, "--train.total_steps=2")
     cfg = tiny(tmp_path, *plain, "--checkpoint.upload=false")
     assert cfg.run_id == tiny(tmp_path, *plain).run_id
@@ -346,7 +349,7 @@ def test_checkpoints_can_stay_out_of_it(tmp_path: Path, server: StandIn) -> None
 
 
 def test_a_project_with_brackets_is_found_in_the_cache() -> None:
-    """Its name is no pattern. Catches `--offline-cache` that says the project was never read."""
+    """The project's name is not a glob pattern. Catches an `--offline-cache` that says the project was never read."""
     folder = _folder(["study", "p[1]", "run"])
     folder.mkdir(parents=True)
     (folder / "history.jsonl").touch()

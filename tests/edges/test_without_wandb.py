@@ -1,4 +1,4 @@
-"""Without wandb installed, everything runs that does not need its files or its server."""
+"""Without wandb installed, everything runs except what needs its files or its server."""
 
 import json
 import os
@@ -22,7 +22,7 @@ DISABLED: dict[str, str] = {"WANDB_MODE": "disabled"}
 
 
 def _commands(run: str) -> dict[str, tuple[dict[str, str], list[str]]]:
-    """What is run, by name; `run`: the first one's folder."""
+    """The commands to run, by name; `run`: the folder of the first one."""
     return {
         "train": ({}, ["train", *RUN, "--id=run", NO_WANDB]),
         "train again": ({}, ["train", *RUN, "--id=run", NO_WANDB]),
@@ -42,7 +42,7 @@ def _commands(run: str) -> dict[str, tuple[dict[str, str], list[str]]]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder they ran in, and what became of each command."""
+    """The folder in which the commands ran, and each command's result."""
 
     def make(folder: Path) -> None:
         (folder / "commands.json").write_text(json.dumps(list(_commands("runs/e6/run").values())))
@@ -61,15 +61,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     "name", ["train", "train again", "train, by WANDB_MODE", "probe", "sample", "evaluate", "report"]
 )
 def test_disabled_imports_nothing_of_wandb(name: str, results: tuple[Path, dict[str, Any]]) -> None:
-    """Catches an import on the way, also one whose failure would be caught."""
+    """Catches any import, also one whose failure would be caught."""
     result = results[1][name]
     assert result["code"] == 0, result["said"]
     assert result["tried"] == []
 
 
 def test_what_they_leave_is_whole(results: tuple[Path, dict[str, Any]]) -> None:
-    """A finished run with its probe, whose record says that there was no wandb; the report's page. Catches a run from
-    which more than W&B is left out."""
+    """There is a finished run with its probe, a record that says wandb was missing, and the report's page. Catches a
+    run that lacks more than W&B."""
     folder, said = results
     record = json.loads((folder / "runs/e6/run/run.json").read_text())
     assert record["sessions"][0]["environment"]["wandb"] is None and record["sessions"][0]["wandb_mode"] == "disabled"
@@ -81,7 +81,7 @@ def test_what_they_leave_is_whole(results: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_auto_trains_without_it_and_says_so(results: tuple[Path, dict[str, Any]]) -> None:
-    """Catches a traceback at the default, and a training that is not tracked without a word."""
+    """Catches a traceback with the default mode, and a training that is silently not tracked."""
     folder, said = results
     assert said["train, auto"]["code"] == 0
     assert [line for line in said["train, auto"]["said"].splitlines() if "wandb is not installed" in line]
@@ -90,7 +90,7 @@ def test_auto_trains_without_it_and_says_so(results: tuple[Path, dict[str, Any]]
 
 @pytest.mark.parametrize("name", ["train, offline", "train, by WANDB_MODE=online"])
 def test_a_mode_that_needs_it_is_refused(name: str, results: tuple[Path, dict[str, Any]]) -> None:
-    """Catches a run that is not tracked although that was asked for, and a run folder left half made."""
+    """Catches an untracked run although tracking was asked for, and a half-made run folder."""
     folder, said = results
     assert said[name]["code"] == 2
     assert "needs the package wandb" in said[name]["said"] and "pip install wandb" in said[name]["said"]
@@ -106,15 +106,15 @@ def test_a_command_that_needs_it_says_so(name: str, results: tuple[Path, dict[st
 
 
 def test_doctor_says_that_it_is_missing(results: tuple[Path, dict[str, Any]]) -> None:
-    """The demo needs it, and what a training does without it is said. Catches a doctor that stops there."""
+    """The demo needs wandb, and the doctor says how a training runs without it. Catches a doctor that stops there."""
     said = results[1]["doctor"]["said"]
     assert "MISSING  wandb: No module named 'wandb'" in said
     assert "missing  W&B login: disabled (the package wandb is not installed" in said
 
 
 def test_a_folder_of_that_name_is_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs leave a folder `wandb`, which `python -m ddpm` beside it imports as an empty package if there is no other.
-    Catches a traceback at its first use."""
+    """Runs leave a folder `wandb`. `python -m ddpm` beside it imports that folder as an empty package if wandb is not
+    installed. Catches a traceback at its first use."""
     monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))
     assert possible_mode("auto")[0] == "disabled"
     assert possible_mode("disabled") == ("disabled", "logging.wandb.mode")

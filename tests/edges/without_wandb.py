@@ -1,5 +1,6 @@
-"""Commands on a machine without wandb, which is made up: `python without_wandb.py FILE`. The file is a JSON list of
-[environment, words]. Prints a JSON line for each: its exit code, what it said, what of wandb it tried to import."""
+"""Commands on a machine that seems to have no wandb: `python without_wandb.py FILE`. The file is a JSON list with
+entries [environment, words]. Prints a JSON line for each: its exit code, its output, and which parts of wandb it tried
+to import."""
 
 import contextlib
 import importlib.metadata
@@ -17,7 +18,7 @@ tried: list[str] = []
 
 
 class Blocker(MetaPathFinder):
-    """Finds no wandb, and stops the search."""
+    """Refuses to find wandb, and stops the search."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
         if name.partition(".")[0] in ("wandb", "wandb_workspaces"):

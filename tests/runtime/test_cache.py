@@ -1,4 +1,5 @@
-"""What runs share on disk: the same bits as without it, taken once, and never in the way."""
+"""The cache on disk that runs share: results have the same bits as without it, are computed once, and a broken cache
+stops no run."""
 
 from pathlib import Path
 from unittest import mock
@@ -43,9 +44,9 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, monkeyp
 
 
 def test_the_environment_then_the_config_then_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a configured folder that is forgotten, and one that outlives its run in the process."""
+    """Catches a configured folder that is ignored, and one that stays in effect in the process after its run."""
     configured = Training(tiny(tmp_path, f"--cache_dir={tmp_path / 'configured'}"))
-    assert cache_dir() == tmp_path / "ddpm-cache"  # DDPM_CACHE, as these tests have it
+    assert cache_dir() == tmp_path / "ddpm-cache"  # the tests set DDPM_CACHE
     monkeypatch.delenv("DDPM_CACHE")
     assert cache_dir() == tmp_path / "configured"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
@@ -55,10 +56,11 @@ def test_the_environment_then_the_config_then_the_users_own(tmp_path: Path, monk
 
 
 def test_reference_statistics_are_bitwise_the_same_from_the_cache() -> None:
-    """And others for another count, other images, another net. Catches a key that forgets what they depend on."""
+    """Another count or other images give other statistics. Catches a cache key that leaves out what the statistics
+    depend on."""
     features, images = make_features("embedded", CPU), load_images("embedded", subset=300)
     first = make_reference(features, images, 200)
-    with mock.patch("ddpm.evaluation.reference.FeatureSums", None):  # what would take them anew
+    with mock.patch("ddpm.evaluation.reference.FeatureSums", None):  # this class would compute them again
         again = make_reference(features, images, 200)
         for other in ((features, images, 201), (features, load_images("embedded", subset=301), 200)):
             with pytest.raises(TypeError):
@@ -70,8 +72,8 @@ def test_reference_statistics_are_bitwise_the_same_from_the_cache() -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_decoded_images_are_the_same_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Decoded once; again where one image has changed, or one is unreadable, which is still said. Catches stale images
-    and an error that only the first run sees."""
+    """Images are decoded once. They are decoded again if an image has changed or is unreadable, and an unreadable image
+    is still reported. Catches stale images, and an error that only the first run reports."""
     import shutil
 
     monkeypatch.setattr(data, "CACHED_FROM", 3)

@@ -1,4 +1,5 @@
-"""One run over two processes is the run of one: its numbers to rounding, its folder, its one message at an error."""
+"""A run over two processes equals the run of one: its numbers up to rounding, its folder, and one message for an
+error."""
 
 import functools
 import json
@@ -32,9 +33,10 @@ from tests import processes
 from tests.once import HANGS, once
 from tests.training.test_train import ROOT, tiny
 
-# Probes and samples that two processes cannot share equally; weights that depend on the whole batch. With more than one
-# channel to a norm group no weight's gradient is mere rounding, which Adam would make steps of. Differences of outputs
-# would make more of the rounding in which the weights of one process and of two differ than exact products do.
+# Two processes cannot share these probes and samples equally, and the weights depend on the whole batch. Norm groups
+# have more than one channel: otherwise some gradients are pure rounding error, which Adam would turn into steps. Exact
+# products are used because finite differences of outputs would amplify the rounding by which the weights of one and of
+# two processes differ.
 SHORT = [
     "--train.total_steps=6",
     "--logging.log_every_n_steps=3",
@@ -56,7 +58,8 @@ def short(folder: Path, *overrides: str) -> Config:
 
 
 def pair(cfg: Config, *sabotages: processes.Sabotage | None) -> list[int]:
-    """Train `cfg` in two processes with the environment that torchrun gives, after each one's sabotage; exit codes."""
+    """Train `cfg` in two processes with the environment that torchrun sets, each after its own sabotage. Returns the
+    exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -85,7 +88,7 @@ def _as_rank(rank: int, port: int, sabotage: processes.Sabotage | None) -> None:
 
 
 def torchrun(cfg: Config, *what: str) -> subprocess.CompletedProcess[str]:
-    """`torchrun --nproc-per-node=2 WHAT train CONFIG`, to its end."""
+    """Run `torchrun --nproc-per-node=2 WHAT train CONFIG` to its end."""
     cfg.out_dir.mkdir(parents=True, exist_ok=True)
     (cfg.out_dir / "cfg.yaml").write_text(cfg.to_yaml())
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -123,8 +126,8 @@ def _world_sizes(cfg: Config) -> list[int]:
 
 
 def assert_close(cfg: Config, alone: Config) -> None:
-    """Every logged number to 1e-4 of itself (a mean over a half batch is off by far more); the ends of training as near
-    each other as 1 % of the way from its beginning."""
+    """Every logged number agrees to a relative 1e-4 (a mean over half a batch is off by far more). The final states
+    differ by at most 1 % of the way that training went from its start."""
     for row, expected in zip(_rows(cfg), _rows(alone), strict=True):
         assert row == {k: pytest.approx(v, rel=1e-4) if isinstance(v, float) else v for k, v in expected.items()}
     begun = Training(alone)
@@ -148,16 +151,16 @@ def _train_alone(folder: Path) -> None:
 
 @pytest.fixture
 def disabled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B takes seconds, which these tests do not need."""
+    """W&B is off: it takes seconds, and these tests do not need it."""
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
 def test_two_processes_train_the_run_of_one(tmp_path: Path, alone: Config) -> None:
-    """By torchrun: loss, gradient, both traces, FID, single-timestep errors and weights are those of one process; there
-    is one folder, one W&B run, and each line is printed once.
+    """Under torchrun the loss, gradient, both traces, FID, single-timestep errors and weights equal those of one
+    process. There is one folder and one W&B run, and each line is printed once.
 
-    Catches a loss, gradient or batch weight of a part, draws that depend on the number of processes, a probe or sample
-    taken twice or not at all, and a second writer.
+    Catches a loss, gradient or batch weight of only a part, draws that depend on the number of processes, a probe or
+    sample that is taken twice or not at all, and a second writer.
     """
     cfg = short(tmp_path)
     done = torchrun(cfg, "-m", "ddpm")
@@ -172,10 +175,11 @@ def test_two_processes_train_the_run_of_one(tmp_path: Path, alone: Config) -> No
 
 
 def test_a_signal_to_torchrun_stops_both_at_one_step(tmp_path: Path, alone: Config, disabled: None) -> None:
-    """There is a checkpoint of that step, and one process continues from it (2 to 1), on record, to the same numbers.
+    """There is a checkpoint of that step. One process continues from it (2 to 1), the record says so, and the numbers
+    are the same.
 
-    Catches a rank that waits for one which has stopped, a checkpoint that needs as many processes as wrote it, and a
-    rank that leaves while rank 0 still writes.
+    Catches a rank that waits for a stopped one, a checkpoint that needs the same number of processes, and a rank that
+    leaves while rank 0 still writes.
     """
     cfg = short(tmp_path)
     script = tmp_path / "script.py"
@@ -200,7 +204,7 @@ def test_a_signal_to_torchrun_stops_both_at_one_step(tmp_path: Path, alone: Conf
 
 
 def test_one_process_is_continued_by_two(tmp_path: Path, alone: Config, disabled: None) -> None:
-    """Catches streams that the second process does not find in the checkpoint."""
+    """Catches random streams that the second process does not find in the checkpoint."""
     cfg = short(tmp_path)
     assert (
         processes.run(cfg, functools.partial(processes.at_call, "ddpm.training.loop.train_step", 5, processes.kill)) < 0
@@ -213,9 +217,9 @@ def test_one_process_is_continued_by_two(tmp_path: Path, alone: Config, disabled
 
 
 def test_a_kill_of_both_costs_no_bit(tmp_path: Path, disabled: None) -> None:
-    """Continued by two, the run ends as if undisturbed: weights, both dropout streams, every row.
+    """Continued by two processes, the run ends as if undisturbed: weights, both dropout streams, every row.
 
-    Catches a rank's stream that is not kept, and one that two ranks have in common.
+    Catches a rank's stream that is not saved, and one stream that two ranks share.
     """
     undisturbed, killed = (short(tmp_path / name, "--model.dropout=0.1") for name in ("undisturbed", "killed"))
     assert pair(undisturbed) == [0, 0], processes.log(undisturbed)
@@ -243,7 +247,7 @@ def _poisoned(bad: int) -> Any:
 
 
 def test_an_image_that_one_process_holds_stops_both(tmp_path: Path, disabled: None) -> None:
-    """One message names the whole batch; both end with 2, and the checkpoint is from before the step.
+    """One message names the whole batch. Both processes end with 2, and the checkpoint is from before the step.
 
     Catches a rank that goes on with weights of its own, and one that waits for ever.
     """
@@ -279,13 +283,13 @@ def _no_arguments() -> Any:
         ("ddpm.tracking.run_folder.save_checkpoint", _full_disk, 0, "No space left on device"),  # in the loop
         ("ddpm.data.images.ImageSet.digest", _other_images, 1, "need the same images"),
         ("ddpm.training.setup.choose_device", _no_device, 1, "no device for process 1"),  # before its images are read
-        ("ddpm.commands.cli._parser", _no_arguments, 1, "Process 1 on"),  # before all else
+        ("ddpm.commands.cli._parser", _no_arguments, 1, "Process 1 on"),  # before everything else
     ],
 )
 def test_an_error_of_one_process_is_one_of_both(
     tmp_path: Path, disabled: None, target: str, fault: Callable[[], Any], rank: int, message: str
 ) -> None:
-    """Both end with 2 after one message, where rank 0 cannot write or the other one cannot begin. Catches a hang."""
+    """Rank 0 cannot write, or the other rank cannot begin: both end with 2 after one message. Catches a hang."""
     cfg = short(tmp_path)
     sabotages: list[processes.Sabotage | None] = [None, None]
     sabotages[rank] = functools.partial(_replace, target, fault)
@@ -301,7 +305,7 @@ def test_an_error_of_one_process_is_one_of_both(
     ],
 )
 def test_bad_input_is_said_once_and_leaves_nothing(tmp_path: Path, disabled: None, key: str, message: str) -> None:
-    """Catches an error that every process prints, and a folder that is begun before the batch is looked at."""
+    """Catches an error that every process prints, and a folder that is made before the batch is checked."""
     cfg = short(tmp_path, f"--{key}")
     assert pair(cfg) == [2, 2], processes.log(cfg)
     assert processes.log(cfg).count("ddpm: error") == processes.log(cfg).count(message) == 1, processes.log(cfg)
@@ -309,8 +313,8 @@ def test_bad_input_is_said_once_and_leaves_nothing(tmp_path: Path, disabled: Non
 
 
 def test_without_torchrun_nothing_is_initialised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alone, values come back as the very objects. A process that torchrun started, and that does not know of it, would
-    train the whole run beside the others."""
+    """In a single process, values come back as the same objects. A process that torchrun started but that does not know
+    it would train the whole run beside the others."""
     assert not torch.distributed.is_initialized()
     model, loss, mse = torch.nn.Linear(1, 1), torch.ones(()), torch.zeros(())
     assert distributed.replicated(model) is model
@@ -324,7 +328,7 @@ def test_without_torchrun_nothing_is_initialised(tmp_path: Path, monkeypatch: py
 
 
 def test_other_verbs_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two processes would write one report. Refused before they look for each other."""
+    """Two processes would write the same report. They are refused before they look for each other."""
     monkeypatch.setattr("sys.argv", ["ddpm", "report", "e6"])
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
@@ -335,7 +339,7 @@ def test_other_verbs_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 @pytest.mark.parametrize("n", [0, 1, 5, 6, 7])
 def test_parts_are_the_whole(n: int) -> None:
-    """Three processes' parts in order are everything once, in sizes that differ by at most one."""
+    """The parts of three processes, in order, contain everything once. Their sizes differ by at most one."""
     parts = []
     for rank in range(3):
         with (
@@ -348,8 +352,8 @@ def test_parts_are_the_whole(n: int) -> None:
 
 
 def test_sums_of_features_add_up() -> None:
-    """Three processes' sums, one of them over nothing, give the statistics of all features: by the textbook, also far
-    from the origin. Sums about different origins are refused."""
+    """The sums of three processes, one of them over no features, give the statistics of all features by the textbook
+    formula, also far from the origin. Sums about different origins are refused."""
     features = 1000 + torch.randn(50, 3).double()
     shares = [GaussianSum(torch.full((3,), 999.0).double()) for _ in range(3)]
     for share, rows in zip(shares, (features[:20], features[20:], features[:0]), strict=True):
@@ -369,7 +373,7 @@ def test_sums_of_features_add_up() -> None:
 
 
 def test_a_part_of_the_samples_is_that_part() -> None:
-    """Samples 3 ... 6 of 7 drawn alone have the noise that they have among all. Catches an index that starts at 0."""
+    """Samples 3 ... 6 of 7, drawn alone, have the same noise as among all. Catches an index that starts at 0."""
     chain = make_chain(make_schedule("linear", 1000), "ddpm", 3)
     drawn = [
         torch.cat(
@@ -393,7 +397,8 @@ def test_a_part_of_the_samples_is_that_part() -> None:
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the GPUs made up. Catches two processes on one, and a process beyond the last that is not told so."""
+    """The GPUs are simulated. Catches two processes on one GPU, and a process beyond the last GPU that gets no
+    message."""
     monkeypatch.setattr("ddpm.runtime.environment.world_size", lambda: 3)
     monkeypatch.setattr("ddpm.runtime.environment.local_rank", lambda: 1)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

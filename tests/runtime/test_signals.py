@@ -1,4 +1,5 @@
-"""SIGTERM and SIGINT: a checkpoint, a closed record, the conventional exit code; a second one is immediate."""
+"""SIGTERM and SIGINT leave a checkpoint, a closed record and the conventional exit code. A second signal ends the
+process immediately."""
 
 import functools
 import os
@@ -16,7 +17,7 @@ from tests.training.test_resume import assert_same, short, undisturbed  # noqa: 
 
 
 def _send_at_call(target: str, number: int, *signals: int) -> None:
-    """In the child: send itself `signals` when `target` is called for the `number`th time."""
+    """In the child: send `signals` to itself when `target` is called for the `number`th time."""
     processes.at_call(target, number, lambda: [os.kill(os.getpid(), s) for s in signals])
 
 
@@ -24,13 +25,13 @@ def _send_at_call(target: str, number: int, *signals: int) -> None:
     ("signum", "target", "number"),
     [
         (signal.SIGTERM, "ddpm.training.loop.train_step", 5),  # in a step, which is finished first
-        (signal.SIGINT, "ddpm.evaluation.evaluator.to_uint8", 7),  # in an evaluation, which is taken again
-        (signal.SIGTERM, "ddpm.curvature.hessian.squares._values", 7),  # in a probe, which is taken again
+        (signal.SIGINT, "ddpm.evaluation.evaluator.to_uint8", 7),  # in an evaluation, which is repeated
+        (signal.SIGTERM, "ddpm.curvature.hessian.squares._values", 7),  # in a probe, which is repeated
     ],
 )
 def test_a_signal_costs_nothing(tmp_path: Path, undisturbed, signum: int, target: str, number: int) -> None:  # noqa: F811
-    """128 + signal, a checkpoint of the very step, and the bits of an undisturbed run in the end. The checkpoint that
-    the config would have made anyway is far off."""
+    """The exit code is 128 + signal, there is a checkpoint of the current step, and the continued run ends in the bits
+    of an undisturbed one. The config's own next checkpoint is far away."""
     cfg = short(tmp_path, "--checkpoint.every=100")
     assert processes.run(cfg, functools.partial(_send_at_call, target, number, signum)) == 128 + signum
     step = checkpoint_step(list_checkpoints(cfg.run_dir)[-1])
@@ -43,8 +44,8 @@ def test_a_signal_costs_nothing(tmp_path: Path, undisturbed, signum: int, target
 
 
 def test_an_echo_is_no_second_signal(tmp_path: Path) -> None:
-    """The same signal twice at once, as from a batch system and from the launcher that passes it on: one stop, with its
-    checkpoint. Catches runs preempted without one."""
+    """The same signal arrives twice at once, as from a batch system and from the launcher that forwards it. It is one
+    stop, with its checkpoint. Catches preempted runs without a checkpoint."""
     cfg = short(tmp_path, "--checkpoint.every=100")
     twice = functools.partial(_send_at_call, "ddpm.training.loop.train_step", 2, signal.SIGTERM, signal.SIGTERM)
     assert processes.run(cfg, twice) == 143, processes.log(cfg)
@@ -52,7 +53,7 @@ def test_an_echo_is_no_second_signal(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_is_immediate(tmp_path: Path) -> None:
-    """It ends the process by the signal itself, without a checkpoint."""
+    """The second signal itself ends the process, without a checkpoint."""
     cfg = short(tmp_path, "--checkpoint.every=100")
     twice = functools.partial(_send_at_call, "ddpm.training.loop.train_step", 2, signal.SIGTERM, signal.SIGINT)
     assert processes.run(cfg, twice) == -signal.SIGINT
@@ -60,7 +61,7 @@ def test_a_second_signal_is_immediate(tmp_path: Path) -> None:
 
 
 def test_handlers_are_put_back() -> None:
-    """A program that trains keeps its own handlers afterwards."""
+    """A program that calls the training keeps its own handlers afterwards."""
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals() as stop:
         stop.check()

@@ -1,4 +1,4 @@
-"""A run of a sweep that was begun on another machine: its folder is made from what W&B's server has of it."""
+"""A sweep's run that began on another machine gets its folder from W&B's server."""
 
 import json
 import math
@@ -17,14 +17,14 @@ from tests.training.test_train import NO_WANDB, PLAIN, tiny
 ROWS = [
     {"step": 0, "loss/mean_weight": 0.9, "mins_snr_curve/t": [0, 1], "_step": 0, "_runtime": 1.5},
     {"step": 10, "train/loss": 0.5, "train/mse": 0.7, "val/fid": None, "_step": 1},
-    {"step": None, "train/loss": 9.0},  # no row of a training
+    {"step": None, "train/loss": 9.0},  # not a training's row
     {"step": 2, "train/loss": "NaN", "samples/grid": {"_type": "image-file"}},
-    {"step": 10, "train/loss": 0.25, "val/fid_protocol": "abcd"},  # sent again by a session that went on
+    {"step": 10, "train/loss": 0.25, "val/fid_protocol": "abcd"},  # sent again by a session that continued
 ]
 
 
 class Server:
-    """W&B's server with one run, as its client shows it; `error` is raised where the run is asked for."""
+    """W&B's server with one run, as its client presents it. A request for the run raises `error`."""
 
     def __init__(self, cfg: Config, error: Exception | None = None, **config: Any):
         self.asked: list[str] = []
@@ -61,7 +61,7 @@ class Server:
 
 
 def _serve(monkeypatch: pytest.MonkeyPatch, server: Server) -> Server:
-    """Have this process be the one that an agent started for the server's run."""
+    """Make this process look like the one that an agent started for the server's run."""
     monkeypatch.setattr(wandb, "Api", lambda timeout: server)
     for name, value in (("ENTITY", "team"), ("PROJECT", "p"), ("RUN_ID", server.id), ("SWEEP_ID", "s")):
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -76,9 +76,10 @@ def cfg(tmp_path: Path) -> Config:
 def test_the_folder_is_what_the_server_has(
     cfg: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The checkpoint of the last step, whatever the order and the aliases; rows by step, of one step merged, the last
-    value of a key; numbers, names and curves alone; the record with the server's id and facts. Catches an older
-    checkpoint, a row without its NaN, and a run that goes on as another one."""
+    """The folder gets the checkpoint of the last step, whatever the order and the aliases. Rows are sorted by step;
+    rows of one step are merged, and a key keeps its last value. Only numbers, names and curves are kept. The record has
+    the server's id and facts. Catches an older checkpoint, a row without its NaN, and a run that continues as another
+    one."""
     server = _serve(monkeypatch, Server(cfg))
     fetch_point(cfg)
     assert server.asked == ["team/p/agents-run"]
@@ -102,8 +103,8 @@ def test_the_folder_is_what_the_server_has(
 
 
 def test_nothing_is_asked_where_there_is_nothing_to_fetch(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside an agent, where the folder is there, and where the run is to begin anew. Catches a run of a shell's left
-    variables, and a folder that is written over."""
+    """Nothing is fetched outside an agent, if the folder exists, or if the run is to start anew. Catches a run fetched
+    because of variables left in the shell, and a folder that is overwritten."""
     server = _serve(monkeypatch, Server(cfg))
     for name in ("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_SWEEP_ID"):
         with monkeypatch.context() as patch:
@@ -117,8 +118,8 @@ def test_nothing_is_asked_where_there_is_nothing_to_fetch(cfg: Config, monkeypat
 
 
 def test_a_run_without_a_checkpoint_begins_at_its_beginning(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that ended before its first, that has no config yet, or is not known to the server. Catches a folder without
-    a checkpoint, which would be a run that cannot go on."""
+    """The run ended before its first checkpoint, has no config yet, or is not known to the server. Catches a folder
+    without a checkpoint, which would be a run that cannot continue."""
     server = _serve(monkeypatch, Server(cfg))
     server.artifacts = server.artifacts[3:]
     fetch_point(cfg)
@@ -133,8 +134,8 @@ def test_a_run_without_a_checkpoint_begins_at_its_beginning(cfg: Config, monkeyp
 def test_a_server_that_does_not_answer_is_said(
     cfg: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And the training begins. Catches a point that is lost because of an outage, and one that begins anew without a
-    word."""
+    """The training begins with a warning. Catches a point that is lost to an outage, and one that silently starts
+    over."""
     _serve(monkeypatch, Server(cfg, OSError("no route to host\nat all")))
     fetch_point(cfg)
     assert "warning: nothing is continued from W&B (no route to host)\n" in capsys.readouterr().out
@@ -142,7 +143,7 @@ def test_a_server_that_does_not_answer_is_said(
 
 
 def test_the_run_of_another_training_is_refused(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches rows of two trainings in one W&B run."""
+    """Catches rows from two trainings in one W&B run."""
     _serve(monkeypatch, Server(cfg, run_id="e5-s1-abcdef01"))
     with pytest.raises(UserError, match=rf"{cfg.run_id}, the W&B run team/p/agents-run, which belongs to e5-s1-abc"):
         fetch_point(cfg)

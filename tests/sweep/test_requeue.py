@@ -1,4 +1,4 @@
-"""Which runs of a server's sweep are run again: every state that W&B knows has its fate."""
+"""Which runs of a server's sweep are run again, for every state that W&B knows."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +10,13 @@ from ddpm.sweep import requeue
 from ddpm.sweep.jobs import Job
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
-# The states of wandb.apis.public.Run, and whether such a run is to be continued here: it has ended, and not by itself.
+# The states of wandb.apis.public.Run. True: the run is continued here, because something ended it before it was done.
 FATES = {
-    "crashed": True,  # no sign of life any more
+    "crashed": True,  # no longer sends a heartbeat
     "failed": True,
     "killed": True,
     "preempted": True,
-    "preempting": False,  # it is still going, and will be one of the others
+    "preempting": False,  # still running, will soon have one of the other states
     "running": False,
     "pending": False,
     "finished": False,
@@ -35,8 +35,8 @@ def _lost(monkeypatch: pytest.MonkeyPatch, folder: Path, runs: list[Any], config
 
 @pytest.mark.parametrize("state", FATES)
 def test_every_state_has_its_fate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
-    """Two runs of the state: both are continued, or none is. Catches a state that is passed over, and one that is run
-    twice at a time."""
+    """Two runs have the state: both are continued, or neither is. Catches a state that is passed over, and a run that
+    is started while it is still running."""
     runs = [_run(tmp_path, state, seed) for seed in (1, 2)]
     jobs = _lost(monkeypatch, tmp_path, runs, {})
     assert [job.cfg.seed for job in jobs] == ([1, 2] if FATES[state] else [])
@@ -45,8 +45,8 @@ def test_every_state_has_its_fate(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_states_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each with its number; and that a run which was killed a moment ago still counts as running. Catches a run that
-    is missing without a word."""
+    """The states are printed with their numbers, and a note says that a run killed a moment ago still counts as
+    running. Catches a run that is silently missing."""
     runs = [_run(tmp_path, state, seed) for seed, state in enumerate(["killed", "running", "killed", "finished"])]
     assert [job.cfg.seed for job in _lost(monkeypatch, tmp_path, runs, {})] == [0, 2]
     said = capsys.readouterr().out
@@ -57,8 +57,8 @@ def test_the_states_are_said(
 
 
 def test_a_run_is_continued_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under its own W&B id, in its own sweep, with the config that it had, whatever the sweep's file says by now.
-    Catches a new run instead of the old one, and its own config left for the sweep's."""
+    """The run keeps its own W&B id, sweep and config, whatever the sweep's file says by now. Catches a new run in place
+    of the old one, and the sweep's config in place of the run's."""
     (job,) = _lost(monkeypatch, tmp_path, [_run(tmp_path, "crashed", 7)], {"method": "grid", "parameters": {}})
     ids = {"WANDB_ENTITY": "team", "WANDB_PROJECT": "project", "WANDB_SWEEP_ID": "abc", "WANDB_RUN_ID": "id-crashed-7"}
     assert job.environment == ids
@@ -68,8 +68,8 @@ def test_a_run_is_continued_as_itself(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_run_that_ended_before_it_had_a_config_is_its_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the sweep's command and the run's parameters; those of the sweep alone. Catches a run that is lost for ever
-    because it was killed in its first seconds."""
+    """Its point comes from the sweep's command and the run's parameters, limited to the sweep's own keys. Catches a run
+    that is lost for ever because it was killed in its first seconds."""
     path = tmp_path / "tiny.yaml"
     path.write_text(tiny(tmp_path, *PLAIN, NO_WANDB).to_yaml())
     sweep = {
@@ -87,7 +87,7 @@ def test_a_run_that_ended_before_it_had_a_config_is_its_point(tmp_path: Path, mo
 def test_what_is_finished_here_is_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that W&B was not told the end of: `ddpm sync` is named. Catches a training that is done twice."""
+    """W&B does not know that the run ended: the message names `ddpm sync`. Catches a training that is done twice."""
     run = _run(tmp_path, "crashed", 3)
     folder = tiny(tmp_path, *PLAIN, NO_WANDB, "--seed=3").run_dir
     folder.mkdir(parents=True)

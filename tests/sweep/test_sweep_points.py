@@ -1,4 +1,5 @@
-"""Whole sweeps: run here without a server, and by real `wandb agent` processes against the stand-in of W&B's."""
+"""Whole sweeps: run here without a server, and by real `wandb agent` processes against the stand-in for W&B's
+server."""
 
 import json
 import os
@@ -21,7 +22,7 @@ from tests.once import HANGS, once
 from tests.training.test_train import tiny
 from wandb_standin import RunRecord, StandIn
 
-# `ddpm` as it is; but one that is told to, by words of its command line, ends itself in its third step, once.
+# The real `ddpm`. If its command line contains the given words, it ends itself in its third step, once.
 PROGRAM = f"""#!{sys.executable}
 import os, sys, time
 from pathlib import Path
@@ -42,12 +43,12 @@ if word in sys.argv and not Path(folder, "begun").exists():
 from ddpm.commands.cli import main
 sys.exit(main())
 """
-# The agent as it is, but asking every 0.2 s instead of every 5.
+# The real agent, which asks every 0.2 s instead of every 5.
 AGENT = "import wandb.wandb_agent as a; a.Agent.POLL_INTERVAL = 0.2; from wandb.cli.cli import cli; cli()"
 
 
 def _sweep_file(folder: Path, out_dir: str, values: tuple[str, ...] = ("constant", "minsnr")) -> Path:
-    """A grid over weightings on the tiny run, in `folder` as in the root of a repository."""
+    """A grid over weightings for the tiny run. `folder` stands for the root of a repository."""
     program = folder / "bin/ddpm"
     program.parent.mkdir(exist_ok=True)
     program.write_text(PROGRAM)
@@ -82,8 +83,8 @@ def _until(true: Callable[[], object], seconds: float = HANGS) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The grid run without a server, two at a time, where the second point is killed in its third step; its folder, and
-    what was printed."""
+    """The grid, run without a server, two points at a time; the second point is killed in its third step. Returns the
+    folder and what was printed."""
     folder = once(tmp_path_factory, "swept", _sweep)
     return folder, (folder / "printed").read_text()
 
@@ -98,8 +99,8 @@ def _sweep(folder: Path) -> None:
 
 
 def test_a_killed_point_is_continued_and_the_rest_goes_on(alone: tuple[Path, str]) -> None:
-    """Both points are finished; the killed one continued from its checkpoint; one log each; nothing left to do for a
-    second call. Catches a crash that ends the sweep, starts a point over, or is not said."""
+    """Both points are finished, and the killed one is continued from its checkpoint. There is one log for each, and a
+    second call has nothing to do. Catches a crash that ends the sweep, starts a point over, or is not reported."""
     folder, printed = alone
     assert len(_rows(folder / "runs")) == 2
     assert "ended with exit code -9" in printed and "2 runs: 2 done" in printed
@@ -112,7 +113,7 @@ def test_a_killed_point_is_continued_and_the_rest_goes_on(alone: tuple[Path, str
 
 def test_a_point_is_named_by_its_values(alone: tuple[Path, str]) -> None:
     """Experiment, tags, and W&B's own config of the offline run hold the swept values. Catches runs of a sweep that
-    nothing tells apart, and W&B's client not being told of the point."""
+    cannot be told apart, and a W&B client that does not learn the point."""
     folder, _ = alone
     runs = [json.loads(path.read_text()) for path in (folder / "runs").glob("*/*/run.json")]
     assert {run["experiment"] for run in runs} == {f"e6-weighting_{w}-lr_0.002" for w in ("constant", "minsnr")}
@@ -126,7 +127,7 @@ def test_a_point_is_named_by_its_values(alone: tuple[Path, str]) -> None:
 
 @pytest.fixture
 def agents() -> Iterator[list["subprocess.Popen[str]"]]:
-    """Those that `_agent` starts; none outlives its test."""
+    """The agents that `_agent` starts. None outlives its test."""
     started: list[subprocess.Popen[str]] = []
     yield started
     for agent in started:
@@ -134,7 +135,7 @@ def agents() -> Iterator[list["subprocess.Popen[str]"]]:
 
 
 def _agent(folder: Path, sweep: str, **environment: str) -> "subprocess.Popen[str]":
-    """A `wandb agent` in a process group of its own, with this Python's programs on PATH."""
+    """A `wandb agent` in its own process group, with this Python's programs on PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.Popen(
         [sys.executable, "-c", AGENT, "agent", sweep],
@@ -148,14 +149,14 @@ def _agent(folder: Path, sweep: str, **environment: str) -> "subprocess.Popen[st
 
 
 def _create(folder: Path, path: Path, server: StandIn) -> str:
-    """`wandb sweep FILE`; ENTITY/PROJECT/ID."""
+    """Run `wandb sweep FILE`. Returns ENTITY/PROJECT/ID."""
     subprocess.run([sys.executable, "-m", "wandb", "sweep", str(path)], cwd=folder, check=True, capture_output=True)
     ((project, name),) = server.sweeps
     return f"{server.entity}/{project}/{name}"
 
 
 def _history(record: RunRecord) -> list[dict[str, Any]]:
-    """The server's rows by `step`, the last value of a key; without times, media and W&B's own keys."""
+    """The server's rows by `step`, with the last value of each key, without times, media and W&B's own keys."""
     merged: dict[int, dict[str, Any]] = {}
     for row in record.history:
         left_out = ("_", "time/", "samples/")
@@ -168,8 +169,8 @@ def test_two_agents_do_what_one_sweep_here_does(
     tmp_path: Path, server: StandIn, agents: list, alone: tuple[Path, str]
 ) -> None:
     """`wandb sweep` and two `wandb agent` at once; one run is preempted (SIGTERM) and handed out again. Each point is
-    one W&B run, of the same run ids and to the same bits as without a server. Catches points run twice or lost, a
-    config that the two ways read differently, and a preempted run that starts over or becomes another one."""
+    one W&B run, with the same run ids and the same bits as without a server. Catches points run twice or lost, a config
+    that the two ways read differently, and a preempted run that starts over or becomes another one."""
     folder, _ = alone
     sweep = _create(tmp_path, _sweep_file(tmp_path, "agents"), server)
     stop = {"SABOTAGE": f"--loss.weighting=constant,{int(signal.SIGTERM)},{tmp_path}"}
@@ -185,12 +186,12 @@ def test_two_agents_do_what_one_sweep_here_does(
     assert [(run.state, run.sweep) for run in runs] == [("finished", record.id)] * 2, log
 
     def weight(rows: list[dict[str, Any]]) -> float:
-        return rows[0]["loss/mean_weight"]  # of each weighting its own
+        return rows[0]["loss/mean_weight"]  # differs between the weightings
 
     assert sorted(map(_history, runs), key=weight) == sorted(_rows(folder / "runs").values(), key=weight)
     preempted = next(run for run in runs if "weighting=constant" in run.tags)
     assert preempted.group == "e6-weighting_constant-lr_0.002"
-    (path,) = (tmp_path / "agents").glob("*constant*/*/run.json")  # the step that the signal came in is still done
+    (path,) = (tmp_path / "agents").glob("*constant*/*/run.json")  # the step in which the signal came is still done
     assert [session["from_step"] for session in json.loads(path.read_text())["sessions"]] == [0, 3]
 
 
@@ -202,13 +203,13 @@ def test_what_an_agent_left_is_requeued(
     capsys: pytest.CaptureFixture[str],
     agents: list,
 ) -> None:
-    """Agent and run are killed -9, and the run folder is on another machine: `ddpm sweep --requeue` takes checkpoint
-    and rows from W&B and ends the same W&B run, to the same bits. Again, there is nothing to do."""
+    """Agent and run are killed with -9, and the run folder is on another machine. `ddpm sweep --requeue` takes
+    checkpoint and rows from W&B and finishes the same W&B run, to the same bits. A second call has nothing to do."""
     folder, _ = alone
     monkeypatch.chdir(tmp_path)
     sweep = _create(tmp_path, _sweep_file(tmp_path, "lost", ("minsnr",)), server)
     (tmp_path / "wait").touch()
-    quick = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.5"}  # W&B's own is 15 s
+    quick = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.5"}  # W&B's own value is 15 s
     agent = _agent(tmp_path, sweep, SABOTAGE=f"--loss.weighting=minsnr,9,{tmp_path}", **quick)
     agents.append(agent)
     _until(lambda: any("step-2" in a.aliases for a in server.artifacts if a.type == "model"))
@@ -237,7 +238,8 @@ def test_what_an_agent_left_is_requeued(
 
 
 def test_a_sweep_is_paused_resumed_and_stopped(tmp_path: Path, server: StandIn, agents: list) -> None:
-    """Paused, agents wait; resumed, they go on; stopped, the run that goes ends by itself and no other begins."""
+    """In a paused sweep the agents wait; after resume they continue. After stop, the current run ends by itself and no
+    other begins."""
     (tmp_path / "job.py").write_text("import time; time.sleep(0.5)")
     tree = {"method": "grid", "program": "job.py", "parameters": {"seed": {"values": list(range(200))}}, "project": "p"}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tree))
@@ -252,7 +254,7 @@ def test_a_sweep_is_paused_resumed_and_stopped(tmp_path: Path, server: StandIn, 
     _until(lambda: len(record.runs) >= 2)
     tell("pause")
     begun = len(record.runs)
-    time.sleep(1.5)  # more than two jobs' time
+    time.sleep(1.5)  # longer than two jobs
     assert len(record.runs) == begun and all(agent.poll() is None for agent in agents)
     tell("resume")
     _until(lambda: len(record.runs) > begun)

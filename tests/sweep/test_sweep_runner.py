@@ -1,4 +1,5 @@
-"""Jobs in processes: each once, so many at a time, retried, stopped, known as done. These processes train nothing."""
+"""Jobs in processes: each runs once, a limited number at a time, is retried or stopped, and is known as done. They
+train nothing."""
 
 import io
 import json
@@ -20,7 +21,7 @@ from ddpm.sweep.runner import Attempt
 from tests.once import HANGS
 
 E5 = Path(__file__).parents[2] / "configs/smoke/e5.yaml"
-# argv: run folder, file of what happened. `end` is what a training that is finished leaves.
+# argv: run folder, journal file. `end` writes what a finished training leaves.
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
@@ -66,8 +67,8 @@ def _journal(folder: Path) -> list[list[str]]:
 
 
 def test_each_job_once_and_two_at_a_time(tmp_path: Path) -> None:
-    """Five jobs on two places: each begins once, two are on the way together, never three; a second call starts none.
-    Catches a place that is lost or given twice, and finished runs trained again."""
+    """Five jobs on two places: each begins once, and at most two run at the same time. A second call starts none.
+    Catches a place that is lost or given twice, and finished runs that are trained again."""
     jobs = _jobs(tmp_path, *["time.sleep(0.2); end(); note('end')"] * 5)
     assert _run(jobs, 2) == (["done"] * 5, None)
     going, most = 0, 0
@@ -82,7 +83,8 @@ def test_each_job_once_and_two_at_a_time(tmp_path: Path) -> None:
 
 
 def test_places_share_threads_and_have_a_gpu_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight cores: four each for two, one at least; GPUs in turn; what is set by hand stays; it reaches the runs."""
+    """With eight cores, each of two places gets four threads; a place gets at least one. GPUs are dealt out in turn.
+    Values set by hand stay, and the settings reach the runs."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert runner.slots(2, []) == [{"OMP_NUM_THREADS": "4"}] * 2
     assert runner.slots(20, [])[0] == {"OMP_NUM_THREADS": "1"}
@@ -95,8 +97,8 @@ def test_places_share_threads_and_have_a_gpu_each(tmp_path: Path, monkeypatch: p
 
 
 def test_a_crash_is_tried_once_more(tmp_path: Path) -> None:
-    """A kill -9 and an exit code 1 at the first attempt; one that crashes twice; one with bad input, which no attempt
-    mends. Catches endless retries, none, and a failure that keeps the others from running."""
+    """Two jobs fail at the first attempt only (kill -9, exit code 1), one crashes twice, and one has bad input, which a
+    retry cannot fix. Catches endless retries, no retry, and a failure that keeps the others from running."""
     scripts = [
         "if first: os.kill(os.getpid(), signal.SIGKILL)\nend()",
         "if first: sys.exit(1)\nend()",
@@ -112,8 +114,8 @@ def test_a_crash_is_tried_once_more(tmp_path: Path) -> None:
 
 
 def test_a_run_that_another_process_has_is_left_to_it(tmp_path: Path) -> None:
-    """`ddpm train` refuses a run that is being written by an exit code of its own; the other process may have finished
-    it by then. Catches either as a failure, and bad input as a run that somebody else has."""
+    """`ddpm train` has its own exit code for a run that another process is writing. The other process may have finished
+    it by then. Catches either case as a failure, and bad input taken for a run that another process holds."""
     held, finished, bad = _jobs(tmp_path, "sys.exit(75)", "end(); sys.exit(75)", "sys.exit(2)")
     assert _run([held, finished, bad])[0] == ["elsewhere", "there", "failed"]
 
@@ -128,7 +130,8 @@ signal.signal(signal.SIGINT, stop)
 if first: note("ready"), time.sleep(600)
 end()
 """
-# A sweep in a process of its own, to be signalled: states, signal, and whether the handlers are the old ones again.
+# A sweep in a separate process that gets the signal. It prints the states, the signal, and whether the old handlers are
+# back.
 SWEEP = """
 import json, sys, time
 from pathlib import Path
@@ -145,8 +148,8 @@ except KeyboardInterrupt:
 
 
 def test_a_signal_stops_what_goes_and_starts_nothing(tmp_path: Path) -> None:
-    """SIGINT reaches the processes, once, which end in their own time; nothing starts after it; a second call does the
-    rest. Catches children that are killed, signalled twice, or left behind."""
+    """SIGINT reaches each process once, and the processes end in their own time. No job starts after it, and a second
+    call does the rest. Catches children that are killed, signalled twice, or left behind."""
     sweep = subprocess.Popen(
         [sys.executable, "-c", SWEEP, str(tmp_path)], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
     )
@@ -172,8 +175,8 @@ class _Terminal(io.StringIO):
 
 
 def test_what_is_shown(tmp_path: Path) -> None:
-    """A table no wider than the terminal on one; elsewhere a line for each run that ends; at the end what failed, with
-    its last line and its log. Catches silence, floods, and lines that wrap."""
+    """On a terminal: a table no wider than the terminal. Elsewhere: a line for each run that ends. At the end: each
+    failed run with its last line and its log. Catches silence, floods of lines, and lines that wrap."""
     jobs = _jobs(tmp_path, "end()", "end()", "sys.exit(1)")
     jobs[1].cfg.run_dir.mkdir(parents=True)
     (jobs[1].cfg.run_dir / "loss.jsonl").write_text('{"_i": 540, "out": {}}\n')

@@ -1,4 +1,4 @@
-"""A sweep file's points: those that W&B's own code hands out, in its order; names; and what is refused."""
+"""A sweep file's points: the same as W&B's own code hands out, in the same order; their names; and what is refused."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ E5 = str(ROOT / "configs/smoke/e5.yaml")
 COMMAND = ["${env}", "${program}", "train", E5, "${args}"]
 GRIDS: list[dict[str, Any]] = [
     {"b.x": {"values": [3, 1]}, "a": {"values": ["u", "v"]}, "c": {"value": 5}},
-    {"seed": {"values": [1, 2, 1]}, "loss.weighting": {"values": ["minsnr", "constant"]}},  # a value given twice
+    {"seed": {"values": [1, 2, 1]}, "loss.weighting": {"values": ["minsnr", "constant"]}},  # one value twice
     {"n": {"min": 2, "max": 4}, "m": {"distribution": "q_uniform", "min": 0, "max": 5, "q": 2}},
 ]
 
@@ -37,7 +37,8 @@ def _sweep(parameters: dict[str, Any], **more: Any) -> Any:
 
 @pytest.mark.parametrize("parameters", GRIDS)
 def test_a_grid_is_gone_through_as_wandb_does(parameters: dict[str, Any]) -> None:
-    """Against W&B's `sweeps` package, point by point. Catches another order, values repeated or left out."""
+    """Compared with W&B's `sweeps` package, point by point. Catches another order, and values that are repeated or left
+    out."""
     package = pytest.importorskip("sweeps")
     config, runs = {"method": "grid", "parameters": parameters}, []
     while (run := package.next_run(config, runs)) is not None:
@@ -48,7 +49,7 @@ def test_a_grid_is_gone_through_as_wandb_does(parameters: dict[str, Any]) -> Non
 
 
 def test_a_grid_is_gone_through_as_the_stand_in_does() -> None:
-    """Nested parameters and `run_cap` too. Catches two enumerations in this repository that disagree."""
+    """Also with nested parameters and `run_cap`. Catches two enumerations in this repository that disagree."""
     nested = {"loss": {"parameters": {"minsnr_gamma": {"values": [1, 5]}, "weighting": {"value": "minsnr"}}}}
     for parameters, cap in ((GRIDS[0], {}), (nested | {"seed": {"values": [1, 2]}}, {}), (GRIDS[0], {"run_cap": 3})):
         record = SweepRecord("study", "p", "s", {"method": "grid", "parameters": parameters, **cap}, "")
@@ -59,7 +60,8 @@ def test_a_grid_is_gone_through_as_the_stand_in_does() -> None:
 
 @pytest.mark.parametrize("kind", sorted(DISTRIBUTIONS))
 def test_quantiles_are_wandbs(kind: str) -> None:
-    """Every distribution at nine places, against the `sweeps` package. Catches swapped ends, a missing exponent, q."""
+    """Every distribution at nine places, compared with the `sweeps` package. Catches swapped ends, a missing exponent,
+    and a wrong q."""
     params = pytest.importorskip("sweeps.params")
     low, high = (0.5, 20.0) if kind.endswith("_values") else (-1.0, 2.0)
     spec: dict[str, Any] = {"distribution": kind}
@@ -79,8 +81,8 @@ def test_quantiles_are_wandbs(kind: str) -> None:
 
 
 def test_random_points_are_the_same_again_and_spread() -> None:
-    """Equal for a second call and for more points; another range, other points; all values come up. Catches a
-    state that points share, and a seed that is not the file's."""
+    """The points are equal in a second call and when more are drawn. Another range gives other points, and all values
+    occur. Catches a state that points share, and a seed that does not come from the file."""
     ranges = {
         "optim.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3},
         "seed": {"min": 0, "max": 3},
@@ -90,7 +92,7 @@ def test_random_points_are_the_same_again_and_spread() -> None:
     assert first == list(points(sweep, 200)) and first[:5] == list(points(sweep, 5))
     assert list(points(_sweep(ranges, method="random", run_cap=3))) == first[:3]
     assert all(1e-5 <= p["optim.lr"] <= 1e-3 for p in first)
-    # Half of the draws lie below the geometric middle: 100 of 200, give or take three standard deviations of 7.
+    # Half of the draws lie below the geometric middle: 100 of 200, plus or minus three standard deviations of 7.
     assert abs(sum(p["optim.lr"] < 1e-4 for p in first) - 100) < 22
     assert set(Counter(p["seed"] for p in first)) == {0, 1, 2, 3}
     other = _sweep(ranges | {"seed": {"min": 0, "max": 4}}, method="random")
@@ -98,7 +100,8 @@ def test_random_points_are_the_same_again_and_spread() -> None:
 
 
 def test_command_and_parameter_file_are_the_agents(tmp_path: Path) -> None:
-    """Against the client's own functions, for values of every type. Catches another spelling of None, lists, floats."""
+    """Compared with the client's own functions, for values of every type. Catches another spelling of None, lists or
+    floats."""
     values = {
         "loss.weighting": "minsnr",
         "optim.lr": 1e-05,
@@ -127,8 +130,8 @@ def _named(point: dict[str, Any], *overrides: str) -> Any:
 
 
 def test_a_point_says_what_it_is() -> None:
-    """Experiment and tags hold each swept key, shortened as far as it stays the only one; seeds share the experiment,
-    and no display name covers several runs. Catches points that reports would take for seeds of one arm."""
+    """Experiment and tags hold each swept key, shortened as far as it stays unique. Seeds share the experiment, and no
+    display name covers several runs. Catches points that reports would take for seeds of one arm."""
     cfg = _named({"seed": 3, "eval.final.nfe": 20, "loss.weighting": "minsnr", "logging.wandb.notes": "why"})
     assert cfg.experiment == "e5-final.nfe_20-weighting_minsnr"
     assert cfg.logging.wandb.tags[-3:] == ("final.nfe=20", "weighting=minsnr", "seed=3")
@@ -140,12 +143,13 @@ def test_a_point_says_what_it_is() -> None:
 
 
 def test_one_number_has_one_name() -> None:
-    """5, 5.0 and "5"; 1e-4 as YAML's text and as a number. Catches a server that sends 5 for 5.0 making another arm."""
+    """5, 5.0 and "5" give one name, and so do 1e-4 as YAML's text and as a number. Catches a second arm when a server
+    sends 5 for 5.0."""
     assert len({_named({"loss.minsnr_gamma": v}).experiment for v in (5, 5.0, "5", "5.0")}) == 1
     assert len({_named({"optim.lr": v}).experiment for v in ("1e-4", 1e-4, 0.0001)}) == 1
 
 
-TYPED = {  # key, its values as Python has them, and what a sweep file, a server or an agent's words may make of them
+TYPED = {  # key: its Python values, and the forms that a sweep file, a server or an agent's command line may give them
     "data.shuffle": {False: (False, "False", "false", "FALSE"), True: (True, "True", "true")},
     "data.subset": {None: (None, "None", "null", "NULL", ""), 300: (300, "300", "3e2", 300.0)},
     "optim.lr": {1e-4: (1e-4, "1e-4", "0.0001"), 2.0: (2, 2.0, "2", "2.0")},
@@ -163,9 +167,9 @@ TYPED = {  # key, its values as Python has them, and what a sweep file, a server
 def test_a_points_value_has_the_keys_type(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object
 ) -> None:
-    """However it is written, in the point, in the file of an agent's parameters and as a word of the command line: one
-    value of one type, one run, one name. Catches `False` that is the text "False" (and so true, or another arm), a
-    number or null that is text, and text that becomes a number."""
+    """A value may be written in many forms: in the point, in an agent's parameter file, on the command line. All forms
+    give one value with one type, one run, one name. Catches `False` read as the text "False" (and so true, or another
+    arm), a number or null read as text, and text read as a number."""
 
     def found(cfg: Any) -> tuple[Any, str, tuple[str, ...]]:
         at: Any = cfg
@@ -181,7 +185,7 @@ def test_a_points_value_has_the_keys_type(
         path.write_text(parameter_file({key: written}))
         seen.append(found(_named(sweep_point())))
         (word,) = (word for word in expand(_sweep({key: {"value": written}}), {key: written}) if word.startswith("--"))
-        seen.append(found(_named({key: written}, word)))  # else it says that something else decides the key
+        seen.append(found(_named({key: written}, word)))  # otherwise it reports that something else decides the key
         assert found(load_config(Path(E5), [word]))[0] == value
     for one, run_id, tags in seen:
         assert one == value and type(one) is type(value), seen
@@ -189,7 +193,7 @@ def test_a_points_value_has_the_keys_type(
 
 
 def test_no_two_points_share_a_name() -> None:
-    """Values that differ in what a name cannot hold, that imitate a key, or only beyond the longest name."""
+    """Values differ in characters that a name cannot hold, or only beyond the longest name, or they imitate a key."""
     lists = [[10, 500], [105, 0], [1, 0, 500], [10, 50, 0]]
     names = [_named({"eval.recon.t_values": v, "eval.recon.enabled": False}).experiment for v in lists]
     tricky = ["a/b", "a-b", "a_b", "a b", "a", "a-weighting_b"]
@@ -241,7 +245,7 @@ MANY = {f"eval.{name}.n_samples": {"min": 1000, "max": 1099} for name in ("grid"
 def test_bad_input_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict, message: str
 ) -> None:
-    """Each is one paragraph and exit code 2, before a process is started or a file is written, also where only the last
+    """Each gives one paragraph and exit code 2 before a process starts or a file is written, also if only the last
     point is bad."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("subprocess.Popen", None)
@@ -254,14 +258,15 @@ def test_bad_input_starts_nothing(
 
 
 def test_points_that_are_the_same_run_are_run_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """A key that changes no row makes no other run. Catches two processes for one run folder."""
+    """A key that changes no row makes no new run. Catches two processes for one run folder."""
     sweep = _sweep({"data.num_workers": {"values": [1, 2]}, "seed": {"values": [1, 2]}})
     assert [job.cfg.seed for job in plan(sweep, None, [], Path("logs"))] == [1, 2]
     assert "2 of 4 points" in capsys.readouterr().out
 
 
 def test_ten_thousand_points_are_planned_in_seconds() -> None:
-    """As many as need no --yes, each validated. Catches files read again for each point. (0.1 s a hundred here.)"""
+    """100 points are planned and validated, 10,001 are listed, and 10,001 are refused by number. Catches files that are
+    read again for each point. (Here 100 points take 0.1 s.)"""
     sweep = _sweep({"seed": {"min": 0, "max": 99}})
     jobs = plan(sweep, None, [], Path("logs"))
     assert len({job.cfg.run_dir for job in jobs}) == 100
@@ -271,7 +276,8 @@ def test_ten_thousand_points_are_planned_in_seconds() -> None:
 
 
 def test_the_step_of_a_run_that_is_being_written(tmp_path: Path) -> None:
-    """From the end of `loss.jsonl`: its last row is cut, its first one long. Catches progress that stays 0."""
+    """The step is read from the end of `loss.jsonl`, although the last row is cut and the first one is long. Catches
+    progress that stays 0."""
     job = plan(_sweep({"seed": {"value": 1}}), None, [f"--out_dir={tmp_path}"], tmp_path)[0]
     assert job.step == 0
     job.cfg.run_dir.mkdir(parents=True)
@@ -282,11 +288,11 @@ def test_the_step_of_a_run_that_is_being_written(tmp_path: Path) -> None:
 
 
 def test_nothing_else_decides_a_swept_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value on the command line that is not the point's, and a parameter file that is cut short. Catches runs that go
-    by the name of another point."""
+    """The command line sets another value than the point, or the parameter file is cut short. Catches runs that carry
+    the name of another point."""
     smoke = Path(__file__).parents[2] / "configs/smoke/e5.yaml"
     point = {"loss.weighting": "minsnr", "optim.lr": 0.001}
-    same = load_config(smoke, ["--optim.lr=1e-3", "--out_dir=x"], point)  # what an agent's ${args} say
+    same = load_config(smoke, ["--optim.lr=1e-3", "--out_dir=x"], point)  # as in an agent's ${args}
     assert (same.optim.lr, same.loss.weighting) == (0.001, "minsnr")
     with pytest.raises(UserError, match=r"loss\.weighting is swept, and the command line .* sets it to p2"):
         load_config(smoke, ["--loss.weighting=p2"], point)
@@ -308,13 +314,13 @@ def test_nothing_else_decides_a_swept_key(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_odd_parameters_are_refused_in_words(spec: dict[str, Any], said: str) -> None:
-    """Catches: tracebacks from inside a distribution."""
+    """Catches tracebacks from inside a distribution."""
     with pytest.raises(UserError, match=said):
         complete("p", spec)
 
 
 def test_counting_writes_nothing_out(tmp_path: Path) -> None:
-    """Catches: a list of 10^10 numbers before the refusal of so many points."""
+    """Catches a list of 10^10 numbers that is built before so many points are refused."""
     (tmp_path / "s.yaml").write_text(
         "method: grid\nprogram: ddpm\nparameters: {seed: {min: 0, max: 9999999999}}\n"
         "command: ['${program}', train, configs/smoke/e5.yaml, '${args}']\n"

@@ -1,4 +1,4 @@
-"""One run's folder: held by one process, continued only as what it is, and recovered where it was damaged."""
+"""A run's folder is held by one process, continued only with the same config, and recovered if it is damaged."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ from tests.training.test_train import PLAIN, tiny
 
 
 def plain(tmp_path: Path, *overrides: str) -> Config:
-    """A run that measures nothing: what is in its rows does not matter here."""
+    """A run that measures nothing: these tests do not depend on what its rows contain."""
     return tiny(tmp_path, *PLAIN, *overrides)
 
 
@@ -43,7 +43,8 @@ def _steps(folder: Path) -> list[int]:
 
 
 def test_another_config_under_the_same_id_is_refused_with_the_difference(tmp_path: Path) -> None:
-    """Each key with its old and its new value. Keys that change no row (here: how often to checkpoint) may change."""
+    """The message gives each key with its old and its new value. Keys that change no row (here: how often to
+    checkpoint) may change."""
     given = ("--id=mine", "--checkpoint.every=1")
     cfg = plain(tmp_path, *given)
     folder = _interrupted(cfg)
@@ -59,7 +60,8 @@ def test_another_config_under_the_same_id_is_refused_with_the_difference(tmp_pat
 
 
 def test_a_run_from_before_a_key_can_be_taken_up(tmp_path: Path) -> None:
-    """Its record lacks newer keys, which held their defaults then. Catches an old run that `ddpm sync` trips over."""
+    """Its record lacks newer keys, which had their default values then. Catches an old run on which `ddpm sync`
+    fails."""
     config = tiny(tmp_path, "--eval.recon.enabled=false").nested()
     del config["loss"]["t_min"], config["loss"]["t_max"]
     config["eval"]["recon"] = {"enabled": False}
@@ -75,7 +77,8 @@ def test_a_run_from_before_a_key_can_be_taken_up(tmp_path: Path) -> None:
 
 
 def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that goes on with other data would be neither. The set is compared by its pixels, not its path."""
+    """A run that goes on with other data would be a run of neither set. The set is compared by its pixels, not by its
+    path."""
     cfg = plain(tmp_path, "--checkpoint.every=1")
     _interrupted(cfg)
     monkeypatch.setattr("ddpm.data.images.ImageSet.digest", "other images")
@@ -84,7 +87,7 @@ def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_two_processes_on_one_run(tmp_path: Path) -> None:
-    """The second is turned away and the first is not disturbed; a killed process leaves the folder free."""
+    """The second process is refused and the first is not disturbed. A killed process leaves the folder free."""
     cfg = plain(tmp_path)
     with RunFolder(cfg), pytest.raises(UserError, match=r"Another process is writing to the run"):
         train(cfg)
@@ -98,7 +101,8 @@ def test_two_processes_on_one_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty"])
 def test_the_newest_intact_checkpoint_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
-    """Cut short, one bit turned (which torch alone does not notice), or empty: the one before it, and it says so."""
+    """A file that is cut short, empty, or has one flipped bit (which torch alone does not notice): the run uses the
+    checkpoint before it and says so."""
     cfg = plain(tmp_path, "--checkpoint.every=1")
     newest = list_checkpoints(_interrupted(cfg))[-1]
     content = bytearray(newest.read_bytes())
@@ -125,7 +129,7 @@ def test_without_any_intact_checkpoint_the_run_starts_at_its_beginning(
 
 
 def test_a_torn_last_row_is_written_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a kill leaves in the middle of a write: the row comes again, from the checkpoint that precedes it."""
+    """A kill in the middle of a write leaves half a row. The row is written again, from the checkpoint before it."""
     cfg = plain(tmp_path, "--checkpoint.every=1")
     rows = _interrupted(cfg) / "loss.jsonl"
     rows.write_bytes(rows.read_bytes()[:-20])
@@ -138,7 +142,7 @@ def test_a_torn_last_row_is_written_again(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_damaged_row_is_kept_aside_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The file as it was stays; the row (here of step 0) is written again."""
+    """The damaged file is kept; the row (here of step 0) is written again."""
     cfg = plain(tmp_path, "--checkpoint.every=1")
     rows = _interrupted(cfg) / "loss.jsonl"
     damaged = b"\0\0\0" + rows.read_bytes()
@@ -150,8 +154,9 @@ def test_a_damaged_row_is_kept_aside_and_named(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_row_that_is_not_as_it_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One digit turned, before the run goes on: said then, and by a report afterwards; the other lines are vouched for.
-    Catches a changed number that is as good as new once the file is written again, and checksums that nobody wrote."""
+    """One digit changes before the run continues. The run reports it then, and a report does so later; the other lines
+    are confirmed. Catches a changed number that gets a valid checksum when the file is written again, and checksums
+    that were never written."""
     cfg = plain(tmp_path, "--checkpoint.every=1", "--logging.wandb.mode=disabled")
     rows = _interrupted(cfg) / "loss.jsonl"
     assert checksums.as_written(rows, rows.read_bytes()) == []
@@ -173,7 +178,7 @@ def test_a_row_that_is_not_as_it_was_written(tmp_path: Path, capsys: pytest.Capt
     "change", [{"sessions": [5]}, {"config": []}, {"sessions": []}, {"wandb_id": None}, {"amendments": [{}]}]
 )
 def test_a_run_json_of_another_shape(tmp_path: Path, change: dict[str, Any]) -> None:
-    """Catches: a traceback where a part of the record is used that is not what it has to be."""
+    """Catches a traceback when a part of the record has the wrong type."""
     cfg = plain(tmp_path)
     cfg.run_dir.mkdir(parents=True)
     record = {"run_id": "r", "wandb_id": "r-1", "sessions": [{}], "config": cfg.nested()}
@@ -186,7 +191,7 @@ def test_a_run_json_of_another_shape(tmp_path: Path, change: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("content", ["", "{", '{"run_id": 3}', "[]"])
 def test_a_damaged_run_json(tmp_path: Path, content: str) -> None:
-    """Refused with the folder's name; nothing of it is touched."""
+    """The run is refused with the folder's name, and no file in the folder changes."""
     cfg = plain(tmp_path)
     cfg.run_dir.mkdir(parents=True)
     (cfg.run_dir / "run.json").write_text(content)
@@ -195,7 +200,7 @@ def test_a_damaged_run_json(tmp_path: Path, content: str) -> None:
 
 
 def _small_files_only() -> None:
-    """In the child: no file may grow beyond 300 kB, as on a disk that fills up: a checkpoint does not fit."""
+    """In the child: no file may grow beyond 300 kB, as on a disk that fills up. A checkpoint is larger than that."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
@@ -204,7 +209,7 @@ def _small_files_only() -> None:
 
 
 def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(tmp_path: Path) -> None:
-    """Exit code 2 with advice, nothing half-written, and the run goes on once there is room."""
+    """Exit code 2 with advice, no half-written file, and the run continues once there is room."""
     cfg = plain(tmp_path, "--checkpoint.every=1", "--logging.wandb.mode=disabled")
     assert processes.run(cfg, _small_files_only) == 2, processes.log(cfg)
     log = processes.log(cfg)
@@ -216,12 +221,12 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(tmp_path: Pat
 
 
 def test_a_read_only_run_folder(tmp_path: Path) -> None:
-    """Refused before a step is trained, not at the first row."""
+    """The folder is refused before a step is trained, not at the first row."""
     cfg = plain(tmp_path, "--checkpoint.every=1")
     folder = _interrupted(cfg)
     folder.chmod(0o555)
     try:
-        # root writes everywhere; access(2) is asked as anybody would be
+        # root can write everywhere, so the test replaces access(2)
         denied = mock.patch("os.access", lambda path, mode: not (Path(path) == folder and mode & os.W_OK))
         with denied, pytest.raises(UserError, match="is read-only"):
             train(cfg)
@@ -230,8 +235,9 @@ def test_a_read_only_run_folder(tmp_path: Path) -> None:
 
 
 def test_a_run_that_steps_back_keeps_what_it_writes(tmp_path: Path) -> None:
-    """Continued from an older checkpoint and stopped before it reaches the damaged newer ones: they are gone, the one
-    just written is there and is what the next start takes. Catches pruning that takes newer names for newer files."""
+    """A run continues from an older checkpoint and stops before it reaches the damaged newer ones. The damaged ones are
+    gone; the new one is there, and the next start uses it. Catches pruning that takes a higher step for a newer
+    file."""
     cfg = plain(tmp_path, "--checkpoint.every=1", "--checkpoint.keep=3", "--train.total_steps=9")
     kill = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 8, processes.kill)
     assert processes.run(cfg, kill) < 0
@@ -246,7 +252,7 @@ def test_a_run_that_steps_back_keeps_what_it_writes(tmp_path: Path) -> None:
 
 
 def test_settings_that_change_no_row_may_change(tmp_path: Path) -> None:
-    """The W&B mode that the second start asks for is the one it gets."""
+    """The second start gets the W&B mode that it asks for."""
     cfg = plain(tmp_path, "--checkpoint.every=1")
     _interrupted(cfg)
     assert processes.run(plain(tmp_path, "--checkpoint.every=1", "--logging.wandb.mode=disabled")) == 0
@@ -254,7 +260,8 @@ def test_settings_that_change_no_row_may_change(tmp_path: Path) -> None:
 
 
 def test_old_checkpoints_go_and_milestones_stay(tmp_path: Path) -> None:
-    """checkpoint.keep of those in between, however many; all milestones (every 4th step)."""
+    """Of the checkpoints in between, checkpoint.keep stay, however many there were. All milestones stay (every 4th
+    step)."""
     often = ("--checkpoint.every=1", "--checkpoint.keep=2", "--eval.fid_milestone.every=4", "--train.total_steps=7")
     folder = train(plain(tmp_path, *often))
     assert [p.name for p in list_checkpoints(folder)] == [f"step-{n:06d}.pt" for n in (4, 5, 6, 7)]
@@ -262,8 +269,9 @@ def test_old_checkpoints_go_and_milestones_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("skips", [0, 1])
 def test_divergence_names_its_batch_and_leaves_the_state_before(tmp_path: Path, skips: int) -> None:
-    """An image whose pixels are NaN: the run stops at its step (or at the next such one, if one may be skipped), names
-    the batch, and its newest checkpoint is that of the step before, finite and bitwise what a run up to there has."""
+    """The pixels of an image are NaN. The run stops at that image's step (or at the next such step, if one may be
+    skipped) and names the batch. Its newest checkpoint is from the step before, finite, and ready to draw the bad batch
+    next."""
     cfg = plain(
         tmp_path,
         "--data.shuffle=false",

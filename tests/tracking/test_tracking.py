@@ -1,4 +1,4 @@
-"""Where a run is written: real W&B offline files, and the choice of mode."""
+"""Where a run is written: real W&B offline files, and the choice of the mode."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from ddpm.training.loop import train
 from tests.once import once
 from tests.training.test_train import PLAIN, tiny
 
-KEY = "x" * 40  # the client takes no shorter one
+KEY = "x" * 40  # the client accepts no shorter one
 
 
 def _inspect(folder: Path, *flags: str) -> str:
@@ -26,7 +26,7 @@ def _inspect(folder: Path, *flags: str) -> str:
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run with W&B offline, to be read only: its folder, and the folder of W&B's files."""
+    """A run with W&B offline: its folder, and the folder of W&B's files. Tests only read them."""
     root = once(tmp_path_factory, "tracked", _track)
     (wandb_folder,) = root.glob("wandb/offline-run-*")
     return tiny(root).run_dir, wandb_folder
@@ -38,7 +38,8 @@ def _track(root: Path) -> None:
 
 
 def test_wandb_reads_back_what_was_logged(tracked: tuple[Path, Path]) -> None:
-    """Config nested once, group, tags, FID's min and last, rows against `step`, grids and artifacts: by W&B's tool."""
+    """W&B's tool finds the config nested once, group, tags, FID's min and last, rows against `step`, grids and
+    artifacts."""
     folder, wandb_folder = tracked
     records = [json.loads(line) for line in _inspect(wandb_folder).splitlines()]
     kinds = {r["type"] for r in records}
@@ -74,8 +75,9 @@ def test_wandb_reads_back_what_was_logged(tracked: tuple[Path, Path]) -> None:
 
 
 def test_every_metric_of_the_table_is_defined_as_it_says(tracked: tuple[Path, Path]) -> None:
-    """Each is charted against `step`. The summary holds the last value; of those whose row says so the lowest and the
-    last; of lists, which make no chart and are hidden, nothing. A definition by a name counts, else that of all names.
+    """Each metric is charted against `step`. The summary holds the last value, and also the lowest one if the metric's
+    row says so. Lists make no chart, are hidden, and have no summary. A definition by name goes before the one for all
+    names.
 
     Catches charts over W&B's own row counter, a summary without FID's lowest value, and a name that the table lacks.
     """
@@ -123,7 +125,7 @@ def test_mode(
     netrc: str | None,
     mode: str,
 ) -> None:
-    """WANDB_MODE, then the config, then whether there is a login for the server in use. More in tests/edges."""
+    """WANDB_MODE decides, then the config, then whether there is a login for the server in use. More in tests/edges."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if netrc:
@@ -141,7 +143,7 @@ def test_offline_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 
 def test_disabled_keeps_the_run_folder_alone(tmp_path: Path) -> None:
-    """No W&B files; the plain record is complete."""
+    """There are no W&B files; the plain record is complete."""
     folder = train(tiny(tmp_path, "--train.total_steps=2", "--logging.wandb.mode=disabled"))
     assert (folder / "results.jsonl").exists()
     assert not list(tmp_path.rglob("*.wandb"))
@@ -155,7 +157,7 @@ def test_an_exception_ends_the_wandb_run_as_failed(tmp_path: Path) -> None:
 
 
 def test_wandb_that_cannot_start_leaves_the_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bad WANDB_MODE is explained; the folder that clean_run would replace is still there."""
+    """A bad WANDB_MODE is explained. The folder that clean_run would replace is still there."""
     folder = train(tiny(tmp_path, *PLAIN, "--train.total_steps=2"))
     before = (folder / "loss.jsonl").read_bytes()
     monkeypatch.setenv("WANDB_MODE", "sometimes")
@@ -165,7 +167,7 @@ def test_wandb_that_cannot_start_leaves_the_earlier_run(tmp_path: Path, monkeypa
 
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_fid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FIDs 5, 3, 4: the first two are called best when they come, the last is not."""
+    """FIDs 5, 3, 4: the first two are called best when they arrive, the last is not."""
     fids = iter([5.0, 3.0, 4.0])
     monkeypatch.setattr("ddpm.evaluation.evaluator.Evaluator.scores", lambda *_: {"fid": next(fids)})
     unmeasured = [f"--{part}.enabled=false" for part in ("curvature", "eval.grid", "eval.recon")]
@@ -181,7 +183,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_fid(tmp_path: Path, monk
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """A file where the folder should be."""
+    """There is a file in place of the folder."""
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(UserError, match=r"run folder .* cannot be written: .*runs is not a folder"):
         train(tiny(tmp_path, "--train.total_steps=2"))
@@ -189,7 +191,7 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_the_key_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in the run folder, not in W&B's files."""
+    """The key is neither in the run folder nor in W&B's files."""
     key = "0123456789abcdef" * 2 + "deadbeef"
     monkeypatch.setenv("WANDB_API_KEY", key)
     train(tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=2"))

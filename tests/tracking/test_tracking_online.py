@@ -1,4 +1,4 @@
-"""A run and its server: what arrives there, what an outage costs, what a continued run looks like."""
+"""A run and its server: what arrives, what an outage costs, what a continued run looks like."""
 
 import datetime
 import functools
@@ -25,7 +25,7 @@ from tests.once import HANGS
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 from wandb_standin import RunRecord, StandIn
 
-# With all that is sent: rows, grids, scores and checkpoints.
+# A run that sends everything: rows, grids, scores and checkpoints.
 UNMEASURED = ("--curvature.enabled=false", "--eval.recon.enabled=false")
 QUICK = ("--logging.wandb.init_timeout_s=2", "--logging.wandb.finish_timeout_s=2")
 
@@ -41,9 +41,9 @@ def _rows(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def _history(record: RunRecord) -> dict[int, dict[str, Any]]:
-    """The server's rows by `step`, the last value of a key; without media and W&B's own keys.
+    """The server's rows by `step`, with the last value of each key, without media and W&B's own keys.
 
-    W&B's own counter must rise from row to row: a real server may drop what goes back.
+    W&B's own counter must rise from row to row: a real server may drop a row whose counter goes back.
     """
     counted = [row["_step"] for row in record.history]
     assert counted == sorted(set(counted)), counted
@@ -55,8 +55,8 @@ def _history(record: RunRecord) -> dict[int, dict[str, Any]]:
 
 
 def test_what_a_server_holds_of_a_run(tmp_path: Path, server: StandIn) -> None:
-    """Every row, FID's min and last, the config nested once, group, tags, console, grids, checkpoints with aliases,
-    an alert at the end; never the key."""
+    """The server holds every row, FID's min and last, the config nested once, group, tags, console, grids, checkpoints
+    with aliases, and an alert at the end. It never holds the key."""
     folder = train(tiny(tmp_path))
     record = _record(server)
     assert _history(record) == _rows(folder)
@@ -81,13 +81,13 @@ def test_what_a_server_holds_of_a_run(tmp_path: Path, server: StandIn) -> None:
 
 
 def test_a_continued_run_is_the_same_run_there(tmp_path: Path, server: StandIn) -> None:
-    """Killed and continued: one run, every row there, in the state finished."""
+    """A run is killed and continued: the server has one run with every row, in the state finished."""
     cfg = tiny(tmp_path, *UNMEASURED, "--checkpoint.every=1", "--train.total_steps=6")
     process = processes.start(
         cfg, functools.partial(processes.at_call, "ddpm.training.loop.train_step", 4, _wait(tmp_path))
     )
     _until((tmp_path / "at the call").exists)
-    _until(lambda: any("step-2" in a.aliases for a in server.artifacts if a.type == "model"))  # sent by a thread
+    _until(lambda: any("step-2" in a.aliases for a in server.artifacts if a.type == "model"))  # a thread sends it
     process.kill()
     assert processes.finish(process) < 0
     assert processes.run(cfg) == 0, processes.log(cfg)
@@ -111,7 +111,8 @@ def _sync(root: Path) -> list[str]:
 
 
 def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn) -> None:
-    """The run starts offline after the stated wait, is whole on disk, and `ddpm sync` uploads it; twice is harmless."""
+    """The run starts offline after the stated wait and is complete on disk. `ddpm sync` uploads it; a second sync
+    changes nothing."""
     server.down()
     cfg = tiny(tmp_path, *UNMEASURED, *QUICK)
     assert processes.run(cfg) == 0
@@ -131,7 +132,8 @@ def test_a_server_that_is_down_at_the_start(tmp_path: Path, server: StandIn) -> 
 
 
 def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) -> None:
-    """The training goes on at its pace and ends; nothing is lost on disk; afterwards `ddpm sync` brings the rest."""
+    """The training continues at its pace and ends. No data is lost on disk, and `ddpm sync` uploads the rest
+    afterwards."""
     cfg = tiny(tmp_path, *UNMEASURED, *QUICK, "--train.total_steps=6")
     process = processes.start(cfg, functools.partial(processes.at_call, "ddpm.training.loop.fit", 1, _wait(tmp_path)))
     _until((tmp_path / "at the call").exists)
@@ -142,7 +144,7 @@ def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) 
     trained = time.monotonic() - began
     process.join(HANGS)
     assert process.exitcode == 0
-    assert trained < 100, "the training waited for the network"  # 19 s for each of seven artifacts, if it did
+    assert trained < 100, "the training waited for the network"  # if it waited: 19 s for each of seven artifacts
     assert f"to upload what the server may lack: ddpm sync {cfg.run_dir}" in processes.log(cfg)
     server.up()
     (line,) = _sync(tmp_path)
@@ -154,7 +156,7 @@ def test_a_server_that_goes_away_in_the_middle(tmp_path: Path, server: StandIn) 
 
 
 def test_a_server_that_comes_back(tmp_path: Path, server: StandIn) -> None:
-    """Down for a while after the start: everything arrives without `ddpm sync`."""
+    """The server is down for a while after the start. Everything arrives without `ddpm sync`."""
     cfg = tiny(tmp_path, *UNMEASURED, "--train.total_steps=6")
     process = processes.start(cfg, functools.partial(processes.at_call, "ddpm.training.loop.fit", 1, _wait(tmp_path)))
     _until((tmp_path / "at the call").exists)
@@ -170,7 +172,7 @@ def test_a_server_that_comes_back(tmp_path: Path, server: StandIn) -> None:
 
 
 def test_a_run_killed_offline_and_continued_offline_is_one_run(tmp_path: Path, server: StandIn) -> None:
-    """Two sessions with one id: their rows go up once, in order, with the summary of the whole."""
+    """Two sessions share one id. Their rows are uploaded once, in order, with a summary for the whole run."""
     cfg = tiny(tmp_path, *UNMEASURED, "--logging.wandb.mode=offline", "--checkpoint.every=1", "--train.total_steps=6")
     kill = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 4, processes.kill)
     assert processes.run(cfg, kill) < 0
@@ -186,7 +188,7 @@ def test_a_run_killed_offline_and_continued_offline_is_one_run(tmp_path: Path, s
 
 
 def test_a_clock_that_jumps_back_between_two_sessions(tmp_path: Path) -> None:
-    """The second session's rows count, although its files are older by their name and their content."""
+    """The second session's rows count, although its files look older by their name and their content."""
     cfg = tiny(tmp_path, *PLAIN, "--checkpoint.every=1", "--train.total_steps=6")
     kill = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 4, processes.kill)
     assert processes.run(cfg, kill) < 0
@@ -206,8 +208,8 @@ def test_a_clock_that_jumps_back_between_two_sessions(tmp_path: Path) -> None:
 def test_the_server_keeps_the_newest_checkpoints_and_the_best(
     tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """keep_online = 2, FIDs 5, 3, 6, 7, 8: milestones 2 and 6 go, 4 stays as the best; on disk all stay; a later sync
-    does not bring them back."""
+    """keep_online = 2, FIDs 5, 3, 6, 7, 8: milestones 2 and 6 are deleted on the server, 4 stays as the best. All stay
+    on disk, and a later sync does not upload the deleted ones again."""
     fids = iter([5.0, 3.0, 6.0, 7.0, 8.0])
     monkeypatch.setattr("ddpm.evaluation.evaluator.Evaluator.scores", lambda *_: {"fid": next(fids)})
     folder = train(tiny(tmp_path, *UNMEASURED, "--train.total_steps=10", "--checkpoint.keep_online=2"))
@@ -220,7 +222,7 @@ def test_the_server_keeps_the_newest_checkpoints_and_the_best(
 def test_a_wrong_key_is_an_error_not_an_outage(
     tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused before a step is trained, with a way out; the key is not shown."""
+    """The run is refused before a step is trained, and the message says what to do. The key is not shown."""
     monkeypatch.setenv("WANDB_API_KEY", "wrongkey" * 5)
     with pytest.raises(UserError, match=r"could not start in mode online.*mode=offline") as caught:
         train(tiny(tmp_path))
@@ -229,7 +231,7 @@ def test_a_wrong_key_is_an_error_not_an_outage(
 
 
 def test_sync_says_what_it_cannot_do(tmp_path: Path, server: StandIn) -> None:
-    """No run folders; a run still going is left out; a server that is down."""
+    """There are no run folders; a run is still being written (it is left out); the server is down."""
     with pytest.raises(UserError, match="holds no run folders"):
         _sync(tmp_path)
     folder = train(tiny(tmp_path, *UNMEASURED, NO_WANDB))
@@ -246,8 +248,8 @@ def test_sync_says_what_it_cannot_do(tmp_path: Path, server: StandIn) -> None:
 
 
 def test_damaged_wandb_files_are_made_up_for(tmp_path: Path, server: StandIn) -> None:
-    """W&B's file of an offline run is cut in the middle: `ddpm sync` uploads what it can of it, and from the run folder
-    the rest."""
+    """W&B's file of an offline run is cut in the middle. `ddpm sync` uploads what is readable, and takes the rest from
+    the run folder."""
     folder = train(tiny(tmp_path, *UNMEASURED, "--logging.wandb.mode=offline", "--train.total_steps=6"))
     (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     log.write_bytes(log.read_bytes()[: log.stat().st_size * 2 // 3])
@@ -261,8 +263,8 @@ def test_damaged_wandb_files_are_made_up_for(tmp_path: Path, server: StandIn) ->
 
 @pytest.mark.parametrize("command", ["with arguments", "without"])
 def test_a_sweep_sets_the_config(tmp_path: Path, server: StandIn, command: str) -> None:
-    """A real agent: its values reach the training and the config in W&B, on the command line or not; the run is the
-    agent's own, so that the sweep knows its point is done."""
+    """A real agent: its values reach the training and the config in W&B, with or without the command line. The run is
+    the agent's own, so the sweep knows that its point is done."""
     tiny_config = tmp_path / "tiny.yaml"
     tiny_config.write_text(tiny(tmp_path, *PLAIN, "--train.total_steps=2").to_yaml())
     arguments = ["${args}"] if command == "with arguments" else []
@@ -276,7 +278,7 @@ def test_a_sweep_sets_the_config(tmp_path: Path, server: StandIn, command: str) 
         project="min_snr_smoke",
     )
     agent = [sys.executable, "-m", "wandb", "agent", f"study/min_snr_smoke/{sweep}", "--count", "1"]
-    # The agent's own exit code says nothing here: it was seen to abort in its threads' shutdown, the work being done.
+    # The agent's own exit code says nothing here: it has aborted while its threads shut down, after the work was done.
     done = subprocess.run(agent, capture_output=True, text=True, cwd=tmp_path, timeout=HANGS)
     assert server.runs, done.stdout + done.stderr
     record = _record(server)
@@ -286,7 +288,8 @@ def test_a_sweep_sets_the_config(tmp_path: Path, server: StandIn, command: str) 
 
 
 def test_wandb_that_dies_does_not_take_the_training_with_it(tmp_path: Path, server: StandIn) -> None:
-    """Its process is killed in the middle: a warning, a whole run folder, exit code 0, and `ddpm sync` for the rest."""
+    """W&B's process is killed in the middle of the run: a warning, a complete run folder, exit code 0. `ddpm sync`
+    uploads the rest."""
     cfg = tiny(tmp_path, *UNMEASURED, *QUICK)
     dies = functools.partial(processes.at_call, "ddpm.training.loop.train_step", 2, _kill_wandb)
     assert processes.run(cfg, dies) == 0, processes.log(cfg)
@@ -298,10 +301,10 @@ def test_wandb_that_dies_does_not_take_the_training_with_it(tmp_path: Path, serv
 
 
 def test_the_lowest_fid_is_of_all_sessions(tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FIDs 3, kill, 5, 4: the summary's minimum is 3 although the session that ends the run never saw it, and although
-    nothing of the first session is sent again."""
+    """FIDs 3, kill, 5, 4: the summary's minimum is 3. The last session never saw that value, and nothing from the first
+    session is sent again."""
     cfg = tiny(tmp_path, *UNMEASURED, "--checkpoint.every=1", "--train.total_steps=6")
-    monkeypatch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "0.5")  # W&B's own is 15 s
+    monkeypatch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "0.5")  # W&B's own value is 15 s
     process = processes.start(cfg, functools.partial(_fids_then, [3.0], _wait(tmp_path)))
     _until(lambda: any("val/fid" in row for run in server.runs.values() for row in run.history))
     process.kill()
@@ -313,7 +316,7 @@ def test_the_lowest_fid_is_of_all_sessions(tmp_path: Path, server: StandIn, monk
 def _fids_then(values: list[float], at_step_4: Callable[[], None] | None) -> None:
     fids = iter(values)
     mock.patch("ddpm.evaluation.evaluator.Evaluator.scores", lambda *_: {"fid": next(fids)}).start()
-    mock.patch("ddpm.tracking.tracker.FLUSH_S", -1e9).start()  # as if the first session had been long ago
+    mock.patch("ddpm.tracking.tracker.FLUSH_S", -1e9).start()  # as if the first session were long ago
     if at_step_4:
         processes.at_call("ddpm.training.loop.train_step", 4, at_step_4)
 
@@ -344,7 +347,7 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def _an_hour_ago() -> None:
-    """In the child: the clock of the wall shows an hour earlier, to Python, and so in W&B's file names and starts."""
+    """In the child: the wall clock shows an hour earlier, for Python and so in W&B's file names and start times."""
     now = time.time
     mock.patch("time.time", lambda: now() - 3600).start()
     real = datetime.datetime
@@ -360,7 +363,7 @@ def _an_hour_ago() -> None:
 def test_a_login_that_may_not_delete_leaves_nothing_unsent(
     tmp_path: Path, server: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Retention fails, the upload does not: it is said as what it is, and nobody is sent to `ddpm sync`."""
+    """The retention fails and the upload works. The message says exactly that and sends nobody to `ddpm sync`."""
     with mock.patch("ddpm.tracking.wandb_run.drop_old_versions", side_effect=PermissionError("may not delete")):
         train(tiny(tmp_path, *UNMEASURED))
     out = capsys.readouterr().out

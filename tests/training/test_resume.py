@@ -20,8 +20,8 @@ from tests import processes
 from tests.once import once
 from tests.training.test_train import tiny
 
-# Every step has a checkpoint; probes, grids, milestones, reconstructions (7) and plain rows fall on different ones;
-# dropout draws too.
+# Every step has a checkpoint. Probes, grids, milestones, reconstructions (step 7) and plain rows fall on different
+# steps. Dropout draws random numbers too.
 SHORT = [
     "--train.total_steps=9",
     "--model.dropout=0.1",
@@ -44,14 +44,14 @@ def _rows(cfg: Config) -> list[dict[str, Any]]:
 
 
 def _end(cfg: Config) -> str:
-    """Digest of the last checkpoint, times and place left out: weights, EMA, Adam, data order, random streams."""
+    """Digest of the last checkpoint without times and place: weights, EMA, Adam, data order, random streams."""
     state = load_checkpoint(checkpoint_path(cfg.run_dir, cfg.train.total_steps))
     return digest({k: v for k, v in state.items() if k not in ("elapsed_s", "seconds", "config")})
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """The run as it is without interruptions."""
+    """The run without interruptions."""
     return short(once(tmp_path_factory, "undisturbed", lambda folder: _train(short(folder))))
 
 
@@ -72,12 +72,12 @@ def _at(target: str, number: int = 1) -> processes.Sabotage:
 
 
 def _at_sync(name: str) -> None:
-    """Before the file or folder of that name is sent to the disk."""
+    """The process is killed before the file or folder with that name is synced to the disk."""
     original = disk.sync
     mock.patch("ddpm.files.disk.sync", lambda path: processes.kill() if path.name == name else original(path)).start()
 
 
-# Where one run is killed, in turn: each process goes on from what the one before it left.
+# One run is killed at these places, one after the other. Each process continues from what the previous one left.
 KILLS = {
     "before the first step": _at("ddpm.training.loop.fit"),
     "before the first sample": _at("ddpm.evaluation.evaluator.draw"),
@@ -93,7 +93,8 @@ KILLS = {
 
 
 def test_kills_in_the_middle(tmp_path: Path, undisturbed: Config) -> None:
-    """Weights, EMA, optimizer, data order, random streams, every row and grid: bitwise as undisturbed."""
+    """Weights, EMA, optimizer, data order, random streams, every row and every grid are bitwise those of the
+    undisturbed run."""
     cfg = short(tmp_path)
     for where, sabotage in KILLS.items():
         assert processes.run(cfg, sabotage) == -signal.SIGKILL, f"{where}: {processes.log(cfg)}"
@@ -103,8 +104,8 @@ def test_kills_in_the_middle(tmp_path: Path, undisturbed: Config) -> None:
 
 
 def test_a_kill_steps_after_the_last_checkpoint(tmp_path: Path, undisturbed: Config) -> None:
-    """Rows beyond the checkpoint are there when the run is continued, and come again: the old ones do not count (on a
-    GPU they would be of other weights; here one is marked)."""
+    """Rows after the last checkpoint are there when the run is continued. They are logged again, and the old ones do
+    not count. (On a GPU the old rows would come from other weights; here one row is marked.)"""
     cfg = short(tmp_path, "--checkpoint.every=100")
     assert (
         processes.run(cfg, functools.partial(processes.at_call, "ddpm.training.loop.train_step", 6, processes.kill)) < 0
@@ -118,7 +119,7 @@ def test_a_kill_steps_after_the_last_checkpoint(tmp_path: Path, undisturbed: Con
     assert_same(cfg, undisturbed)
 
 
-# As much to write, and less to compute in between.
+# The same writes, with less computation between them.
 BRISK = [
     *SHORT,
     "--train.total_steps=8",
@@ -131,7 +132,8 @@ BRISK = [
 
 
 def test_kill_9_at_random_moments(tmp_path: Path) -> None:
-    """Six moments anywhere between a run's start and its end. Catches an order of writes that a kill can split."""
+    """A run is killed at six random moments between its start and its end. Catches an order of writes that a kill can
+    break."""
     undisturbed = tiny(tmp_path / "undisturbed", *BRISK)
     processes.ready()
     start = time.monotonic()

@@ -1,4 +1,5 @@
-"""The loss scale of fp16: what becomes of a step whose gradient overflows. On a CPU, where autocast does fp16 too."""
+"""The loss scale in fp16: what happens to a step whose gradient overflows. The tests run on a CPU, where autocast
+supports fp16 too."""
 
 import itertools
 import json
@@ -19,19 +20,19 @@ from ddpm.training.loop import advance, train, train_step
 from ddpm.training.setup import Training
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
-FITS, TOO_LARGE = 2.0**8, 2.0**40  # scales by which this network's gradients stay within fp16, and do not
+FITS, TOO_LARGE = 2.0**8, 2.0**40  # loss scales: fp16 holds the scaled gradients; they overflow
 EVERY_STEP = [*PLAIN, NO_WANDB, "--checkpoint.every=1", "--checkpoint.keep=99", "--logging.log_every_n_steps=1"]
 
 
 @pytest.fixture(autouse=True)
 def _scaler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU would switch it off."""
+    """Force the scaler on: on a CPU it would be off."""
     monkeypatch.setattr("ddpm.training.setup.choose_precision", lambda *_: torch.float16)
 
 
 def _prepare(training: Training, scale: float, overflows: Collection[int] | None, **more: Any) -> None:
-    """overflows: compute in float32, which takes a tenth of the time here, and make the gradients of these steps,
-    counted from 1, infinite; None: compute in fp16."""
+    """`overflows`: compute in float32, which takes a tenth of the time here, and make the gradients infinite at these
+    steps (counted from 1). None: compute in fp16."""
     assert training.state.scaler.is_enabled()
     training.state.scaler.load_state_dict({**training.state.scaler.state_dict(), "scale": scale, **more})
     if overflows is not None:
@@ -66,7 +67,7 @@ def _advance(training: Training, steps: int = 1) -> None:
 
 
 def _parts(training: Training) -> dict[str, str]:
-    """The digests of what an optimizer step moves."""
+    """The digests of everything that an optimizer step changes."""
     assert training.state.ema
     states = {"model": training.state.model, "ema": training.state.ema.model, "optimizer": training.state.optimizer}
     return {name: digest(part.state_dict()) for name, part in states.items()}
@@ -77,10 +78,10 @@ def _apart(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def test_an_overflow_in_fp16_moves_the_scale_alone(tmp_path: Path) -> None:
-    """A scale by which fp16's gradients overflow in truth: weights, their average and Adam's state keep their bits, the
-    scale halves, and the step is no divergence; the next one that fits moves all of them.
+    """The scale is so large that fp16 gradients really overflow. Weights, EMA and Adam state keep their bits, the scale
+    halves, and the step does not count as divergence. The next step that fits changes all of them.
 
-    Catches an average that is updated after a step that was not taken: it stands apart from the weights by then.
+    Catches an EMA update after a step that was not taken: the EMA would then move although the weights did not.
     """
     training = _training(tmp_path, "--data.batch_size=2", "--ema.decay=0.5", "--optim.lr=0.01", overflows=None)
     train_step(training, next(training.state.batches))
@@ -101,8 +102,8 @@ def test_an_overflow_in_fp16_moves_the_scale_alone(tmp_path: Path) -> None:
 
 
 def test_the_first_step_may_overflow(tmp_path: Path) -> None:
-    """Before Adam has a state: the step that follows is Adam's first, with the bits of a training that begins there.
-    Catches a step that counts for the bias correction without having been taken."""
+    """The first step overflows, before Adam has a state. The next step is then Adam's first, with the bits of a
+    training that begins there. Catches a skipped step that counts in Adam's bias correction."""
     late, plain = _training(tmp_path, overflows={1}), _training(tmp_path)
     first, second = next(late.state.batches), next(late.state.batches)
     streams = late.state.streams()
@@ -115,8 +116,8 @@ def test_the_first_step_may_overflow(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_is_no_overflow(tmp_path: Path) -> None:
-    """However large the scale: a pixel that is NaN is not the scale's fault. Catches a run that goes on without a word
-    for as long as the scale can fall."""
+    """A NaN pixel is not the scale's fault, however large the scale is. Catches a run that continues silently for as
+    long as the scale can fall."""
     training = _training(tmp_path)
     before = _parts(training)
     x_0 = next(training.state.batches)
@@ -126,8 +127,8 @@ def test_a_loss_that_is_not_finite_is_no_overflow(tmp_path: Path) -> None:
 
 
 def test_the_scale_grows_where_nothing_overflows(tmp_path: Path) -> None:
-    """Doubled after two steps in a row that fit; an overflow between them begins the count anew. Catches an `update`
-    that is left out of a step that was taken."""
+    """The scale doubles after two fitting steps in a row. An overflow between them restarts the count. Catches a step
+    that was taken without calling the scaler's `update`."""
     training = _training(tmp_path, overflows={2}, growth_interval=2)
     scales = []
     for _ in range(4):
@@ -142,8 +143,8 @@ def _rows(cfg: Config) -> list[dict[str, Any]]:
 
 
 def test_a_run_goes_on_after_overflows(tmp_path: Path) -> None:
-    """Steps 2 and 4 of 5 overflow: their checkpoints hold the weights, average and Adam of the step before, and half
-    its scale; the rows call no step left out, since nothing diverged, and the images count as seen.
+    """Steps 2 and 4 of 5 overflow. Their checkpoints hold the weights, EMA and Adam state of the step before, and half
+    its scale. The rows report no step left out, since nothing diverged, and the images count as seen.
 
     Catches an overflow that stops the run, uses up `train.skip_nonfinite`, or keeps its scale.
     """
@@ -163,9 +164,9 @@ def test_a_run_goes_on_after_overflows(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_step_that_overflows_counts(tmp_path: Path) -> None:
-    """Its forward pass is as good as any: train/mse_mean is the mean over all steps since the last row, with the one
-    that overflows (the first of two). Catches a mean over the steps that were taken, or of another number of steps than
-    were summed."""
+    """The forward pass of a step that overflows is valid. train/mse_mean is the mean over all steps since the last row,
+    including the one that overflows (the first of two). Catches a mean over only the steps that were taken, and a
+    divisor that differs from the number of summed steps."""
     each = _training(tmp_path, "--logging.log_every_n_steps=1", overflows={1})
     mses = []
     for _ in range(2):
@@ -179,11 +180,11 @@ def test_the_error_of_a_step_that_overflows_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("skips", [0, 1])
 def test_a_scale_that_can_fall_no_more_is_divergence(tmp_path: Path, skips: int) -> None:
-    """Every step from the second on overflows. The scale falls from 4 to 2 to 1; at 1 there is nothing left to scale
-    less, so step 4 diverges (or counts as left out, where one may be, and then step 5 diverges). The newest checkpoint
-    has step 1's weights.
+    """Every step from the second on overflows. The scale falls from 4 to 2 to 1. At 1 it cannot fall further, so step 4
+    diverges. (If one step may be left out, step 4 counts as left out and step 5 diverges.) The newest checkpoint has
+    step 1's weights.
 
-    Catches a run that goes on for ever without a step, and overflows that use up `train.skip_nonfinite`.
+    Catches a run that continues for ever without a step, and overflows that use up `train.skip_nonfinite`.
     """
     cfg = tiny(tmp_path, *EVERY_STEP, "--train.total_steps=9", f"--train.skip_nonfinite={skips}")
     bad = 4 + skips
@@ -198,10 +199,10 @@ def test_a_scale_that_can_fall_no_more_is_divergence(tmp_path: Path, skips: int)
 
 
 def test_the_scale_survives_a_resume_bitwise(tmp_path: Path) -> None:
-    """A scale that has come down from one that overflows, and half of the steps to its next doubling: written, read by
-    a new training, and trained on in fp16, it ends in the bits of a training that was left alone.
+    """The scale has come down from one that overflows, and half the steps to its next doubling are done. This state is
+    written, read by a new training, and trained on in fp16. It ends in the bits of an uninterrupted training.
 
-    Catches a scale or a count that begins anew: other scales round fp16's gradients otherwise, or overflow.
+    Catches a scale or a count that restarts: with another scale, fp16 gradients round differently or overflow.
     """
     whole = _training(tmp_path, "--data.batch_size=2", scale=FITS * 8, overflows={1, 2, 3}, growth_interval=4)
     _advance(whole, 5)

@@ -1,4 +1,4 @@
-"""The loop: what is measured leaves what is trained untouched, and what is logged is what happened."""
+"""The training loop: measurements leave the training untouched, and the log says what happened."""
 
 import json
 from pathlib import Path
@@ -43,9 +43,9 @@ TINY = [
     "--eval.recon.n_samples=4",
     "--eval.recon.t_values=[10,500]",
     "--eval.recon.bins=2",
-    "--eval.accept_sampler_error=[ddpm]",  # two network calls are too few for a sampler, and enough for these tests
+    "--eval.accept_sampler_error=[ddpm]",  # two network calls are too few for a sampler; they suffice here
 ]
-# For tests of what becomes of a run, not of what is measured in it: it is over in a fraction of the time.
+# For tests that check what becomes of a run, not what it measures: it ends in a fraction of the time.
 PLAIN = [
     f"--{part}.enabled=false"
     for part in ("curvature", *(f"eval.{p}" for p in ("grid", "fid_milestone", "final", "recon")))
@@ -64,15 +64,16 @@ def _rows(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny run, to be read only."""
+    """The folder of a tiny run. Tests only read it."""
     return tiny(once(tmp_path_factory, "trained", lambda root: train(tiny(root, NO_WANDB))), NO_WANDB).run_dir
 
 
 def test_probe_and_evaluation_leave_training_bitwise_untouched(tmp_path: Path) -> None:
-    """Weights, EMA, Adam state, data order and random streams are equal with probe, evaluations and grids on, off or
+    """Weights, EMA, Adam state, data order and random streams are equal with probes, evaluations and grids on, off or
     rarer.
 
-    The study's probe cleared the gradients, its sampling reseeded the global stream. Dropout is on: its stream counts.
+    The study's probe cleared the gradients, and its sampling reseeded the global stream. Dropout is on, so its random
+    stream is checked too.
     """
     variants = [[], PLAIN, ["--logging.log_every_n_steps=3", "--eval.fid_milestone.n_samples=90"]]
     states = []
@@ -90,7 +91,7 @@ def test_probe_and_evaluation_leave_training_bitwise_untouched(tmp_path: Path) -
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path, trained: Path) -> None:
-    """Every logged number but the times. Catches an unseeded stream."""
+    """Every logged number except the times is equal. Catches an unseeded stream."""
     unscored = [f"--{part}.enabled=false" for part in ("curvature", "eval.fid_milestone", "eval.final", "eval.recon")]
     again = train(tiny(tmp_path / "again", NO_WANDB))
     other = train(tiny(tmp_path / "other", NO_WANDB, "--seed=2", *unscored))
@@ -103,14 +104,15 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path, trai
 
 
 def test_a_run_shorter_than_the_interval_logs_its_last_step(tmp_path: Path) -> None:
-    """Catches a short trial of a new loss that ends without a loss."""
+    """Catches a short trial of a new loss that ends without logging a loss."""
     zero, last = _rows(train(tiny(tmp_path, NO_WANDB, *PLAIN, "--logging.log_every_n_steps=90")))
     assert (zero["_i"], last["_i"]) == (0, 4)
     assert {"train/loss", "train/mse", "train/grad_global_L2", "time/total_s"} <= set(last["out"])
 
 
 def test_the_probes_share_of_the_time_is_that_of_probes(trained: Path) -> None:
-    """Seconds in probes of those in probes and steps. Catches the share of the steps, and that of all seconds."""
+    """The share is the seconds in probes divided by the seconds in probes and steps. Catches the share of the steps,
+    and a share of all seconds."""
     timed = [row["out"] for row in _rows(trained) if "time/probe_share" in row["out"]]
     assert timed and all(row["time/probe_s"] != row["time/train_s"] > 0 for row in timed)
     for row in timed:
@@ -119,7 +121,7 @@ def test_the_probes_share_of_the_time_is_that_of_probes(trained: Path) -> None:
 
 
 def test_what_a_run_leaves_behind(trained: Path) -> None:
-    """The run folder, complete: rows at each logged step, both milestones, final FID, grids, checkpoints, results."""
+    """The run folder is complete: rows at each logged step, both milestones, final FID, grids, checkpoints, results."""
     folder = trained
     rows = _rows(folder)
     assert [r["_i"] for r in rows] == [0, 2, 4]
@@ -152,7 +154,8 @@ def test_what_a_run_leaves_behind(trained: Path) -> None:
 
 
 def test_logged_gradient_is_the_unclipped_one(tmp_path: Path) -> None:
-    """The study logged norms after clipping. With a clip of 1e-6 the logged norm stays, the gradient does not."""
+    """The study logged norms after clipping. With a clip of 1e-6 the logged norm stays the same, and the gradient
+    becomes small."""
     training = Training(tiny(tmp_path, "--train.grad_clip=0.000001"))
     row = train_step(training, next(training.state.batches), with_stats=True).row()
     left = torch.stack([p.grad.norm() for p in training.state.params]).norm().item()
@@ -163,7 +166,8 @@ def test_logged_gradient_is_the_unclipped_one(tmp_path: Path) -> None:
 
 
 def test_loss_is_the_weighted_mse_of_the_drawn_timesteps(tmp_path: Path) -> None:
-    """Recomputed by hand from the same streams. Catches weights of the wrong t, and noise added by another t."""
+    """The loss is recomputed by hand from the same streams. Catches weights of the wrong t, and noise added at another
+    t."""
     training = Training(tiny(tmp_path))
     x_0 = next(training.state.batches)
     rng = torch.Generator().manual_seed(stream_seed(training.cfg.seed, "timesteps and noise"))
@@ -180,9 +184,10 @@ def test_loss_is_the_weighted_mse_of_the_drawn_timesteps(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("prediction", ["x0", "v"])
 def test_other_predictions_train_on_the_same_objective(tmp_path: Path, prediction: str) -> None:
-    """With constant weighting the loss is the eps-MSE whatever is predicted; by hand, from the same streams.
+    """With constant weighting the loss is the eps-MSE for every prediction type. It is recomputed by hand from the same
+    streams.
 
-    Catches weights of another space, and a target that does not match the prediction.
+    Catches weights for another prediction space, and a target that does not match the prediction.
     """
     training = Training(tiny(tmp_path, f"--diffusion.prediction={prediction}", arm="e5"))
     x_0 = next(training.state.batches)
@@ -202,7 +207,7 @@ def test_other_predictions_train_on_the_same_objective(tmp_path: Path, predictio
 
 
 def test_per_batch_normalisation_is_the_studys(tmp_path: Path) -> None:
-    """minsnr_norm over the batch: the weights of each batch average to 1, so scaling all of them changes nothing."""
+    """minsnr_norm over the batch: the weights of each batch average to 1, so a common factor changes nothing."""
     flags = ["--loss.weighting=minsnr_norm", "--loss.minsnr_norm_over=batch"]
     training = Training(tiny(tmp_path, *flags))
     x_0, t = next(training.state.batches), torch.tensor([0, 10, 100, 900])
@@ -214,8 +219,8 @@ def test_per_batch_normalisation_is_the_studys(tmp_path: Path) -> None:
 
 
 def test_normalised_over_the_schedule_a_weight_is_its_timesteps_own(tmp_path: Path) -> None:
-    """minsnr_norm over the schedule: min(SNR, 5) / SNR over its mean over all t that are trained on, whatever else the
-    batch holds. Catches the batch's mean where the schedule's is asked for."""
+    """minsnr_norm over the schedule: the weight is min(SNR, 5) / SNR, divided by its mean over all trained t, whatever
+    else is in the batch. Catches the batch's mean in place of the schedule's."""
     snr = make_schedule("linear").snr
     for flags, drawn in (([], slice(None)), (["--loss.t_max=400"], slice(0, 401))):
         objective = Training(tiny(tmp_path, *PLAIN, "--loss.weighting=minsnr_norm", *flags)).objective
@@ -230,7 +235,8 @@ def test_normalised_over_the_schedule_a_weight_is_its_timesteps_own(tmp_path: Pa
 
 
 def test_training_learns(tmp_path: Path) -> None:
-    """The error falls well below that of predicting nothing (1). Catches a sign, a detached graph, a dead optimizer."""
+    """The error falls well below 1, the error of predicting zero. Catches a wrong sign, a detached graph, a dead
+    optimizer."""
     training = Training(tiny(tmp_path, "--data.batch_size=16", "--optim.lr=0.003"))
     mse = [train_step(training, next(training.state.batches)).mse.item() for _ in range(60)]
     assert mse[0] == pytest.approx(1, abs=0.4)
@@ -239,7 +245,7 @@ def test_training_learns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("amp", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_amp_reaches_the_network_and_fp16_scales(tmp_path: Path, amp: str, dtype: torch.dtype) -> None:
-    """The study ignored `amp: true`. The precision is forced here, since a CPU would switch it off."""
+    """The study ignored `amp: true`. The test forces the precision, since a CPU would switch it off."""
     training = Training(tiny(tmp_path))
     training.precision = dtype
     training.state.scaler = torch.amp.GradScaler("cpu", enabled=dtype is torch.float16, init_scale=256.0)
@@ -266,7 +272,7 @@ def test_amp_is_off_on_a_cpu_and_says_so(capsys: pytest.CaptureFixture[str]) -> 
 def test_amp_takes_bf16_where_a_gpu_has_it_itself(
     monkeypatch: pytest.MonkeyPatch, has: bool, dtype: torch.dtype
 ) -> None:
-    """A T4 says that it supports bf16 unless it is asked about its own units. Catches emulated bf16."""
+    """A T4 reports bf16 support unless it is asked about its own units. Catches emulated bf16."""
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: has or including_emulation)
     assert choose_precision(True, torch.device("cuda")) is dtype
 
@@ -289,7 +295,7 @@ def test_a_device_that_is_not_there() -> None:
     ],
 )
 def test_bad_input_leaves_nothing_behind(tmp_path: Path, override: str, message: str) -> None:
-    """Refused before a run folder or a W&B folder is made, not at the first milestone."""
+    """Bad input is refused before a run folder or a W&B folder is made, not at the first milestone."""
     with pytest.raises(UserError, match=message):
         train(tiny(tmp_path, override))
     assert not (tmp_path / "runs").exists()
@@ -297,7 +303,7 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path, override: str, message:
 
 
 def test_a_finished_run_is_left_alone_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And a run that is started over is a new W&B run: its rows must not mix with the old ones.
+    """A run that is started over is a new W&B run, because its rows must not mix with the old ones.
 
     The config that it saves must not start it over again by itself.
     """
@@ -325,7 +331,7 @@ def test_clean_run_never_deletes_a_folder_that_is_not_a_run(tmp_path: Path) -> N
 
 
 def test_evaluation_uses_the_averaged_weights_unless_told(tmp_path: Path) -> None:
-    """ema: the average; live: the last ones. They differ after a few steps, and so do the denoisers' outputs."""
+    """ema: the average; live: the last weights. They differ after a few steps, and so do the denoisers' outputs."""
     x, outputs = torch.ones(1, 3, 32, 32), {}
     for weights in ("ema", "live"):
         training = Training(tiny(tmp_path, f"--eval.weights={weights}", "--optim.lr=0.01"))
@@ -337,12 +343,12 @@ def test_evaluation_uses_the_averaged_weights_unless_told(tmp_path: Path) -> Non
             expected = model_denoiser(source, training.schedule)(x, 500)
         torch.testing.assert_close(
             outputs[weights], expected, rtol=0, atol=0.01
-        )  # another memory layout rounds otherwise
+        )  # another memory layout rounds differently
     assert (outputs["ema"] - outputs["live"]).abs().max() > 0.1
 
 
 def test_grids_start_from_the_same_noise_at_every_step(tmp_path: Path) -> None:
-    """Unchanged weights, two steps, equal pictures; another sample_seed, another picture."""
+    """With unchanged weights, two steps give equal pictures. Another sample_seed gives another picture."""
     training = Training(tiny(tmp_path))
     other = Training(tiny(tmp_path, "--eval.grid.sample_seed=1"))
     drawn = [
@@ -353,17 +359,17 @@ def test_grids_start_from_the_same_noise_at_every_step(tmp_path: Path) -> None:
 
 
 def test_grids_alone_need_no_features(tmp_path: Path) -> None:
-    """Nothing is scored: no Inception weights and no large reference set are asked for."""
+    """No scores are computed, so neither Inception weights nor a large reference set is needed."""
     flags = ["--eval.features=inception", "--data.subset=20", "--eval.fid_milestone.enabled=false"]
     folder = train(tiny(tmp_path, *flags, "--eval.final.enabled=false", "--curvature.enabled=false", NO_WANDB))
     assert len(list((folder / "samples").iterdir())) == 2
 
 
 def test_the_mean_error_of_a_row_is_unweighted_and_of_its_own_steps(tmp_path: Path) -> None:
-    """Six steps, a row every other one: train/mse_mean is the mean of the two steps' train/mse, as a run has them that
-    logs each step. Min-SNR weighs, so that train/loss is another number.
+    """Six steps with a row at every second one: train/mse_mean is the mean of the two steps' train/mse, taken from a
+    run that logs each step. Min-SNR weighting makes train/loss another number.
 
-    Catches a mean of the loss, of the last step alone, or of all steps so far.
+    Catches a mean of the loss, a value from the last step alone, and a mean over all steps so far.
     """
     weighed = [*PLAIN, "--loss.minsnr_gamma=0.01"]
     each, other = (Training(tiny(tmp_path, *weighed, f"--logging.log_every_n_steps={n}")) for n in (1, 2))
@@ -383,7 +389,7 @@ def test_the_mean_error_of_a_row_is_unweighted_and_of_its_own_steps(tmp_path: Pa
 
 
 def _measured(training: Training) -> dict[str, float]:
-    """One more step's row, as it goes to the tracker."""
+    """The row of one more step, as the tracker gets it."""
     tracker = mock.Mock(**{"has.return_value": False, "last.return_value": None})
     advance(training, tracker)
     training.diagnostics.measure(tracker)
@@ -392,8 +398,10 @@ def _measured(training: Training) -> dict[str, float]:
 
 
 def test_seconds_go_on_where_they_stood(tmp_path: Path) -> None:
-    """Of a checkpoint that says how long each part took: a continued run adds to that, part by part, and its share of
-    probes is that of all sessions. Catches times that begin anew, another part's, and a share that is another ratio's.
+    """The checkpoint says how long each part took. A continued run adds to these seconds, part by part, and its share
+    of probes covers all sessions.
+
+    Catches times that restart, seconds added to another part, and a share computed from another ratio.
     """
     cfg = tiny(tmp_path, *PLAIN, "--curvature.enabled=true", "--logging.log_every_n_steps=1")
     parts = {"train": 6e5, "probe": 2e5, "sample": 3e4, "features": 4e3, "distance": 500.0, "recon": 0.0}
@@ -410,8 +418,9 @@ def test_seconds_go_on_where_they_stood(tmp_path: Path) -> None:
 
 
 def test_what_has_gathered_since_the_last_row_is_continued(tmp_path: Path) -> None:
-    """Two of three steps, a checkpoint, the third: the row is that of a training that was left alone, with a step left
-    out before. Catches a mean of the last session's steps, and steps left out that are forgotten."""
+    """Two of three steps, a checkpoint, then the third step. The row equals that of an uninterrupted training, also
+    with a step left out before the checkpoint. Catches a mean over only the last session's steps, and a lost count of
+    steps left out."""
     flags = [*PLAIN, "--logging.log_every_n_steps=3", "--train.skip_nonfinite=1", "--train.total_steps=6"]
     whole = Training(tiny(tmp_path, *flags))
     whole.state.skipped = 1
@@ -449,7 +458,8 @@ def test_checkpoints_are_whole_or_absent_and_run_no_code(tmp_path: Path) -> None
 def test_a_probe_that_fell_back_to_exact_products_stays_with_them(
     tmp_path: Path, last: float | None, exact: bool
 ) -> None:
-    """As the last logged row says, of whichever session. Catches differences taken again that were found too coarse."""
+    """The last logged row, of whichever session, decides whether the probe uses exact products. Catches differences
+    that are used again after they were found too coarse."""
     training = Training(tiny(tmp_path, *PLAIN, "--curvature.enabled=true"))
     training.state.step = 2
     with mock.patch.object(training.diagnostics.curvature, "measure") as measure:
@@ -458,7 +468,8 @@ def test_a_probe_that_fell_back_to_exact_products_stays_with_them(
 
 
 def test_gradient_statistics_by_hand() -> None:
-    """Of -4, 1 and 1, in two parameters. Catches a mean in which signs cancel, a median, and another norm."""
+    """The gradient is -4, 1 and 1, in two parameters. Catches a mean in which signs cancel, a median, and another
+    norm."""
     params = [torch.nn.Parameter(torch.zeros(n)) for n in (2, 1)]
     params[0].grad, params[1].grad = torch.tensor([-4.0, 1.0]), torch.tensor([1.0])
     found = {key: value.item() for key, value in gradient_stats(params).items()}
