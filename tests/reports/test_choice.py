@@ -20,7 +20,7 @@ def ids(selection: Selection) -> dict[str, list[str]]:
 
 
 def test_originals(originals: Path) -> None:
-    """The declared differences cover the configs of the original e5 and e6. Catches a warning or an arm left out."""
+    """Catches declared differences of e5 and e6 that do not cover the original configs."""
     for experiment, arms in (("e1", ["e1"]), ("e5", ["e1", "e5"]), ("e6", ["e5", "e6", "e1"])):
         selection = chosen(originals, experiment)
         assert list(ids(selection)) == arms
@@ -28,7 +28,7 @@ def test_originals(originals: Path) -> None:
 
 
 def test_newest_rerun_of_a_seed_wins(tmp_path: Path) -> None:
-    """Catches: a re-run averaged with the run that it replaces, or the old one kept."""
+    """Catches a rerun averaged with the run that it replaces, and an old run that is kept."""
     write_run(tmp_path / "old", "e5", started="2026-01-01T00:00:00+00:00")
     write_run(tmp_path / "new", "e5", started="2026-02-01T00:00:00+00:00")
     write_run(tmp_path / "other seed", "e5", seed=2)
@@ -39,7 +39,7 @@ def test_newest_rerun_of_a_seed_wins(tmp_path: Path) -> None:
 
 
 def test_the_setting_with_all_arms_wins_over_a_newer_one(tmp_path: Path) -> None:
-    """Catches: a linear-schedule baseline compared with a cosine-schedule variant."""
+    """Catches a linear-schedule baseline compared with a cosine-schedule variant."""
     write_run(tmp_path / "e5 linear", "e5")
     write_run(tmp_path / "e6 linear", "e6")
     write_run(tmp_path / "e6 cosine", "e6", started="2026-09-01T00:00:00+00:00", diffusion__beta_schedule="cosine")
@@ -77,7 +77,7 @@ def test_of_complete_settings_the_newest_wins(tmp_path: Path) -> None:
 
 
 def test_without_a_complete_setting_the_difference_is_a_warning(tmp_path: Path) -> None:
-    """Catches: an uncontrolled comparison that looks controlled."""
+    """Catches an uncontrolled comparison that looks controlled."""
     write_run(tmp_path / "e5", "e5")
     write_run(tmp_path / "e6", "e6", diffusion__beta_schedule="cosine")
     (warning,) = chosen(tmp_path, "e6").warnings
@@ -151,7 +151,7 @@ def test_a_missing_baseline_leaves_a_report_with_a_gap(tmp_path: Path) -> None:
 
 
 def test_the_requested_experiment_must_be_there(tmp_path: Path) -> None:
-    """Catches: a report called e6 that shows only e5."""
+    """Catches a report called e6 that shows only e5."""
     write_run(tmp_path / "e5", "e5")
     with pytest.raises(UserError, match=r"No runs of `e6`.*Experiments there: e5"):
         chosen(tmp_path, "e6")
@@ -175,7 +175,7 @@ def test_bad_and_empty_filters(tmp_path: Path) -> None:
 
 
 def test_runs_without_metrics_are_left_out(tmp_path: Path) -> None:
-    """Catches: a run that crashed at the start replacing a whole one because it is newer."""
+    """Catches a run that crashed at the start but replaces a whole one because it is newer."""
     write_run(tmp_path / "e6", "e6")
     write_run(tmp_path / "empty", "e6", rows=[], started="2026-09-01T00:00:00+00:00")
     selection = chosen(tmp_path, "e6")
@@ -184,7 +184,7 @@ def test_runs_without_metrics_are_left_out(tmp_path: Path) -> None:
 
 
 def test_arm_config_knows_old_defaults(originals: Path) -> None:
-    """Catches: the original e1, which has no loss section, shown as a run of another weighting."""
+    """Catches the original e1, which has no loss section, shown with another weighting."""
     arm: Arm = chosen(originals, "e1").arms[0]
     assert arm.config["loss.weighting"] == "constant"
 

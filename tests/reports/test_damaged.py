@@ -245,7 +245,7 @@ def test_pictures_stay_inside_the_folder(tmp_path: Path) -> None:
     assert "1 sample grid(s) are left out: their files could not be had" in run.notes
 
 
-# ---- as written ------------------------------------------------------------------------------------------
+# ---- checksums -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_figures")

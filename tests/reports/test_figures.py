@@ -98,7 +98,7 @@ def test_legends_name_the_difference(originals: Path) -> None:
 
 
 def test_the_trace_figure_says_that_the_functions_differ(originals: Path, two_seeds: Path) -> None:
-    """Catches: two weighted losses' traces overlaid as if they were one quantity."""
+    """Catches the traces of two weighted losses shown as one quantity."""
     text = drawn_text(chosen(originals, "e6"), "curvature_vs_step")
     assert "different functions" in text and "standard error" in text and "Common" not in text
     text = drawn_text(chosen(two_seeds, "e6"), "curvature_vs_step")
@@ -240,7 +240,7 @@ def test_the_profile_by_timestep_of_the_original_and_of_ours(originals: Path, tw
 
 
 def test_many_points_become_an_image_in_the_svg(tmp_path: Path) -> None:
-    """Catches: an SVG with a path for each of 6,000 raw points."""
+    """Catches an SVG with a path for each of 6,000 raw points."""
     rows = [(step, {"train/loss": 1 / step}) for step in range(1, 6001)]
     write_run(tmp_path / "runs", "e1", rows=rows)
     drawn = draw("loss_fid_vs_step", chosen(tmp_path / "runs", "e1"), tmp_path)

@@ -125,7 +125,7 @@ def test_the_summary_says_what_the_numbers_say(expected: Made, reversed_: Made) 
     """The summary follows the numbers in both campaigns. Catches an answer that was written beforehand."""
     assert "Yes, by its level; the trends are opposite in e5 and e6.**" in expected.answer(1)
     assert "No, by its level; the trends are not opposite.**" in reversed_.answer(1)
-    assert "Not told from none.**" in expected.answer(2)  # 16 draws know the common trace to 14 % at worst
+    assert "Not told from none.**" in expected.answer(2)  # with 16 draws, the common trace is known to 14 % at worst
     assert "15.0 % below E5's (the study's log: 15.2 % below), that of the common loss 5.0 % above" in expected.answer(
         2
     )
@@ -233,7 +233,8 @@ def test_an_interval_decides(known: Estimate, verdict: str) -> None:
 
 
 def test_a_claim_is_as_good_as_its_worst_check() -> None:
-    """Catches a claim that holds by one check of two, and a lost limitation."""
+    """Catches a claim that holds by only one check of two, and a verdict that loses `in these runs` or `given the
+    draws`."""
     holds, in_these, given = Verdict("holds"), Verdict("holds", True), Verdict("holds", given_draws=True)
     fails, undecided, unsaid = (Verdict(word) for word in ("does not hold", "undecided", "cannot be said"))
     assert str(together([holds, Verdict("does not hold", True)])) == "does not hold in these runs"
@@ -245,7 +246,7 @@ def test_a_claim_is_as_good_as_its_worst_check() -> None:
 
 
 def test_a_side_is_beyond_zero() -> None:
-    """Catches a zero-width interval at 0 that counts as both above and below 0, and a lost limitation."""
+    """Catches a zero-width interval at 0 that counts as above or below 0, and a lost `in these runs`."""
     assert side(Estimate(0.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))) == (0, "")
     assert side(Estimate(1.0, (1.0,), (0.5, 1.5))) == (1, " in these runs")
     assert side(Estimate(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9))) == (-1, "")

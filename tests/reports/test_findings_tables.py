@@ -340,7 +340,7 @@ def test_the_answer_on_the_traces(made: Made) -> None:
     side = "below" if common < 0 else "above"
     question = "- **(2) How much of “E6 is 10-30 % flatter” remains on the common loss? "
     assert own < 0 and said(made, PAIRS)[1] == (
-        f"{question}None in these runs.** "  # beyond the draws, not beyond two seeds
+        f"{question}None in these runs.** "  # beyond the noise of the draws, but not of two seeds
         f"Averaged over 20 steps, E6's trace of the loss that each arm trains lies {-own:.1f} % below E5's (the "
         f"study's log: {-own:.1f} % below), that of the common loss {abs(common):.1f} % {side}. E6's is lower at "
         f"{lower[0]} of these steps on the trained loss, at {lower[1]} on the common loss. Draw by draw, the mean "

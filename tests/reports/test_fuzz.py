@@ -176,7 +176,7 @@ def test_a_training_that_goes_on_in_a_damaged_folder(
             continue
         said = capsys.readouterr().out
         if "finished already" in said and path.read_bytes() == damaged:
-            continue  # nothing was done
+            continue  # the training did nothing
         try:
             found = _written(cfg.run_dir)
         except (ValueError, LookupError, TypeError, AttributeError):

@@ -58,7 +58,8 @@ class _Page(HTMLParser):
 
 
 def _hostile(value: Any, key: str = "") -> Any:
-    """`value` with hostile text in place of every text and in every key of a config, and with more of it added."""
+    """`value` with hostile text in place of its texts, and with a hostile key and text added to a config and the
+    like."""
     if isinstance(value, dict):
         found = {inner: _hostile(part, inner) for inner, part in value.items()}
         return found | {f"{key} {HOSTILE}": HOSTILE} if key in ("config", "model", "out", "aaaa1111") else found

@@ -186,7 +186,7 @@ def test_the_table_of_fids(two: dict[str, list[list[str]]], one: dict[str, list[
         ["*real images*", "1.25", "1.25", "1.25"],
         ["*uniform noise*", "50.00", "50.00", "50.00"],
     ]
-    assert two["step"][:7] == [  # seeds: 40 and 43, 38 and 39, ...
+    assert two["step"][:7] == [  # means of the seeds: 40 and 43, 38 and 39, ...
         ["step", "e5", "e6"],
         ["2000", "41.50", "38.50"],
         ["6000", "31.50", "28.00"],
@@ -393,7 +393,7 @@ def test_the_verdicts_of_one_seed(selections: Selections) -> None:
         f"{found['mean_difference_sem']:#.2g} (standard error over the probes); the 95 % interval {four(low)} to "
         f"{four(high)} {excludes} 0. It covers the estimator's error at these steps, not the variation between seeds."
     )
-    reach = Z95 * math.hypot(0.5, 1.5)  # the last FIDs' errors; 28 against 24
+    reach = Z95 * math.hypot(0.5, 1.5)  # the errors of the last FIDs, 28 and 24
     assert verdicts["FID"][-2].startswith(
         f"At step 10000 e6 and e5 are apart beyond the noise of the samples (+4.00 ± {reach:.2f}); seeds unknown."
     )

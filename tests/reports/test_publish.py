@@ -250,7 +250,7 @@ def test_a_server_that_fails_midway(
         with pytest.raises(UserError, match=r"report of e6 cannot be saved in wandb:study/p: .*try again"):
             _publish(folder, two_seeds)
     assert time.monotonic() - begin < 15
-    wandb.teardown()  # as at the end of the process
+    wandb.teardown()  # W&B does this at the end of a process
     _publish(folder, two_seeds)
     assert len(project.views) == 1
     assert project.runs["p", "report-e6"].state == "finished"

@@ -186,7 +186,7 @@ def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_figures")
 def test_a_missing_arm_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches: a report without its baseline that does not say so."""
+    """Catches a report without its baseline that does not say so."""
     write_run(tmp_path / "runs" / "b", "e6", finished=False)
     text = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6").with_suffix(".md").read_text()
     assert "Arm e5: no run with metrics in the source." in text
@@ -202,7 +202,7 @@ def test_out_that_is_a_file(tmp_path: Path, originals: Path) -> None:
 
 
 def test_reports_never_import_torch() -> None:
-    """Catches: a report that needs the training stack to start."""
+    """Catches a report that needs the training stack to start."""
     import subprocess
     import sys
 

@@ -149,7 +149,7 @@ def _run(rows: list[tuple[int, dict[str, Any]]]) -> Run:
 
 
 def test_values_that_are_not_finite_are_noted() -> None:
-    """Catches: a diverged run that reads like a healthy one."""
+    """Catches a diverged run that reads like a healthy one."""
     (note,) = merge_rows([(1, {"a": 1.0}), (2, {"a": math.nan}), (3, {"a": "Infinity"})]).notes
     assert "a is NaN or infinite at 2 step(s), first at 2" in note
 

@@ -19,7 +19,7 @@ from tests.reports.conftest import WandbRuns, write_run
 
 
 def test_bad_sources_say_what_was_looked_for(tmp_path: Path) -> None:
-    """Catches: a traceback, or an empty report, for a wrong path."""
+    """Catches a traceback, or an empty report, for a wrong path."""
     with pytest.raises(UserError, match="no such folder"):
         open_source(str(tmp_path / "absent"))
     (tmp_path / "file").touch()

@@ -64,7 +64,7 @@ def test_published_numbers_are_recomputed(originals: Path) -> None:
 
 
 def test_windows_hold_the_steps_they_say(originals: Path) -> None:
-    """Catches: an off-by-one at a window's edge (100-2000 and 8000-10000 of a 10k run)."""
+    """Catches an off-by-one at a window's edge (100-2000 and 8000-10000 of a 10k run)."""
     values = pd.Series(1.0, index=range(0, 10_001, 100))
     early, late = in_window(values, 10_000, (0.0, 0.2)), in_window(values, 10_000, (0.8, 1.0))
     assert (early.index[0], early.index[-1]) == (100, 2000)
@@ -92,7 +92,7 @@ def test_standard_error_from_std_equals_the_logged_one(two_seeds: Path, original
 
 
 def test_the_error_of_fids_of_one_noise_does_not_average_out_over_seeds() -> None:
-    """Catches: an error bar divided by sqrt(2) because a second training was scored with the very same noise."""
+    """Catches an error bar divided by sqrt(2) although the second training was scored with the same noise."""
     history = pd.DataFrame({"val/fid": [30.0], "val/fid_sem": [1.5]}, index=pd.Index([2000], name="step"))
     runs = [Run(str(seed), "e5", seed, {}, history, Path(str(seed))) for seed in (1, 2)]
     arm = Arm("e5", "baseline", tuple(runs))
@@ -193,7 +193,7 @@ def test_mixed_protocols_are_refused_by_name(tmp_path: Path) -> None:
         check_protocols(arms, "val/fid", allow_mixed=False)
     for part in ("e5 seed 1", "e6 seed 1", "nfe = 50", "nfe = 20", "sampler = ddim"):
         assert part in str(refusal.value)
-    assert "n_samples" not in str(refusal.value)  # only what differs
+    assert "n_samples" not in str(refusal.value)  # only differing fields are named
     note = check_protocols(arms, "val/fid", allow_mixed=True)
     assert note is not None and "not comparable" in note
     assert protocol_difference(arms, "final/fid") is None

@@ -96,7 +96,7 @@ def test_mixed_protocols_void_the_difference(tmp_path: Path) -> None:
 
 
 def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
-    """Catches: an exception, or a comparison with nothing."""
+    """Catches an exception, or a comparison without a baseline."""
     write_run(tmp_path / "e6", "e6")
     verdict = text(tmp_path, "e6")
     assert "e6: train/loss falls" in verdict and "e5" not in verdict
@@ -125,5 +125,5 @@ def test_trend(values: list[float], word: str) -> None:
     ],
 )
 def test_number(value: float | None, shown: str) -> None:
-    """Catches: digits lost or invented in sentences and tables."""
+    """Catches digits lost or invented in sentences and tables."""
     assert number(value) == shown
