@@ -70,7 +70,7 @@ def _losses(task: Task, name: str) -> Tensor:
 
 
 def _overflow(task: Task) -> Found:
-    """With far too large a scale fp16's gradients overflow. The scaler must lower it without changing the weights."""
+    """With far too large a scale, fp16's gradients overflow. The scaler must lower it without changing the weights."""
     cfg = task.config(f"--data.batch_size={task.pick(64, 2)}", "--model.dropout=0")
     training = training_of(cfg, "fp16")
     training.state.scaler.load_state_dict(
@@ -133,7 +133,7 @@ def _rms(x: Tensor) -> float:
 
 
 def probe(task: Task) -> Found:
-    """Hutchinson's values on the device and on the CPU, of the same images, t, eps and vectors, of both losses."""
+    """Hutchinson's values on the device and on the CPU, for both losses, from the same images, t, eps and vectors."""
     probes = task.pick(8, 2)
     options = (
         "--curvature.enabled=true",

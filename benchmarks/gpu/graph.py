@@ -137,7 +137,7 @@ def speed(task: Task) -> Found:
     steps, rounds = task.pick(50, 1), task.pick(5, 1)
     names = ("fp32", "bf16") if task.on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else ("fp32",)
     for name in names:
-        # Two separate trainings. The captured one comes first, so the eager one gains nothing from its warm-up.
+        # Two separate trainings. The captured one comes first, so its warm-up cannot affect the eager one.
         captured = StaticStep(_training(task, name, 0.1)).step
         eager = _eager(_training(task, name, 0.1))
 
