@@ -45,7 +45,7 @@ def main() -> int:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(
             args.out, json.dumps(found, indent=1) + "\n"
-        )  # after each: an hour's work is not lost with the next
+        )  # after each benchmark, so a later failure does not lose an hour's work
     print("\n" + table(found) + f"\n\nAll numbers: {args.out}")
     if failed:
         print(f"Failed, see above: {', '.join(failed)}", file=sys.stderr)
@@ -58,7 +58,7 @@ def run(name: str, quick: bool) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "claims.json"
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(path), *["--quick"] * quick]
-        environment = os.environ | {"PYTHONWARNINGS": "ignore"}  # from the peers
+        environment = os.environ | {"PYTHONWARNINGS": "ignore"}  # the peers' warnings
         subprocess.run(command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, check=False)
         return json.loads(path.read_text()) if path.exists() else None
 

@@ -18,16 +18,16 @@ def noise(images: Tensor, strength: int) -> Tensor:
 
 
 def blur(images: Tensor, strength: int) -> Tensor:
-    """Gaussian blur of a std of up to 2 pixels."""
+    """Gaussian blur with a std of up to 2 pixels."""
     sigma = (0.0, 0.5, 0.8, 1.2, 2.0)[strength]
     return gaussian_blur(images, [9, 9], [sigma, sigma]) if sigma else images
 
 
 def jpeg(images: Tensor, strength: int) -> Tensor:
-    """JPEG of a quality down to 8."""
+    """JPEG with a quality down to 8."""
     quality = (100, 70, 40, 20, 8)[strength]
     return torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in images]) if strength else images
 
 
 DISTORTIONS: dict[str, Distort] = {"noise": noise, "blur": blur, "jpeg": jpeg}
-KEPT_CLASSES = (10, 9, 7, 4, 2)  # of ten, by strength of class dropping
+KEPT_CLASSES = (10, 9, 7, 4, 2)  # classes kept of ten, by strength of class dropping

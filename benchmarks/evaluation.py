@@ -91,7 +91,8 @@ class Resized(nn.Module):
 
 
 class Wide(nn.Module):
-    """2048 features, as many as Inception's, at almost no cost: what remains is resizing, or keeping them."""
+    """2048 features, as many as Inception's, at almost no cost. What remains is the cost of resizing and of keeping
+    features."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, :2048] / 255

@@ -7,8 +7,8 @@
 - seconds per image, step and GFLOP of the network (multiplications and additions both counted), against `diffusers`'
   DDIMPipeline and `denoising-diffusion-pytorch`, each with its own network of about the same number of parameters,
   without attention where it can be left out; and the same for one network, ours, in `diffusers`' pipeline;
-- the share of it that convolutions take, and how near they come to the processor's rate in a matrix product: what no
-  arrangement of the same float32 network can go below.
+- the share of the time that convolutions take, and how near they come to the processor's rate in a matrix product: a
+  limit for any arrangement of the same float32 network.
 
 Peers that are not installed are left out.
 """

@@ -31,8 +31,8 @@ def wait() -> None:
 
 
 def in_turn(ways: dict[str, Callable[[], Any]], rounds: int, wall: bool = False) -> dict[str, list[float]]:
-    """Seconds of each way in each round: A B, then B A, so a drifting machine favours none. All run once, uncounted,
-    before that."""
+    """Seconds of each way in each round: A B, then B A, so a drifting machine favours none. Before that, each way runs
+    once without being counted."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name in list(ways) if number % 2 else reversed(ways):

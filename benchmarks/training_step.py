@@ -8,9 +8,9 @@ turn, in blocks of a few steps each,
   gradient statistics at every logged step, and its way to the run folder and to W&B;
 - a first draft of the step: images through Pillow, Adam and EMA one tensor at a time, numbers read at once.
 
-The run's rows are written every 100 steps (the default) at small batches, and at large ones every 10th, in shorter
-blocks: more than the default. Without W&B and with its offline files, each in a process of its own. A checkpoint, of
-which a run writes one in 500 steps, is measured beside it.
+The run writes rows every 100 steps (the default) at small batches. At large ones it writes them every 10 steps, in
+shorter blocks. It is measured without W&B and with its offline files, each in its own process. A checkpoint, which a
+run writes every 500 steps, is measured separately.
 
 `--device cuda --batch 4 64 512 --amp` measures a GPU.
 """
@@ -102,7 +102,7 @@ def measured(batch: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_in_process(batch: int, args: argparse.Namespace, more: Sequence[str] = ()) -> dict[str, Any]:
-    """Seconds a step of each way in each round, and what the step's parts take of the bare pass, in percent. more:
+    """Seconds a step of each way in each round, and the step's parts in percent of the bare pass. more:
     options of the training besides those of `overrides`."""
     from ddpm.config.files import load_config
     from ddpm.runtime.distributed import check_stop
@@ -148,9 +148,9 @@ def measure_in_process(batch: int, args: argparse.Namespace, more: Sequence[str]
 
 
 def traffic_s(params: list[nn.Parameter]) -> float:
-    """Seconds of moving what an update has to move: Adam reads weights, gradients and two moments and writes three, EMA
-    reads two and writes one, the norm reads one: 11 numbers a weight. The rate is that of a copy of tensors of the
-    weights' mean size, more of them than a cache holds."""
+    """Seconds for the memory traffic of an update: Adam reads weights, gradients and two moments and writes three,
+    EMA reads two and writes one, and the norm reads one. These are 11 numbers per weight. The rate is that of copying
+    tensors of the weights' mean size, more of them than a cache holds."""
     count, numel = len(params), sum(p.numel() for p in params)
     source = torch.ones(8 * count, numel // count, device=params[0].device)
     target = torch.zeros_like(source)

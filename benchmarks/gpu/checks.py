@@ -22,19 +22,19 @@ from ddpm.training.setup import Training
 Found = Iterator[Claim | str]
 CPU = torch.device("cpu")
 
-# The last quarter's mean loss over the first's: it has fallen.
+# The largest ratio of the last quarter's mean loss to the first's at which the loss has fallen.
 FALLEN = 0.95
-# Of a loss in reduced precision, relative to float32. The first one, of equal weights: a rounding unit of bf16, 2^-8;
-# each of 12,288 or more outputs is off by a few of these, with either sign, and the square of that is what is left of
-# their mean. The last quarter's mean: Adam goes other ways after rounding, to losses of the same size.
+# The error of a loss in reduced precision, relative to float32. The first loss, from equal weights: a rounding unit of
+# bf16, 2^-8. Each of 12,288 or more outputs is off by a few units, with either sign; in their mean, only the squares of
+# these errors remain. The last quarter's mean: after rounding, Adam takes another path to losses of the same size.
 FIRST, LAST = 2**-8, 0.02
-# A float32 image's error against a network in float64, of the CPU's own error. Other orders of summation are worth a
-# factor of a few; Winograd's form of a 3x3 convolution, which cuDNN may take, one or two digits. TF32, imitated on a
-# CPU by rounding what a convolution reads, was at 500 to 700.
+# A float32 image's error against a network in float64, as a multiple of the CPU's own error. Another order of summation
+# costs a factor of a few. Winograd's form of a 3x3 convolution, which cuDNN may use, costs one or two digits. TF32,
+# imitated on a CPU by rounding the inputs of a convolution, was at 500 to 700.
 ROUNDED = 100.0
-# As images are drawn, with TF32 where the GPU has it: mean difference in levels of 0 ... 255. Imitated: 0.03.
+# The mean difference of sampled images, in levels of 0 ... 255, with TF32 if the GPU has it. Imitated: 0.03.
 LEVELS = 0.3
-# A FID's relative error by features in float32, and as they are taken (TF32 imitated: 3e-5); of a distance in float64.
+# The relative error of an FID by features in float32 and as run (TF32 imitated: 3e-5), and of a distance in float64.
 FID, FID_AS_RUN, DISTANCE = 1e-5, 1e-3, 1e-6
 
 
@@ -42,7 +42,7 @@ FID, FID_AS_RUN, DISTANCE = 1e-5, 1e-3, 1e-6
 
 
 def precision(task: Task) -> Found:
-    """Losses in float32, bf16 and fp16 from the same weights, images, t and eps; and a scale that overflows."""
+    """Losses in float32, bf16 and fp16 from the same weights, images, t and eps. Also a scale that overflows."""
     losses: dict[str, Tensor] = {}
     for name in ("fp32", "bf16", "fp16"):
         if name == "bf16" and task.on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -70,7 +70,7 @@ def _losses(task: Task, name: str) -> Tensor:
 
 
 def _overflow(task: Task) -> Found:
-    """With far too large a scale fp16's gradients overflow. The scaler must lower it without changing the weights."""
+    """With far too large a scale, fp16's gradients overflow. The scaler must lower it without changing the weights."""
     cfg = task.config(f"--data.batch_size={task.pick(64, 2)}", "--model.dropout=0")
     training = training_of(cfg, "fp16")
     training.state.scaler.load_state_dict(
@@ -133,7 +133,7 @@ def _rms(x: Tensor) -> float:
 
 
 def probe(task: Task) -> Found:
-    """Hutchinson's values on the device and on the CPU, of the same images, t, eps and vectors, of both losses."""
+    """Hutchinson's values on the device and on the CPU, for both losses, from the same images, t, eps and vectors."""
     probes = task.pick(8, 2)
     options = (
         "--curvature.enabled=true",

@@ -1,10 +1,9 @@
 """A training step as one CUDA graph: the possible gain if a GPU waits for kernel launches.
 
-A trial, not a part of the product. Captured are forward, loss, backward, clipping, Adam and EMA; the batch, t and eps
-are drawn outside, by the training's own streams, into tensors that stay where they are. Dropout draws inside, from the
-device's stream, which a replay moves on as a step does. Left out is what a step decides on the host: one whose loss or
-gradient is not finite still moves the weights here, and clipping multiplies always, by 1 where the norm is below the
-limit.
+A trial, not a part of the product. The graph holds forward, loss, backward, clipping, Adam and EMA. The training's own
+streams draw the batch, t and eps outside of it, into tensors at fixed addresses. Dropout draws inside, from the
+device's stream, which a replay advances as a step does. The graph makes no decisions on the host: a step whose loss or
+gradient is not finite still moves the weights, and clipping always multiplies, by 1 if the norm is below the limit.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,8 +21,8 @@ from ddpm.training.step import gradient_norm
 
 Found = Iterator[Claim | str]
 BATCH = 4
-# Relative difference of any step's loss from the eager one's in float32: in 100 steps, other orders of summation moved
-# it by 1e-7 on a CPU. Where the device does not give the same bits twice, ten times that difference.
+# Relative difference of any step's loss from the eager one's in float32: in 100 steps on a CPU, other orders of
+# summation moved it by 1e-7. If two eager trainings differ on the device, the limit is ten times their difference.
 SAME, APART = 1e-5, 10.0
 WORTH_IT = 3.0
 
@@ -64,14 +63,14 @@ class StaticStep:
         before, stream_before = [p.clone() for p in moved], torch.cuda.get_rng_state(training.device)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # a graph is captured beside the default stream, and so is this
+        with torch.cuda.stream(aside):  # off the default stream, as in a capture
             for _ in range(3):
                 self.work()
         torch.cuda.current_stream().wait_stream(aside)
         torch._foreach_copy_(moved, before)
         for state in training.state.optimizer.state.values():
-            torch._foreach_zero_(list(state.values()))  # a fresh Adam's: step count and both moments
-        training.state.optimizer.zero_grad()  # the gradients come to lie in the graph's own memory
+            torch._foreach_zero_(list(state.values()))  # as in a new Adam: step count and both moments
+        training.state.optimizer.zero_grad()  # the capture allocates the gradients in the graph's own memory
         for group in training.state.optimizer.param_groups:
             group["capturable"] = True
         graph = torch.cuda.CUDAGraph()
@@ -88,7 +87,7 @@ class StaticStep:
         self.t.copy_(torch.randint(*t_range, self.t.shape, generator=rng, device=device))
         self.eps.copy_(torch.randn(self.eps.shape, generator=rng, device=device))
         self.replay()
-        loss, _ = self.said.tolist()  # as a step has to read both
+        loss, _ = self.said.tolist()  # a step has to read both
         return loss
 
 
@@ -106,7 +105,7 @@ def equal(task: Task) -> Found:
             eager, again, captured = (_losses(task, name, dropout, steps, kind) for kind in (False, False, True))
         control, off = (_apart(eager, other) for other in (again, captured))
         what = f"{name}, dropout {dropout:g}: captured against eager, {steps} steps, the largest relative difference"
-        if dropout:  # its masks are the same if a replay moves the stream on as a step does: to be seen, not required
+        if dropout:  # equal masks need a replay that advances the stream as a step does: shown, not required
             yield Claim(what, off, better="neither")
         else:
             yield Claim("   the same of two eager trainings", control, better="neither")
@@ -114,7 +113,7 @@ def equal(task: Task) -> Found:
 
 
 def _losses(task: Task, name: str, dropout: float, steps: int, captured: bool) -> Tensor:
-    training = _training(task, name, dropout)  # which seeds the streams
+    training = _training(task, name, dropout)  # this seeds the streams
     step = StaticStep(training).step if captured else _eager(training)
     return torch.tensor([step() for _ in range(steps)], dtype=torch.float64)
 
@@ -138,7 +137,7 @@ def speed(task: Task) -> Found:
     steps, rounds = task.pick(50, 1), task.pick(5, 1)
     names = ("fp32", "bf16") if task.on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else ("fp32",)
     for name in names:
-        # Each a training of its own. The captured one first: what it warms up is nobody's.
+        # Two separate trainings. The captured one comes first, so its warm-up cannot affect the eager one.
         captured = StaticStep(_training(task, name, 0.1)).step
         eager = _eager(_training(task, name, 0.1))
 

@@ -16,7 +16,7 @@ from ddpm.training.setup import Training
 
 Found = Iterator[Claim | str]
 ARMS = ("e5", "e6")
-# Seconds for starting and scoring, and for stopping; and how much longer a step takes with another arm beside it.
+# Seconds to start and score, and to stop. BESIDE: how many times as long a step takes while another arm runs.
 START_S, STOP_S, BESIDE = 40.0, 15.0, 2.0
 MOST, ROUND = 10_000, 100  # steps of the study; a run ends with a logged one
 
@@ -24,7 +24,7 @@ MOST, ROUND = 10_000, 100  # steps of the study; a run ends with a logged one
 def pair(task: Task) -> Found:
     """Both arms side by side; their last losses, traces, and FIDs by the embedded features."""
     end = time.monotonic() + task.seconds
-    n = len(task.images(None))  # decodes them, for all that follows
+    n = len(task.images(None))  # decodes them for all later steps
     steps = _steps(_config(task, "e5", ROUND, n), task, end)
     if steps < ROUND and not task.quick:
         yield f"skipped: {task.seconds:.0f} s are too few for {ROUND} steps"
@@ -37,7 +37,7 @@ def pair(task: Task) -> Found:
         process.join(max(0.0, end - STOP_S - time.monotonic()))
     late = [arm for arm, process in started.items() if process.exitcode is None]
     for arm in late:
-        started[arm].terminate()  # the training writes what it has, and stops
+        started[arm].terminate()  # the training writes its rows so far and stops
         yield f"{arm}: stopped before its last step, as the time was over"
     for arm, process in started.items():
         if arm in late:

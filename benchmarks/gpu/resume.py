@@ -26,11 +26,12 @@ from ddpm.training import loop
 Found = Iterator[Claim | str]
 # Steps, between logged rows and between checkpoints, and the step in which the process is killed.
 STEPS, LOGGED, SAVED, KILLED = 8, 2, 4, 7
-# Where a device does not give the same bits twice: how far from the uninterrupted training a continued one may end, of
-# the distance between two uninterrupted ones. That distance is one draw, and so is the other.
+# If a device does not give the same bits twice: how far from the uninterrupted training a continued one may end, as a
+# multiple of the distance between two uninterrupted ones. Both distances are single draws.
 APART = 10.0
-# Relative difference of a row's loss in two processes from that in one: a batch is summed up in two parts, by other
-# convolutions. In float32 rounding alone moves a loss by 1e-7 in 100 steps; TF32 rounds 2,000 to 8,000 times as much.
+# Relative difference of a row's loss in two processes from that in one: two processes sum a batch in two parts, with
+# other convolutions. In 100 steps, float32 rounding alone moves a loss by 1e-7. TF32 rounds 2,000 to 8,000 times as
+# much.
 TWO = 1e-3
 # Parts of a checkpoint's state that differ between equal runs: where and how long they ran.
 OF_THE_SESSION = ("config", "elapsed_s", "seconds")

@@ -1,7 +1,9 @@
-"""A small fixed selection of runs whose numbers are known by formula, and what a figure or a page shows, read back.
+"""A small fixed selection of runs whose numbers are known by formula, and helpers that read back what a figure or a
+page shows.
 
-Two arms, e5 and e6, two seeds each, and e1 as context: 20 rows, three milestones. `logged` says what every run logged;
-the tests work out everything else from that, with plain arithmetic."""
+There are two arms, e5 and e6, with two seeds each, and e1 as context. Each run has 20 rows and three milestones.
+`logged` gives what every run logged. The tests work out everything else from that, with plain arithmetic.
+"""
 
 import json
 import re
@@ -21,7 +23,7 @@ from scipy import stats
 from reports.experiments.selection import Selection
 from tests.reports.conftest import chosen, write_run
 
-Z95 = 1.959964  # the 97.5 % point of the normal distribution, of any table
+Z95 = 1.959964  # the 97.5 % point of the normal distribution, from any table
 STEPS = np.arange(500, 10_001, 500)
 MILESTONES = (2000, 6000, 10_000)
 EARLY, LATE = STEPS <= 2000, STEPS >= 8000
@@ -31,7 +33,7 @@ MARKERS = {"e5": "o", "e6": "s", "e1": "D"}
 LABELS = {"e5": "e5: loss.weighting = constant", "e6": "e6: loss.weighting = minsnr"}
 TIMESTEPS = (100, 500, 900)
 LATE_PROFILES, EARLIER_PROFILES = (8000, 9000, 10_000), (2000, 7500)
-WEIGHTS = {"t": (0.0, 1000.0), "weight": (0.25, 1.25)}  # of e6, a straight line: t / 1000 + 1 / 4
+WEIGHTS = {"t": (0.0, 1000.0), "weight": (0.25, 1.25)}  # e6's weights, a straight line: t / 1000 + 1 / 4
 _FIDS = {
     ("e5", 1): (40.0, 30.0, 24.0),
     ("e5", 2): (43.0, 33.0, 25.0),
@@ -41,22 +43,22 @@ _FIDS = {
 }
 _FID_ERRORS = {"e5": (2.0, 1.0, 0.5), "e6": (1.0, 0.75, 1.5), "e1": (0.25, 0.25, 0.25)}
 FINALS = {("e5", 1): 22.0, ("e5", 2): 23.5, ("e6", 1): 20.0, ("e6", 2): 21.2, ("e1", 1): 19.0}
-SECONDS = {  # after the last step: train, probe, sample, features, distance, recon, in all
+SECONDS = {  # after the last step: train, probe, sample, features, distance, recon, total
     ("e5", 1): (200.0, 40.0, 30.0, 10.0, 6.0, 2.0, 300.0),
     ("e5", 2): (220.0, 60.0, 34.0, 14.0, 10.0, 4.0, 364.0),
     ("e6", 1): (240.0, 100.0, 32.0, 12.0, 8.0, 0.0, 420.0),
     ("e6", 2): (260.0, 120.0, 36.0, 16.0, 12.0, 0.0, 444.0),
 }
 PARTS = ("train", "probe", "sample", "features", "distance", "recon", "total")
-BATCH = {"e5": 4, "e6": 8}  # so that images seen are another axis than steps
+BATCH = {"e5": 4, "e6": 8}  # they differ, so images seen and steps are different axes
 
 
 def logged(experiment: str, seed: int) -> dict[str, np.ndarray]:
-    """metric -> its 20 values, at `STEPS`; of an FID those at `MILESTONES`."""
+    """metric -> its 20 values, at `STEPS`. An FID has only the values at `MILESTONES`."""
     i, u = np.arange(1.0, 21.0), seed - 1.0
     wave = np.where(i % 2 == 0, 1.0, -1.0)
     e6 = experiment == "e6"
-    i = i[::-1] if experiment == "e1" else i  # whose traces rise
+    i = i[::-1] if experiment == "e1" else i  # e1's traces rise
     trained = 600 - 14 * i + 28 * u + 6 * wave if e6 else 800 - 20 * i + 40 * u
     common = 930 - 25 * i + 10 * u if e6 else 880 - 22 * i + 30 * u
     errors = {"hutch": 6 + i / 5 + 2 * u if e6 else 8 + i / 4 + u, "ref": 9 - i / 5 + u if e6 else 12 - i / 4 + 2 * u}
@@ -79,17 +81,17 @@ def logged(experiment: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def mean(experiment: str, metric: str, seeds: Sequence[int] = (1, 2)) -> np.ndarray:
-    """The mean over seeds of what they logged."""
+    """The mean over the seeds' logged values."""
     return sum(logged(experiment, seed)[metric] for seed in seeds) / len(seeds)
 
 
 def at_milestones(values: np.ndarray) -> np.ndarray:
-    """Those of the 20 values that stand at `MILESTONES`."""
+    """The values at `MILESTONES`, from the 20 values of a metric."""
     return values[[int(step) // 500 - 1 for step in MILESTONES]]
 
 
 def smoothed(values: np.ndarray, reach: int = 1) -> np.ndarray:
-    """Each value's mean with its neighbours up to `reach` places off, fewer at the ends."""
+    """The mean of each value and its neighbours up to `reach` places away. The ends have fewer neighbours."""
     return np.array([values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))])
 
 
@@ -98,7 +100,7 @@ def seconds(experiment: str, seed: int) -> dict[str, float]:
 
 
 def profile_value(experiment: str, seed: int, t: int, step: int) -> float:
-    """The eps-MSE that was logged for a timestep; before the late window it is a hundred times as large."""
+    """The logged eps-MSE of a timestep. Before the late window it is a hundred times as large."""
     late = {8000: 2.0, 9000: 1.0, 10_000: 1.2}.get(step, 100.0)
     return late * (1000 / t) * (0.75 if experiment == "e6" else 1.0) + 0.25 * (seed - 1)
 
@@ -126,12 +128,13 @@ def rows(experiment: str, seed: int, protocol: str = "aaaa1111") -> list[tuple[i
 
 
 def pixel(experiment: str, seed: int, step: int) -> int:
-    """Of 255: the one grey of that run's grid of samples."""
+    """The single grey level (0 to 255) of that run's sample grid."""
     return 100 * (experiment == "e6") + 20 * seed + step // 1000
 
 
 def write_runs(root: Path, seeds: Sequence[int], *, context: bool = False) -> Path:
-    """Run folders of e5 and e6 with these seeds, with grids of samples (e6 has none at the end); and of e1."""
+    """Write run folders of e5 and e6 with these seeds and sample grids (e6 has no grid at the end). `context` adds
+    e1."""
     for experiment in ("e5", "e6"):
         for seed in seeds:
             values = {"train__total_steps": 10_000, "eval__sample_seed": 0}
@@ -147,14 +150,15 @@ def write_runs(root: Path, seeds: Sequence[int], *, context: bool = False) -> Pa
 
 
 def describe(folder: Path, protocols: dict[str, Any]) -> None:
-    """Write these protocols of its FIDs into a run folder."""
+    """Write these protocols of the run's FIDs into its folder."""
     card = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(card | {"protocols": protocols}))
 
 
 @dataclass(frozen=True)
 class Selections:
-    """`two`: two seeds of each arm; `one`: the first seed of each, with e1 as context; `of_one`: where these lie."""
+    """`two`: two seeds of each arm. `one`: the first seed of each arm, with e1 as context. `of_one`: the folder of
+    `one`."""
 
     two: Selection
     one: Selection
@@ -177,13 +181,13 @@ def student(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 
 def near(found: Any, wanted: Any) -> bool:
-    """Whether two rows of numbers are as long and equal but for rounding."""
+    """Whether two rows of numbers have the same length and are equal up to rounding."""
     one, other = np.asarray(found, dtype=float), np.asarray(wanted, dtype=float)
     return one.shape == other.shape and np.allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def the_line(axes: Axes, x: Any, y: Any, **look: Any) -> Line2D:
-    """The one line with these points that looks so (color, marker, linestyle, linewidth, label)."""
+    """Return the only line with these points and this look (color, marker, linestyle, linewidth, label)."""
     there = [line for line in axes.lines if near(line.get_xdata(), x) and near(line.get_ydata(), y)]
     found = [line for line in there if {key: getattr(line, f"get_{key}")() for key in look} == look]
     others = [(line.get_label(), line.get_color(), list(line.get_ydata())) for line in axes.lines]
@@ -192,13 +196,13 @@ def the_line(axes: Axes, x: Any, y: Any, **look: Any) -> Line2D:
 
 
 def count_lines(axes: Axes) -> int:
-    """Lines with points, caps of error bars aside."""
+    """The number of lines with points. Caps of error bars do not count."""
     caps = [cap for bar in axes.containers if isinstance(bar, ErrorbarContainer) for cap in bar.lines[1]]
     return sum(len(line.get_xdata()) > 0 for line in axes.lines if line not in caps)
 
 
 def bands(axes: Axes) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, str]]:
-    """(x, low, high, colour) of what is shaded between two curves."""
+    """(x, low, high, colour) of each area that is shaded between two curves."""
     found = []
     for shade in axes.collections:
         if isinstance(shade, PolyCollection):
@@ -211,14 +215,14 @@ def bands(axes: Axes) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, str]]:
 
 
 def the_band(axes: Axes, x: Any, low: Any, high: Any, colour: str) -> None:
-    """One band of that colour lies between these."""
+    """Assert that exactly one band has this colour, and that it lies between `low` and `high`."""
     (mine,) = [band for band in bands(axes) if band[3] == colour]
     assert near(mine[0], x), mine[0]
     assert near(mine[1], low) and near(mine[2], high), (mine[1], np.asarray(low), mine[2], np.asarray(high))
 
 
 def error_bars(axes: Axes) -> list[tuple[str, np.ndarray]]:
-    """(colour, (n, 2, 2) ends of each bar) of every set of error bars."""
+    """(colour, (n, 2, 2) ends of each bar) for every set of error bars."""
     return [
         (_hex(lines.get_color()[0]), np.array(lines.get_segments()))
         for bar in axes.containers
@@ -228,7 +232,7 @@ def error_bars(axes: Axes) -> list[tuple[str, np.ndarray]]:
 
 
 def upright(axes: Axes, colour: str, x: Any, y: Any, reach: Any) -> None:
-    """One set of vertical error bars of that colour reaches from y - reach to y + reach."""
+    """Assert that one set of vertical error bars has this colour and reaches from y - reach to y + reach."""
     (bars,) = [ends for shade, ends in error_bars(axes) if shade == colour]
     y, reach = np.asarray(y), np.asarray(reach)
     assert near(bars[:, 0, 0], x) and near(bars[:, 1, 0], x)
@@ -236,7 +240,7 @@ def upright(axes: Axes, colour: str, x: Any, y: Any, reach: Any) -> None:
 
 
 def scattered(axes: Axes) -> tuple[np.ndarray, np.ndarray]:
-    """(x and y, (n, 2); what colours them, (n,)) of the one scatter."""
+    """(x and y, (n, 2); the values that colour the points, (n,)) of the only scatter."""
     (points,) = [each for each in axes.collections if isinstance(each, PathCollection)]
     return np.asarray(points.get_offsets()), np.asarray(points.get_array())
 
@@ -253,7 +257,7 @@ def _hex(shade: Any) -> str:
 
 
 def tables(page: str) -> dict[str, list[list[str]]]:
-    """head of the first column -> rows of cells, of each table of a Markdown page."""
+    """head of the first column -> rows of cells, for each table of a Markdown page."""
     found: dict[str, list[list[str]]] = {}
     for block in re.findall(r"(?:^\|.*\n?)+", page.replace("\\_", "_"), flags=re.MULTILINE):
         cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in block.splitlines()]
@@ -262,7 +266,7 @@ def tables(page: str) -> dict[str, list[list[str]]]:
 
 
 def says(text: str, *wanted: float | None) -> None:
-    """The numbers in a text are these, each as exact as its digits; None: a dash in its place."""
+    """Assert that the text has these numbers, each exact to its digits. None stands for a dash."""
     pattern = r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?|(?<!\S)–(?!\S)"
     found = re.findall(pattern, text)
     assert len(found) == len(wanted), (text, wanted)
@@ -274,12 +278,12 @@ def says(text: str, *wanted: float | None) -> None:
 
 
 def close(shown: str, value: float) -> bool:
-    """Whether `shown` is `value` at its digits."""
+    """Whether `shown` equals `value` to the digits shown."""
     digits, _, power = shown.replace(",", "").partition("e")
     unit = 10.0 ** (-len(digits.partition(".")[2]) + int(power or 0))
     return abs(float(shown.replace(",", "")) - value) <= 0.5 * unit * (1 + 1e-6)
 
 
 def four(value: float) -> str:
-    """A number with four digits, as sentences have it."""
+    """A number with four digits, as the page's sentences print it."""
     return f"{value:#.4g}".rstrip(".")

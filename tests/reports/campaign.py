@@ -1,4 +1,4 @@
-"""A campaign of the study's rerun as run folders, made up: e5, e6 and e5_study, with findings set by hand."""
+"""Made-up run folders of a rerun of the study: e5, e6 and e5_study, with findings set by hand."""
 
 import json
 import math
@@ -18,9 +18,10 @@ DRAWS = 16
 
 @dataclass(frozen=True)
 class Campaign:
-    """What the runs show. Changes in per cent: `old`, `respaced`, `ddim` of a sampler's FID from 2k to 10k; `trained`,
-    `common`, `fid` of E6 against E5. `sem`: of an FID, in per cent. `noisiest`: e5's error of an image predicted from
-    t = 990, at the last step; twice as much at 2k, and e6's a tenth less. At t = 100 it grows from 0.010 to 0.011."""
+    """What the runs show. `old`, `respaced` and `ddim` are the changes of a sampler's FID from 2k to 10k, in per cent.
+    `trained`, `common` and `fid` are those of E6 against E5. `sem`: the standard error of an FID, in per cent.
+    `noisiest`: e5's error of an image predicted from t = 990 at the last step; at 2k it is twice as large, and e6's is
+    a tenth lower. At t = 100 the error grows from 0.010 to 0.011."""
 
     seeds: tuple[int, ...] = (1077, 1078)
     old: float = 1.5
@@ -37,7 +38,7 @@ class Campaign:
     steps: int = 10_000
 
     def write(self, root: Path) -> Path:
-        """The run folders below `root`, ROOT/EXPERIMENT/RUN_ID; `root`."""
+        """Write the run folders as ROOT/EXPERIMENT/RUN_ID and return `root`."""
         for experiment in ("e5", "e6"):
             for seed in self.seeds:
                 self._run(root, experiment, seed)
@@ -145,7 +146,7 @@ class Campaign:
                     **{"checkpoint": f"checkpoints/step-{step:06d}.pt", "protocol": protocol(sampler)["fingerprint"]},
                     "described": protocol(sampler)["described"],
                 }
-                if self.influence:  # of one noise: nearly the same in all arms and seeds
+                if self.influence:  # all are scored from the same noise: nearly the same in all arms and seeds
                     shared = np.random.default_rng(sum(sampler.encode()) + step).normal(size=200)
                     own = np.random.default_rng([sum(experiment.encode()), seed]).normal(size=200)
                     each = shared + 0.1 * own
@@ -155,7 +156,7 @@ class Campaign:
 
 
 def protocol(sampler: str) -> dict[str, Any]:
-    """A protocol by its fingerprint and fields."""
+    """A protocol: its fingerprint and fields."""
     described = {
         **{"features": "embedded64-3194f8", "reference": "cifar10-jpeg.zip-train", "reference_digest": "abc"},
         **{"reference_n": 45_000, "n_samples": 500, "sampler": sampler, "nfe": 50, "weights": "ema"},

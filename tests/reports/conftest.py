@@ -117,7 +117,7 @@ def write_run(
 
 
 def chosen(root: Path, experiment: str, *where: str) -> Selection:
-    """The selection that a report of `experiment` makes in the source `root`."""
+    """The runs that a report on `experiment` chooses from the source `root`."""
     return select(load(experiment), open_source(str(root)), where)
 
 
@@ -129,7 +129,7 @@ def originals() -> Path:
 
 @pytest.fixture(scope="session")
 def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run folders of e5 and e6 with two seeds each, everything logged."""
+    """Run folders of e5 and e6 with two seeds each. Every metric is logged."""
     root = tmp_path_factory.mktemp("two-seeds")
     for experiment in ("e5", "e6"):
         for seed in (1, 2):
@@ -175,7 +175,7 @@ def _log_to_wandb(root: Path, folder: Path, experiment: str) -> None:
         id=card["run_id"],
         project="test",
         dir=root,
-        mode="offline",  # said here: wandb reads WANDB_MODE only once a process
+        mode="offline",  # set here: wandb reads WANDB_MODE only once per process
         group=experiment,
         config={**card["config"], "commit": card["commit"], "protocols": card["protocols"]},
         settings=wandb.Settings(silent=True, x_disable_stats=True, console="off"),
@@ -197,13 +197,13 @@ def wandb_file(folder: Path, experiment: str) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """The environment for a child process that must not reach a network."""
+    """The environment for a child process that must not reach the network."""
     return {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 
 
 @pytest.fixture
 def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports with two figures: drawing all of them is tested once and takes most of the time."""
+    """Reports with two figures. Drawing all of them takes most of the time, and one test does it."""
 
     def load_fewer(name: str) -> Study:
         return load(name).model_copy(update={"figures": ("fid_vs_step", "sample_grids")})
@@ -213,7 +213,8 @@ def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports whose figures are made and not rendered, which takes most of the time: their files hold one pixel."""
+    """Reports whose figures are made but not rendered, since rendering takes most of the time. Their files hold one
+    pixel."""
 
     def save(drawn: Drawn, stem: Path, **_: object) -> Path:
         for ending in (".png", ".svg"):

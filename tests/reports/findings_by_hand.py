@@ -1,5 +1,5 @@
-"""What the figures and tables of docs/findings.md are tested with: a few made-up FIDs by sampler beside the curves of
-`by_hand.py`, and what follows from them, worked out by hand."""
+"""Test data for the figures and tables of docs/findings.md: a few made-up FIDs by sampler, added to the curves of
+`by_hand.py`, and the numbers that follow from them, worked out by hand."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ HUTCH, REF = "curvature/hutch_trace", "curvature/ref_trace"
 OLD, NEW, DDIM = "ddpm_adjacent_posterior", "ddpm", "ddim"
 NAMES = {OLD: "the study's sampler", NEW: "respaced DDPM", DDIM: "DDIM"}
 FLOOR, CEILING = 1.5, 60.0
-FIDS = {  # by step, of two seeds
+FIDS = {  # by step, for two seeds
     ("e5", OLD): {2000: (50.0, 52.0), 10_000: (55.0, 59.0)},
     ("e6", OLD): {2000: (51.0, 52.0), 10_000: (53.0, 51.5)},
     ("e5", NEW): {2000: (30.0, 32.0), 10_000: (20.0, 21.6)},
@@ -39,7 +39,7 @@ def sem(arm: str, step: int, seed: int) -> float:
 
 
 def a_run(arm: str, seed: int) -> Run:
-    """What `by_hand.py` says that it logged, its FIDs by sampler, and errors of predicted images."""
+    """A run with the values of `by_hand.py`, its FIDs by sampler, and errors of predicted images."""
     columns = {
         name: pd.Series(values, index=STEPS)
         for name, values in logged(arm, seed).items()
@@ -61,7 +61,7 @@ def a_run(arm: str, seed: int) -> Run:
 
 @dataclass(frozen=True)
 class Made:
-    """`selection`: two seeds of e5 and e6; `swept`, a folder of three runs; `folder`, for what a check writes."""
+    """`selection`: two seeds of e5 and e6. `swept`: a folder of three runs. `folder`: where a check may write."""
 
     selection: Selection
     swept: Path
@@ -73,7 +73,7 @@ class Made:
 
 
 def make(root: Path) -> Made:
-    """The selection; the sweep's runs below `root`."""
+    """Make the selection, and write the sweep's runs below `root`."""
     roles = {"e5": "baseline", "e6": "variant"}
     arms = tuple(Arm(name, role, tuple(a_run(name, seed) for seed in SEEDS)) for name, role in roles.items())
     return Made(Selection(load("e6"), arms), by_hand.write_runs(root / "swept", (1,), context=True), root)
@@ -84,8 +84,8 @@ def make(root: Path) -> Made:
 
 @dataclass(frozen=True)
 class ByHand:
-    """A number of two seeds, its interval over the noise of the samples (mean of the seeds' errors, as they share their
-    noise), and Student's over seeds."""
+    """A number for two seeds, with two intervals: over the noise of the samples (from the mean of the seeds' errors, as
+    the seeds share their noise) and Student's over seeds."""
 
     each: tuple[float, ...]
     error: float
@@ -107,7 +107,8 @@ class ByHand:
         return f"{parts[0]} within runs; {parts[1]} over 2 seeds"
 
     def word(self, up: str, down: str, neither: str) -> str:
-        """Decided by the interval over samples; in these runs, if the one over seeds does not say the same."""
+        """The verdict by the interval over samples. It adds "in these runs" if the interval over seeds gives another
+        verdict."""
         sides = [1 if low >= 0 else -1 if high <= 0 else 0 for low, high in (self.within, self.seeds)]
         if sides[0] == 0:
             return neither
@@ -120,7 +121,7 @@ def level(arm: str, sampler: str, step: int, scale: float = 1.0) -> ByHand:
 
 
 def change(arm: str, sampler: str) -> ByHand:
-    """From step 2000 to 10,000, in per cent."""
+    """The change from step 2000 to 10,000, in per cent."""
     first, last = (FIDS[arm, sampler][step] for step in (2000, 10_000))
     each = tuple(100 * (b / a - 1) for a, b in zip(first, last, strict=True))
     errors = [
@@ -131,7 +132,7 @@ def change(arm: str, sampler: str) -> ByHand:
 
 
 def difference(sampler: str, step: int, *, percent: bool = False) -> ByHand:
-    """e6 less e5."""
+    """e6 minus e5."""
     pairs = list(zip(FIDS["e5", sampler][step], FIDS["e6", sampler][step], SEEDS, strict=True))
     if percent:
         each = tuple(100 * (b / a - 1) for a, b, _ in pairs)
@@ -143,12 +144,12 @@ def difference(sampler: str, step: int, *, percent: bool = False) -> ByHand:
 
 
 def relative(metric: str, seed: int) -> np.ndarray:
-    """e6's change against e5 of one seed, in per cent, at each step."""
+    """e6's change against e5 for one seed, in per cent, at each step."""
     return 100 * (logged("e6", seed)[metric] / logged("e5", seed)[metric] - 1)
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], count: int) -> float:
-    """Half of Student's interval of six pseudo-values; `statistic` takes the places that are kept."""
+    """Half of Student's interval of six pseudo-values. `statistic` takes the places that are kept."""
     places = np.arange(count)
     blocks = places * 6 // count
     pseudo = [6 * statistic(places) - 5 * statistic(places[blocks != block]) for block in range(6)]

@@ -1,4 +1,4 @@
-"""Runs read from a W&B server: the numbers that the offline files and the run folders hold."""
+"""Runs read from a W&B server have the same numbers as the offline files and the run folders."""
 
 import csv
 import os
@@ -30,8 +30,8 @@ def _numbers(out: Path) -> list[dict[str, str]]:
 def test_offline_runs_synced_to_a_server_give_the_same_report(
     tmp_path: Path, server: StandIn, request: pytest.FixtureRequest
 ) -> None:
-    """`wandb sync` of both arms' offline files, then the report from the server, from the files, from the run folders:
-    number for number. Catches sampled histories, lost digits, NaN as text, a floor or a protocol that gets lost."""
+    """After `wandb sync` of both arms' offline files, reports from the server, the files and the run folders have the
+    same numbers. Catches sampled histories, lost digits, NaN as text, and a lost floor or protocol."""
     for arm in ("e5", "e6"):
         train(tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=6", arm=arm))
     offline = sorted(str(p) for p in (tmp_path / "wandb").glob("offline-run-*"))
@@ -39,7 +39,7 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
     sources = {"api": "wandb:study/min_snr_smoke", "files": str(tmp_path / "wandb"), "folders": str(tmp_path / "runs")}
     numbers = {}
     for name, source in sources.items():
-        if name == "files":  # every figure is made once, of what comes from the server
+        if name == "files":  # every figure is made once, from the server's runs
             request.getfixturevalue("few_figures")
         make_report("e6", source, tmp_path / name)
         numbers[name] = _numbers(tmp_path / name)
@@ -59,8 +59,8 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
 
 
 def test_a_run_with_steps_logged_twice_and_values_that_are_not_finite(server: StandIn) -> None:
-    """The last value of a step counts; NaN and infinity come through, and are noted; rows without a step are passed; a
-    list is an array, and no step; the run's page is known."""
+    """The last value of a step counts. NaN and infinity are kept and noted. Rows without a step are skipped. A list
+    becomes an array and makes no step. The run's page is known."""
     with wandb.init(project="p", id="r", config={"experiment": "e5", "seed": 3}) as run:
         run.define_metric("*", step_metric="step")
         run.log({"step": 0, "curve": [1, 2.5]})
@@ -80,15 +80,15 @@ def test_a_run_with_steps_logged_twice_and_values_that_are_not_finite(server: St
 def test_a_project_that_cannot_be_read(
     server: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
 ) -> None:
-    """Catches: a traceback, or a message that does not say which project, from where, and what to do."""
+    """Catches a traceback, or a message that does not say which project, from which server, and what to do."""
     assert main(["report", "e6", "--from", f"wandb:{path}", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert re.search(rf"wandb:{path} cannot be read from http.*ENTITY/PROJECT.*wandb login", said), said
 
 
 def test_a_project_without_permission(server: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The server's refusal is an error that says so, also where the cache has the runs. Catches the client's own
-    exception as a traceback, and old numbers shown to whom the project was closed."""
+    """The server's refusal is an error with that reason, even if the cache has the runs. Catches the client's own
+    exception as a traceback, and old numbers shown to a user who lost access."""
     _log("a", range(2))
     open_source("wandb:study/p")
     server.fail(403, 100, where="Runs")
@@ -98,7 +98,7 @@ def test_a_project_without_permission(server: StandIn, tmp_path: Path, capsys: p
 
 
 def test_without_a_login(monkeypatch: pytest.MonkeyPatch, server: StandIn) -> None:
-    """Said at once; nobody is asked for a key."""
+    """The error comes at once, and nobody is asked for a key."""
     monkeypatch.delenv("WANDB_API_KEY")
     with pytest.raises(UserError, match=r"cannot be read.*wandb login"):
         open_source("wandb:study/p")
@@ -116,8 +116,8 @@ def _asked(server: StandIn, since: int) -> list[str]:
 
 
 def test_what_was_read_is_not_read_again(server: StandIn) -> None:
-    """The second time nothing of an unchanged run is asked for but its place in the list; of one that went on, the new
-    rows alone. Catches a cache that is never used, and one that is used too long."""
+    """The second reading asks only for the list of runs if a run is unchanged, and only for the new rows if it went on.
+    Catches a cache that is never used, and one that is used too long."""
     _log("a", range(5))
     _log("b", range(3))
     first = open_source("wandb:study/p")
@@ -136,7 +136,7 @@ def test_what_was_read_is_not_read_again(server: StandIn) -> None:
 
 
 def test_only_the_experiments_asked_for_are_read(server: StandIn) -> None:
-    """And all, where there is none of them, so that the message can say what there is."""
+    """If none of them exists, all runs are read, so the message can list the experiments."""
     _log("a", range(2), "e5")
     _log("b", range(2), "e9")
     assert [run.experiment for run in open_source("wandb:study/p", ["e5", "e6"])] == ["e5"]
@@ -144,8 +144,9 @@ def test_only_the_experiments_asked_for_are_read(server: StandIn) -> None:
 
 
 def test_without_the_server_the_cache_is_used_and_said(server: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
-    """Asked for (--offline-cache), silently; for want of an answer, with a warning; nothing cached is an error. Each
-    run says in its notes why, and of when its numbers are: a report outlives what was printed."""
+    """--offline-cache uses the cache silently. A server that does not answer gives a warning. An empty cache is an
+    error. Each run's notes say why the cache was used and when the numbers were read, since a report outlives the
+    printed warning."""
     with pytest.raises(UserError, match="not in the cache"):
         open_source("wandb:study/p", cached=True)
     _log("a", range(3))
@@ -170,7 +171,7 @@ def test_without_the_server_the_cache_is_used_and_said(server: StandIn, capsys: 
 
 @pytest.mark.parametrize(("name", "left"), [("card.json", "{"), ("history.jsonl", '{"_step": 0, "st')])
 def test_a_damaged_cache_is_read_anew(server: StandIn, name: str, left: str) -> None:
-    """Catches: a report that fails for a cut file; without the network it is as if nothing had been read."""
+    """Catches a report that fails for a truncated cache file. Without the network, a damaged cache counts as empty."""
     _log("a", range(3))
     open_source("wandb:study/p")
     (kept,) = Path(os.environ["DDPM_CACHE"]).rglob(name)
@@ -182,7 +183,7 @@ def test_a_damaged_cache_is_read_anew(server: StandIn, name: str, left: str) -> 
 
 
 def test_a_long_history_is_parsed_once(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: the server's rows parsed again for every report, or shown otherwise the second time."""
+    """Catches the server's rows parsed again for every report, or shown differently the second time."""
     monkeypatch.setattr(cache, "_LEAST_BYTES", 0)
     _log("a", range(5))
     (first,) = open_source("wandb:study/p")

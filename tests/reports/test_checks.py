@@ -27,7 +27,7 @@ def study_with(**claims: Any) -> Study:
 
 
 def claim(**check: Any) -> tuple[Any, ...]:
-    """One claim of one check on the trace."""
+    """One claim with a single check on the trace."""
     claims = [{"says": "it", "checks": [{"metric": METRIC} | check]}]
     return Study.model_validate(load("e6").model_dump() | {"criteria": claims}).criteria
 
@@ -41,13 +41,13 @@ def runs(root: Path, values: dict[str, dict[int, list[float]]]) -> None:
 
 
 def judged(root: Path, **check: Any) -> Any:
-    """What the first criterion's check found, and the verdict."""
+    """The result of the first criterion's check, and the verdict."""
     (result,) = judge_criteria(select(study_with(criteria=claim(**check)), open_source(str(root))))
     return seen(result.outcomes[0]), result.verdict
 
 
 def seen(outcome: Outcome) -> SimpleNamespace:
-    """A check's number with its one interval and what that rests on, and why it decides nothing."""
+    """A check's number with its only interval, the interval's basis, and the reason if it decides nothing."""
     found = outcome.estimate
     assert not (found.within and found.seeds)
     shown = {"number": found.number, "interval": found.within or found.seeds, "basis": found.basis, "step": found.step}
@@ -55,8 +55,8 @@ def seen(outcome: Outcome) -> SimpleNamespace:
 
 
 def test_paired_seeds_decide_by_student_on_their_differences(tmp_path: Path) -> None:
-    """Differences -1, -2, -3 of seeds 1, 2, 3, whose own levels differ by 100: mean -2 -+ 4.303 / sqrt(3). Catches
-    pairing lost (the seeds' own spread would drown it) or seeds matched in the wrong order."""
+    """Seeds 1, 2 and 3 differ by -1, -2 and -3, and their own levels by 100: mean -2 -+ 4.303 / sqrt(3). Catches lost
+    pairing (the seeds' own spread would hide the difference) and seeds matched in the wrong order."""
     runs(
         tmp_path,
         {
@@ -73,8 +73,8 @@ def test_paired_seeds_decide_by_student_on_their_differences(tmp_path: Path) -> 
 
 
 def test_other_seeds_decide_by_welch(tmp_path: Path) -> None:
-    """100 and 102 against 110 and 112: +10 -+ t_2 sqrt(2), in per cent of 101. Catches seeds paired that are not, and
-    the percentage's scale."""
+    """100 and 102 against 110 and 112: +10 -+ t_2 sqrt(2), in per cent of 101. Catches unpaired seeds that are treated
+    as pairs, and a wrong scale of the percentage."""
     runs(tmp_path, {"e5": {1: [100.0] * 9, 2: [102.0] * 9}, "e6": {3: [110.0] * 9, 4: [112.0] * 9}})
     outcome, _ = judged(tmp_path, of="difference", at_most=0)
     assert outcome.number == pytest.approx(10)
@@ -83,13 +83,13 @@ def test_other_seeds_decide_by_welch(tmp_path: Path) -> None:
     assert outcome.number == pytest.approx(1000 / 101)
     low, high = outcome.interval
     assert (low + high) / 2 == pytest.approx(1000 / 101) and "Welch" in outcome.basis
-    # first-order error of v / b: the baseline's own counts (111 / 101)^2
+    # first-order error of v / b: the baseline's own is weighted by (111 / 101)^2
     assert (high - low) / 2 == pytest.approx(100 / 101 * 4.3 * math.sqrt(1 + (111 / 101) ** 2), rel=0.02)
 
 
 def test_one_seed_is_decided_over_its_steps_and_says_so(tmp_path: Path) -> None:
-    """A ratio of 0.8 with 1 % noise at 40 steps excludes -15 %; a last value has no interval. Catches a verdict from a
-    bare number, and steps passed off as seeds."""
+    """A ratio of 0.8 with 1 % noise at 40 steps excludes -15 %. A last value has no interval. Catches a verdict from a
+    number without an interval, and steps that are presented as seeds."""
     rng = np.random.default_rng(0)
     base = 100 + np.linspace(50, 0, 40)
     variant = 0.8 * base * (1 + 0.01 * rng.normal(size=40))
@@ -103,8 +103,8 @@ def test_one_seed_is_decided_over_its_steps_and_says_so(tmp_path: Path) -> None:
 
 
 def test_number_and_interval_are_of_the_same_seeds(tmp_path: Path) -> None:
-    """Seeds 1 and 2 of both arms differ by -1; seeds 3 to 5, of the baseline alone, are 50 higher. Catches a number of
-    all seeds beside the interval of some."""
+    """Both arms have seeds 1 and 2. Only the baseline has seeds 3 to 5, which are 50 higher. Catches a number from all
+    seeds beside an interval from some."""
     baseline = {seed: [100.0 + (50 if seed > 2 else seed)] * 9 for seed in range(1, 6)}
     runs(tmp_path, {"e5": baseline, "e6": {1: [100.0] * 9, 2: [101.5] * 9}})
     outcome, _ = judged(tmp_path, of="difference", at_most=0)
@@ -115,8 +115,8 @@ def test_number_and_interval_are_of_the_same_seeds(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few_figures")
 @pytest.mark.parametrize("how", ["going", "diverged"])
 def test_runs_that_are_not_whole_decide_nothing(tmp_path: Path, how: str) -> None:
-    """e6 stands at step 50 of 200, or is NaN from there on: early values against late ones are no comparison. Catches
-    criteria failed by a run that is still going, or passed by the seeds that survived."""
+    """e6 stands at step 50 of 200, or is NaN from there on, so early values would be compared with late ones. Catches
+    criteria failed by an unfinished run, or passed by the seeds that survived."""
     for seed in (1, 2):
         runs(tmp_path, {"e5": {seed: list(np.linspace(100, 10, 20))}})
         rows = [(10 * (i + 1), {METRIC: 100.0 - i, "train/loss": 1.0}) for i in range(5)]
@@ -132,7 +132,8 @@ def test_runs_that_are_not_whole_decide_nothing(tmp_path: Path, how: str) -> Non
 
 @pytest.mark.usefixtures("few_figures")
 def test_two_protocols_decide_only_where_they_are_the_question(tmp_path: Path) -> None:
-    """Catches: a criterion passed on a difference that the page calls meaningless; e10b refused its own question."""
+    """Catches a criterion passed on a difference that the page calls meaningless, and e10b without an answer to its own
+    question."""
     for name, protocol in (("e5", "aaaa1111"), ("e6", "cccc3333")):
         for seed in (1, 2):
             write_run(tmp_path / "a" / name / str(seed), name, seed, protocol=protocol)
@@ -151,7 +152,7 @@ def test_two_protocols_decide_only_where_they_are_the_question(tmp_path: Path) -
 
 
 def test_what_was_not_measured_is_undecided(two_seeds: Path) -> None:
-    """Catches: a criterion failed, or passed, by a metric nobody logged."""
+    """Catches a criterion that a metric nobody logged fails or passes."""
     outcome, verdict = judged(two_seeds, metric="val/kid", of="difference", at_most=0)
     assert verdict == "undecided" and "val/kid was not measured" in outcome.reason
 
@@ -178,8 +179,8 @@ def test_what_was_not_measured_is_undecided(two_seeds: Path) -> None:
     ],
 )
 def test_statistics_of_a_short_curve(tmp_path: Path, check: dict[str, Any], number: float, step: int | None) -> None:
-    """By hand on 8 4 9 5 1 5 4 3 at steps 10 ... 80, `other` running against it. Catches windows off by one, and
-    statistics of the wrong series."""
+    """Worked out by hand for a curve of eight values at steps 10 ... 80; `other` is -2 times the curve. Catches windows
+    off by one, and statistics of the wrong series."""
     curve = [8.0, 4.0, 9.0, 5.0, 1.0, 5.5, 4.0, 3.0]
     rows = [(10 * (i + 1), {METRIC: value, "other": -2 * value}) for i, value in enumerate(curve)]
     write_run(tmp_path / "e5", "e5", 1, rows=rows)
@@ -189,8 +190,8 @@ def test_statistics_of_a_short_curve(tmp_path: Path, check: dict[str, Any], numb
 
 
 def test_a_bound_is_inside_and_a_failed_check_fails_its_claim(tmp_path: Path) -> None:
-    """A number that is exactly its bound holds. Of two checks one lies outside, the other is not measured. Catches a
-    bound that excludes itself, and a claim left undecided that one check has refuted."""
+    """A number equal to its bound holds. Of two checks, one fails and the other is not measured. Catches a bound that
+    excludes itself, and a claim left undecided although one check refutes it."""
     runs(tmp_path, {"e5": {1: [5.0] * 9, 2: [5.0] * 9}, "e6": {1: [4.0] * 9, 2: [4.0] * 9}})
     for bound in ("at_least", "at_most"):
         outcome, verdict = judged(tmp_path, of="difference", **{bound: -1.0})
@@ -216,8 +217,8 @@ STATEMENTS = {
 
 @pytest.mark.parametrize("experiment", ["e5", "e6"])
 def test_the_study_against_its_own_logs(originals: Path, experiment: str) -> None:
-    """What the documents say that DESIGN records as true or false of the logs. Catches a check that tests something
-    else than its sentence."""
+    """The documents' statements get the verdicts that DESIGN records for the logs. Catches a check that tests something
+    other than its sentence."""
     found = {result.says: result.verdict for result in judge_statements(chosen(originals, experiment))}
     assert len(found) >= 10 and "cannot be said" not in found.values()
     wanted = {says: verdict for (of, says), verdict in STATEMENTS.items() if of == experiment}
@@ -225,7 +226,7 @@ def test_the_study_against_its_own_logs(originals: Path, experiment: str) -> Non
 
 
 def scored_by(root: Path, features: str, fids: dict[str, list[float]]) -> dict[str, str]:
-    """The verdicts on e6's statements of runs of 90 steps with these FIDs, every 30 steps, by these features."""
+    """The verdicts on e6's statements for runs of 90 steps with these FIDs, every 30 steps, by these features."""
     for name, values in fids.items():
         rows = [(30 * (i + 1), {"val/fid": v, "val/fid_protocol": "aaaa1111"}) for i, v in enumerate(values)]
         card = write_run(root / name, name, rows=rows, train__total_steps=90) / "run.json"
@@ -235,8 +236,8 @@ def scored_by(root: Path, features: str, fids: dict[str, list[float]]) -> dict[s
 
 
 def test_absolute_fids_are_judged_on_the_studys_scale_alone(tmp_path: Path) -> None:
-    """FIDs of 25 to 43 by the embedded features say nothing of `within FID 203-207`, and half of nothing neither; that
-    they rise is the same on any scale. Catches: borne out in part, as 43 is below 207."""
+    """FIDs of 25 to 43 by the embedded features cannot decide `within FID 203-207`. That they rise is true on any
+    scale. Catches a claim borne out in part because 43 is below 207."""
     fids = {"e5": [24.7, 36.8, 42.1], "e6": [25.8, 37.7, 43.3]}
     found = scored_by(tmp_path / "embedded", "embedded64-3194f8", fids)
     assert found["both runs stay within FID 203-207"] == "cannot be said"
@@ -247,7 +248,8 @@ def test_absolute_fids_are_judged_on_the_studys_scale_alone(tmp_path: Path) -> N
 
 
 def test_the_first_milestone_is_the_first_scored(tmp_path: Path) -> None:
-    """A run of 90 steps has all its milestones before step 2000. Catches: the last, the best, taken for it."""
+    """A run of 90 steps has all its milestones before step 2000. Catches the last or the best milestone in place of the
+    first."""
     says = "both FIDs are best at the first milestone and creep upward"
     falling, rising = [43.0, 37.0, 25.0], [25.0, 37.0, 43.0]
     assert scored_by(tmp_path / "down", "embedded64", {"e5": falling, "e6": falling})[says] == "not borne out"
@@ -255,7 +257,7 @@ def test_the_first_milestone_is_the_first_scored(tmp_path: Path) -> None:
 
 
 def test_a_statement_about_a_missing_arm_cannot_be_said(tmp_path: Path) -> None:
-    """Catches: an exception where only the variant's runs are there."""
+    """Catches an exception if only the variant's runs exist."""
     write_run(tmp_path / "e6", "e6")
     assert {r.verdict for r in judge_statements(chosen(tmp_path, "e6"))} >= {"cannot be said"}
     assert {r.verdict for r in judge_criteria(chosen(tmp_path, "e6"))} == {"undecided"}
@@ -274,7 +276,7 @@ def test_a_statement_about_a_missing_arm_cannot_be_said(tmp_path: Path) -> None:
     ],
 )
 def test_checks_that_say_nothing_are_refused(wrong: dict[str, Any]) -> None:
-    """Catches: a claim that any number would bear out, or a misspelt one that is never evaluated."""
+    """Catches a claim that any number would bear out, and a misspelt one that is never evaluated."""
     with pytest.raises(ValidationError):
         Check.model_validate(wrong)
     baseline = [{"says": "s", "checks": [{"metric": "a", "of": "difference", "at_most": 0, "arm": "e5"}]}]
@@ -283,7 +285,7 @@ def test_checks_that_say_nothing_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_words() -> None:
-    """Catches: a table that names another window, arm or unit than the one computed."""
+    """Catches a table that names another window, arm or unit than the computed one."""
     check = Check(metric=METRIC, of="change_pct", window=(0.6, 1.0), at_most=-15)
     assert describe_check(check, load("e6")) == f"mean of {METRIC} over 60-100 % of the run, e6 against e5"
     assert bounds(check) == "at most -15 %"

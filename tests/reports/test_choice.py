@@ -20,7 +20,7 @@ def ids(selection: Selection) -> dict[str, list[str]]:
 
 
 def test_originals(originals: Path) -> None:
-    """Catches: the declared differences of e5 and e6 not covering the original configs."""
+    """Catches declared differences of e5 and e6 that do not cover the original configs."""
     for experiment, arms in (("e1", ["e1"]), ("e5", ["e1", "e5"]), ("e6", ["e5", "e6", "e1"])):
         selection = chosen(originals, experiment)
         assert list(ids(selection)) == arms
@@ -28,7 +28,7 @@ def test_originals(originals: Path) -> None:
 
 
 def test_newest_rerun_of_a_seed_wins(tmp_path: Path) -> None:
-    """Catches: a re-run averaged with the run that it replaces, or the old one kept."""
+    """Catches a rerun averaged with the run that it replaces, and an old run that is kept."""
     write_run(tmp_path / "old", "e5", started="2026-01-01T00:00:00+00:00")
     write_run(tmp_path / "new", "e5", started="2026-02-01T00:00:00+00:00")
     write_run(tmp_path / "other seed", "e5", seed=2)
@@ -39,7 +39,7 @@ def test_newest_rerun_of_a_seed_wins(tmp_path: Path) -> None:
 
 
 def test_the_setting_with_all_arms_wins_over_a_newer_one(tmp_path: Path) -> None:
-    """Catches: a linear-schedule baseline compared with a cosine-schedule variant."""
+    """Catches a linear-schedule baseline compared with a cosine-schedule variant."""
     write_run(tmp_path / "e5 linear", "e5")
     write_run(tmp_path / "e6 linear", "e6")
     write_run(tmp_path / "e6 cosine", "e6", started="2026-09-01T00:00:00+00:00", diffusion__beta_schedule="cosine")
@@ -50,8 +50,8 @@ def test_the_setting_with_all_arms_wins_over_a_newer_one(tmp_path: Path) -> None
 
 
 def test_keys_that_change_no_number_make_no_other_setting(tmp_path: Path) -> None:
-    """All of the config's bookkeeping: train.skip_nonfinite too, which a run that diverged is told to raise. Catches a
-    seed that is left out because of such a key."""
+    """All bookkeeping keys of the config count as the same setting. One is train.skip_nonfinite, which a diverged run
+    is told to raise. Catches a seed that is left out because of such a key."""
     changed = {"train.skip_nonfinite": 7, "data.num_workers": 9, "checkpoint.every": 3, "device": "cuda:1"}
     assert all(map(is_bookkeeping, changed))
     write_run(tmp_path / "a", "e5")
@@ -62,7 +62,7 @@ def test_keys_that_change_no_number_make_no_other_setting(tmp_path: Path) -> Non
 
 
 def test_of_complete_settings_the_newest_wins(tmp_path: Path) -> None:
-    """Catches: the choice depending on file order."""
+    """Catches a choice that depends on file order."""
     for schedule, start in (("linear", "2026-03-01"), ("cosine", "2026-02-01")):
         for experiment in ("e5", "e6"):
             write_run(
@@ -77,7 +77,7 @@ def test_of_complete_settings_the_newest_wins(tmp_path: Path) -> None:
 
 
 def test_without_a_complete_setting_the_difference_is_a_warning(tmp_path: Path) -> None:
-    """Catches: an uncontrolled comparison that looks controlled."""
+    """Catches an uncontrolled comparison that looks controlled."""
     write_run(tmp_path / "e5", "e5")
     write_run(tmp_path / "e6", "e6", diffusion__beta_schedule="cosine")
     (warning,) = chosen(tmp_path, "e6").warnings
@@ -85,7 +85,7 @@ def test_without_a_complete_setting_the_difference_is_a_warning(tmp_path: Path) 
 
 
 def test_seeds_of_one_arm_share_a_setting_even_in_declared_keys(tmp_path: Path) -> None:
-    """Catches: a mean over gamma 5 and gamma 1, or over 200 and 10,000 steps, called a mean over seeds."""
+    """Catches a mean over gamma 5 and gamma 1, or over 200 and 10,000 steps, that is called a mean over seeds."""
     write_run(tmp_path / "e5", "e5")
     write_run(tmp_path / "gamma 5", "e6", seed=1, started="2026-02-01T00:00:00+00:00")
     write_run(tmp_path / "gamma 1", "e6", seed=2, loss__minsnr_gamma=1.0)
@@ -95,7 +95,7 @@ def test_seeds_of_one_arm_share_a_setting_even_in_declared_keys(tmp_path: Path) 
 
 
 def test_bookkeeping_makes_no_setting(tmp_path: Path) -> None:
-    """Catches: runs kept apart because they were written to other folders or carry other tags."""
+    """Catches runs that are kept apart because they have other folders or tags."""
     write_run(tmp_path / "e5", "e5", out_dir="a", logging__log_every_n_steps=5, device="cpu")
     write_run(tmp_path / "e6", "e6", out_dir="b", study_name="x")
     assert not chosen(tmp_path, "e6").warnings
@@ -114,14 +114,15 @@ def test_a_newer_run_of_another_weighting_is_not_the_baseline(tmp_path: Path) ->
 
 
 def test_only_runs_of_another_weighting_are_none(tmp_path: Path) -> None:
-    """Catches: `No runs of e6` of a folder that holds one, without the reason."""
+    """Catches `No runs of e6`, without the reason, for a folder that holds one."""
     write_run(tmp_path / "e6", "e6", loss__weighting="p2")
     with pytest.raises(UserError, match=r"No runs of .*Left out: e6 seed 1 .*its loss.weighting is p2, not minsnr"):
         chosen(tmp_path, "e6")
 
 
 def test_a_whole_number_meets_a_condition_however_it_is_written(tmp_path: Path) -> None:
-    """Catches: a run with gamma 5 left out because the experiment says 5.0; one with `true` let in for 1."""
+    """Catches a run with gamma 5 that is left out because the experiment says 5.0, and one with `true` that is accepted
+    for 1."""
     runs = open_source(str(write_run(tmp_path / "e6", "e6", loss__minsnr_gamma=5, curvature__enabled=True).parent))
     assert filtered(runs, ["loss.minsnr_gamma=5.0"]) and not filtered(runs, ["curvature.enabled=1"])
 
@@ -130,8 +131,8 @@ def test_a_whole_number_meets_a_condition_however_it_is_written(tmp_path: Path) 
 def test_several_values_that_the_experiment_leaves_open_are_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Seed 1 with gamma 5 and, newer, seed 2 with gamma 3: one arm shows one of them. Catches a mean over both, and the
-    newest taken without a word on the page and on stderr."""
+    """Seed 1 has gamma 5; the newer seed 2 has gamma 3. The arm shows one of them. Catches a mean over both, and a
+    choice of the newest without a warning on the page and on stderr."""
     write_run(tmp_path / "runs" / "e5", "e5")
     write_run(tmp_path / "runs" / "five", "e6")
     write_run(tmp_path / "runs" / "three", "e6", seed=2, started="2026-09-01T00:00:00+00:00", loss__minsnr_gamma=3.0)
@@ -143,28 +144,28 @@ def test_several_values_that_the_experiment_leaves_open_are_a_warning(
 
 
 def test_a_missing_baseline_leaves_a_report_with_a_gap(tmp_path: Path) -> None:
-    """Catches: no report at all, or one that hides that its baseline is absent."""
+    """Catches a missing report, or one that hides that its baseline is absent."""
     write_run(tmp_path / "e6", "e6")
     selection = chosen(tmp_path, "e6")
     assert selection.missing == ("e5",) and selection.baseline is None and len(selection.arms) == 1
 
 
 def test_the_requested_experiment_must_be_there(tmp_path: Path) -> None:
-    """Catches: a report called e6 that shows only e5."""
+    """Catches a report called e6 that shows only e5."""
     write_run(tmp_path / "e5", "e5")
     with pytest.raises(UserError, match=r"No runs of `e6`.*Experiments there: e5"):
         chosen(tmp_path, "e6")
 
 
 def test_no_arm_at_all_lists_what_is_there(tmp_path: Path) -> None:
-    """Catches: an empty report for the wrong source."""
+    """Catches an empty report for the wrong source."""
     write_run(tmp_path / "x", "e19")
     with pytest.raises(UserError, match=r"Experiments there: e19"):
         chosen(tmp_path, "e6")
 
 
 def test_bad_and_empty_filters(tmp_path: Path) -> None:
-    """Catches: a filter without `=` ignored; a filter that leaves nothing giving an unfiltered report."""
+    """Catches a filter without `=` that is ignored, and an unfiltered report from a filter that matches nothing."""
     write_run(tmp_path / "e6", "e6")
     with pytest.raises(UserError, match="key=value"):
         chosen(tmp_path, "e6", "seed")
@@ -174,7 +175,7 @@ def test_bad_and_empty_filters(tmp_path: Path) -> None:
 
 
 def test_runs_without_metrics_are_left_out(tmp_path: Path) -> None:
-    """Catches: a run that crashed at the start replacing a whole one because it is newer."""
+    """Catches a run that crashed at the start but replaces a whole one because it is newer."""
     write_run(tmp_path / "e6", "e6")
     write_run(tmp_path / "empty", "e6", rows=[], started="2026-09-01T00:00:00+00:00")
     selection = chosen(tmp_path, "e6")
@@ -183,14 +184,14 @@ def test_runs_without_metrics_are_left_out(tmp_path: Path) -> None:
 
 
 def test_arm_config_knows_old_defaults(originals: Path) -> None:
-    """Catches: the original e1, which has no loss section, shown as a run of another weighting."""
+    """Catches the original e1, which has no loss section, shown with another weighting."""
     arm: Arm = chosen(originals, "e1").arms[0]
     assert arm.config["loss.weighting"] == "constant"
 
 
 def test_a_run_from_before_a_key_is_of_the_same_setting(tmp_path: Path) -> None:
-    """The older seed has no `eval.kid` yet, the newer one another cache folder: both are the arm. One that was probed
-    on other draws is not. Catches seeds that a report drops because the package was updated between them."""
+    """The older seed has no `eval.kid` yet, and the newer one has another cache folder. Both belong to the arm. A run
+    probed on other draws does not. Catches seeds that a report drops because the package was updated between them."""
     smoke = load_config(Path(__file__).parents[2] / "configs/smoke/e5.yaml").nested()
     config = {key: value for key, value in smoke.items() if key not in ("experiment", "seed")}
     older = {**config, "eval": {key: value for key, value in config["eval"].items() if key != "kid"}}

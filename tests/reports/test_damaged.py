@@ -1,4 +1,4 @@
-"""Records that are damaged, foreign or short of rows: what fits counts, what does not is left out and said."""
+"""Records that are damaged, foreign or short of rows. A report uses what fits, leaves the rest out, and says so."""
 
 import json
 import math
@@ -25,7 +25,7 @@ EVERY = [f"--eval.{part}.every=100" for part in ("grid", "fid_milestone", "recon
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without figures: what is tested here is their numbers and their words."""
+    """Reports without figures: the tests are about their numbers and words."""
 
     def load_bare(name: str) -> Study:
         return load(name).model_copy(update={"figures": ()})
@@ -34,7 +34,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(experiment: str, *overrides: str) -> Config:
-    """A whole config, of a run as `rows_of` has it: a row every 10 of 200 steps."""
+    """The whole config of a run like that of `rows_of`: a row every 10 of 200 steps."""
     given = ["--train.total_steps=200", "--logging.log_every_n_steps=10", *EVERY, *overrides]
     return load_config(ROOT / f"configs/smoke/{experiment}.yaml", given)
 
@@ -57,13 +57,13 @@ def write_whole(folder: Path, experiment: str, seed: int = 1) -> Path:
 
 
 def both(root: Path) -> Path:
-    """Whole runs of e5 and e6; the folder of e6."""
+    """Write whole runs of e5 and e6 and return the folder of e6."""
     write_whole(root / "runs" / "e5", "e5")
     return write_whole(root / "runs" / "e6", "e6")
 
 
 def report_of(root: Path) -> str:
-    """The Markdown page of the runs in `root`."""
+    """The Markdown page on the runs in `root`."""
     return make_report("e6", str(root / "runs"), root / "out").with_suffix(".md").read_text()
 
 
@@ -80,7 +80,7 @@ def report_of(root: Path) -> str:
     ],
 )
 def test_the_steps_that_have_a_row(overrides: list[str]) -> None:
-    """Catches: a report that finds rows missing where the training writes none, or none where it does."""
+    """Catches a report that misses rows where the training writes none, or expects none where it does."""
     cfg = config("e6", *overrides)
     for last in (1, 36, 37, 38, 200):
         assert cfg.row_steps(last) == [step for step in range(1, last + 1) if cfg.has_row(step)]
@@ -88,8 +88,8 @@ def test_the_steps_that_have_a_row(overrides: list[str]) -> None:
 
 @pytest.mark.usefixtures("no_figures")
 def test_missing_rows_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches: means over fewer rows than the run logged, without a word of it on the page or on stderr; a run that is
-    whole, or as the original's without a config, said to lack some."""
+    """Catches means over fewer rows than the run logged, without a warning on the page and on stderr. Also catches a
+    warning about a run that is whole."""
     path = both(tmp_path) / "loss.jsonl"
     assert "lacks" not in report_of(tmp_path)
     lines = path.read_text().splitlines(keepends=True)
@@ -104,14 +104,14 @@ def test_missing_rows_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_the_originals_lack_nothing_that_can_be_said(originals: Path) -> None:
-    """Catches: a config that is not the training's taken for one that says which steps have rows."""
+    """The original configs do not say which steps have rows. Catches missing rows that are inferred from them."""
     assert [run.missing_rows for run in open_source(str(originals))] == [([], 0)] * 3
 
 
 @pytest.mark.parametrize("cut", [1, 10, 200])
 @pytest.mark.usefixtures("no_figures")
 def test_a_torn_last_line_costs_that_line_alone(tmp_path: Path, cut: int) -> None:
-    """Catches: `final/fid`, which the summary still has, refused for a protocol that the torn line took with it."""
+    """Catches `final/fid`, which the summary still has, dropped because the torn line held its protocol."""
     path = both(tmp_path) / "loss.jsonl"
     whole = report_of(tmp_path)
     path.write_bytes(path.read_bytes()[:-cut])
@@ -124,7 +124,7 @@ def test_a_torn_last_line_costs_that_line_alone(tmp_path: Path, cut: int) -> Non
 
 @pytest.mark.parametrize("content", ["", "\n", "{", "[]", "{}"])
 def test_a_result_that_is_none(tmp_path: Path, content: str) -> None:
-    """Catches: a run that counts as finished to one reader and as unfinished to another."""
+    """Catches a run that counts as finished for one reader and as unfinished for another."""
     folder = write_run(tmp_path / "r", "e5")
     (folder / "results.jsonl").write_text(content)
     (run,) = open_source(str(tmp_path))
@@ -147,7 +147,8 @@ _LINES: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", _LINES)
 @pytest.mark.usefixtures("no_figures")
 def test_a_line_that_does_not_fit(tmp_path: Path, name: str) -> None:
-    """Catches: a traceback for one line, or one that goes without its number being named; other lines lost for it."""
+    """Catches a traceback for one bad line, a bad line whose number is not named, and other lines that are lost with
+    it."""
     line, said = _LINES[name]
     path = both(tmp_path) / "loss.jsonl"
     report_of(tmp_path)
@@ -170,7 +171,8 @@ _VALUES: dict[str, tuple[str, Any, str]] = {
 @pytest.mark.parametrize("name", _VALUES)
 @pytest.mark.usefixtures("no_figures")
 def test_a_value_that_does_not_fit(tmp_path: Path, name: str) -> None:
-    """Catches: an overflow in what is computed of it; a text in a number's place that goes without a word."""
+    """Catches an overflow in a number computed from the value, and a text in place of a number that is dropped without
+    a note."""
     metric, value, said = _VALUES[name]
     path = both(tmp_path) / "loss.jsonl"
     with path.open("a") as file:
@@ -197,8 +199,8 @@ def _deep(depth: int) -> dict[str, Any]:
 @pytest.mark.parametrize("name", _CARDS)
 @pytest.mark.usefixtures("no_figures")
 def test_a_run_json_of_another_shape(tmp_path: Path, name: str) -> None:
-    """Catches: a traceback; what did not fit left out without a word. The folder's name and the results still say which
-    run it is."""
+    """The folder's name and the results still identify the run. Catches a traceback, and parts left out without a
+    note."""
     path = both(tmp_path) / "run.json"
     path.write_text(json.dumps(_CARDS[name](json.loads(path.read_text()))))
     (run,) = (run for run in open_source(str(tmp_path / "runs")) if run.source.name == "e6")
@@ -209,7 +211,7 @@ def test_a_run_json_of_another_shape(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.usefixtures("no_figures")
 def test_an_error_names_the_damage_behind_it(tmp_path: Path) -> None:
-    """Catches: "no runs of e6" where e6 is there, and its record was changed."""
+    """Catches "no runs of e6" for a folder with e6 whose record was changed."""
     path = both(tmp_path) / "run.json"
     path.write_text(path.read_text().replace('"experiment": "e6"', '"experiment": "d6"'))
     with pytest.raises(UserError, match=r"Experiments there: d6, e5.*run\.json is not as it was written"):
@@ -217,7 +219,7 @@ def test_an_error_names_the_damage_behind_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a traceback for a file without permission."""
+    """Catches a traceback for a file without read permission."""
     folder = write_run(tmp_path / "r", "e5")
 
     def refused(path: Path) -> bytes:
@@ -232,8 +234,8 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_pictures_stay_inside_the_folder(tmp_path: Path) -> None:
-    """Catches: a picture of the machine drawn into a report by way of a link in somebody's run folder; one that is left
-    out without a word."""
+    """Catches a report that follows a link in somebody's run folder and draws a picture of this machine, and a picture
+    left out without a note."""
     folder = write_run(tmp_path / "runs" / "r", "e5")
     secret = tmp_path / "secret.png"
     secret.write_bytes((folder / "samples/step-000100.png").read_bytes())
@@ -243,12 +245,13 @@ def test_pictures_stay_inside_the_folder(tmp_path: Path) -> None:
     assert "1 sample grid(s) are left out: their files could not be had" in run.notes
 
 
-# ---- as written ------------------------------------------------------------------------------------------
+# ---- checksums -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_a_digit_that_turned_is_said(tmp_path: Path) -> None:
-    """Catches: another number without a word. A run without checksums is as before; lost ones are said to be lost."""
+    """Catches a changed number without a warning. A run without checksums gives no warning; a run whose checksums were
+    lost says so."""
     path = both(tmp_path) / "loss.jsonl"
     content = path.read_bytes()
     at = content.index(b'"train/loss": 0.') + len(b'"train/loss": 0.')
@@ -263,6 +266,7 @@ def test_a_digit_that_turned_is_said(tmp_path: Path) -> None:
 
 
 def test_what_a_line_of_a_record_may_hold() -> None:
-    """The largest step that is a float of its own: the next one would be another's."""
+    """The largest step is the last integer with a float of its own. Catches a step that shares its float with the
+    next."""
     assert float(LARGEST_STEP) != float(LARGEST_STEP - 1)
     assert float(LARGEST_STEP) == float(LARGEST_STEP + 1) and math.isfinite(LARGEST_STEP)

@@ -1,4 +1,4 @@
-"""The workspace that a study gets on W&B's server, against the stand-in; and what is said without one."""
+"""The workspace that a study gets on W&B's server, tested with the stand-in, and the messages without one."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def _runs(project: str, *experiments: str) -> None:
 
 
 def test_a_workspace_is_made_and_then_renewed(server: StandIn) -> None:
-    """One saved view, however often it is asked for, with every chart the study needs and the reports' colours."""
+    """Repeated calls keep one saved view, with every chart the study needs and the reports' colours."""
     _runs("p", "e5", "e6", "unrelated")
     first = browse("e6", "wandb:study/p")
     again = browse("e6", "wandb:study/p")
@@ -40,7 +40,7 @@ def test_a_workspace_is_made_and_then_renewed(server: StandIn) -> None:
     assert "run-e6" in spec
     assert "run-unrelated" not in spec
     assert view.display_name.startswith("e6: ")
-    # Of a name with letters beyond f the client might not make the address that leads back to it.
+    # If the name had letters beyond f, the client might not make the right address from it.
     assert re.fullmatch(r"nw-[0-9a-f]{11}-v", view.name) and first.endswith(f"?nw={view.name[3:-2]}")
 
 
@@ -63,6 +63,6 @@ def test_a_folder_is_browsed_in_the_terminal(tmp_path: Path) -> None:
 
 
 def test_the_version_whose_private_parts_are_used() -> None:
-    """A workspace is replaced by parts of the package that are not public. With another version, run the tests of this
-    file, then change `VERSION`."""
+    """Replacing a workspace uses private parts of the package. With another version, run the tests of this file, then
+    change `VERSION`."""
     assert version("wandb-workspaces").startswith(f"{workspaces.VERSION}.")

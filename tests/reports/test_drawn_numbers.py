@@ -1,5 +1,5 @@
-"""Every figure of a report against numbers worked out by hand from a small selection of runs (`by_hand.py`): what is
-drawn, not that something is. A figure without a check here fails."""
+"""Every figure of a report against numbers worked out by hand from a small selection of runs (`by_hand.py`). These
+tests check the drawn values, not only that something is drawn. A figure without a check here fails."""
 
 import shutil
 from collections.abc import Callable
@@ -61,24 +61,24 @@ def shows(name: str) -> Callable[[Check], Check]:
 
 @pytest.fixture(scope="module")
 def selections(tmp_path_factory: pytest.TempPathFactory) -> Selections:
-    """The runs of `by_hand.py`, made once."""
+    """The runs of `by_hand.py`, written once."""
     return by_hand.make_selections(tmp_path_factory.mktemp("by-hand"))
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_shows_its_numbers(name: str, selections: Selections, tmp_path: Path) -> None:
-    """Catches a figure that nothing holds to its numbers, and all that the checks below say that they catch."""
+    """Catches a figure without a check of its numbers, and everything that the checks below catch."""
     assert name in CHECKS, f"no check here says what {name} has to show"
     CHECKS[name](selections, tmp_path)
 
 
 def test_no_check_is_of_a_figure_that_is_gone() -> None:
-    """Catches a check that is never made, because its figure has another name now."""
+    """Catches a check that never runs because its figure has another name now."""
     assert set(CHECKS) == set(FIGURES)
 
 
 def draw(name: str, selection: Selection) -> Drawn:
-    """The figure as a report draws it, unsaved."""
+    """The figure as a report draws it, not saved."""
     with theme():
         return FIGURES[name][1](selection, False)
 
@@ -92,7 +92,8 @@ def panels_of(figure: Figure, count: int) -> list[Axes]:
 
 
 def of_seeds(axes: Axes, experiment: str, metric: str, steps: np.ndarray = STEPS, reach: int = 0) -> None:
-    """Every seed's points, and the band between the seeds, which for two is the range of their (smoothed) values."""
+    """Every seed's points, and the band between the seeds. For two seeds, the band is the range of their (smoothed)
+    values."""
     each = [logged(experiment, seed)[metric] for seed in (1, 2)]
     the_line(axes, np.tile(steps, 2), np.concatenate(each), color=COLOURS[experiment], marker=".")
     each = [smoothed(values, reach) for values in each]
@@ -100,21 +101,22 @@ def of_seeds(axes: Axes, experiment: str, metric: str, steps: np.ndarray = STEPS
 
 
 def of_smoothed(axes: Axes, experiment: str, metric: str, label: str = "") -> None:
-    """20 points of each of two seeds, with the rolling mean over 3 of their mean."""
+    """20 points from each of two seeds, with the rolling mean over 3 of the seeds' mean."""
     look = {"label": label} if label else {}
     the_line(axes, STEPS, smoothed(mean(experiment, metric)), color=COLOURS[experiment], **look)
     of_seeds(axes, experiment, metric, reach=1)
 
 
 def of_fids(axes: Axes, experiment: str, label: str = "") -> None:
-    """Two seeds' milestones: the mean, marked."""
+    """The FIDs of two seeds at the milestones, and their mean with markers."""
     look = {"color": COLOURS[experiment], "marker": MARKERS[experiment]} | ({"label": label} if label else {})
     the_line(axes, MILESTONES, mean(experiment, "val/fid"), **look)
     of_seeds(axes, experiment, "val/fid", np.array(MILESTONES))
 
 
 def of_traces(axes: Axes, experiment: str, metric: str, seeds: int) -> None:
-    """The mean as it is, with the seeds' band and points; of one seed +- one standard error of its probes."""
+    """The mean without smoothing, with the seeds' band and points. For one seed, the band is +- one standard error of
+    its probes."""
     colour = COLOURS[experiment]
     if seeds == 2:
         the_line(axes, STEPS, mean(experiment, f"{metric}_mean"), color=colour)
@@ -130,8 +132,8 @@ def of_traces(axes: Axes, experiment: str, metric: str, seeds: int) -> None:
 
 @shows("loss_fid_vs_step")
 def loss_fid_vs_step(runs: Selections, _: Path) -> None:
-    """Catches a seed for the mean, a line or band of another arm or window, stars elsewhere than at the last step, and
-    a caption of other milestones than first and last."""
+    """Catches one seed in place of the mean, a line or band of another arm or window, stars at another step than the
+    last, and a caption with other milestones than the first and last."""
     drawn = draw("loss_fid_vs_step", runs.two)
     loss, fid = panels_of(drawn.figure, 2)
     for arm in ARMS:
@@ -151,8 +153,9 @@ def loss_fid_vs_step(runs: Selections, _: Path) -> None:
 
 @shows("fid_vs_step")
 def fid_vs_step(runs: Selections, _: Path) -> None:
-    """Of one seed: bars of 1.96 errors of its samples, the ends of the scale, the context beside the arms. Of two: the
-    seeds in their place. Catches bars of one error, bars of another arm, and floor and ceiling that changed places."""
+    """One seed has bars of 1.96 errors of its samples, the ends of the scale, and the context beside the arms. Two
+    seeds have the seeds' points and band. Catches bars of one error, bars of another arm, and swapped floor and
+    ceiling."""
     drawn = draw("fid_vs_step", runs.one)
     (axes,) = drawn.figure.axes
     for arm in ("e1", *ARMS):
@@ -176,8 +179,8 @@ def fid_vs_step(runs: Selections, _: Path) -> None:
 
 @shows("curvature_vs_step")
 def curvature_vs_step(runs: Selections, _: Path) -> None:
-    """Catches a band of two errors or of the probes' std, the seeds' band smoothed, and the traces of the two losses in
-    each other's panel."""
+    """Catches a band of two errors or of the probes' std, a smoothed seeds' band, and swapped panels of the two
+    losses."""
     for selection, seeds in ((runs.two, 2), (runs.one, 1)):
         drawn = draw("curvature_vs_step", selection)
         for axes, metric in zip(panels_of(drawn.figure, 2), (HUTCH, REF), strict=True):
@@ -192,7 +195,8 @@ def curvature_vs_step(runs: Selections, _: Path) -> None:
 
 @shows("curvature_with_loss")
 def curvature_with_loss(runs: Selections, _: Path) -> None:
-    """Catches two arms' columns mixed up, and an axis that is not shared, so that one arm looks like the other."""
+    """Catches swapped columns of the two arms, and a y-axis that is not shared, so that one arm looks like the
+    other."""
     drawn = draw("curvature_with_loss", runs.two)
     grid = np.array(panels_of(drawn.figure, 4)).reshape(2, 2)
     for (top, bottom), arm in zip(grid.T, ARMS, strict=True):
@@ -207,7 +211,7 @@ def curvature_with_loss(runs: Selections, _: Path) -> None:
 
 @shows("small_multiples")
 def small_multiples(runs: Selections, _: Path) -> None:
-    """Catches a panel of another metric, and milestones smoothed as if they were many."""
+    """Catches a panel of another metric, and smoothed milestones."""
     loss, fid, norm, trace = panels_of(draw("small_multiples", runs.two).figure, 4)
     for arm in ARMS:
         of_smoothed(loss, arm, "train/loss", LABELS[arm])
@@ -222,7 +226,8 @@ def small_multiples(runs: Selections, _: Path) -> None:
     ("points", "window"), [(15, 1), (16, 3), (31, 3), (32, 5), (112, 15), (1599, 15), (1600, 17), (10_000, 101)]
 )
 def test_the_rolling_mean_is_over_so_many(points: int, window: int) -> None:
-    """A point to either side for every 16 up to 15 in all, and 1 % of a long curve. Catches curves flattened."""
+    """The window grows by one point to either side for every 16 points, up to 15, and is 1 % of a long curve. Catches
+    flattened curves."""
     assert smoothing_window(points) == window
 
 
@@ -231,8 +236,8 @@ def test_the_rolling_mean_is_over_so_many(points: int, window: int) -> None:
 
 @shows("curvature_vs_fid")
 def curvature_vs_fid(runs: Selections, _: Path) -> None:
-    """Bars: one standard error of the trace, which over two seeds is half the root of the sum of squares. Catches axes
-    that changed places, bars of another step or of two errors, and labels at other points than theirs."""
+    """Bars show one standard error of the trace: for two seeds, half the root of the sum of squares. Catches swapped
+    axes, bars of another step or of two errors, and labels at other points than theirs."""
     drawn = draw("curvature_vs_fid", runs.two)
     (axes,) = drawn.figure.axes
     points = set()
@@ -254,7 +259,7 @@ def curvature_vs_fid(runs: Selections, _: Path) -> None:
 
 @shows("trained_vs_common_trace")
 def trained_vs_common_trace(runs: Selections, _: Path) -> None:
-    """Catches the quotient upside down, a mean for the median, and axes that changed places."""
+    """Catches an inverted quotient, a mean in place of the median, and swapped axes."""
     drawn = draw("trained_vs_common_trace", runs.two)
     left, right = panels_of(drawn.figure, 2)
     for arm, weight in (("e5", 1.0), ("e6", 0.75)):
@@ -270,7 +275,7 @@ def trained_vs_common_trace(runs: Selections, _: Path) -> None:
 
 
 def of_points(drawn: Drawn, x: str, y: str) -> None:
-    """A panel for each arm with every measurement of both seeds, coloured by its step; their rank correlation."""
+    """A panel for each arm with every measurement of both seeds, coloured by its step, and their rank correlation."""
     first, second, bar = panels_of(drawn.figure, 3)
     for axes, arm in ((first, "e5"), (second, "e6")):
         pairs = [np.concatenate([logged(arm, seed)[name] for seed in (1, 2)]) for name in (x, y)]
@@ -283,7 +288,7 @@ def of_points(drawn: Drawn, x: str, y: str) -> None:
 
 @shows("trace_mean_vs_std")
 def trace_mean_vs_std(runs: Selections, _: Path) -> None:
-    """Catches the error for the std, axes that changed places, and points coloured by something else than the step."""
+    """Catches the error in place of the std, swapped axes, and points that are not coloured by step."""
     drawn = draw("trace_mean_vs_std", runs.two)
     of_points(drawn, f"{HUTCH}_mean", f"{HUTCH}_std")
     assert "its mean and its std over the probes" in drawn.caption
@@ -291,7 +296,7 @@ def trace_mean_vs_std(runs: Selections, _: Path) -> None:
 
 @shows("trace_vs_gradient")
 def trace_vs_gradient(runs: Selections, _: Path) -> None:
-    """Catches the gradient's norm for its mean size, and axes that changed places."""
+    """Catches the gradient's norm in place of its mean size, and swapped axes."""
     drawn = draw("trace_vs_gradient", runs.two)
     of_points(drawn, "train/grad_abs_mean", f"{HUTCH}_mean")
     assert drawn.figure.axes[0].get_xlabel() == "mean |gradient|"
@@ -299,8 +304,9 @@ def trace_vs_gradient(runs: Selections, _: Path) -> None:
 
 @shows("timestep_profile")
 def timestep_profile(runs: Selections, _: Path) -> None:
-    """Six values at each t: three steps from 8000 on, of two seeds. Bars: their std over the root of 6. e6's weight at
-    t is t / 1000 + 1 / 4. Catches a profile of other steps, bars of the std, and a weight of another t or arm."""
+    """Each t has six values: three steps from 8000 on, for two seeds. Bars show their std over the root of 6. e6's
+    weight at t is t / 1000 + 1 / 4. Catches a profile from other steps, bars of the std, and a weight of another t or
+    arm."""
     mse, weight, both = panels_of(draw("timestep_profile", runs.two).figure, 3)
     for arm in ARMS:
         late = [[by_hand.profile_value(arm, s, t, n) for s in (1, 2) for n in (8000, 9000, 10_000)] for t in TIMESTEPS]
@@ -318,7 +324,7 @@ def timestep_profile(runs: Selections, _: Path) -> None:
 
 
 def test_what_spans_more_than_a_decade_has_a_log_axis(tmp_path: Path) -> None:
-    """A loss of 22 to 2 is on a log axis, one of 18 to 2 is not. Catches a decade that is another number."""
+    """A loss from 22 to 2 is on a log axis; one from 18 to 2 is not. Catches a threshold other than a decade."""
     for first, scale in ((22.0, "log"), (18.0, "linear")):
         root = tmp_path / scale
         for arm in ARMS:
@@ -328,8 +334,8 @@ def test_what_spans_more_than_a_decade_has_a_log_axis(tmp_path: Path) -> None:
 
 
 def test_three_seeds_are_their_mean(tmp_path: Path) -> None:
-    """FIDs of 10, 11 and 18: 13, between 10 and 18, as the lowest of 27 resamples has a chance of 1 / 27. Catches the
-    median, and a band of all that is left when the tails are cut deeper."""
+    """FIDs of 10, 11 and 18 have the mean 13. The band reaches from 10 to 18, as the lowest of 27 resamples has a
+    chance of 1 / 27. Catches the median, and a band whose tails are cut deeper."""
     for seed, fid in ((1, 11.0), (2, 18.0), (3, 10.0)):
         rows = [(step, {"val/fid": fid + step, "val/fid_protocol": "aaaa1111"}) for step in (100, 200)]
         write_run(tmp_path / str(seed), "e5", seed, rows=rows)
@@ -340,7 +346,8 @@ def test_three_seeds_are_their_mean(tmp_path: Path) -> None:
 
 
 def test_a_caption_says_which_arm_lacks_what(runs_of_one_arm: Selection, selections: Selections) -> None:
-    """e6 logged a loss alone. Catches an arm that is missing in silence, and one called missing that is there."""
+    """e6 logged only a loss. Catches a missing arm that the caption does not name, and a present arm that it calls
+    missing."""
     said = {
         "time_breakdown": "Not logged in e6.",
         "fid_vs_cost": "Not in every panel, for lack of logged values: e6.",
@@ -355,13 +362,13 @@ def test_a_caption_says_which_arm_lacks_what(runs_of_one_arm: Selection, selecti
 
 @pytest.fixture
 def runs_of_one_arm(tmp_path: Path) -> Selection:
-    """e5 as it is, and e6 with nothing but a loss."""
+    """e5 complete, and e6 with nothing but a loss."""
     e5 = by_hand.write_runs(tmp_path / "both", (1,)) / "e5-1"
     e5.rename(tmp_path / "e5")
     folder = write_run(tmp_path / "e6", "e6", rows=[(500, {"train/loss": 1.0})], train__total_steps=10_000)
     for picture in (folder / "samples").iterdir():
         picture.unlink()
-    shutil.rmtree(tmp_path / "both")  # its e6 too
+    shutil.rmtree(tmp_path / "both")  # removes its e6 too
     return chosen(tmp_path, "e6")
 
 
@@ -370,7 +377,8 @@ def runs_of_one_arm(tmp_path: Path) -> Selection:
 
 @shows("fid_vs_cost")
 def fid_vs_cost(runs: Selections, _: Path) -> None:
-    """Catches cost and score of different steps, seconds of training alone, and one arm's images for the other's."""
+    """Catches cost and score from different steps, the seconds of training alone, and one arm's images for the
+    other's."""
     drawn = draw("fid_vs_cost", runs.two)
     panels = panels_of(drawn.figure, 4)
     for place, axes in enumerate(panels):
@@ -385,7 +393,7 @@ def fid_vs_cost(runs: Selections, _: Path) -> None:
 
 
 def test_images_that_were_not_logged_are_steps_times_batch(tmp_path: Path) -> None:
-    """Catches steps taken for images in a log of the original study."""
+    """Catches steps shown as images for a log of the original study."""
     row = {"val/fid": 30.0, "val/fid_protocol": "aaaa1111"}
     write_run(tmp_path / "e5", "e5", rows=[(100, row), (200, row)], data__batch_size=16)
     (axes,) = draw("fid_vs_cost", chosen(tmp_path, "e5")).figure.axes
@@ -394,8 +402,8 @@ def test_images_that_were_not_logged_are_steps_times_batch(tmp_path: Path) -> No
 
 @shows("time_breakdown")
 def time_breakdown(runs: Selections, _: Path) -> None:
-    """Means over two seeds of what the last rows say, one after the other, the rest up to the total as `other`; the
-    share is of what was not training. Catches shares inside out, sums over seeds, and parts in each other's place."""
+    """Means over two seeds of the last rows' times, one after the other, with the rest of the total as `other`. The
+    stated share is the time outside training. Catches inverted shares, sums over seeds, and swapped parts."""
     drawn = draw("time_breakdown", runs.two)
     (axes,) = drawn.figure.axes
     wanted = {  # e5 and e6: seconds, by hand
@@ -417,8 +425,9 @@ def time_breakdown(runs: Selections, _: Path) -> None:
 
 @shows("nfe_fid")
 def nfe_fid(_: Selections, root: Path) -> None:
-    """Two seeds at NFE 50, whose last FIDs are 24 and 26, and one at NFE 10, of e5; two of e6. Catches a run's first or
-    lowest FID for its last, points of two samplers on one line, and the sum over seeds for the mean."""
+    """e5 has two seeds at NFE 50, whose last FIDs are 24 and 26, and one at NFE 10; e6 has two runs. Catches a run's
+    first or lowest FID in place of its last, points of two samplers on one line, and the sum over seeds for the
+    mean."""
     card = {"n_samples": 64, "features": "f"}
     protocols = {f"{s}-{n}": {**card, "sampler": s, "nfe": n} for s in ("ddpm", "ddim") for n in (10, 50)}
     made = [("e5", 1, "ddpm-50", 24.0), ("e5", 2, "ddpm-50", 26.0), ("e5", 3, "ddpm-10", 60.0)]
@@ -438,7 +447,7 @@ def nfe_fid(_: Selections, root: Path) -> None:
 
 @shows("sample_grids")
 def sample_grids(runs: Selections, _: Path) -> None:
-    """Each grid is of one grey, which says whose it is. Catches the grid of another step, seed or arm."""
+    """Each grid has one grey level, which identifies it. Catches the grid of another step, seed or arm."""
     drawn = draw("sample_grids", runs.two)
     for axes, arm in zip(panels_of(drawn.figure, 2), ARMS, strict=True):
         (image,) = axes.images

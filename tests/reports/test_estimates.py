@@ -1,4 +1,4 @@
-"""A check's number and interval of the runs themselves, apart from seeds."""
+"""A check's number and its interval from the runs themselves, separate from seeds."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ METRIC, OTHER = "curvature/hutch_trace_mean", "train/grad_abs_mean"
 
 
 def arms(root: Path, logged: dict[str, list[np.ndarray]], other: np.ndarray | None = None) -> list[Arm]:
-    """An arm of each experiment, of seeds that log a curve every 10 steps."""
+    """An arm for each experiment, with seeds that log a curve every 10 steps."""
     found = []
     for experiment, curves in logged.items():
         for seed, values in enumerate(curves):
@@ -33,8 +33,9 @@ def arms(root: Path, logged: dict[str, list[np.ndarray]], other: np.ndarray | No
 
 
 def test_within_runs_is_the_mean_of_independent_runs(tmp_path: Path) -> None:
-    """Of two seeds whose levels differ by 100: the mean of their numbers, half the root of the sum of squares of their
-    half intervals. Catches an interval that holds the seeds' spread, and one that grows with seeds."""
+    """For two seeds whose levels differ by 100, the number is the mean of theirs. The half interval is half the root of
+    the sum of squares of theirs. Catches an interval that includes the seeds' spread, and one that grows with the
+    number of seeds."""
     rng = np.random.default_rng(0)
     baseline = [100 * (1 + seed) + rng.normal(size=36) for seed in range(2)]
     both = arms(tmp_path, {"e5": baseline, "e6": [curve * 1.1 + rng.normal(size=36) for curve in baseline]})
@@ -49,9 +50,9 @@ def test_within_runs_is_the_mean_of_independent_runs(tmp_path: Path) -> None:
 
 
 def test_a_correlation_is_of_its_window_and_leaves_blocks_out_of_both(tmp_path: Path) -> None:
-    """In the first half the two go together but for noise, in the second against each other; the interval is that of
-    the pairs. Catches the whole curve in place of the window, and blocks of other steps in the one metric than in the
-    other, which is logged later."""
+    """The two metrics go together, apart from noise, in the first half and against each other in the second. The
+    interval is that of the pairs. Catches the whole curve in place of the window, and different blocks left out of the
+    two metrics, one of which is logged later."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=80)
     y = np.where(np.arange(80) < 40, x, -x) + 0.3 * rng.normal(size=80)
@@ -66,8 +67,8 @@ def test_a_correlation_is_of_its_window_and_leaves_blocks_out_of_both(tmp_path: 
 
 
 def test_rounding_of_a_mean_or_a_quotient_decides_nothing(tmp_path: Path) -> None:
-    """Three seeds that take turns with the same three values have a flat mean curve, and a quotient that is 3
-    everywhere has no correlation with anything. Catches a lowest step, a trend and a rank by the last bit."""
+    """Three seeds that rotate the same three values have a flat mean curve. A quotient that is 3 everywhere has no
+    correlation. Catches a lowest step, a trend or a rank that depends on the last bit."""
     values = np.array([0.1, 0.7, 0.4])
     seeds = [np.tile(np.roll(values, shift), 8) for shift in range(3)]
     (arm,) = arms(tmp_path / "flat", {"e5": seeds})

@@ -20,7 +20,7 @@ from reports.figures import FIGURES
 
 @pytest.mark.parametrize("name", names())
 def test_every_experiment_loads_and_names_real_figures(name: str) -> None:
-    """Catches: a typo in a YAML file, found only when someone asks for that report."""
+    """Catches a typo in a YAML file that only a request for that report would find."""
     study = load(name)
     assert study.name == name and name in study.arms
     assert study.figures and set(study.figures) <= set(FIGURES)
@@ -34,7 +34,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", names())
 def test_the_arms_have_configs_that_differ_in_what_is_declared(name: str) -> None:
-    """Every arm can be trained, and differs from the baseline in declared keys alone. Catches a config that extends the
+    """Every arm can be trained, and differs from the baseline only in declared keys. Catches a config that extends the
     wrong file, and a question that the runs cannot answer."""
     study = load(name)
     baseline = CONFIGS[study.baseline]
@@ -47,8 +47,8 @@ def test_the_arms_have_configs_that_differ_in_what_is_declared(name: str) -> Non
 
 @pytest.mark.parametrize("name", names())
 def test_the_arms_configs_are_what_the_experiment_says_of_them(name: str) -> None:
-    """Catches: `where` with a value that its own config has not, so that every run of that arm is left out; a
-    comparison of weightings that leaves open which is which."""
+    """Catches a `where` value that the arm's own config does not have, so that all its runs are left out. Also catches
+    a comparison of weightings that does not say which arm has which."""
     study = load(name)
     for experiment, conditions in study.where.items():
         config = flatten(CONFIGS[experiment].nested())
@@ -60,7 +60,8 @@ def test_the_arms_configs_are_what_the_experiment_says_of_them(name: str) -> Non
 
 
 def test_the_documented_experiment_can_be_run(tmp_path: Path) -> None:
-    """The three files of docs/reports.md, as they stand there. Catches a page that has fallen behind the code."""
+    """The three files of docs/reports.md work exactly as printed there. Catches a page that has fallen behind the
+    code."""
     root = Path(__file__).parents[2]
     page = (root / "docs/reports.md").read_text().split("## An experiment of your own")[1].split("\n## ")[0]
     blocks = [dedent(block) for block in re.findall(r"(?:^ {4}.*\n)+", page, flags=re.MULTILINE)]
@@ -78,7 +79,7 @@ def test_the_documented_experiment_can_be_run(tmp_path: Path) -> None:
 
 
 def test_e6_is_compared_with_e5() -> None:
-    """Catches: baseline and variant swapped, which turns every sign."""
+    """Catches swapped baseline and variant, which would reverse every sign."""
     study = load("e6")
     assert study.arms == {"e5": "baseline", "e6": "variant"}
     assert study.baseline == "e5" and study.context == ("e1",) and study.difference == ("loss.*",)
@@ -86,7 +87,7 @@ def test_e6_is_compared_with_e5() -> None:
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
-    """Catches: a KeyError or file error for a misspelt experiment."""
+    """Catches a KeyError or file error for a misspelt experiment."""
     with pytest.raises(UserError, match=r"`e66`.*Did you mean e6.*: e1, .*e5, e6,"):
         load("e66")
 
@@ -96,7 +97,8 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     [{"arms": {"a": "variant"}}, {"arms": {"b": "baseline"}}, {"figure": []}, {"where": {"b": ["seed=1"]}}],
 )
 def test_wrong_studies_are_refused(wrong: dict[str, object]) -> None:
-    """Catches: studies without a baseline, without themselves, with a misspelt key, or conditions on no arm."""
+    """Catches studies without a baseline, without their own experiment, with a misspelt key, or with conditions on an
+    arm that they lack."""
     values: dict[str, object] = {"name": "a", "title": "t", "question": "q", "arms": {"a": "baseline"}}
     values |= {"figures": []}
     Study.model_validate(values)

@@ -1,4 +1,4 @@
-"""Figures: that they are drawn, say what they show, and refuse what must not be shown together."""
+"""Figures are drawn, say what they show, and refuse what must not be shown together."""
 
 from pathlib import Path
 
@@ -29,9 +29,9 @@ def drawn_text(selection: Selection, name: str, allow_mixed: bool = False) -> st
 
 
 def test_all_figures_of_complete_runs_exist_and_are_not_blank(two_seeds: Path, tmp_path: Path) -> None:
-    """Catches: figures that fail on several seeds, come out empty, or in the wrong size or format."""
+    """Catches figures that fail for several seeds, are empty, or have the wrong size or format."""
     for figure in draw_all(chosen(two_seeds, "e6"), tmp_path):
-        if figure.name == "nfe_fid":  # all at one NFE
+        if figure.name == "nfe_fid":  # all runs have one NFE
             assert figure.png is None and "at NFE 50 only" in figure.reason
             continue
         assert figure.png is not None, figure.reason
@@ -43,8 +43,8 @@ def test_all_figures_of_complete_runs_exist_and_are_not_blank(two_seeds: Path, t
 
 
 def test_originals_draw_what_their_logs_allow(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a figure silently missing: what is not drawn must say why."""
-    monkeypatch.setattr(figures, "save", lambda _drawn, stem: stem)  # saving is most of the time
+    """A figure that is not drawn says why. Catches a figure that is missing without a reason."""
+    monkeypatch.setattr(figures, "save", lambda _drawn, stem: stem)  # saving takes most of the time
     for experiment in ("e1", "e5", "e6"):
         for figure in draw_all(chosen(originals, experiment), tmp_path / experiment):
             assert (figure.png is None) == bool(figure.reason)
@@ -53,7 +53,8 @@ def test_originals_draw_what_their_logs_allow(originals: Path, tmp_path: Path, m
 
 
 def test_the_floor_is_drawn_where_it_was_logged(tmp_path: Path, originals: Path) -> None:
-    """One line for both arms' common floor; none for logs without. Catches a line for each run or milestone."""
+    """There is one line for both arms' common floor, and none for logs without a floor. Catches a line for each run or
+    milestone."""
     for experiment in ("e5", "e6"):
         rows = rows_of(experiment, 1)
         scored = [(step, row | {"val/fid_floor": 1.25} if "val/fid" in row else row) for step, row in rows]
@@ -65,8 +66,8 @@ def test_the_floor_is_drawn_where_it_was_logged(tmp_path: Path, originals: Path)
 
 
 def test_an_fids_interval_and_ceiling_are_drawn(tmp_path: Path) -> None:
-    """Bars of 1.96 logged errors at each milestone of a single seed; the score of noise as a line where it is near, in
-    words where it is far. Catches bars of one error, and an axis that noise has pressed together."""
+    """A single seed has bars of 1.96 logged errors at each milestone. The score of noise is a line if it is near, and a
+    sentence if it is far. Catches bars of one error, and an axis that a far ceiling compresses."""
     for experiment, ceiling in (("e5", 100.0), ("e6", 900.0)):
         rows = rows_of(experiment, 1)
         more = {"val/fid_sem": 2.0, "val/fid_ceiling": ceiling}
@@ -82,7 +83,7 @@ def test_an_fids_interval_and_ceiling_are_drawn(tmp_path: Path) -> None:
 
 
 def test_legends_name_the_difference(originals: Path) -> None:
-    """Catches: legends typed by hand, or the constant default missing where old configs leave it out."""
+    """Catches hard-coded legends, and a constant default that is missing if old configs omit it."""
     selection = chosen(originals, "e6")
     assert arm_labels(selection.arms, selection) == {
         "e5": "e5: loss.weighting = constant",
@@ -97,7 +98,7 @@ def test_legends_name_the_difference(originals: Path) -> None:
 
 
 def test_the_trace_figure_says_that_the_functions_differ(originals: Path, two_seeds: Path) -> None:
-    """Catches: two weighted losses' traces overlaid as if they were one quantity."""
+    """Catches the traces of two weighted losses shown as one quantity."""
     text = drawn_text(chosen(originals, "e6"), "curvature_vs_step")
     assert "different functions" in text and "standard error" in text and "Common" not in text
     text = drawn_text(chosen(two_seeds, "e6"), "curvature_vs_step")
@@ -105,13 +106,14 @@ def test_the_trace_figure_says_that_the_functions_differ(originals: Path, two_se
 
 
 def test_smoothing_is_stated_and_axes_have_units(originals: Path) -> None:
-    """Catches: a smoothed line taken for data; a bare metric key as an axis label."""
+    """Catches a smoothed line without a note, and a bare metric key as an axis label."""
     text = drawn_text(chosen(originals, "e6"), "loss_fid_vs_step")
     assert "rolling mean of 13" in text and "weighted MSE" in text and "FID (lower is better)" in text
 
 
 def test_points_that_a_title_names_can_be_seen(originals: Path) -> None:
-    """Wider than the line that they lie around, and not faint. Catches points that a small panel does not show."""
+    """The points are wider than the line among them, and not faint. Catches points that are invisible in a small
+    panel."""
     with theme():
         figure = FIGURES["small_multiples"][1](chosen(originals, "e6"), False).figure
     named = [axes for axes in figure.axes if axes.get_title().startswith("points: logged values")]
@@ -125,7 +127,7 @@ def test_points_that_a_title_names_can_be_seen(originals: Path) -> None:
 
 
 def test_mixed_protocols(tmp_path: Path) -> None:
-    """Catches: two protocols on one axis, unasked or unmarked."""
+    """Catches two protocols on one axis without permission or without a note."""
     write_run(tmp_path / "a", "e5")
     write_run(tmp_path / "b", "e6", protocol="cccc3333")
     selection = chosen(tmp_path, "e6")
@@ -136,7 +138,7 @@ def test_mixed_protocols(tmp_path: Path) -> None:
 
 
 def test_context_of_another_protocol_is_left_out(tmp_path: Path) -> None:
-    """Catches: a context arm stopping the report, or drawn beside numbers of another protocol."""
+    """Catches a context arm that stops the report, or that is drawn beside numbers of another protocol."""
     for name, protocol in (("e5", "aaaa1111"), ("e6", "aaaa1111"), ("e1", "cccc3333")):
         write_run(tmp_path / name, name, protocol=protocol)
     figure = draw("fid_vs_step", chosen(tmp_path, "e6"), tmp_path)
@@ -145,7 +147,7 @@ def test_context_of_another_protocol_is_left_out(tmp_path: Path) -> None:
 
 
 def test_absent_data_have_a_reason(tmp_path: Path) -> None:
-    """Catches: an exception, or an empty axis, where a metric was not logged."""
+    """Catches an exception, or an empty axis, for a metric that was not logged."""
     write_run(tmp_path / "e6", "e6", rows=[(10, {"train/loss": 1.0}), (20, {"train/loss": 0.5})])
     selection = chosen(tmp_path, "e6")
     for name in ("curvature_vs_step", "curvature_vs_fid", "trace_mean_vs_std", "fid_vs_step"):
@@ -155,7 +157,7 @@ def test_absent_data_have_a_reason(tmp_path: Path) -> None:
 
 
 def test_grids_are_of_the_last_common_step(tmp_path: Path) -> None:
-    """Catches: samples of different steps side by side."""
+    """Catches samples from different steps side by side."""
     write_run(tmp_path / "e5", "e5")
     write_run(tmp_path / "e6", "e6")
     (tmp_path / "e6" / "samples" / "step-000200.png").unlink()
@@ -169,7 +171,7 @@ def test_grids_are_of_the_last_common_step(tmp_path: Path) -> None:
 
 
 def test_labels_do_not_overlap() -> None:
-    """Catches: step labels printed over each other where milestones lie close together."""
+    """Catches overlapping step labels if milestones lie close together."""
     from reports.figures.style import new_figure
 
     figure = new_figure(5, 4)
@@ -183,20 +185,20 @@ def test_labels_do_not_overlap() -> None:
 
 
 def test_looks_are_fixed_by_name() -> None:
-    """Catches: an experiment changing its colour from figure to figure."""
+    """Catches an experiment whose colour changes from figure to figure."""
     assert len({colour(name) for name in ("e1", "e5", "e6")}) == 3
     assert len({marker(name) for name in ("e1", "e5", "e6")}) == 3
     assert colour("e19") == colour("e19") and colour("e19") not in (colour("e5"), colour("e6"))
 
 
 def test_twelve_arms_differ_and_the_compared_ones_in_colour() -> None:
-    """Catches: two arms of one report that look the same, or e5's and e6's look given to another."""
+    """Catches two arms of one report that look the same, and another experiment with e5's or e6's look."""
     every = {name for study in map(load, names()) for name in study.arms}
     assert len({(colour(name), marker(name), dash(name)) for name in every}) == len(every) > 30
     for study in map(load, names()):
         assert len({colour(name) for name in study.arms}) == len(study.arms), study.name
     twelve = [f"my own arm {n}" for n in range(12)]
-    assert len({(colour(name), dash(name)) for name in twelve}) < 12  # by their names alone
+    assert len({(colour(name), dash(name)) for name in twelve}) < 12  # if only their names decide
     with told_apart(["e5", *twelve]):
         assert len({(colour(name), dash(name)) for name in ("e5", *twelve)}) == 13
         assert colour(twelve[0]) == _colour_alone(twelve[0])
@@ -209,7 +211,8 @@ def _colour_alone(name: str) -> str:
 
 
 def test_nfe_is_an_axis_and_nothing_else_may_differ(tmp_path: Path) -> None:
-    """The same features at two NFE are drawn, other sample counts are not. Catches unlike FIDs joined by a line."""
+    """FIDs by the same features at two NFE are drawn; FIDs with different sample counts are not. Catches incomparable
+    FIDs joined by a line."""
     write_run(tmp_path / "a" / "e5", "e5", rows=[(200, {"val/fid": 9.0, "val/fid_protocol": "aaaa1111"})])
     write_run(tmp_path / "a" / "e6", "e6", rows=[(200, {"val/fid": 7.0, "val/fid_protocol": "cccc3333"})])
     (axes,) = FIGURES["nfe_fid"][1](chosen(tmp_path / "a", "e6"), False).figure.axes
@@ -221,8 +224,9 @@ def test_nfe_is_an_axis_and_nothing_else_may_differ(tmp_path: Path) -> None:
 
 
 def test_the_profile_by_timestep_of_the_original_and_of_ours(originals: Path, two_seeds: Path) -> None:
-    """Ours at the logged timesteps; the original's, whose batch drew them, in ten bins; the weight curve as logged,
-    constant weighting's by definition. Catches single draws shown as a curve, and a curve for the wrong arm."""
+    """Our profile is at the logged timesteps. The original's, whose timesteps its batch drew, is in ten bins. The
+    weight curve is the logged one; constant weighting's follows from its definition. Catches single draws shown as a
+    curve, and a curve for the wrong arm."""
     _, e6 = chosen(two_seeds, "e6").arms
     assert list(profile(e6, (0.8, 1.0)).index) == [10, 100, 500, 900]
     assert list(weight_curve(e6)) == [0.5, 1.0]
@@ -236,7 +240,7 @@ def test_the_profile_by_timestep_of_the_original_and_of_ours(originals: Path, tw
 
 
 def test_many_points_become_an_image_in_the_svg(tmp_path: Path) -> None:
-    """Catches: an SVG with a path for each of 6,000 raw points."""
+    """Catches an SVG with a path for each of 6,000 raw points."""
     rows = [(step, {"train/loss": 1 / step}) for step in range(1, 6001)]
     write_run(tmp_path / "runs", "e1", rows=rows)
     drawn = draw("loss_fid_vs_step", chosen(tmp_path / "runs", "e1"), tmp_path)
@@ -246,8 +250,8 @@ def test_many_points_become_an_image_in_the_svg(tmp_path: Path) -> None:
 
 
 def test_cells_hold_every_point() -> None:
-    """Counts add up, outliers included, and a cell's value is the mean of its own points; the cells of positive values
-    over decades grow. Catches points dropped at an edge, and steps summed for averaged."""
+    """The counts add up, outliers included, and a cell's value is the mean of its own points. If positive values span
+    decades, the cells grow. Catches points dropped at an edge, and steps that are summed, not averaged."""
     rng = np.random.default_rng(0)
     x, y = rng.uniform(0, 100, 5000), rng.lognormal(0, 2, 5000)
     count, mean, (across, up) = in_cells(x, y, x)
@@ -260,11 +264,12 @@ def test_cells_hold_every_point() -> None:
 
 
 def test_log_axes_are_labelled_and_dollars_are_dollars(tmp_path: Path) -> None:
-    """Catches: ticks that spell their mathematics out, and a config value set as mathematics, or refused as such."""
+    """Catches ticks that show their mathematics as source, and a config value that is typeset or rejected as
+    mathematics."""
     for experiment, root in (("e5", "$HOME/x_$USER"), ("e6", "b")):
         write_run(tmp_path / experiment, experiment, data__root=root, loss__weighting="constant")
     with theme():
-        study = load("e6").model_copy(update={"where": {}})  # arms that differ in nothing but the folder
+        study = load("e6").model_copy(update={"where": {}})  # the arms differ only in the folder
         figure = FIGURES["timestep_profile"][1](select(study, open_source(str(tmp_path))), True).figure
         figure.canvas.draw()
         ticks = [tick for axes in figure.axes for tick in axes.get_yticklabels() if tick.get_text()]

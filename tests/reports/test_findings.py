@@ -1,4 +1,4 @@
-"""docs/findings.md: that it is what the records say, and that it says what is so whichever way the numbers fall."""
+"""docs/findings.md says what the records say, whichever way the numbers fall."""
 
 import math
 import re
@@ -41,17 +41,17 @@ class Made:
     text: str
 
     def verdict(self, says: str) -> str:
-        """The verdict of the one claim that begins so."""
+        """The verdict on the only claim that begins with these words."""
         (found,) = [each.verdict for each in self.judged if each.says.startswith(says)]
         return found
 
     def answer(self, number: int) -> str:
-        """The summary's line about that question."""
+        """The summary's answer to that question."""
         return next(line for line in self.text.splitlines() if line.startswith(f"- **({number})"))
 
 
 def make(root: Path, campaign: Campaign) -> Made:
-    """What the page's command makes of a campaign's run folders."""
+    """Make what the page's command makes from a campaign's run folders."""
     campaign.write(root / "runs")
     material = gather(root, LOGS)
     judged = judge_claims(material)
@@ -60,13 +60,13 @@ def make(root: Path, campaign: Campaign) -> Made:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """The study's sampler rises a little near noise, the respaced one falls; E6 is no flatter; FID is equal."""
+    """The study's sampler rises a little near noise, and the respaced one falls. E6 is no flatter. FID is equal."""
     return make(tmp_path_factory.mktemp("expected"), Campaign(influence=True, old=8.0))
 
 
 @pytest.fixture(scope="module")
 def reversed_(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """All the other way round."""
+    """The opposite of every finding in `expected`."""
     campaign = Campaign(old=-60.0, respaced=150.0, ddim=150.0, trained=10.0, common=-20.0, fid=-30.0, sem=0.5)
     return make(tmp_path_factory.mktemp("reversed"), campaign)
 
@@ -75,8 +75,8 @@ def reversed_(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def test_the_committed_page_is_what_the_committed_records_say() -> None:
-    """The page, its table and the gallery, byte for byte. Catches a number that was typed, and records, code or
-    template that went on without the page."""
+    """The page, its table and the gallery match the records byte for byte. Catches a typed number, and records, code or
+    a template that changed without the page."""
     material = gather(DOCS / "findings", LOGS)
     judged = judge_claims(material)
     assert page(material, judged) == (DOCS / "findings.md").read_text()
@@ -85,7 +85,7 @@ def test_the_committed_page_is_what_the_committed_records_say() -> None:
 
 
 def test_equal_records_make_equal_pages(expected: Made, tmp_path: Path) -> None:
-    """From run folders in another place, made later. Catches paths and times."""
+    """The same campaign, written later into another folder, gives the same page. Catches paths and times in it."""
     again = make(tmp_path / "again", Campaign(influence=True, old=8.0))
     assert again.text == expected.text
     assert tables.claims_csv(again.judged) == tables.claims_csv(expected.judged)
@@ -93,8 +93,8 @@ def test_equal_records_make_equal_pages(expected: Made, tmp_path: Path) -> None:
 
 
 def test_the_command_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From run folders by way of records to text and table; and bad input is exit code 2 with a word. Catches a verb
-    that does not reach its function."""
+    """The command makes records from run folders, and text and table from records. Bad input gives exit code 2 and a
+    message. Catches a verb that does not reach its function."""
     runs = Campaign(seeds=(1077,), faithful=False).write(tmp_path / "camp")
     assert main(["findings", "--docs", str(tmp_path / "docs"), "--keep", str(runs)]) == 0
     assert main(["findings", "--docs", str(tmp_path / "docs"), "--original", str(LOGS), "--no-figures"]) == 0
@@ -109,22 +109,23 @@ def test_the_command_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_what_the_networks_know_is_said_as_it_is(expected: Made, tmp_path: Path) -> None:
-    """The error of predicted images by t, and where grey would do better. Catches arms, steps or timesteps that changed
-    places, an error that grew and is said to fall, and a sentence that stays when the networks know more."""
+    """The page gives the error of predicted images by t, and says at which t grey would do better. Catches swapped
+    arms, steps or timesteps, a growing error that is said to fall, and a sentence that stays when the networks know
+    more."""
     assert "| 100 | 0.01 | 0.011 | 0.01 | 0.011 |\n| 990 | 2.4 | 1.2 | 2.16 | 1.08 |" in expected.text
     assert "the error falls in e5 at 1 and in e6 at 1 of 2 timesteps" in expected.text
     assert "e6's error is the lower one at 1 of 2 timesteps: t = 990." in expected.text
     grey = "every arm's error is above that of mid-grey (about 0.26 on CIFAR-10) at"
     assert all(f"At the {when} step {grey} t = 990." in expected.text for when in ("first", "last"))
-    one_arm = make(tmp_path / "one", Campaign(seeds=(1077,), faithful=False, noisiest=0.26))  # e6 0.234, at 2k 0.468
+    one_arm = make(tmp_path / "one", Campaign(seeds=(1077,), faithful=False, noisiest=0.26))  # e6: 0.234; at 2k 0.468
     assert f"At the first step {grey} t = 990." in one_arm.text and f"At the last step {grey} no t." in one_arm.text
 
 
 def test_the_summary_says_what_the_numbers_say(expected: Made, reversed_: Made) -> None:
-    """Both ways round. Catches an answer that was written beforehand."""
+    """The summary follows the numbers in both campaigns. Catches an answer that was written beforehand."""
     assert "Yes, by its level; the trends are opposite in e5 and e6.**" in expected.answer(1)
     assert "No, by its level; the trends are not opposite.**" in reversed_.answer(1)
-    assert "Not told from none.**" in expected.answer(2)  # 16 draws know the common trace to 14 % at worst
+    assert "Not told from none.**" in expected.answer(2)  # with 16 draws, the common trace is known to 14 % at worst
     assert "15.0 % below E5's (the study's log: 15.2 % below), that of the common loss 5.0 % above" in expected.answer(
         2
     )
@@ -138,7 +139,7 @@ def test_the_summary_says_what_the_numbers_say(expected: Made, reversed_: Made) 
 
 
 def test_claims_hold_or_not_by_their_numbers(expected: Made, reversed_: Made) -> None:
-    """Catches a verdict that does not look at the number, bounds the wrong way round, and the wrong sampler."""
+    """Catches a verdict that ignores the number, reversed bounds, and the wrong sampler."""
     for says, holds in {
         "E6's trace is 10-30 % lower across training": (True, False),
         "... and so it is on the common loss, as a flatter": (False, True),
@@ -152,15 +153,16 @@ def test_claims_hold_or_not_by_their_numbers(expected: Made, reversed_: Made) ->
 
 
 def test_the_studys_own_log_stands_beside(expected: Made) -> None:
-    """Its known numbers (docs of E5 and E6) in the column of its log. Catches ours in its place."""
+    """The page shows the known numbers of the study's log (docs of E5 and E6) in that log's column. Catches our numbers
+    in their place."""
     for number in ("| 60.2 % |", "| 41.1 % |", "| 44.2 % |", "| -15.2 % |", "| 1.25 % |"):
         assert number in expected.text
     assert "at 40 of 80 logged steps its batch has the same timesteps" in expected.text
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    """One seed, no evaluations, no faithful run, half of the steps: a page all the same, which says so, decides nothing
-    and gives no interval over seeds. Catches a traceback, and a verdict on half a run."""
+    """With one seed, no evaluations, no faithful run and half of the steps, there is still a page. It says what is
+    missing, decides nothing and gives no interval over seeds. Catches a traceback, and a verdict on half a run."""
     made = make(tmp_path, Campaign(seeds=(1077,), evaluations=False, faithful=False, steps=5000))
     for line in (
         "e5 has one seed: no interval over seeds.",
@@ -176,7 +178,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 
 def test_tables_are_whole(expected: Made, reversed_: Made) -> None:
-    """All rows of a table have as many cells as its head. Catches a cell that a condition or a `|` in a text adds."""
+    """Every row of a table has as many cells as its head. Catches a cell that a condition or a `|` in a text adds."""
     for made in (expected, reversed_):
         blocks = re.findall(r"(?:^\|.*\n)+", made.text, flags=re.MULTILINE)
         counts = [{len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()} for block in blocks]
@@ -184,15 +186,15 @@ def test_tables_are_whole(expected: Made, reversed_: Made) -> None:
 
 
 def test_one_seed_decides_of_these_runs(tmp_path: Path) -> None:
-    """Catches a verdict on E6 at large from a single training."""
+    """Catches a single training that decides about E6 in general, not only "in these runs"."""
     made = make(tmp_path, Campaign(seeds=(1077,), sem=0.1))
     found = {each.verdict for each in made.judged if each.verdict.startswith(("holds", "does not"))}
     assert found and all("in these runs" in verdict for verdict in found)
 
 
 def test_half_scored_seeds_are_used_as_far_as_they_go(tmp_path: Path) -> None:
-    """DDIM and the study's sampler of one seed of two: their numbers are of that one. Catches an arm that has no score
-    because one of its runs has none."""
+    """If DDIM and the study's sampler scored one seed of two, their numbers come from that seed. Catches an arm that
+    has no score because one of its runs has none."""
     Campaign().write(tmp_path / "runs")
     for experiment in ("e5", "e6"):
         (tmp_path / f"runs/{experiment}/{experiment}-s1078-0123abcd/evaluations.jsonl").unlink()
@@ -225,13 +227,14 @@ def test_half_scored_seeds_are_used_as_far_as_they_go(tmp_path: Path) -> None:
     ],
 )
 def test_an_interval_decides(known: Estimate, verdict: str) -> None:
-    """Of at least 0, by the page's rules. Catches a decision by the number alone, and one that seeds make which share
-    the noise."""
+    """The page's rules decide whether a number is at least 0. Catches a decision by the number alone, and one by seeds
+    that share the noise."""
     assert str(judge(known, 0.0, None)) == verdict
 
 
 def test_a_claim_is_as_good_as_its_worst_check() -> None:
-    """Catches a claim that holds by one check of two, and a limit that gets lost."""
+    """Catches a claim that holds by only one check of two, and a verdict that loses `in these runs` or `given the
+    draws`."""
     holds, in_these, given = Verdict("holds"), Verdict("holds", True), Verdict("holds", given_draws=True)
     fails, undecided, unsaid = (Verdict(word) for word in ("does not hold", "undecided", "cannot be said"))
     assert str(together([holds, Verdict("does not hold", True)])) == "does not hold in these runs"
@@ -243,15 +246,15 @@ def test_a_claim_is_as_good_as_its_worst_check() -> None:
 
 
 def test_a_side_is_beyond_zero() -> None:
-    """Catches an interval of no width at 0 that lies on both sides of it, and a limit that gets lost."""
+    """Catches a zero-width interval at 0 that counts as above or below 0, and a lost `in these runs`."""
     assert side(Estimate(0.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))) == (0, "")
     assert side(Estimate(1.0, (1.0,), (0.5, 1.5))) == (1, " in these runs")
     assert side(Estimate(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9))) == (-1, "")
 
 
 def test_fids_of_one_noise_are_compared_sample_by_sample(expected: Made, tmp_path: Path) -> None:
-    """What each sample adds is nearly the same in both arms: the difference is known ten times better than by the two
-    errors. By hand: std of 100 / a (IF_b - b / a IF_a) over sqrt(n). Catches pairs lost, or arms out of order."""
+    """Each sample contributes nearly the same in both arms, so the difference is known ten times better than from the
+    two errors. By hand: std of 100 / a (IF_b - b / a IF_a) over sqrt(n). Catches lost pairs, and arms out of order."""
     e5, e6 = expected.material.selection.arms
     found = fids.difference(e5, e6, scores.DDIM, 10_000)
     Campaign(old=8.0, faithful=False).write(tmp_path / "runs")
@@ -270,8 +273,9 @@ def test_fids_of_one_noise_are_compared_sample_by_sample(expected: Made, tmp_pat
 
 
 def test_a_difference_by_hand() -> None:
-    """a = 10 and b = 20, whose samples add x and y: b - a adds y - x, and 100 (b / a - 1) adds 10 y - 20 x; without
-    what samples add, the root of the sum of squares. Catches a slope of the quotient, or a sign."""
+    """For a = 10 and b = 20, whose samples add x and y, b - a adds y - x, and 100 (b / a - 1) adds 10 y - 20 x. Without
+    the samples' contributions, the error is the root of the sum of squares. Catches a wrong slope of the quotient, or a
+    wrong sign."""
     x, y = np.array([1.0, -2.0, 1.0, 0.0]), np.array([0.5, -1.0, 3.0, -2.5])
     one, other = (fids.Measured(v, float(each.std(ddof=1)) / 2, each) for v, each in ((10.0, x), (20.0, y)))
     plain, percent = (fids.less(one, other, percent=way) for way in (False, True))
@@ -283,7 +287,8 @@ def test_a_difference_by_hand() -> None:
 
 
 def test_the_difference_is_told_of_what_lies_above_the_floor(reversed_: Made) -> None:
-    """E6's 30 % below E5's, of E5's FID less what real images score. Catches a share of the whole FID."""
+    """E6's FID is 30 % below E5's; the page relates the difference to E5's FID minus the floor. Catches a share of the
+    whole FID."""
     e5 = reversed_.material.selection.arms[0]
     level = fids.level(e5, scores.DDIM, 10_000).number or 0.0
     row = tables.difference_rows(reversed_.material.selection)[-1]
@@ -291,7 +296,7 @@ def test_the_difference_is_told_of_what_lies_above_the_floor(reversed_: Made) ->
 
 
 def test_noise_by_both_samplers_is_not_the_studys_alone(tmp_path: Path) -> None:
-    """The respaced one ends worse. Catches a plateau put down to a sampler without a look at the other."""
+    """The respaced sampler ends worse. Catches a plateau that is blamed on one sampler without a look at the other."""
     Campaign(seeds=(1077,), respaced=120.0, faithful=False).write(tmp_path / "runs")
     found = summary.plateau(gather(tmp_path, LOGS).selection)
     assert found is not None and found.level == "does not hold"
@@ -299,8 +304,8 @@ def test_noise_by_both_samplers_is_not_the_studys_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", [('"n_samples": 500', '"n_samples": 100'), ('"seed": 0', '"seed": 1')])
 def test_what_was_scored_in_another_way_is_left_out(tmp_path: Path, other: tuple[str, str]) -> None:
-    """Fewer samples, or other noise, in one run's evaluations, and a line that does not read. Catches two scales in one
-    table, and samples that are no pairs."""
+    """One run's evaluations have fewer samples or other noise, and one line is torn. Catches two scales in one table,
+    and pairs of samples that do not match."""
     Campaign(seeds=(1077,)).write(tmp_path / "runs")
     path = tmp_path / "runs/e6/e6-s1077-0123abcd/evaluations.jsonl"
     lines = path.read_text().replace(*other).splitlines()
@@ -311,13 +316,13 @@ def test_what_was_scored_in_another_way_is_left_out(tmp_path: Path, other: tuple
 
 
 def test_the_studys_log_is_not_apart_from_itself(expected: Made) -> None:
-    """All fifteen numbers of it. Catches windows that are not the same."""
+    """All fifteen numbers of the log equal themselves. Catches windows that differ."""
     (log,) = [arm for arm in expected.material.study.arms if arm.experiment == "e5"]
     assert len(gaps(log, log)) == 15 and all(gap.change == 0 and not gap.apart for gap in gaps(log, log))
 
 
 def test_the_point_is_drawn_with_and_without_scores(expected: Made, tmp_path: Path) -> None:
-    """Every line has its name, and the ends of the scale theirs. Catches a figure that needs all of the campaign."""
+    """Every line and both ends of the scale have their names. Catches a figure that needs the whole campaign."""
     Campaign(seeds=(1077,), evaluations=False, faithful=False, steps=3000).write(tmp_path / "runs")
     bare = gather(tmp_path, LOGS)
     with theme():
@@ -332,7 +337,7 @@ def test_the_point_is_drawn_with_and_without_scores(expected: Made, tmp_path: Pa
 
 
 def test_a_spread_falls_by_all_of_it_at_most() -> None:
-    """Two seeds whose scatter falls by 99 and by 60 %. Catches an interval that ends at a fall of more than 100 %."""
+    """The scatter of two seeds falls by 99 and by 60 %. Catches an interval that reaches beyond a fall of 100 %."""
 
     def arm(name: str, scales: tuple[float, float]) -> Arm:
         steps = pd.Index(range(100, 3100, 100), name="step")
@@ -348,7 +353,7 @@ def test_a_spread_falls_by_all_of_it_at_most() -> None:
 
 @pytest.mark.filterwarnings("error:Attempt to set")
 def test_a_short_run_beside_the_log_is_drawn_on_a_log_axis(tmp_path: Path) -> None:
-    """Catches a limit of 0 on it, which is warned of and passed by; and two widths of line that nothing explains."""
+    """Catches an axis limit of 0, which matplotlib warns of and ignores, and two line widths without an explanation."""
     Campaign(seeds=(1077,), evaluations=False, faithful=False, steps=2000).write(tmp_path / "runs")
     short = gather(tmp_path, LOGS)
     (log,) = [arm for arm in short.study.arms if arm.experiment == "e5"]
@@ -361,7 +366,7 @@ def test_a_short_run_beside_the_log_is_drawn_on_a_log_axis(tmp_path: Path) -> No
 
 
 def test_probes_of_a_run_that_is_not_kept_are_refused(tmp_path: Path) -> None:
-    """Catches draws of another run of the same arm and seed beside the records."""
+    """Catches draws from another run of the same arm and seed among the records."""
     Campaign(seeds=(1077,), faithful=False).write(tmp_path / "runs")
     shutil.copytree(DOCS / "findings/probes", tmp_path / "probes")
     with pytest.raises(UserError, match=r"e5-s1077.jsonl has probes of the run e5-s1077-\w+, which has no record"):
@@ -369,8 +374,8 @@ def test_probes_of_a_run_that_is_not_kept_are_refused(tmp_path: Path) -> None:
 
 
 def test_grids_of_samples_are_shown_where_they_are(tmp_path: Path) -> None:
-    """Named by sampler and step; a row for each sampler, a column for each step, and the page names the run. Catches a
-    picture under another's name."""
+    """Grids are named by sampler and step, with a row for each sampler and a column for each step. The page names the
+    run. Catches a picture under another picture's name."""
     Campaign(seeds=(1077,), faithful=False).write(tmp_path / "runs")
     (tmp_path / "samples/e5-s1077-0123abcd").mkdir(parents=True)
     for name in ("ddpm-002000", "ddpm_adjacent_posterior-002000", "ddpm-010000", "other-002000"):

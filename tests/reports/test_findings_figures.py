@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.mark.parametrize("name", [Path(entry["image"]).stem for entry in listed()["findings"]])
 def test_a_figure_shows_its_numbers(name: str, made: Made) -> None:
-    """Catches a figure that nothing holds to its numbers, and all that the checks below say that they catch."""
+    """Catches a figure without a check of its numbers, and everything that the checks below catch."""
     assert name in CHECKS, f"no check here says what {name} has to show"
     with theme():
         CHECKS[name](made)
@@ -88,7 +88,7 @@ def panels_of(figure: Figure, count: int) -> list[Axes]:
 
 
 def of_fids(axes: Axes, arm: str, sampler: str, shade: str, text: str, aside: float = 0.0) -> None:
-    """Means with their bars, and the seeds' points."""
+    """The means with their bars, and the seeds' points."""
     steps = list(FIDS[arm, sampler])
     place = np.array(steps) + aside
     found = [level(arm, sampler, step) for step in steps]
@@ -112,8 +112,8 @@ def of_ends(axes: Axes) -> None:
 
 @shows("the_point")
 def the_point(made: Made) -> None:
-    """Catches samplers or arms in each other's colour, bars of one error, e5 against e6, and a range over seeds that is
-    that of the means; of the draws the mean over seeds of both ends."""
+    """Catches swapped colours of samplers or arms, bars of one error, e5 against e6, and a range of the means in place
+    of the range over seeds. The bars from the draws are the mean over seeds of both ends."""
     left, right = panels_of(figures.the_point(made.selection, PAIRS).figure, 2)
     for sampler, shade in ((OLD, VERMILION), (NEW, GREEN)):
         for arm in ARMS:
@@ -134,8 +134,8 @@ def the_point(made: Made) -> None:
 
 @shows("fids")
 def fids_by_sampler(made: Made) -> None:
-    """Catches panels in another order, one sampler's FIDs in another's panel, bars of one error, and a plateau that
-    looks as steep as a fall, each panel having a scale of its own."""
+    """Catches panels in another order, one sampler's FIDs in another's panel, bars of one error, and separate scales,
+    with which a plateau looks as steep as a fall."""
     panels = panels_of(figures.fid(made.selection).figure, 3)
     (limits,) = {axes.get_ylim() for axes in panels}
     assert limits[0] == 0 and limits[1] > CEILING
@@ -148,7 +148,7 @@ def fids_by_sampler(made: Made) -> None:
 
 @shows("samples")
 def samples(made: Made) -> None:
-    """Catches a picture in another's place: each is of one grey."""
+    """Each picture has one grey level. Catches swapped pictures."""
     grids = {}
     for grey, key in enumerate([(NEW, 10_000), (OLD, 2000), (NEW, 2000), (OLD, 10_000)], start=1):
         grids[key] = made.folder / f"{grey}.png"
@@ -162,7 +162,7 @@ def samples(made: Made) -> None:
 
 @shows("curvature")
 def curvature(made: Made) -> None:
-    """Catches a figure of one loss in both panels; see `curvature_vs_step` of the report."""
+    """Catches one loss in both panels. See `curvature_vs_step` of the report."""
     for axes, metric in zip(panels_of(figures.curvature(made.selection).figure, 2), (HUTCH, REF), strict=True):
         for arm in ARMS:
             the_line(axes, STEPS, mean(arm, f"{metric}_mean"), color=COLOURS[arm], label=LABELS[arm])
@@ -170,8 +170,8 @@ def curvature(made: Made) -> None:
 
 @shows("log")
 def log(made: Made) -> None:
-    """What was logged, thin, and its rolling mean over 3 rows, thick; a trace on fixed draws as it is. Catches curves
-    of another run, and a trace smoothed that has no noise."""
+    """Logged values are thin lines and their rolling means over 3 rows thick ones. A trace on fixed draws is not
+    smoothed. Catches curves of another run, and a smoothed trace that has no noise."""
     e5 = made.arms[0]
     (theirs,) = (Arm("e5", "baseline", (e5.runs[1],)),)
     config = config_of("e5", 1, train__total_steps=10_000, curvature__draws="fixed")
@@ -192,8 +192,8 @@ def log(made: Made) -> None:
 
 @shows("library")
 def library(made: Made) -> None:
-    """A run's milestones, and a large marker at the last. Catches axes that changed places, the first milestone marked,
-    and a run's trace of the other loss."""
+    """A run's milestones, with a large marker at the last. Catches swapped axes, a marker at the first milestone, and
+    the trace of the other loss."""
     drawn = draw_library(entries(open_source(str(made.swept))))
     shades = {"e5": COLOURS["e5"], "e6": COLOURS["e6"], "e1": COLOURS["e5"]}  # by loss
     for axes, metric in zip(panels_of(drawn.figure, 2), (HUTCH, REF), strict=True):
@@ -208,8 +208,8 @@ def library(made: Made) -> None:
 
 
 def test_pairs_are_drawn_as_they_are() -> None:
-    """The figure of `probe_pairs`. Catches the mean over the checkpoints drawn at step 0, and the two
-    losses in each other's panel."""
+    """The figure of `probe_pairs`. Catches the mean over the checkpoints drawn at step 0, and swapped panels of the two
+    losses."""
     each = [PAIRS[PAIRS["seed"] == seed] for seed in ("1", "2")]
     with theme():
         panels = panels_of(draw(each, ("e5", "e6")).figure, 2)

@@ -1,4 +1,4 @@
-"""Records of runs: small, without paths of the machine, and read as any run folder."""
+"""Records of runs are small, contain no paths of the machine, and can be read like any run folder."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.reports.campaign import Campaign
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run folder with two checkpoints, half a line at its end, and paths of the machine."""
+    """A run folder with two checkpoints, a torn last line, and paths of the machine."""
     Campaign(seeds=(1077,), faithful=False).write(tmp_path / "camp")
     folder = tmp_path / "camp/e5/e5-s1077-0123abcd"
     (folder / "checkpoints").mkdir()
@@ -30,8 +30,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_record_is_the_run_without_weights_pictures_and_paths(run: Path, tmp_path: Path) -> None:
-    """All else byte for byte, checkpoints by size and digest; W&B's address is no path. Catches a machine's paths, and
-    weights, in the repository."""
+    """A record keeps everything else byte for byte, and checkpoints by size and digest. W&B's address is not a path and
+    stays. Catches paths of a machine, and weights, in the repository."""
     (line,) = keep([run], tmp_path / "kept")
     record = tmp_path / "kept/e5" / run.name
     assert "finished" in line and sorted(path.name for path in record.iterdir()) == [
@@ -55,8 +55,8 @@ def test_a_record_is_the_run_without_weights_pictures_and_paths(run: Path, tmp_p
 
 
 def test_keeping_again_changes_what_changed(run: Path, tmp_path: Path) -> None:
-    """Nothing at first; then the row that came, and not the checkpoints' list when the weights were cleared away.
-    Catches records that are new each time, or stale, or forget."""
+    """A second call changes nothing. Then it adds the new row, and keeps the checkpoints' list although the weights
+    were deleted. Catches records that are rewritten each time, become stale, or lose entries."""
     out = tmp_path / "kept"
     keep([run], out)
     record = out / "e5" / run.name
@@ -74,7 +74,7 @@ def test_keeping_again_changes_what_changed(run: Path, tmp_path: Path) -> None:
 
 
 def test_reports_read_records_as_they_read_runs(tmp_path: Path) -> None:
-    """By the ordinary source: the same numbers. Catches a record that needs a reader of its own."""
+    """The ordinary source reads the same numbers. Catches a record that needs its own reader."""
     runs = Campaign(seeds=(1077,)).write(tmp_path / "camp")
     keep([runs], tmp_path / "kept")
     for there, kept in zip(open_source(str(runs)), open_source(str(tmp_path / "kept")), strict=True):
@@ -83,8 +83,8 @@ def test_reports_read_records_as_they_read_runs(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_kept_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No run, a record of a record, two runs with one name, and a record too large, with what to do; nothing is
-    written then. Catches megabytes in the repository."""
+    """Refused are a folder without runs, a record of a record, two runs with one name, and a record that is too large.
+    A refused call writes nothing. Catches megabytes in the repository."""
     with pytest.raises(UserError, match="No runs at or below"):
         keep([tmp_path / "nothing"], tmp_path / "kept")
     monkeypatch.setattr("reports.studies.min_snr.records.LARGEST_BYTES", 10_000)

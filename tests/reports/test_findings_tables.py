@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def said(made: Made | None = None, pairs: pd.DataFrame = PAIRS, **rest: Any) -> list[str]:
-    """The page's first lines."""
+    """The first lines of the page's summary."""
     selection = made.selection if made else Selection(load("e6"), (Arm("e5", "baseline", (NO_RUN,)),))
     return summary.summary(selection, pairs, selection, **rest).splitlines()
 
@@ -66,8 +66,8 @@ def said(made: Made | None = None, pairs: pd.DataFrame = PAIRS, **rest: Any) -> 
 
 
 def test_the_table_of_fids(made: Made) -> None:
-    """A column for each run; +- 1.96 errors. Catches one error, a run in another's column, and the ends of the scale in
-    each other's place."""
+    """A column for each run, with +- 1.96 errors. Catches one error, a run in another's column, and swapped ends of the
+    scale."""
     rows = tables.fid_rows(made.selection)
     points = [(OLD, 2000), (OLD, 10_000), (NEW, 2000), (NEW, 10_000), (DDIM, 10_000)]
     assert [(row["sampler"], row["step"]) for row in rows] == [(NAMES[s], f"{step:,}") for s, step in points]
@@ -81,22 +81,22 @@ def test_the_table_of_fids(made: Made) -> None:
 
 
 def test_what_the_networks_know(made: Made) -> None:
-    """At t = 100 it grows from 0.013 to 0.014, in both; at t = 990 it falls from 2 to 0.9, in e6 to 0.8. Catches
-    another step than the last that both have, and arms that changed places."""
+    """At t = 100 the error grows from 0.013 to 0.014 in both arms. At t = 990 it falls from 2 to 0.9, in e6 to 0.8.
+    Catches another step than the last that both arms have, and swapped arms."""
     rows = tables.predicted_rows(made.selection)
     assert [(row["t"], row["steps"]) for row in rows] == [(100, (2000, 10_000)), (990, (2000, 9000))]
     wanted = [[(0.013, 0.014), (0.013, 0.014)], [(2.0, 0.9), (2.0, 0.8)]]
     assert [np.round(row["errors"], 12).tolist() for row in rows] == [[list(pair) for pair in row] for row in wanted]
     known = tables.predicted_counts(rows)
     assert known["count"] == 2 and known["falls"] == [1, 1] and known["lower"] == [990]
-    # Mid-grey's, of the published means and deviations of CIFAR-10: mean of (2 m - 1)^2 + (2 s)^2 over the channels.
+    # Mid-grey's error, from CIFAR-10's published means and deviations: mean of (2 m - 1)^2 + (2 s)^2 over channels.
     grey = np.mean([(2 * m - 1) ** 2 + 4 * s**2 for m, s in ((0.4914, 0.2470), (0.4822, 0.2435), (0.4465, 0.2616))])
     assert known["grey"] == f"{grey:.2f}" and known["blind"] == [[990], [990]]
 
 
 def test_the_tables_of_trends_and_differences(made: Made) -> None:
-    """Catches a change of the other arm or sampler, one error for 1.96, seeds that average the samples' noise out, and
-    a share of the whole FID for that of what lies above the floor."""
+    """Catches a change of the other arm or sampler, one error in place of 1.96, seeds that average out the noise of the
+    samples, and a share of the whole FID in place of a share of the part above the floor."""
     rows = [tables.trend_row(trend) for trend in summary.trends(made.selection)]
     points = [(sampler, arm) for sampler in (OLD, NEW) for arm in ARMS]
     assert [(row["sampler"], row["arm"]) for row in rows] == [(NAMES[sampler], arm) for sampler, arm in points]
@@ -118,8 +118,9 @@ def test_the_tables_of_trends_and_differences(made: Made) -> None:
 
 
 def test_the_table_of_traces(made: Made) -> None:
-    """Change at each step, then the mean, of each seed; six blocks of steps left out in turn; the draws' errors as bad
-    as they can be. Catches windows off by one, blocks of the mean curves, and errors of the other arm."""
+    """The change at each step, then its mean, for each seed. The jackknife leaves out six blocks of steps in turn. The
+    draws' errors are the worst case. Catches windows off by one, blocks of the mean curves, and errors of the other
+    arm."""
     rows = iter(tables.change_rows(made.selection))
     reach_of = {}
     for metric, text in ((HUTCH, "each arm's own, trained loss"), (REF, "common, unweighted loss")):
@@ -149,7 +150,8 @@ def test_the_table_of_traces(made: Made) -> None:
 
 
 def test_the_table_of_pairs() -> None:
-    """The mean over the checkpoints and the last one. Catches the first checkpoint, and ends in each other's place."""
+    """The table shows the mean over the checkpoints and the last one. Catches the first checkpoint, and swapped
+    ends."""
     rows = tables.pair_rows(PAIRS)
     assert [tuple(row.values()) for row in rows[:4]] == [
         ("each arm's own, trained loss", "1", "10,000", "-15.0", "-18.0 to -12.0", "1 10000"),
@@ -161,7 +163,7 @@ def test_the_table_of_pairs() -> None:
 
 
 def test_the_table_of_a_sweep(made: Made) -> None:
-    """The last milestone of three runs. Catches the first one, and a trace in the other's column."""
+    """The last milestone of each of three runs. Catches the first milestone, and a trace in the other's column."""
     found = {
         row["steps"]: row for row in tables.sweep_rows(entries(open_source(str(made.swept)))) if row["loss"] != "minsnr"
     }
@@ -176,7 +178,7 @@ EVERY = np.arange(100, 10_001, 100)
 
 
 def curves(scale: float, phase: int) -> dict[str, np.ndarray]:
-    """Loss, gradient norm and trace, with its error, at 100 steps; `phase` makes other noise."""
+    """Loss, gradient norm and trace, with its error, at 100 steps. Each `phase` gives other noise."""
     wave = np.cos(2.0 * np.arange(100) + phase)
     fall = np.exp(-EVERY / 2000)
     return {
@@ -188,9 +190,10 @@ def curves(scale: float, phase: int) -> dict[str, np.ndarray]:
 
 
 def test_the_table_of_the_log() -> None:
-    """Values and means over windows, the change, and its standard error: of one value by the noise from step to step
-    around it (second differences of the logarithm) or of the trace's draws, of a window by the jackknife of the
-    quotient. Catches ours against theirs upside down, windows off by one, and errors of one of the two alone."""
+    """The table shows values, means over windows, the change, and its standard error. A single value's error comes from
+    the noise between steps around it (second differences of the logarithm) or from the trace's draws; a window's error
+    comes from the jackknife of the quotient. Catches an inverted quotient, windows off by one, and errors of only one
+    of the two runs."""
     each = [curves(1.0, 0), curves(1.3, 1)]
     log, ours = (
         Arm("e5", "baseline", (Run(str(i), "e5", 1, {}, pd.DataFrame(c, index=EVERY), Path("none")),))
@@ -233,7 +236,7 @@ def test_the_table_of_the_log() -> None:
 
 
 def test_the_line_on_the_log() -> None:
-    """Catches what could not be seen counted as within noise, and a bound on the other side of 25 %."""
+    """Catches undetectable differences that count as within noise, and a bound on the wrong side of 25 %."""
     ours = [
         Gap("train/loss", (8000, 10_000), 1.0, 1 + x, 100 * x, sem)
         for x, sem in ((0.5, 0.05), (0.1, 0.2), (-0.1, 0.3), (0.1, None))
@@ -249,7 +252,8 @@ def test_the_line_on_the_log() -> None:
 
 
 def test_what_a_claim_about_fids_measures(made: Made) -> None:
-    """Each kind of number, with both intervals. Catches a share of real images' score, and a band of the largest."""
+    """Each kind of number has both intervals. Catches a share relative to the score of real images, and a band relative
+    to the largest FID."""
 
     def of(kind: str, sampler: str, arm: str = "e6") -> Estimate:
         return measure(FidCheck(fid=kind, sampler=sampler, arm=arm, at_most=0), made.selection)  # type: ignore[arg-type]
@@ -267,7 +271,7 @@ def test_what_a_claim_about_fids_measures(made: Made) -> None:
 
 
 def test_the_table_of_claims() -> None:
-    """Catches the study's number in our column, intervals in each other's place, and a verdict of the wrong check."""
+    """Catches the study's number in our column, swapped intervals, and the verdict of another check."""
     ours = Estimate(-15.28, (-14.5, -16.0), (-18.5, -12.0), (-24.8, -5.7))
     counted = Estimate(2000.0, (1500.0, 2500.0), as_logged=True)
     lines = (
@@ -308,8 +312,8 @@ def three(value: float) -> str:
 
 
 def test_the_answer_on_the_plateau(made: Made) -> None:
-    """Catches a sampler's numbers under the other's name, the first step's share for the last one's, and a plateau that
-    is put down to the sampler whatever its level."""
+    """Catches one sampler's numbers under the other's name, the first step's share in place of the last one's, and a
+    plateau that is blamed on the sampler whatever its level."""
     parts = []
     for arm in ARMS:
         of_each = [
@@ -319,7 +323,7 @@ def test_the_answer_on_the_plateau(made: Made) -> None:
         ]
         parts.append(f"of {arm} from 2k to 10k steps: {', and '.join(of_each)}")
     shares = [100 * level("e5", s, 10_000).number / CEILING for s in (OLD, NEW)]
-    # e5's trends are +10 and +13.5 % by the study's sampler, and -33 by the other; e6's +4 and -1, and -24 and -22 %
+    # Trends by the study's sampler and the other: e5 +10 and +13.5 %, and -33 %; e6 +4 and -1, and -24 and -22 %
     assert said(made)[0] == (
         "- **(1) Is the plateau at 203-207 the sampler? Yes, by its level; the trends are opposite in e5 alone.** "
         f"FID of the same checkpoints {'; '.join(parts)}. Real images score 1.50 and uniform noise 60.0; e5 ends at "
@@ -329,14 +333,14 @@ def test_the_answer_on_the_plateau(made: Made) -> None:
 
 
 def test_the_answer_on_the_traces(made: Made) -> None:
-    """By the draws if there are any: their mean over seeds. Catches the trained loss for the common one, the study's
-    number for ours, and a change that is told from nothing by the end of one interval."""
+    """If there are draws, the answer uses their mean over seeds. Catches the trained loss in place of the common one,
+    the study's number in place of ours, and a change that counts as nonzero by one end of an interval."""
     own, common = (np.mean([relative(f"{metric}_mean", seed) for seed in SEEDS]) for metric in (HUTCH, REF))
     lower = [int((mean("e6", f"{m}_mean") < mean("e5", f"{m}_mean")).sum()) for m in (HUTCH, REF)]
     side = "below" if common < 0 else "above"
     question = "- **(2) How much of “E6 is 10-30 % flatter” remains on the common loss? "
     assert own < 0 and said(made, PAIRS)[1] == (
-        f"{question}None in these runs.** "  # beyond the draws, not beyond two seeds
+        f"{question}None in these runs.** "  # beyond the noise of the draws, but not of two seeds
         f"Averaged over 20 steps, E6's trace of the loss that each arm trains lies {-own:.1f} % below E5's (the "
         f"study's log: {-own:.1f} % below), that of the common loss {abs(common):.1f} % {side}. E6's is lower at "
         f"{lower[0]} of these steps on the trained loss, at {lower[1]} on the common loss. Draw by draw, the mean "
@@ -350,7 +354,7 @@ def test_the_answer_on_the_traces(made: Made) -> None:
 
 
 def test_the_answer_on_fid(made: Made) -> None:
-    """Catches e5 against e6, a step that is not the last, and a difference that one sampler of two decides alone."""
+    """Catches e5 against e6, a step other than the last, and a difference that only one sampler of two decides."""
     of_new, of_ddim = (difference(sampler, 10_000, percent=True) for sampler in (NEW, DDIM))
     apart = [each.word("higher, beyond", "lower, beyond", "within the noise") for each in (of_new, of_ddim)]
     assert apart == ["higher, beyond", "within the noise"]

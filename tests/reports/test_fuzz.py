@@ -1,5 +1,5 @@
-"""Random damage to a run's files, through the report, the training that continues and the upload: no traceback, no
-number that changes without a word, and an error that names its cause.
+"""Random damage to a run's files, tested with the report, the continued training and the upload. No traceback, no
+number that changes without a note, and an error that names its cause.
 
 A few mutations by default; `DDPM_FUZZ=300 python -m pytest tests/reports/test_fuzz.py` for more.
 """
@@ -36,12 +36,12 @@ _WORDS = [b"NaN", b"-Infinity", b"-1", b"1e400", b"9" * 400, b'"text"', b"null",
 
 
 def _count(few: int) -> range:
-    """The seeds of this many mutations, or of as many as were asked for by hand."""
+    """One seed for each mutation: `few`, or the number in DDPM_FUZZ."""
     return range(int(os.environ.get("DDPM_FUZZ", few)))
 
 
 def _mutated(content: bytes, rng: random.Random) -> bytes:
-    """`content` with one thing wrong: cut, a bit turned, a piece gone or there twice, lines gone, another value."""
+    """`content` with one fault: cut, a flipped bit, a piece missing or doubled, lines missing, or another value."""
     at, end = sorted(rng.randrange(len(content) + 1) for _ in range(2))
     end = min(end, at + rng.choice([1, 8, 200, 5000]))
     ways: list[Callable[[], bytes]] = [
@@ -66,7 +66,7 @@ def _turned(content: bytes, rng: random.Random) -> bytes:
 
 
 def _replaced(content: bytes, rng: random.Random) -> bytes:
-    """A value of the JSON (what stands between a colon and the next comma) replaced."""
+    """`content` with one JSON value replaced: the text between a colon and the next comma."""
     colons = [place for place, byte in enumerate(content) if byte == ord(":")] or [0]
     at = rng.choice(colons) + 1
     stops = [place for stop in (b",", b"}") if (place := content.find(stop, at)) >= 0]
@@ -113,15 +113,15 @@ def _assert_said(source: Path, path: Path, tmp_path: Path, few: int) -> None:
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("name", FILES)
 def test_a_report_on_a_damaged_run_folder(tmp_path: Path, name: str) -> None:
-    """Catches: an exception that is not meant for people; another number, or a row less, without a word; an error that
-    blames what is not at fault."""
+    """Catches an exception that is not meant for users, a changed number or a lost row without a note, and an error
+    that names the wrong file."""
     folder = both(tmp_path)
     _assert_said(tmp_path / "runs", folder / name, tmp_path, few=4)
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_a_report_on_damaged_wandb_files(tmp_path: Path, wandb_runs: WandbRuns) -> None:
-    """The same of the client's own log."""
+    """The same test for the client's own log."""
     shutil.copytree(wandb_runs.wandb, tmp_path / "wandb")
     _assert_said(tmp_path / "wandb", wandb_file(tmp_path / "wandb", "e6"), tmp_path, few=4)
 
@@ -135,7 +135,7 @@ def _config(root: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of four steps, to be copied."""
+    """The folder of a run of four steps. The tests copy it."""
     return _config(once(tmp_path_factory, "to-damage", lambda root: train(_config(root)))).run_dir
 
 
@@ -156,8 +156,8 @@ def _written(folder: Path) -> dict[int, dict[str, Any]]:
 def test_a_training_that_goes_on_in_a_damaged_folder(
     tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Finished or not: the same command ends in the same rows, or says what is wrong. Catches a traceback, a damaged
-    row that becomes a true one by being written again."""
+    """Whether or not the run is finished, the same command ends with the same rows or says what is wrong. Catches a
+    traceback, and a damaged row that is rewritten as a valid one."""
     for seed in _count(4):
         rng = random.Random(seed)
         cfg = _config(tmp_path / str(seed))
@@ -176,7 +176,7 @@ def test_a_training_that_goes_on_in_a_damaged_folder(
             continue
         said = capsys.readouterr().out
         if "finished already" in said and path.read_bytes() == damaged:
-            continue  # nothing was done
+            continue  # the training did nothing
         try:
             found = _written(cfg.run_dir)
         except (ValueError, LookupError, TypeError, AttributeError):
@@ -187,7 +187,7 @@ def test_a_training_that_goes_on_in_a_damaged_folder(
 def test_an_upload_of_a_damaged_folder(
     tmp_path: Path, trained: Path, server: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches: a traceback; rows that are not the run's sent without a word."""
+    """Catches a traceback, and an upload of wrong rows without a note."""
     for seed in _count(2):
         rng = random.Random(seed)
         folder = tmp_path / str(seed) / trained.name

@@ -1,4 +1,4 @@
-"""Runs of somebody else's making: what their records say is shown as text, and reaches no file of this machine."""
+"""Runs made by somebody else. A report shows their texts as text, and they reach no file of this machine."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from tests.reports.conftest import chosen, rows_of, write_run
 from wandb_standin import StandIn
 from wandb_standin.records import HISTORY
 
-# What leaves a code block, a code span, a table, a list, an attribute; what is HTML, a link, a picture, an entity.
+# Texts that leave a code block, a code span, a table, a list or an attribute; HTML, a link, a picture, an entity.
 HOSTILE = (
     "x\n\n# y\n\n<img src=x onerror=alert(1)>\n\n`</code></pre></td><script>alert(2)</script>` "
     'src="../secret.png" src="figures/fid_vs_step.png" [a](javascript:alert(3)) ![b](../secret.png) | c | '
@@ -32,7 +32,7 @@ _TAGS = {
 
 
 class _Page(HTMLParser):
-    """Tags and attributes of a page, the text in it, and the cells of each line of a table."""
+    """Tags and attributes of a page, its text, and the cells of each line of a table."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -58,7 +58,8 @@ class _Page(HTMLParser):
 
 
 def _hostile(value: Any, key: str = "") -> Any:
-    """`value` with hostile text for every text in it and in the name of every key of a config, and besides."""
+    """`value` with hostile text in place of its texts, and with a hostile key and text added to a config and the
+    like."""
     if isinstance(value, dict):
         found = {inner: _hostile(part, inner) for inner, part in value.items()}
         return found | {f"{key} {HOSTILE}": HOSTILE} if key in ("config", "model", "out", "aaaa1111") else found
@@ -93,8 +94,8 @@ def _assert_harmless(page: str, *secrets: bytes) -> None:
 
 @pytest.mark.usefixtures("few_figures")
 def test_a_hostile_text_in_every_field_of_a_record(tmp_path: Path) -> None:
-    """The whole page parsed: its tags are the template's, its pictures its own. Catches a script, an event, a link or
-    a picture of this machine in a table, a code block, a list, a caption or a title; a table with other columns."""
+    """The parsed page has only the template's tags and its own pictures. Catches a script, an event, a link or a
+    picture of this machine in a table, a code block, a list, a caption or a title, and a table with other columns."""
     for name in ("e5", "e6"):
         _write(tmp_path / "runs" / name, name)
     secret = tmp_path / "secret.png"
@@ -105,7 +106,7 @@ def test_a_hostile_text_in_every_field_of_a_record(tmp_path: Path) -> None:
 
 
 def test_a_hostile_text_in_the_library(tmp_path: Path) -> None:
-    """Catches: a name of an experiment or of a run that is mark-up in the page over all runs."""
+    """Catches an experiment's or a run's name that becomes mark-up in the page over all runs."""
     for seed, name in enumerate(("<script>alert(1)</script>", HOSTILE)):
         folder = _write(tmp_path / "runs" / str(seed), "e5")
         card = json.loads((folder / "run.json").read_text())
@@ -115,7 +116,7 @@ def test_a_hostile_text_in_the_library(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a small file that takes all memory when it is drawn; one left out without a word."""
+    """Catches a small file that takes all memory when it is drawn, and a picture left out without a note."""
     for name in ("e5", "e6"):
         write_run(tmp_path / name, name)
     monkeypatch.setattr(grids, "_MOST_PIXELS", 24 * 24)
@@ -127,26 +128,27 @@ def test_a_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("way", [text, code, verbatim])
 def test_no_filter_lets_a_text_out(tmp_path: Path, way: Any) -> None:
-    """Each filter by itself, where the templates use it. Catches a text that leaves a list, a cell or a code block."""
+    """Each filter alone, in the places where the templates use it. Catches a text that leaves a list, a cell or a code
+    block."""
     start = "    " if way is verbatim else "- "
     page = html_page(f"# t\n\n{start}{way(HOSTILE)}\n\n| a | b |\n|---|---|\n| c | d |\n", tmp_path, HOSTILE)
     _assert_harmless(page)
 
 
 def test_a_title_is_text(tmp_path: Path) -> None:
-    """Catches: the one place of the page that is no Markdown, left unescaped."""
+    """Catches the title, the only part of the page that is not Markdown, left unescaped."""
     page = html_page("x", tmp_path, "</title><script>alert(1)</script>")
     assert "<script>" not in page and "&lt;/title&gt;&lt;script&gt;" in page
 
 
 def test_html_in_the_markdown_is_text(tmp_path: Path) -> None:
-    """Catches: a page that is safe only as long as no filter was forgotten."""
+    """Catches a page that is safe only if no filter was forgotten."""
     page = html_page("<script>alert(1)</script>\n\n<div>\n\na <b>c</b> <http://e.example>\n", tmp_path, "t")
     assert _Page(page).tags <= _TAGS - {"div"}, page
 
 
 def test_a_link_leads_to_the_web_alone() -> None:
-    """Catches: a run's address on its server that is a script, or that ends the link."""
+    """Catches a run's server address that is a script or that ends the link early."""
     label = code("r")
     assert link(label, "https://wandb.ai/a/b/runs/r") == "[`r`](https://wandb.ai/a/b/runs/r)"
     for address in ("javascript:alert(1)", "https://x) <script>", "file:///etc/passwd", "https://x\n\ny", "", None):
@@ -164,7 +166,7 @@ def _log(server: StandIn, id: str, picture: Path) -> None:
 
 
 def _move_picture(server: StandIn, id: str, path: str) -> None:
-    """Have the row of step 2 name another path for its picture."""
+    """Make the row of step 2 name another path for its picture."""
     lines = server.runs["p", id].streams[HISTORY]
     row = json.loads(lines[1])
     row["samples/grid"]["path"] = path
@@ -173,13 +175,13 @@ def _move_picture(server: StandIn, id: str, path: str) -> None:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    """A picture beside the runs, which no run may draw."""
+    """A picture outside the runs, which no run may draw."""
     return write_run(tmp_path / "own", "e5") / "samples/step-000100.png"
 
 
 def test_a_servers_row_cannot_name_a_file_of_this_machine(server: StandIn, tmp_path: Path, picture: Path) -> None:
-    """By `..`, by an absolute path, by a byte that no path has. Catches a local picture drawn into a report, one row
-    that refuses the whole report, and a picture left out without a word."""
+    """The paths use `..`, are absolute, contain a byte that no path may have, or are too long. Catches a local picture
+    in a report, one row that stops the whole report, and a picture left out without a note."""
     for id, path in (("a", "../../../../../" + str(picture)), ("b", str(picture)), ("c", "x\0y.png"), ("d", "y" * 999)):
         _log(server, id, picture)
         _move_picture(server, id, path)
@@ -194,8 +196,8 @@ def test_a_servers_row_cannot_name_a_file_of_this_machine(server: StandIn, tmp_p
 def test_pictures_that_cannot_be_fetched(
     server: StandIn, picture: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    """Catches: a report that is refused, or hangs, for its least part; a missing picture that is not counted; one that
-    is never asked for again."""
+    """Catches a report that fails or hangs for missing pictures, a missing picture that is not counted, and one that is
+    never requested again."""
     monkeypatch.setattr(pictures, "TOGETHER_S", 5.0)
     _log(server, "a", picture)
     server.fail(status, 1000, where="GET /storage")
@@ -208,8 +210,8 @@ def test_pictures_that_cannot_be_fetched(
 
 
 def test_a_servers_names_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a run called `..` that takes the place of its project's folder in the cache, or a name that is no
-    file's; ordinary names moved, so that what was read is read again."""
+    """Catches a run called `..` that takes the place of its project's folder in the cache, and a name that no file can
+    have. Also catches ordinary names that are changed, so that cached runs are read again."""
     root = api._root()
     assert api._folder(["study", "p", "run-1.x"]) == root / "study/p/run-1.x"
     for part in ("..", ".", "", "a/b", "/etc", "x" * 300, "a\0", ".hidden"):

@@ -1,4 +1,4 @@
-"""The library: all runs of a source, one panel for each protocol."""
+"""The library: all runs of a source, with separate panels for each protocol."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.reports.conftest import rows_of, write_run
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Runs of several experiments, two schedules, two protocols; one without a trace."""
+    """Runs of several experiments, with two schedules and two protocols. One has no trace."""
     root = tmp_path / "runs"
     write_run(root / "a", "e5", 1)
     write_run(root / "b", "e6", 1)
@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_every_run_with_a_trace_is_in_it_and_the_rest_is_named(project: Path, tmp_path: Path) -> None:
-    """Catches: runs lost in silence, or numbers that are not those of the runs."""
+    """Catches runs that are lost without a note, and numbers that differ from the runs'."""
     page = make_library(str(project), tmp_path / "out")
     assert {path.name for path in page.parent.iterdir()} == {*FILES, "figures"}
     table = pd.read_csv(page.parent / "numbers.csv")
@@ -51,7 +51,8 @@ def test_every_run_with_a_trace_is_in_it_and_the_rest_is_named(project: Path, tm
 
 
 def test_protocols_are_on_no_common_axis(project: Path) -> None:
-    """Two protocols, two traces: four panels, each with runs of one protocol. Catches unlike FIDs together."""
+    """Two protocols and two traces give four panels, each with runs of one protocol. Catches incomparable FIDs in one
+    panel."""
     shown = entries(open_source(str(project)))
     with theme():
         axes = draw_library(shown).figure.axes
@@ -64,7 +65,7 @@ def test_protocols_are_on_no_common_axis(project: Path) -> None:
 
 
 def test_colour_is_the_loss_and_shape_the_schedule(project: Path) -> None:
-    """Catches: colour or shape by experiment, and another blue than the reports' for constant weighting."""
+    """Catches colour or shape by experiment, and a blue for constant weighting that differs from the reports'."""
     shown = [entry for entry in entries(open_source(str(project))) if entry.trace == TRAINED]
     with theme():
         first = draw_library(shown).figure.axes[0]
@@ -73,7 +74,7 @@ def test_colour_is_the_loss_and_shape_the_schedule(project: Path) -> None:
 
 
 def test_every_name_has_a_look_of_its_own() -> None:
-    """Catches: two weightings of one colour, two schedules of one marker, and other looks than before."""
+    """Catches two weightings with one colour, two schedules with one marker, and looks that changed."""
     assert len({loss_colour(name) for name in (*WEIGHTINGS, "unheard of")}) == len(WEIGHTINGS) + 1
     assert len({schedule_marker(name) for name in (*SCHEDULES, "unheard of")}) == len(SCHEDULES) + 1
     before = ("constant", "minsnr", "minsnr_norm", "soft_minsnr", "truncated_snr", "p2", "snr")
@@ -83,7 +84,8 @@ def test_every_name_has_a_look_of_its_own() -> None:
 
 
 def test_the_rank_correlation_is_over_the_last_milestones(project: Path) -> None:
-    """By the ranks of three points. Catches milestones of one run counted as if they were runs."""
+    """The expected value comes from the ranks of three points. Catches several milestones of one run counted as
+    runs."""
     shown = [e for e in entries(open_source(str(project))) if e.trace == TRAINED and e.protocol == "aaaa1111"]
     ends = sorted((e.points["trace"].iloc[-1], e.points["fid"].iloc[-1]) for e in shown)
     fids = [fid for _, fid in ends]
@@ -93,7 +95,7 @@ def test_the_rank_correlation_is_over_the_last_milestones(project: Path) -> None
 
 
 def test_nothing_to_show(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches: an empty picture, or a folder left behind, where no run has both numbers."""
+    """Catches an empty picture, or a leftover folder, if no run has both numbers."""
     with pytest.raises(UserError, match="has a Hessian trace at a step with a FID"):
         make_library(str(project), tmp_path / "out", ["experiment=e1"])
     with pytest.raises(UserError, match="No runs that match seed=77"):

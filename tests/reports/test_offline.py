@@ -1,4 +1,4 @@
-"""The W&B transaction log reader, against the official tool and against damage."""
+"""The reader of W&B transaction logs, tested against the official tool and with damaged files."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def official(wandb_runs: WandbRuns) -> list[dict[str, Any]]:
 
 
 def test_history_agrees_with_the_official_tool(wandb_runs: WandbRuns, official: list[dict[str, Any]]) -> None:
-    """Catches: rows lost, values changed (NaN and infinities too), framing misread."""
+    """Catches lost rows, changed values (NaN and infinities too), and misread framing."""
     numbers = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
     expected: dict[tuple[int, str], float] = {}
     for record in official:
@@ -51,7 +51,7 @@ def test_history_agrees_with_the_official_tool(wandb_runs: WandbRuns, official: 
 
 
 def test_record_count_agrees_with_the_official_tool(wandb_runs: WandbRuns, official: list[dict[str, Any]]) -> None:
-    """Catches: the reader stopping early at a block boundary (one record spans three blocks)."""
+    """Catches a reader that stops early at a block boundary (one record spans three blocks)."""
     data = wandb_file(wandb_runs.wandb, "e5").read_bytes()
     payloads, end = offline.read_records(data)
     assert len(data) > 3 * 32768 and end == len(data)
@@ -59,7 +59,7 @@ def test_record_count_agrees_with_the_official_tool(wandb_runs: WandbRuns, offic
 
 
 def test_a_file_cut_anywhere_gives_a_prefix(wandb_runs: WandbRuns) -> None:
-    """Catches: an exception, or invented records, for a file that a kill cut at any byte."""
+    """Catches an exception, or invented records, for a file that a kill truncated at any byte."""
     data = wandb_file(wandb_runs.wandb, "e5").read_bytes()
     whole, _ = offline.read_records(data)
     previous = 0
@@ -73,7 +73,7 @@ def test_a_file_cut_anywhere_gives_a_prefix(wandb_runs: WandbRuns) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.02, 0.2, 0.5, 0.93])
 def test_a_cut_run_is_read_and_noted(wandb_runs: WandbRuns, tmp_path: Path, share: float) -> None:
-    """Catches: the report failing, or silently calling a killed run finished."""
+    """Catches a report that fails, or that calls a killed run finished."""
     source = wandb_file(wandb_runs.wandb, "e5")
     data = source.read_bytes()
     folder = tmp_path / source.parent.name
@@ -88,7 +88,7 @@ def test_a_cut_run_is_read_and_noted(wandb_runs: WandbRuns, tmp_path: Path, shar
 
 
 def test_damage_in_the_middle_keeps_what_precedes_it(wandb_runs: WandbRuns) -> None:
-    """Catches: checksums not looked at."""
+    """Catches a reader that ignores checksums."""
     data = bytearray(wandb_file(wandb_runs.wandb, "e5").read_bytes())
     whole, _ = offline.read_records(bytes(data))
     data[9_000] ^= 0xFF
@@ -97,14 +97,14 @@ def test_damage_in_the_middle_keeps_what_precedes_it(wandb_runs: WandbRuns) -> N
 
 
 def test_a_file_of_another_kind_is_no_run_of_rows(tmp_path: Path) -> None:
-    """Catches: a foreign file with a matching name read as numbers."""
+    """Catches numbers read from a foreign file with a matching name."""
     (tmp_path / "run-x.wandb").write_bytes(b"not a log" * 100)
     (run,) = open_source(str(tmp_path))
     assert run.history.empty and run.notes
 
 
 def test_files_of_one_id_are_merged_in_order_of_start(wandb_runs: WandbRuns, tmp_path: Path) -> None:
-    """Catches: a run resumed offline shown as two runs, or its older values winning."""
+    """Catches a run resumed offline that counts as two runs, or whose older values win."""
     first = wandb_file(wandb_runs.wandb, "e5")
     for name, share in (("offline-run-1", 0.2), ("offline-run-2", 1.0)):
         (tmp_path / name).mkdir()
@@ -117,13 +117,13 @@ def test_files_of_one_id_are_merged_in_order_of_start(wandb_runs: WandbRuns, tmp
 
 
 def test_one_run_folder_is_a_source(wandb_runs: WandbRuns) -> None:
-    """Catches: only the outer `wandb` folder being accepted."""
+    """Catches a source that may only be the outer `wandb` folder."""
     (run,) = open_source(str(wandb_file(wandb_runs.wandb, "e6").parent))
     assert run.experiment == "e6"
 
 
 def test_a_long_file_is_read_once(wandb_runs: WandbRuns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a run out of the cache that differs from the one out of the file, or a cache that is never used."""
+    """Catches a cached run that differs from the file's, and a cache that is never used."""
     monkeypatch.setattr(cache, "_LEAST_BYTES", 0)
     fresh = open_source(str(wandb_runs.wandb))
 
@@ -139,8 +139,8 @@ def test_a_long_file_is_read_once(wandb_runs: WandbRuns, monkeypatch: pytest.Mon
 
 
 def test_arrays_are_those_of_a_run_folder(tmp_path: Path) -> None:
-    """Catches: lists of numbers that one source delivers and another does not, or a row of lists only that is a step in
-    one of them."""
+    """Catches lists of numbers that only one kind of source delivers, and a row with only lists that counts as a step
+    in one of them."""
     import wandb
 
     rows: list[tuple[int, dict[str, Any]]] = [

@@ -47,19 +47,19 @@ CURVES += (f"{HUTCH}_std", f"{REF}_mean", f"{REF}_sem")
 
 @pytest.fixture(scope="module")
 def selections(tmp_path_factory: pytest.TempPathFactory) -> Selections:
-    """The runs of `by_hand.py`, made once."""
+    """The runs of `by_hand.py`, written once."""
     return by_hand.make_selections(tmp_path_factory.mktemp("by-hand"))
 
 
 @pytest.fixture(scope="module")
 def two(selections: Selections) -> dict[str, list[list[str]]]:
-    """The tables of the page of two seeds."""
+    """The tables on the page for two seeds."""
     return tables(page_of(selections.two))
 
 
 @pytest.fixture(scope="module")
 def one(selections: Selections) -> dict[str, list[list[str]]]:
-    """The tables of the page of one seed."""
+    """The tables on the page for one seed."""
     return tables(page_of(selections.one))
 
 
@@ -72,7 +72,7 @@ def steps_of(metric: str) -> np.ndarray:
 
 
 def of_curve(values: np.ndarray, steps: np.ndarray) -> dict[str, float]:
-    """What the numbers say of a curve: steps up to 2000 are early, those from 8000 on late."""
+    """The page's numbers for a curve. Steps up to 2000 are early, steps from 8000 on are late."""
     early, late = values[steps <= 2000].mean(), values[steps >= 8000].mean()
     return {
         **{"first": values[0], "last": values[-1], "early_mean": early, "late_mean": late},
@@ -81,7 +81,7 @@ def of_curve(values: np.ndarray, steps: np.ndarray) -> dict[str, float]:
 
 
 def of_pair(metric: str, seeds: tuple[int, ...]) -> dict[str, float]:
-    """What the numbers say of e6 against e5."""
+    """The page's numbers for e6 against e5."""
     e5, e6, steps = mean("e5", metric, seeds), mean("e6", metric, seeds), steps_of(metric)
     difference = e6 - e5
     change = 100 * difference / e5
@@ -93,7 +93,7 @@ def of_pair(metric: str, seeds: tuple[int, ...]) -> dict[str, float]:
         "late_mean_difference": difference[steps >= 8000].mean(),
         "late_mean_change_pct": 100 * (e6[steps >= 8000].mean() / e5[steps >= 8000].mean() - 1),
     }
-    if metric.startswith("curvature/"):  # independent errors, of 20 steps, 2 arms and the seeds
+    if metric.startswith("curvature/"):  # independent errors from 20 steps, 2 arms and the seeds
         sems = [logged(arm, seed)[metric.replace("_mean", "_sem")] for arm in ARMS for seed in seeds]
         found["mean_difference_sem"] = math.sqrt(sum((each**2).sum() for each in sems)) / len(seeds) / 20
     if len(seeds) == 2:
@@ -131,9 +131,9 @@ def all_numbers(seeds: tuple[int, ...]) -> dict[tuple[str, str, str], float]:
 
 @pytest.mark.parametrize("seeds", [(1, 2), (1,)])
 def test_every_number_of_the_csv_file(selections: Selections, seeds: tuple[int, ...]) -> None:
-    """All of `numbers.csv` but the claims', and nothing besides. Catches a window off by one, a mean over the wrong
-    seeds, a change of the other arm, errors that are added instead of their squares, and Student's interval with
-    another count of seeds."""
+    """`numbers.csv` has all these numbers and, apart from the claims', no others. Catches a window off by one, a mean
+    over the wrong seeds, a change of the other arm, errors added in place of their squares, and Student's interval with
+    a wrong number of seeds."""
     table = numbers(selections.two if len(seeds) == 2 else selections.one)
     found = {(row[0], row[1], row[2]): row[3] for row in table.itertuples(index=False)}
     wanted = all_numbers(seeds)
@@ -143,8 +143,8 @@ def test_every_number_of_the_csv_file(selections: Selections, seeds: tuple[int, 
 
 
 def test_what_was_compared(selections: Selections, one: dict[str, list[list[str]]]) -> None:
-    """Runs, configs and protocols in the page's own words. Catches a run in another's row, and windows and counts that
-    are not those of the numbers."""
+    """The page states runs, configs and protocols. Catches a run in another's row, and windows and counts that do not
+    match the numbers."""
     page = page_of(selections.one)
     ends = {"e5": ("baseline", "10000"), "e6": ("variant", "10000"), "e1": ("context", "30000")}
     for row, (arm, (role, last)) in zip(one["arm"][1:], ends.items(), strict=True):
@@ -159,7 +159,7 @@ def test_what_was_compared(selections: Selections, one: dict[str, list[list[str]
 
 
 def test_the_table_of_numbers(two: dict[str, list[list[str]]]) -> None:
-    """A row for each metric and arm, in that order. Catches a column in another's place."""
+    """A row for each metric and arm, in that order. Catches swapped columns."""
     head, *rows = two["metric"]
     assert head == ["metric", "arm", "first", "last", "early mean", "late mean", "drop %", "lowest (step)"]
     metrics = [name for name in CURVES if not name.endswith("_sem")]
@@ -173,8 +173,8 @@ def test_the_table_of_numbers(two: dict[str, list[list[str]]]) -> None:
 
 
 def test_the_table_of_fids(two: dict[str, list[list[str]]], one: dict[str, list[list[str]]]) -> None:
-    """Of one seed +- half the 95 % interval, 1.96 errors. Catches one error, another arm's, best for last, and floor
-    and ceiling that changed places."""
+    """For one seed, +- half the 95 % interval, 1.96 errors. Catches one error, another arm's error, best in place of
+    last, and swapped floor and ceiling."""
     assert one["step"] == [
         ["step", "e5", "e6", "e1 (context)"],
         ["2000", "40.00 ± 3.92", "38.00 ± 1.96", "35.00 ± 0.49"],
@@ -186,7 +186,7 @@ def test_the_table_of_fids(two: dict[str, list[list[str]]], one: dict[str, list[
         ["*real images*", "1.25", "1.25", "1.25"],
         ["*uniform noise*", "50.00", "50.00", "50.00"],
     ]
-    assert two["step"][:7] == [  # seeds: 40 and 43, 38 and 39, ...
+    assert two["step"][:7] == [  # means of the seeds: 40 and 43, 38 and 39, ...
         ["step", "e5", "e6"],
         ["2000", "41.50", "38.50"],
         ["6000", "31.50", "28.00"],
@@ -199,7 +199,7 @@ def test_the_table_of_fids(two: dict[str, list[list[str]]], one: dict[str, list[
 
 @pytest.mark.parametrize("seeds", [(1, 2), (1,)])
 def test_the_table_of_pairs(selections: Selections, seeds: tuple[int, ...]) -> None:
-    """Catches lowest and highest in each other's place, +- two errors, and the whole run's difference for the late."""
+    """Catches swapped lowest and highest, +- two errors, and the whole run's difference in place of the late one."""
     head, *rows = tables(page_of(selections.two if len(seeds) == 2 else selections.one))["pair"]
     assert head[2:] == [
         *("steps", "variant lower at", "mean of changes %", "lowest", "highest", "mean difference", "late difference")
@@ -225,7 +225,7 @@ def late_mean(arm: str, seed: int, metric: str, since: int) -> float:
     return float(logged(arm, seed)[metric][steps_of(metric) >= since].mean())
 
 
-CRITERIA: dict[str, Callable[[int], float]] = {  # of one seed
+CRITERIA: dict[str, Callable[[int], float]] = {  # for one seed
     f"{HUTCH}_mean": lambda seed: _change(seed, f"{HUTCH}_mean", 6000),
     f"{REF}_mean": lambda seed: _change(seed, f"{REF}_mean", 6000),
     "val/fid": lambda seed: logged("e6", seed)["val/fid"][-1] - logged("e5", seed)["val/fid"][-1],
@@ -238,8 +238,8 @@ def _change(seed: int, metric: str, since: int) -> float:
 
 
 def test_the_criteria_are_decided_over_seeds(selections: Selections, two: dict[str, list[list[str]]]) -> None:
-    """The last 40 % are the steps from 6000 on. Numbers, Student's intervals of two paired seeds, and what they decide.
-    Catches the interval of something else than the number, and a verdict that looks at one end of it."""
+    """The last 40 % are the steps from 6000 on. The test checks numbers, Student's intervals of two paired seeds, and
+    their verdicts. Catches an interval that does not belong to the number, and a verdict from only one end of it."""
     head, *rows = two["criterion"]
     assert head[4:] == ["number", "95 % interval"]
     bounds = {f"{HUTCH}_mean": (-math.inf, -15), f"{REF}_mean": (-math.inf, -5), "val/fid": (-math.inf, -1)}
@@ -261,8 +261,8 @@ def test_the_criteria_are_decided_over_seeds(selections: Selections, two: dict[s
 
 
 def test_the_statements_are_held_against_the_numbers(selections: Selections, two: dict[str, list[list[str]]]) -> None:
-    """Each check's number of the mean curves, with the step where it is of one, and whether it lies where it should.
-    Catches a statistic of another arm or window, and a bound the wrong way round."""
+    """Each check shows its number from the mean curves, its step if it has one, and whether it lies within the bounds.
+    Catches a statistic of another arm or window, and a reversed bound."""
     trace, loss = ((mean("e5", name), mean("e6", name)) for name in (f"{HUTCH}_mean", "train/loss"))
     change = 100 * (trace[1] / trace[0] - 1)
     far = change[np.abs(change + 20).argmax()]
@@ -307,7 +307,7 @@ def test_the_statements_are_held_against_the_numbers(selections: Selections, two
 
 
 def test_the_claims_of_the_csv_file(selections: Selections) -> None:
-    """Catches numbers under another claim's name, and the ends of an interval in each other's place."""
+    """Catches numbers under another claim's name, and swapped ends of an interval."""
     table = claim_numbers(selections.two).set_index("statistic")
     for place, (metric, number) in enumerate(CRITERIA.items(), start=1):
         low, high = student([number(seed) for seed in (1, 2)])
@@ -381,8 +381,8 @@ def test_the_verdicts_of_two_seeds(selections: Selections) -> None:
 
 
 def test_the_verdicts_of_one_seed(selections: Selections) -> None:
-    """What rests on the probes, and on the noise of the samples: 1.96 errors. Catches one error for the interval, and
-    errors that are added instead of their squares."""
+    """Differences are judged by the errors of the probes and of the samples: 1.96 errors. Catches one error in place of
+    the interval, and errors added in place of their squares."""
     verdicts = dict(all_verdicts(selections.one))
     found = of_pair(f"{REF}_mean", (1,))
     reach = Z95 * found["mean_difference_sem"]
@@ -393,7 +393,7 @@ def test_the_verdicts_of_one_seed(selections: Selections) -> None:
         f"{found['mean_difference_sem']:#.2g} (standard error over the probes); the 95 % interval {four(low)} to "
         f"{four(high)} {excludes} 0. It covers the estimator's error at these steps, not the variation between seeds."
     )
-    reach = Z95 * math.hypot(0.5, 1.5)  # the last FIDs' errors; 28 against 24
+    reach = Z95 * math.hypot(0.5, 1.5)  # the errors of the last FIDs, 28 and 24
     assert verdicts["FID"][-2].startswith(
         f"At step 10000 e6 and e5 are apart beyond the noise of the samples (+4.00 ± {reach:.2f}); seeds unknown."
     )
@@ -409,9 +409,9 @@ def test_the_verdicts_of_one_seed(selections: Selections) -> None:
     ],
 )
 def test_either_sign_is_apart_from_zero(tmp_path: Path, shift: float, excludes: str, apart: str) -> None:
-    """A trace that is 30 lower, or 30 higher, at 4 steps with errors of 10: +- 1.96 sqrt(8) 10 / 4 = 13.9. FIDs with
-    errors of 3 and 4 that differ by as much: +- 9.8. Three seeds whose differences are within 2 of it: +- 4.97. Catches
-    a verdict that knows positive differences alone, or negative ones."""
+    """A trace 30 lower, or 30 higher, at 4 steps with errors of 10: +- 1.96 sqrt(8) 10 / 4 = 13.9. FIDs that differ by
+    30 either way, with errors of 3 and 4: +- 9.8. Three seeds whose differences are within 2 of that: +- 4.97. Catches
+    a verdict that handles only positive or only negative differences."""
     for name, level in (("e5", 100.0), ("e6", 100.0 + shift)):
         row = {f"{REF}_mean": level, f"{REF}_sem": 10.0, "train/loss": 1.0}
         score = {"val/fid": level, "val/fid_sem": 3.0 if name == "e5" else 4.0, "val/fid_protocol": "aaaa1111"}
@@ -435,7 +435,7 @@ def test_either_sign_is_apart_from_zero(tmp_path: Path, shift: float, excludes: 
 
 
 def test_the_lines_for_the_terminal(selections: Selections) -> None:
-    """Catches the mean of changes of a loss, and the change of means of a trace."""
+    """Catches the mean of changes for a loss, and the change of means for a trace."""
     line, basis = in_short(selections.two)
     own, common, mse = (of_pair(name, (1, 2)) for name in (f"{HUTCH}_mean", f"{REF}_mean", "train/mse"))
     assert line == (
@@ -450,8 +450,9 @@ def test_the_lines_for_the_terminal(selections: Selections) -> None:
 
 
 def test_the_librarys_page_and_table(selections: Selections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three runs, two traces each: trace and FID at every milestone in the CSV file, the last ones on the page, and
-    their rank correlation. Catches trace and FID of other steps, a run's trace under the other loss, and a sign."""
+    """Three runs with two traces each. The CSV file has trace and FID at every milestone; the page has the last ones
+    and their rank correlation. Catches trace and FID from different steps, a run's trace under the other loss, and a
+    wrong sign."""
     monkeypatch.setattr("reports.library._draw", lambda *_: Figure("name", "title", reason="not drawn here"))
     page = make_library(str(selections.of_one), tmp_path / "out")
     found = pd.read_csv(page.parent / "numbers.csv")

@@ -36,8 +36,8 @@ def _write(path: Path, trained: list[list[float]], common: list[list[float]], **
 
 
 def test_a_common_part_of_the_draws_falls_out(tmp_path: Path) -> None:
-    """Ten times what draws scatter, in proportion: the quotient has no error. A part that only the variant has does
-    have one. Catches means that are compared instead of pairs, and an interval that steps narrow."""
+    """If the draws scatter in proportion in both runs, the quotient has no error. A part that only the variant has
+    gives an error. Catches means that are compared in place of pairs, and an interval that narrows with more steps."""
     base = [[100.0, 300.0, 200.0, 400.0]] * 2
     trained = [[1.1 * b for b in row] for row in base]
     common = [[1.1 * b + d for b, d in zip(row, (10, -10, 10, -10), strict=True)] for row in base]
@@ -54,8 +54,8 @@ def test_a_common_part_of_the_draws_falls_out(tmp_path: Path) -> None:
 
 
 def test_intervals_hold_the_quotient_as_often_as_they_say() -> None:
-    """Of 400 pairs of 16 draws, the variant the baseline + a constant, or half of it: 92 to 98 of 100. Catches an
-    interval that takes the baseline's mean for exact, which held 42 times."""
+    """In 400 pairs of 16 draws, the variant is the baseline plus a constant, or half of it. The interval holds the
+    truth in 92 to 98 of 100. Catches an interval that treats the baseline's mean as exact, which held 42 times."""
     rng = np.random.default_rng(0)
     for scale, shift in ((1.0, 10.0), (0.5, 0.0)):
         held = 0
@@ -70,7 +70,8 @@ def test_intervals_hold_the_quotient_as_often_as_they_say() -> None:
 
 
 def test_vectors_of_one_draw_are_no_further_draws(tmp_path: Path) -> None:
-    """Two vectors on each of two draws: an interval of two values. Catches four that are taken for independent."""
+    """Two vectors on each of two draws give an interval from two values. Catches four values that count as
+    independent."""
     a = read(_write(tmp_path / "e5.jsonl", [[10.0, 10, 10, 10]], [[10.0, 10, 10, 10]], per_draw=2))
     b = read(_write(tmp_path / "e6.jsonl", [[11.0, 13, 12, 16]], [[11.0, 13, 12, 16]], per_draw=2))
     row = pair(a, b).iloc[0]
@@ -79,7 +80,7 @@ def test_vectors_of_one_draw_are_no_further_draws(tmp_path: Path) -> None:
 
 
 def test_seeds_are_what_the_last_interval_is_over(tmp_path: Path) -> None:
-    """10 % and 30 %: 20, with the two seeds' own interval. One seed has none."""
+    """10 % and 30 % give 20, with Student's interval over the two seeds. One seed has none."""
     a = read(_write(tmp_path / "e5.jsonl", [[10.0] * 4], [[10.0] * 4]))
     tables = [pair(a, read(_write(tmp_path / "e6.jsonl", [[x] * 4], [[x] * 4]))) for x in (11.0, 13.0)]
     (both,) = over_seeds(tables)
@@ -89,7 +90,8 @@ def test_seeds_are_what_the_last_interval_is_over(tmp_path: Path) -> None:
 
 
 def test_probes_that_have_no_draws_in_common_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another seed of the draws, the study's scheme, other steps, another file: exit code 2, nothing written."""
+    """Another seed of the draws, other steps, the study's scheme and another kind of file are refused. The command ends
+    with exit code 2 and writes nothing."""
     values = [[1.0, 2, 3, 4]]
     a = _write(tmp_path / "e5.jsonl", values, values)
     other = read(_write(tmp_path / "e6.jsonl", values, values, seed=1))
@@ -109,7 +111,7 @@ def test_probes_that_have_no_draws_in_common_are_refused(tmp_path: Path, capsys:
 
 
 def test_files_of_the_command(tmp_path: Path) -> None:
-    """Table and figure, from two seeds."""
+    """The command writes a table and a figure from two seeds."""
     values = [[10.0, 20, 30, 40], [5.0, 10, 15, 20]]
     a, b = (str(_write(tmp_path / f"{arm}.jsonl", values, values)) for arm in ("e5", "e6"))
     assert main(["probe-pairs", "--baseline", a, a, "--variant", b, b, "--out", str(tmp_path / "o/pairs")]) == 0
@@ -118,8 +120,8 @@ def test_files_of_the_command(tmp_path: Path) -> None:
 
 
 def test_the_table_of_the_curvature_page_is_made_from_its_files(tmp_path: Path) -> None:
-    """docs/curvature_e5_e6/pairs.csv from the probes beside it, and the page's numbers from that. Catches a number that
-    was typed or has grown old."""
+    """docs/curvature_e5_e6/pairs.csv follows from the probes beside it, and the page's numbers from that table. Catches
+    a number that was typed or is out of date."""
     docs = Path(__file__).parents[2] / "docs"
     a, b = ([str(docs / f"curvature_e5_e6/{arm}-s{seed}.jsonl") for seed in (1077, 1078)] for arm in ("e5", "e6"))
     assert main(["probe-pairs", "--baseline", *a, "--variant", *b, "--out", str(tmp_path / "pairs")]) == 0

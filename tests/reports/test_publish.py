@@ -1,4 +1,4 @@
-"""The report as a W&B Report: written by the real client and package into the stand-in, and read back from there."""
+"""The report as a W&B Report: the real client and package write it into the stand-in, and the tests read it back."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def project(server: StandIn) -> StandIn:
 
 
 def _publish(folder: Path, source: Path, path: str = "study/p") -> str:
-    # As report.py has them: drawn elsewhere, then moved.
+    # As in report.py: drawn elsewhere, then moved.
     figures = [Figure(name, FIGURES[name][0], png=Path("moved") / f"{name}.png", caption="c") for name in DRAWN]
     absent = Figure("trace_vs_gradient", "Absent", reason="not logged")
     return publish(chosen(source, "e6"), folder, [*figures, absent], path)
@@ -62,7 +62,7 @@ def _view(server: StandIn) -> ViewRecord:
 
 
 def _panels(spec: dict[str, Any]) -> list[tuple[list[str], Any]]:
-    """For each panel grid that shows media: its keys, and the value that its runs are filtered by."""
+    """For each panel grid that shows media: its keys, and the value by which its runs are filtered."""
     grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
     return [
         (panel["config"]["mediaKeys"], grid["runSets"][0]["filters"]["filters"][0]["value"])
@@ -73,8 +73,9 @@ def _panels(spec: dict[str, Any]) -> list[tuple[list[str], Any]]:
 
 
 def test_the_page_arrives_whole(project: StandIn, folder: Path, two_seeds: Path, capfd: Any) -> None:
-    """Read back by its address: every heading in order, every verdict, a panel for every figure; no link and no command
-    leads to this machine; nothing is printed. Catches: a section lost between two blocks, an image without its run."""
+    """Read back from its address, the report has every heading in order, every verdict, and a panel for every figure.
+    No link or command names this machine, and nothing is printed. Catches a section lost between two blocks, and an
+    image without its run."""
     capfd.readouterr()
     address = _publish(folder, two_seeds)
     assert capfd.readouterr() == ("", "")
@@ -95,7 +96,7 @@ def test_the_page_arrives_whole(project: StandIn, folder: Path, two_seeds: Path,
     captions = re.findall(r"^\*.+\*$", page.partition("## Figures")[2], re.MULTILINE)
     assert len(captions) == len(DRAWN)
     assert all(caption in text for caption in captions)
-    assert _view(project).type == "runs"  # and no draft
+    assert _view(project).type == "runs"  # not a draft
     assert str(folder.parent) in page  # the command that made it
     assert not re.search(r"\.png|!\[", json.dumps(spec))
     for place in (folder.parent, two_seeds):
@@ -105,8 +106,8 @@ def test_the_page_arrives_whole(project: StandIn, folder: Path, two_seeds: Path,
 def test_the_report_run_holds_figures_and_files(
     project: StandIn, folder: Path, two_seeds: Path, tmp_path: Path
 ) -> None:
-    """The bytes that lie in the folder. Catches: a file forgotten, an image under another key than the panel's, W&B's
-    own files of the run left where `--from wandb` would find them."""
+    """The run's files equal the folder's. Catches a missing file, an image under another key than the panel's, and
+    W&B's own files of the run left where `--from wandb` would find them."""
     _publish(folder, two_seeds)
     run = project.runs["p", "report-e6"]
     assert (run.name, run.group, run.job_type, run.state) == ("report e6", "e6", "report", "finished")
@@ -126,7 +127,8 @@ def test_the_report_run_holds_figures_and_files(
 
 
 def test_the_report_run_is_no_training_run(project: StandIn, folder: Path, two_seeds: Path) -> None:
-    """Neither asked for by experiment nor taken among all runs. Catches: a report that counts itself as an arm."""
+    """Neither a request for an experiment nor one for all runs includes it. Catches a report that counts itself as an
+    arm."""
     _publish(folder, two_seeds)
     assert "experiment" not in project.runs["p", "report-e6"].config
     named = open_source("wandb:study/p", ["e5", "e6"])
@@ -136,7 +138,7 @@ def test_the_report_run_is_no_training_run(project: StandIn, folder: Path, two_s
 
 
 def test_live_charts(project: StandIn, folder: Path, two_seeds: Path) -> None:
-    """FID, loss and traces against `step`, of all arms and the context, each group in the colour of the figures."""
+    """FID, loss and traces against `step`, for all arms and the context. Each group has its colour from the figures."""
     _publish(folder, two_seeds)
     grid = _view(project).spec["blocks"][-2]["metadata"]  # the last block is W&B's empty paragraph
     (runs,) = grid["runSets"]
@@ -156,9 +158,9 @@ def test_live_charts(project: StandIn, folder: Path, two_seeds: Path) -> None:
 
 
 def test_publishing_again_replaces(project: StandIn, folder: Path, two_seeds: Path, tmp_path: Path) -> None:
-    """One report and one report run, with the new content, also where the report got another title meanwhile.
+    """There remain one report and one report run, with the new content, even if the report was renamed meanwhile.
 
-    Catches: a second report at every call, a report known by its title, an old page or image left in place.
+    Catches a second report at every call, a report that is found by its title, and an old page or image left in place.
     """
     first = _publish(folder, two_seeds)
     before = _view(project).id
@@ -182,8 +184,8 @@ def test_publishing_again_replaces(project: StandIn, folder: Path, two_seeds: Pa
 
 
 def test_a_deleted_report_is_made_anew(project: StandIn, folder: Path, two_seeds: Path) -> None:
-    """Catches: the id of a report that is gone, given to a server that would refuse it for ever; and a report of
-    somebody's own, of the same title, taken for ours."""
+    """Catches the id of a deleted report, sent to a server that would refuse it forever. Also catches a user's own
+    report with the same title that is overwritten."""
     _publish(folder, two_seeds)
     gone = _view(project).id
     del project.views[gone]
@@ -196,7 +198,7 @@ def test_a_deleted_report_is_made_anew(project: StandIn, folder: Path, two_seeds
 
 @pytest.mark.parametrize("path", ["study/none", "somebody/p"])
 def test_no_project_is_made(project: StandIn, folder: Path, two_seeds: Path, path: str) -> None:
-    """A slip in the name is said. Catches: the client's own way, which is to create the project."""
+    """A misspelt name is an error. Catches the client's default, which creates the project."""
     with pytest.raises(UserError, match=rf"report of e6 cannot be saved in wandb:{path}.*ENTITY/PROJECT"):
         _publish(folder, two_seeds, path)
     assert project.projects == ["p"]
@@ -206,7 +208,8 @@ def test_no_project_is_made(project: StandIn, folder: Path, two_seeds: Path, pat
 
 @pytest.mark.parametrize("step", ["UpsertBucket", "upsertView"])
 def test_no_permission(project: StandIn, folder: Path, two_seeds: Path, step: str) -> None:
-    """A login that may read the project but not write into it: W&B's reason, no traceback, no key, no report."""
+    """A login may read the project but not write into it. The error gives W&B's reason. Catches a traceback, a printed
+    key, and a report that exists all the same."""
     project.fail(403, times=50, where=step)
     with pytest.raises(
         UserError, match=r"report of e6 cannot be saved in wandb:study/p: as the test ordered\."
@@ -217,7 +220,7 @@ def test_no_permission(project: StandIn, folder: Path, two_seeds: Path, step: st
 
 
 def test_without_a_login(server: StandIn, folder: Path, two_seeds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said at once; nobody is asked for a key."""
+    """The error comes at once, and nobody is asked for a key."""
     server.projects.append("p")
     monkeypatch.delenv("WANDB_API_KEY")
     with pytest.raises(UserError, match=r"report of e6 cannot be saved.*wandb login"):
@@ -226,7 +229,7 @@ def test_without_a_login(server: StandIn, folder: Path, two_seeds: Path, monkeyp
 
 
 def test_without_a_server(project: StandIn, folder: Path, two_seeds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A person is not left waiting: the wait for a first answer is bounded."""
+    """The wait for a first answer is bounded, so no user waits forever."""
     monkeypatch.setattr(dashboard, "TIMEOUT_S", 1)
     project.down()
     with pytest.raises(UserError, match=r"report of e6 cannot be saved in wandb:study/p: .*try again"):
@@ -237,8 +240,8 @@ def test_without_a_server(project: StandIn, folder: Path, two_seeds: Path, monke
 def test_a_server_that_fails_midway(
     project: StandIn, folder: Path, two_seeds: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """It is said in bounded time, and the same command, later, makes the one report. Catches: W&B's own waiting, which
-    has no end, and the id of a report that is lost with the run it was written to."""
+    """The error comes within bounded time, and the same command later makes the one report. Catches W&B's own waiting,
+    which has no end, and a report's id that is lost with its run."""
     project.fail(503, times=3, where=where)
     begin = time.monotonic()
     with monkeypatch.context() as patch:
@@ -247,16 +250,16 @@ def test_a_server_that_fails_midway(
         with pytest.raises(UserError, match=r"report of e6 cannot be saved in wandb:study/p: .*try again"):
             _publish(folder, two_seeds)
     assert time.monotonic() - begin < 15
-    wandb.teardown()  # as at the end of the process
+    wandb.teardown()  # W&B does this at the end of a process
     _publish(folder, two_seeds)
     assert len(project.views) == 1
     assert project.runs["p", "report-e6"].state == "finished"
 
 
 def test_blocks_of_a_page() -> None:
-    """Every line of a small page where it belongs. Catches: `##` inside a code block taken for a heading, an image's
-    caption lost, a command that names a folder of this machine, a relative path or an address cut down, the same
-    command for every run."""
+    """Every line of a small page is in its place. Catches `##` inside a code block that becomes a heading, a lost image
+    caption, a command that names a folder of this machine, a truncated relative path or address, and the same command
+    for every run."""
     page = (
         "# e6: Title\n\n*Question: which?*\n\n**Warning: one arm**\n\n## Verdicts\n\n- a\n- b: 1/2 of /x\n\n"
         "### Part\n\n"

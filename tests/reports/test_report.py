@@ -1,4 +1,4 @@
-"""The whole way: source to numbers, figures and pages."""
+"""The whole way from a source to numbers, figures and pages."""
 
 import re
 import shutil
@@ -26,12 +26,12 @@ def e6(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def originals() -> Path:
-    """The original logs, for a fixture of wider scope."""
+    """The original logs, for a fixture with a wider scope."""
     return Path(__file__).parents[2] / "docs/findings/study_logs"
 
 
 def test_files(e6: Path) -> None:
-    """Catches: an output missing, misnamed, or drafts left behind."""
+    """Catches a missing or misnamed output, and drafts left behind."""
     assert {path.name for path in e6.iterdir()} == {
         "report.md",
         "report.html",
@@ -44,7 +44,7 @@ def test_files(e6: Path) -> None:
 
 
 def test_numbers_keep_full_precision(e6: Path) -> None:
-    """Catches: rounding on the way into the csv."""
+    """Catches rounding on the way into the CSV file."""
     rows = pd.read_csv(e6 / "numbers.csv", float_precision="round_trip")
     table = rows.set_index(["experiment", "metric", "statistic"])["value"]
     assert table["e5", "train/loss", "first"] == 0.19482320547103882
@@ -52,7 +52,7 @@ def test_numbers_keep_full_precision(e6: Path) -> None:
 
 
 def test_markdown(e6: Path) -> None:
-    """Catches: sections, tables or reasons missing from the page."""
+    """Catches sections, tables or reasons that are missing from the page."""
     text = (e6 / "report.md").read_text()
     for part in (
         "by 15.2 % on average (2.5 to 33.9 %)",
@@ -70,7 +70,7 @@ def test_markdown(e6: Path) -> None:
 
 
 def test_html_is_self_contained(e6: Path) -> None:
-    """Catches: a page that loses its figures when it is mailed, or that calls out to a network."""
+    """Catches a page that loses its figures when it is mailed, or that uses the network."""
     page = (e6 / "report.html").read_text()
     sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', page)
     assert len(sources) == 10 and all(source.startswith("data:image/png;base64,") for source in sources)
@@ -81,7 +81,8 @@ def test_html_is_self_contained(e6: Path) -> None:
 
 @pytest.mark.usefixtures("few_figures")
 def test_only_labels_are_kept_on_one_line(e6: Path) -> None:
-    """Catches: the verdicts pushed behind a scroll bar by claims on one line; a metric's name broken in a table."""
+    """Catches verdicts that long one-line claims push behind a scroll bar, and a metric's name that breaks across lines
+    in a table."""
     start = r'<div class="table ?(.*?)"><table>\s*<thead>\s*<tr>\s*<th>(.*?)</th>'
     tables = {first: kind for kind, first in re.findall(start, (e6 / "report.html").read_text())}
     assert {first for first, kind in tables.items() if kind} == {"criterion", "statement"}
@@ -90,8 +91,8 @@ def test_only_labels_are_kept_on_one_line(e6: Path) -> None:
 
 @pytest.mark.usefixtures("few_figures")
 def test_every_run_has_a_command_of_its_own(wandb_runs: WandbRuns, tmp_path: Path) -> None:
-    """From W&B's files, which hold no config file, and from a run folder, which does. Catches: `ddpm train CONFIG` with
-    one seed for both arms, and a path that is not there."""
+    """From W&B's files, which hold no config file, and from a run folder, which does. Catches `ddpm train CONFIG` with
+    one seed for both arms, and a path that does not exist."""
     text = make_report("e6", str(wandb_runs.wandb), tmp_path / "a").with_suffix(".md").read_text()
     for run in ("e5/e5-s1-e5", "e6/e6-s1-e6"):
         assert f"    ddpm train RUNS/{run}/config.yaml --seed=1 --out_dir=NEW    # {run[:2]}," in text
@@ -103,7 +104,7 @@ def test_every_run_has_a_command_of_its_own(wandb_runs: WandbRuns, tmp_path: Pat
 
 @pytest.mark.usefixtures("unrendered")
 def test_folders_and_wandb_give_identical_numbers(wandb_runs: WandbRuns, tmp_path: Path) -> None:
-    """Catches: a report that depends on where the same run was read from."""
+    """Catches a report that depends on the kind of source of the same run."""
     ours = make_report("e6", str(wandb_runs.folders), tmp_path / "folders").parent
     theirs = make_report("e6", str(wandb_runs.wandb), tmp_path / "wandb").parent
     assert (ours / "numbers.csv").read_bytes() == (theirs / "numbers.csv").read_bytes()
@@ -114,7 +115,7 @@ def test_folders_and_wandb_give_identical_numbers(wandb_runs: WandbRuns, tmp_pat
 
 @pytest.mark.usefixtures("few_figures")
 def test_an_error_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: half a report, or a damaged earlier one, after a failure."""
+    """Catches half a report, or a damaged earlier one, after a failure."""
     write_run(tmp_path / "runs" / "a", "e5")
     write_run(tmp_path / "runs" / "b", "e6", protocol="cccc3333")
     with pytest.raises(UserError, match="different protocols"):
@@ -127,7 +128,7 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("few_figures")
 def test_mixed_protocols_are_shown_when_asked(tmp_path: Path) -> None:
-    """Catches: the permission given, and no word of it on the page."""
+    """Catches a page that does not say that mixed protocols were allowed."""
     write_run(tmp_path / "runs" / "a", "e5")
     write_run(tmp_path / "runs" / "b", "e6", protocol="cccc3333")
     page = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6", allow_mixed_protocols=True)
@@ -138,7 +139,7 @@ def test_mixed_protocols_are_shown_when_asked(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_figures")
 def test_overwriting_keeps_other_files(tmp_path: Path) -> None:
-    """Catches: a user's own file deleted, or a figure of an earlier report shown as today's."""
+    """Catches a deleted file of the user, and a figure of an earlier report that stays."""
     write_run(tmp_path / "runs" / "a", "e5")
     write_run(tmp_path / "runs" / "b", "e6")
     out = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6").parent
@@ -155,8 +156,8 @@ def test_overwriting_keeps_other_files(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_figures")
 def test_what_was_found_is_printed(originals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The original logs' numbers, as the page has them. Catches a report that ends on a path, the arms the wrong way
-    round, and FIDs of two protocols set against each other."""
+    """The terminal shows the original logs' numbers, as on the page. Catches a report that prints only a path, swapped
+    arms, and a comparison of FIDs of two protocols."""
     page = make_report("e6", str(originals), tmp_path / "out")
     said = capsys.readouterr().out
     assert "e6 against e5: Hessian trace of each arm's trained loss -15.2 %" in said
@@ -171,7 +172,7 @@ def test_what_was_found_is_printed(originals: Path, tmp_path: Path, capsys: pyte
 
 @pytest.mark.usefixtures("few_figures")
 def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
-    """Catches: a pipe or mark-up in a config value breaking a table or running in the page."""
+    """Catches a pipe or mark-up in a config value that breaks a table or is active in the page."""
     nasty = "<script>alert(1)</script> | a `b` _c_"
     write_run(tmp_path / "runs" / "a", "e5", model__name=nasty)
     write_run(tmp_path / "runs" / "b", "e6", model__name="unet")
@@ -185,7 +186,7 @@ def test_text_from_runs_cannot_break_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_figures")
 def test_a_missing_arm_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches: a report without its baseline that does not say so."""
+    """Catches a report without its baseline that does not say so."""
     write_run(tmp_path / "runs" / "b", "e6", finished=False)
     text = make_report("e6", str(tmp_path / "runs"), tmp_path / "e6").with_suffix(".md").read_text()
     assert "Arm e5: no run with metrics in the source." in text
@@ -194,14 +195,14 @@ def test_a_missing_arm_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_out_that_is_a_file(tmp_path: Path, originals: Path) -> None:
-    """Catches: a traceback for a mistyped --out."""
+    """Catches a traceback for a mistyped --out."""
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match="is a file"):
         make_report("e1", str(originals), tmp_path / "out")
 
 
 def test_reports_never_import_torch() -> None:
-    """Catches: a report that needs the training stack to start."""
+    """Catches a report that needs the training stack to start."""
     import subprocess
     import sys
 
@@ -211,7 +212,7 @@ def test_reports_never_import_torch() -> None:
 
 @pytest.mark.usefixtures("few_figures")
 def test_places_that_cannot_be_written(tmp_path: Path, originals: Path) -> None:
-    """A file where a folder should be: above the report, and inside it. Catches a traceback in place of an error."""
+    """A file stands in place of a folder, above the report or inside it. Catches a traceback in place of an error."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         make_report("e6", str(originals), tmp_path / "file" / "out")
@@ -228,8 +229,8 @@ def test_a_filter_that_is_no_yaml(tmp_path: Path, originals: Path) -> None:
 
 
 def test_values_without_a_percentage_make_no_nonsense(tmp_path: Path) -> None:
-    """A baseline of zeros, negative traces, constant stds, a `$` in the config. Catches `nan %`, `inf %`, a rise called
-    a fall, a division warning, and text taken for mathematics."""
+    """A baseline of zeros, negative traces, constant stds, and a `$` in the config. Catches `nan %`, `inf %`, a rise
+    called a fall, a division warning, and text typeset as mathematics."""
     for name, sign in (("e5", 0.0), ("e6", -1.0)):
         rows = [
             (step, {k: (sign * v if isinstance(v, float) else v) for k, v in row.items()})
@@ -246,8 +247,8 @@ def test_values_without_a_percentage_make_no_nonsense(tmp_path: Path) -> None:
 
 
 def test_an_experiment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file outside the package, with a condition on an arm's runs. Catches a path not taken, `where` not read, and a
-    report that would be written over its own YAML file where no --out is given."""
+    """A file outside the package has a condition on an arm's runs. Catches a path that is not accepted, an ignored
+    `where`, and a report that overwrites its own YAML file if --out is not given."""
     for seed, lr in ((1, 1.0), (2, 2.0)):
         write_run(tmp_path / "runs" / f"a{seed}", "mine", seed, optim__lr=lr)
         write_run(tmp_path / "runs" / f"b{seed}", "theirs", seed, optim__lr=lr)

@@ -1,4 +1,4 @@
-"""Opening a source, run folders, and what both readers must agree on."""
+"""Opening a source, reading run folders, and the agreement of both readers."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from tests.reports.conftest import WandbRuns, write_run
 
 
 def test_bad_sources_say_what_was_looked_for(tmp_path: Path) -> None:
-    """Catches: a traceback, or an empty report, for a wrong path."""
+    """Catches a traceback, or an empty report, for a wrong path."""
     with pytest.raises(UserError, match="no such folder"):
         open_source(str(tmp_path / "absent"))
     (tmp_path / "file").touch()
@@ -31,7 +31,7 @@ def test_bad_sources_say_what_was_looked_for(tmp_path: Path) -> None:
 
 
 def test_original_logs(originals: Path) -> None:
-    """Catches: the original study's files misread: their experiment, steps, seed, commit or protocol."""
+    """Catches files of the original study whose experiment, steps, seed, commit or protocol is misread."""
     e1, e5, e6 = open_source(str(originals))
     assert [run.experiment for run in (e1, e5, e6)] == ["e1", "e5", "e6"]
     assert {run.seed for run in (e1, e5, e6)} == {1077}
@@ -48,7 +48,7 @@ def test_original_logs(originals: Path) -> None:
 
 
 def test_our_run_folder(tmp_path: Path) -> None:
-    """Catches: run.json ignored, grids' steps misread, recorded fingerprints lost."""
+    """Catches an ignored run.json, misread steps of grids, and lost recorded fingerprints."""
     write_run(tmp_path / "any name", "e5", seed=3)
     (run,) = open_source(str(tmp_path))
     assert (run.id, run.experiment, run.seed) == ("e5-s3-any name", "e5", 3)
@@ -59,7 +59,7 @@ def test_our_run_folder(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_still_going(tmp_path: Path) -> None:
-    """Catches: a missing results.jsonl or a half-written last line stopping the whole report."""
+    """Catches a missing results.jsonl or a torn last line that stops the whole report."""
     folder = write_run(tmp_path / "r", "e5", finished=False)
     whole = len((folder / "loss.jsonl").read_text().splitlines())
     with (folder / "loss.jsonl").open("a") as file:
@@ -70,7 +70,7 @@ def test_a_run_that_is_still_going(tmp_path: Path) -> None:
 
 
 def test_malformed_lines_are_counted(tmp_path: Path) -> None:
-    """Catches: rows lost without a word."""
+    """Catches rows that are lost without a note."""
     good = json.dumps({"_i": 1, "out": {"train/loss": 1.0}})
     folder = tmp_path / "e9"
     folder.mkdir()
@@ -89,9 +89,8 @@ def _read(folder: Path, lines: bytes) -> Run:
 
 
 def test_awkward_lines(tmp_path: Path) -> None:
-    """Catches: what Python's writer says and JSON's standard does not (NaN, Infinity) taken for damage; a line end that
-    is none (U+2028) or is another (CR LF) shifting the numbers of the lines; zeros and bytes of no text after a crash
-    ending the reading."""
+    """Catches NaN and Infinity, which Python writes but JSON's standard forbids, taken for damage. Also catches U+2028
+    or CR LF that shift the line numbers, and zeros or undecodable bytes after a crash that end the reading."""
     lines = [
         b'{"_i": 1, "out": {"a": NaN, "b": 1}}\r',
         b'{"_i": 2, "out": {"a": Infinity, "b": true}}',
@@ -127,12 +126,12 @@ def test_awkward_lines(tmp_path: Path) -> None:
     ],
 )
 def test_quick_parsing_is_the_standard_librarys(text: str) -> None:
-    """Catches: a last digit, a sign or an overflow that two parsers see differently."""
+    """Catches a last digit, a sign or an overflow that differs between the two parsers."""
     assert repr(parse(text)) == repr(parse(text.encode())) == repr(json.loads(text))
 
 
 def test_both_kinds_give_the_same_run(wandb_runs: WandbRuns) -> None:
-    """Catches: any difference between what the two readers deliver for the same training."""
+    """Catches any difference between the two readers' results for the same training."""
     for ours, theirs in zip(open_source(str(wandb_runs.folders)), open_source(str(wandb_runs.wandb)), strict=True):
         shared = [column for column in theirs.history.columns if column != "no_step_of_its_own"]
         assert sorted(shared) == sorted(ours.history.columns)
@@ -147,12 +146,12 @@ def test_both_kinds_give_the_same_run(wandb_runs: WandbRuns) -> None:
 
 
 def test_run_folders_come_before_wandb_files(wandb_runs: WandbRuns) -> None:
-    """Catches: every run twice in a folder that holds both kinds."""
+    """Catches every run listed twice for a folder with both kinds of files."""
     assert len(open_source(str(wandb_runs.folders.parent))) == 2
 
 
 def _long_run(folder: Path, scale: float = 1.0) -> Path:
-    """A run folder of more than a megabyte, with all that may be in its rows, last changed a while ago."""
+    """A run folder of more than a megabyte, with every kind of value in its rows."""
     rows: list[tuple[int, dict[str, Any]]] = [(0, {"curve": [1, 2.5]})]
     rows += [(step, {f"m{i}": scale * math.sin(step + i) for i in range(16)}) for step in range(10, 2600)]
     rows += [(2600, {"m0": math.nan, "val/fid": 3.0, "val/fid_protocol": "old"})]
@@ -177,8 +176,8 @@ def _never(*_: Any) -> Any:
 def test_a_long_run_is_kept_and_read_again_only_when_it_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: a cache that is never used, that says something else than the file, or that outlives the file's rows:
-    more of them, others of the same length, another file in its place."""
+    """Catches a cache that is never used or that differs from the file. Also catches one that stays valid after the
+    file has more rows, other rows of the same length, or was replaced."""
     path = _long_run(tmp_path / "r") / "loss.jsonl"
     (first,) = open_source(str(tmp_path))
     assert first.arrays == {"curve": (1.0, 2.5)} and first.nan_steps == {"m0": (2600,)} and len(first.notes) == 3
@@ -204,7 +203,7 @@ def test_a_long_run_is_kept_and_read_again_only_when_it_changed(
 
 
 def test_a_damaged_cache_is_passed_by(tmp_path: Path) -> None:
-    """Catches: a report that fails, or shows wrong numbers, for a bit that turned or a file that was cut."""
+    """Catches a report that fails, or shows wrong numbers, if a bit of the cache flipped or its file was truncated."""
     _long_run(tmp_path / "r")
     (first,) = open_source(str(tmp_path))
     (kept,) = Path(os.environ["DDPM_CACHE"]).rglob("*.npz")
@@ -219,7 +218,7 @@ def test_a_damaged_cache_is_passed_by(tmp_path: Path) -> None:
 
 
 def test_without_a_place_for_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a read-only home or a full disk ending the report, and halves of files left there."""
+    """Catches an unusable cache folder or a full disk that ends the report, and partial files left there."""
     _long_run(tmp_path / "r")
     (tmp_path / "file").touch()
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "file"))
@@ -237,6 +236,6 @@ def test_without_a_place_for_the_cache(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_short_runs_are_not_kept(originals: Path) -> None:
-    """Catches: a cache full of files that are read as quickly themselves."""
+    """Catches cache entries for files that are as quick to read themselves."""
     open_source(str(originals))
     assert not list(Path(os.environ["DDPM_CACHE"]).rglob("*.npz"))

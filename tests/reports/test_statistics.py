@@ -1,4 +1,4 @@
-"""Numbers, against the published ones of the original study and against closed forms."""
+"""Numbers against the original study's published ones and against closed forms."""
 
 import math
 from pathlib import Path
@@ -54,7 +54,7 @@ PUBLISHED = {
 
 
 def test_published_numbers_are_recomputed(originals: Path) -> None:
-    """Catches: any change of window, average or pairing away from what the study reported."""
+    """Catches any change of window, average or pairing that moves the numbers away from the study's."""
     table = numbers(chosen(originals, "e6"))
     assert list(table.columns) == COLUMNS
     values = {(row[0], row[1], row[2]): row[3] for row in table.itertuples(index=False)}
@@ -64,7 +64,7 @@ def test_published_numbers_are_recomputed(originals: Path) -> None:
 
 
 def test_windows_hold_the_steps_they_say(originals: Path) -> None:
-    """Catches: an off-by-one at a window's edge (100-2000 and 8000-10000 of a 10k run)."""
+    """Catches an off-by-one at a window's edge (100-2000 and 8000-10000 of a 10k run)."""
     values = pd.Series(1.0, index=range(0, 10_001, 100))
     early, late = in_window(values, 10_000, (0.0, 0.2)), in_window(values, 10_000, (0.8, 1.0))
     assert (early.index[0], early.index[-1]) == (100, 2000)
@@ -72,7 +72,7 @@ def test_windows_hold_the_steps_they_say(originals: Path) -> None:
 
 
 def test_describe_closed_form() -> None:
-    """Catches: first/last/min swapped, a drop with the wrong sign."""
+    """Catches swapped first, last or min, and a drop with the wrong sign."""
     values = pd.Series([8.0, 4.0, 1.0, 2.0], index=[1, 2, 9, 10])
     stats = describe(values, 10, Windows())
     assert stats == {
@@ -83,7 +83,7 @@ def test_describe_closed_form() -> None:
 
 
 def test_standard_error_from_std_equals_the_logged_one(two_seeds: Path, originals: Path) -> None:
-    """Catches: sqrt(probes) where a population std needs sqrt(probes - 1); seeds not combined."""
+    """Catches sqrt(probes) in place of sqrt(probes - 1) for a population std, and seeds that are not combined."""
     e5 = chosen(originals, "e5").arms[1]
     first = standard_error(e5, TRAINED).loc[100]
     assert first == pytest.approx(78.78636932373047 / math.sqrt(15))
@@ -92,7 +92,7 @@ def test_standard_error_from_std_equals_the_logged_one(two_seeds: Path, original
 
 
 def test_the_error_of_fids_of_one_noise_does_not_average_out_over_seeds() -> None:
-    """Catches: an error bar divided by sqrt(2) because a second training was scored with the very same noise."""
+    """Catches an error bar divided by sqrt(2) although the second training was scored with the same noise."""
     history = pd.DataFrame({"val/fid": [30.0], "val/fid_sem": [1.5]}, index=pd.Index([2000], name="step"))
     runs = [Run(str(seed), "e5", seed, {}, history, Path(str(seed))) for seed in (1, 2)]
     arm = Arm("e5", "baseline", tuple(runs))
@@ -100,14 +100,14 @@ def test_the_error_of_fids_of_one_noise_does_not_average_out_over_seeds() -> Non
 
 
 def test_seed_means_end_where_the_shortest_seed_ends(tmp_path: Path) -> None:
-    """Catches: a jump in the mean curve where one seed stops."""
+    """Catches a jump in the mean curve at the step where one seed stops."""
     write_run(tmp_path / "whole", "e1", seed=1, rows=[(s, {"train/loss": 1.0}) for s in (10, 20, 30)])
     write_run(tmp_path / "part", "e1", seed=2, rows=[(s, {"train/loss": 3.0}) for s in (10, 20)])
     assert curve(chosen(tmp_path, "e1").arms[0], "train/loss").to_dict() == {10: 2.0, 20: 2.0}
 
 
 def test_comparison_closed_form(tmp_path: Path) -> None:
-    """Catches: change relative to the variant, unpaired steps counted, the wrong standard error."""
+    """Catches a change relative to the variant, unpaired steps that count, and the wrong standard error."""
     sem = {"curvature/ref_trace_sem": 3.0}
     base = [(s, {COMMON: 100.0, **sem}) for s in (10, 20, 90, 100)]
     variant = [(10, {COMMON: 50.0, **sem}), (20, {COMMON: 110.0, **sem}), (100, {COMMON: 80.0, **sem})]
@@ -125,7 +125,8 @@ def test_comparison_closed_form(tmp_path: Path) -> None:
 
 
 def test_steps_do_not_average_out_the_error_of_equal_draws(tmp_path: Path) -> None:
-    """`curvature.draws: fixed`: three steps with errors 3 and 4 leave sqrt(3^2 + 4^2), and the page says `at most`.
+    """With `curvature.draws: fixed`, three steps with errors 3 and 4 leave sqrt(3^2 + 4^2), and the page calls it an
+    upper bound.
 
     Catches an error bar that shrinks with every step that measures the same draws again.
     """
@@ -140,8 +141,8 @@ def test_steps_do_not_average_out_the_error_of_equal_draws(tmp_path: Path) -> No
 
 
 def test_errors_are_looked_up_by_the_name_of_their_quantity(tmp_path: Path) -> None:
-    """The improved trace's error is its own `_sem`; a quantity without one has none. Catches a trace taken for its own
-    error."""
+    """The improved trace's error is its own `_sem`. A quantity without a `_sem` has no error. Catches a trace in place
+    of its own error."""
     row = {"curvature/ref_trace_improved": 50.0, "curvature/ref_trace_improved_sem": 2.0, "curvature/missing": 0.0}
     write_run(tmp_path / "e5", "e5", rows=[(10, row)])
     (arm,) = chosen(tmp_path, "e5").arms
@@ -150,7 +151,7 @@ def test_errors_are_looked_up_by_the_name_of_their_quantity(tmp_path: Path) -> N
 
 
 def test_zero_and_negative_baselines(tmp_path: Path) -> None:
-    """Catches: infinite percentages, or a trace that got more negative counted as an increase."""
+    """Catches infinite percentages, and a trace that became more negative but counts as an increase."""
     write_run(tmp_path / "e5", "e5", rows=[(10, {TRAINED: 0.0}), (20, {TRAINED: -10.0})])
     write_run(tmp_path / "e6", "e6", rows=[(10, {TRAINED: 1.0}), (20, {TRAINED: -15.0})])
     e5, e6 = chosen(tmp_path, "e6").arms
@@ -159,7 +160,7 @@ def test_zero_and_negative_baselines(tmp_path: Path) -> None:
 
 
 def test_seed_ranges_are_in_the_numbers(two_seeds: Path, originals: Path) -> None:
-    """Catches: several seeds reported without their spread; single seeds reported with one."""
+    """Catches several seeds reported without their spread, and single seeds reported with one."""
     table = numbers(chosen(two_seeds, "e6"))
     picked = table[(table.experiment == "e5") & (table.metric == "val/fid")]
     stats = picked.set_index("statistic")["value"]
@@ -171,20 +172,20 @@ def test_seed_ranges_are_in_the_numbers(two_seeds: Path, originals: Path) -> Non
 
 
 def test_weightings(originals: Path, tmp_path: Path) -> None:
-    """Catches: e1 (no loss section) and e5 taken for different losses, e5 and e6 for the same."""
+    """Catches different losses for e1 (no loss section) and e5, and the same loss for e5 and e6."""
     assert weightings_differ(chosen(originals, "e6").arms)
     assert not weightings_differ(chosen(originals, "e5").arms)
 
 
 def test_gamma_of_a_constant_weighting_does_not_matter(tmp_path: Path) -> None:
-    """Catches: an unused gamma making two constant weightings look different."""
+    """Catches an unused gamma that makes two constant weightings differ."""
     write_run(tmp_path / "a", "e1", loss__minsnr_gamma=1.0)
     write_run(tmp_path / "b", "e5", loss__minsnr_gamma=5.0)
     assert not weightings_differ(chosen(tmp_path, "e5").arms)
 
 
 def test_mixed_protocols_are_refused_by_name(tmp_path: Path) -> None:
-    """Catches: FIDs of DDPM-50 and DDIM-20 compared without a word."""
+    """Catches a comparison of FIDs by DDPM-50 and DDIM-20 without an error."""
     write_run(tmp_path / "a", "e5")
     write_run(tmp_path / "b", "e6", protocol="cccc3333")
     arms = chosen(tmp_path, "e6").arms
@@ -192,7 +193,7 @@ def test_mixed_protocols_are_refused_by_name(tmp_path: Path) -> None:
         check_protocols(arms, "val/fid", allow_mixed=False)
     for part in ("e5 seed 1", "e6 seed 1", "nfe = 50", "nfe = 20", "sampler = ddim"):
         assert part in str(refusal.value)
-    assert "n_samples" not in str(refusal.value)  # only what differs
+    assert "n_samples" not in str(refusal.value)  # only differing fields are named
     note = check_protocols(arms, "val/fid", allow_mixed=True)
     assert note is not None and "not comparable" in note
     assert protocol_difference(arms, "final/fid") is None

@@ -1,4 +1,4 @@
-"""The long table of all that was logged."""
+"""The long table of all logged numbers."""
 
 import math
 from pathlib import Path
@@ -27,8 +27,8 @@ def _run(id: str, experiment: str, seed: int | None, rows: list[tuple[int, dict[
 
 
 def test_a_row_for_every_number_logged(tmp_path: Path) -> None:
-    """Catches: absent values as rows, logged NaN and infinities left out, a missing seed as a float, another order; and
-    what a parquet file does not give back."""
+    """Catches rows for absent values, missing rows for logged NaN and infinities, a missing seed that becomes a float,
+    and another order. Also catches values that a parquet file does not give back."""
     runs = [
         _run("r2", "e6", None, [(2, {"b": math.inf}), (1, {"b": 1.0, "a": math.nan})]),
         _run("r1", "e5", 3, [(10, {"a": 0.5})]),
@@ -54,20 +54,20 @@ def test_a_row_for_every_number_logged(tmp_path: Path) -> None:
 
 
 def test_no_runs_and_runs_without_rows() -> None:
-    """Catches: a failure where there is nothing to join."""
+    """Catches a failure if there is nothing to join."""
     for runs in ([], [_run("r", "e5", 1, [])]):
         assert tidy(runs).empty and list(tidy(runs).columns)[-1] == "value"
 
 
 def test_a_row_takes_few_bytes() -> None:
-    """Catches: names kept as text in every row, which for 8 million rows is the machine's memory."""
+    """Catches names kept as text in every row, which would fill the machine's memory for 8 million rows."""
     run = _run("a long run id", "experiment", 1, [(step, {"a/long/metric/name": 1.0}) for step in range(10_000)])
     assert tidy([run]).memory_usage(deep=True, index=False).sum() < 40 * 10_000
 
 
 def test_what_differs_by_rounding_is_settled() -> None:
-    """Sums of the same numbers in another order are one value; anything else stays what it is to 13 digits. Catches
-    digits lost, and zeros, infinities or very small numbers that turn into NaN."""
+    """Sums of the same numbers in another order become one value. Other values stay the same to 13 digits. Catches lost
+    digits, and zeros, infinities or very small numbers that turn into NaN."""
     rng = np.random.default_rng(0)
     for scale in (1e-200, 1.0, 1e200):
         terms = scale * rng.lognormal(0, 2, size=(50, 7))

@@ -25,7 +25,7 @@ def text(root: Path, experiment: str) -> str:
 
 
 def test_original_e6(originals: Path) -> None:
-    """Catches: the study's own claims recomputed wrongly, or stated without what limits them."""
+    """Catches the study's own claims recomputed wrongly, or stated without their limits."""
     verdict = text(originals, "e6")
     assert (
         "e6's trace of its trained loss lies below e5's at 100 of 100 measurements, by 15.2 % on average "
@@ -42,13 +42,13 @@ def test_original_e6(originals: Path) -> None:
 
 
 def test_rising_fid_under_falling_loss_raises_the_alarm(originals: Path, two_seeds: Path) -> None:
-    """Catches: samples that are noise reported as a plain result, as in the original study."""
+    """Catches samples that are noise but are reported as a plain result, as in the original study."""
     assert "look at the samples and the sampler" in text(originals, "e5")
     assert "look at the samples" not in text(two_seeds, "e6")
 
 
 def test_an_interval_around_zero_says_so(tmp_path: Path) -> None:
-    """Catches: any difference announced as one."""
+    """Catches any difference that is reported as a real one."""
     write_run(tmp_path / "a", "e1", seed=1)
     write_run(tmp_path / "b", "e5", seed=1, rows=rows_of("e1", 9))
     verdict = " ".join(trace_verdicts(chosen(tmp_path, "e5")))
@@ -56,7 +56,7 @@ def test_an_interval_around_zero_says_so(tmp_path: Path) -> None:
 
 
 def test_mixed_signs_are_told_apart(two_seeds: Path) -> None:
-    """Catches: `above at 8 of 20 by 4 % on average`, when it is below at most steps."""
+    """Catches `above at 8 of 20 by 4 % on average` for a curve that is below at most steps."""
     e5, e6 = chosen(two_seeds, "e6").arms
     found = compare(e5, e6, "train/mse", Windows())
     assert found is not None and found.min_change_pct < 0 < found.max_change_pct
@@ -67,7 +67,7 @@ def test_mixed_signs_are_told_apart(two_seeds: Path) -> None:
 
 
 def test_seeds_are_counted(two_seeds: Path, originals: Path) -> None:
-    """Catches: an interval across seeds claimed of one seed, or the spread of several not used."""
+    """Catches an interval across seeds for a single seed, and an unused spread of several seeds."""
     assert "Seeds per arm: e5 2, e6 2." in seed_verdicts(chosen(two_seeds, "e6").arms)[0]
     assert "within the noise of the seeds" in " ".join(fid_verdicts(chosen(two_seeds, "e6")))
     assert "noise of" not in " ".join(fid_verdicts(chosen(originals, "e6")))
@@ -75,8 +75,8 @@ def test_seeds_are_counted(two_seeds: Path, originals: Path) -> None:
 
 @pytest.mark.parametrize(("fid", "side"), [(55.0, "apart beyond"), (41.0, "within")])
 def test_the_noise_of_samples_is_said_of_single_seeds(tmp_path: Path, fid: float, side: str) -> None:
-    """FIDs of 40 and 55 with errors of 3 and 4, so that the difference is known to 1.96 * 5. Catches: "cannot be said"
-    of what the table's own bars show, bars added instead of their squares, and a criterion that they decide."""
+    """FIDs of 40 and 55 with errors of 3 and 4: the difference is known to 1.96 * 5. Catches "cannot be said" although
+    the table's own bars show it, bars added in place of their squares, and a criterion that the bars decide."""
     for name, value, error in (("e5", 40.0, 3.0), ("e6", fid, 4.0)):
         row = {"val/fid": value, "val/fid_sem": error, "val/fid_protocol": "aaaa1111"}
         write_run(tmp_path / name, name, rows=[(200, row)], eval__sample_seed=0)
@@ -89,14 +89,14 @@ def test_the_noise_of_samples_is_said_of_single_seeds(tmp_path: Path, fid: float
 
 
 def test_mixed_protocols_void_the_difference(tmp_path: Path) -> None:
-    """Catches: a difference between two protocols reported like a result when the user allowed mixing."""
+    """Catches a difference between two protocols that is reported like a result because the user allowed mixing."""
     write_run(tmp_path / "a", "e5")
     write_run(tmp_path / "b", "e6", protocol="cccc3333")
     assert "this difference means nothing" in " ".join(fid_verdicts(chosen(tmp_path, "e6")))
 
 
 def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
-    """Catches: an exception, or a comparison with nothing."""
+    """Catches an exception, or a comparison without a baseline."""
     write_run(tmp_path / "e6", "e6")
     verdict = text(tmp_path, "e6")
     assert "e6: train/loss falls" in verdict and "e5" not in verdict
@@ -107,7 +107,7 @@ def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
     [([1, 2, 2, 3], "rises"), ([3, 1], "falls"), ([1, 3, 2], "is mixed"), ([2, 2], "is flat")],
 )
 def test_trend(values: list[float], word: str) -> None:
-    """Catches: a curve called rising because its ends differ."""
+    """Catches a curve that is called rising only because its ends differ."""
     assert trend(values) == word
 
 
@@ -125,5 +125,5 @@ def test_trend(values: list[float], word: str) -> None:
     ],
 )
 def test_number(value: float | None, shown: str) -> None:
-    """Catches: digits lost or invented in sentences and tables."""
+    """Catches digits lost or invented in sentences and tables."""
     assert number(value) == shown
