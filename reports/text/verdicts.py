@@ -184,7 +184,7 @@ def _interval_sentence(found: Comparison) -> str:
         return f"{what}; its standard error is not known."
     low, high = probes.within
     excludes = "excludes" if side(probes)[0] else "includes"
-    over = "over the probes; shared draws make it an upper bound" if found.same_draws else "over the probes"
+    over = "over the probes" + ("; both arms share their draws, so it is usually too large" if found.same_draws else "")
     return (
         f"{what} ± {number(found.mean_difference_sem, 2)} (standard error {over}); the 95 % interval "
         f"{number(low)} to {number(high)} {excludes} 0. It covers the estimator's error at these steps, not "
@@ -305,7 +305,7 @@ def _sample_noise(baseline: Arm, variant: Arm, step: int) -> list[str]:
     found = sample_contrast(baseline, variant, "val/fid", step)
     if found is None:
         return []
-    shared = "; both start from the same noise, so it is too wide" if same_noise((baseline, variant)) else ""
+    shared = "; both start from the same noise, so it is usually too wide" if same_noise((baseline, variant)) else ""
     return [
         f"At step {step} {variant.experiment} and {baseline.experiment} are {beside_samples(found)}. "
         f"The 95 % interval adds the errors of both as if their samples were independent{shared}."

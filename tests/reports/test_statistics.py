@@ -137,7 +137,7 @@ def test_steps_do_not_average_out_the_error_of_equal_draws(tmp_path: Path) -> No
     found = compare(*selection.arms[:2], COMMON, Windows())
     assert found is not None
     assert found.mean_difference_sem == pytest.approx(5)
-    assert any("shared draws make it an upper bound" in sentence for sentence in trace_verdicts(selection))
+    assert any("both arms share their draws, so" in sentence for sentence in trace_verdicts(selection))
 
 
 def test_errors_are_looked_up_by_the_name_of_their_quantity(tmp_path: Path) -> None:
