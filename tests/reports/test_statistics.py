@@ -125,8 +125,8 @@ def test_comparison_closed_form(tmp_path: Path) -> None:
 
 
 def test_steps_do_not_average_out_the_error_of_equal_draws(tmp_path: Path) -> None:
-    """With `curvature.draws: fixed`, three steps with errors 3 and 4 leave sqrt(3^2 + 4^2), and the page calls it an
-    upper bound.
+    """With `curvature.draws: fixed`, three steps with errors 3 and 4 leave sqrt(3^2 + 4^2), and the page says
+    that the draws are shared.
 
     Catches an error bar that shrinks with every step that measures the same draws again.
     """
