@@ -107,9 +107,10 @@ def note_evaluation(folder: Path, step: int, point: str, rows: list[dict[str, An
         return
     path = folder / "evaluations.jsonl"
     try:
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        noted = any(each.get("point") == point for _, each in read_objects(lines, {}))
-        if not noted:
+        content = path.read_bytes() if path.exists() else b""
+        if not any(each.get("point") == point for _, each in read_objects(content.splitlines(), {})):
             append_line(path, json.dumps({"_i": step, "point": point, "out": rows}) + "\n")
+        elif not content.endswith(b"\n"):
+            append_line(path, "")  # a kill took the last line's end
     except OSError as error:
         print(f"warning: the evaluation is not noted in {path}: {error.strerror or error}")

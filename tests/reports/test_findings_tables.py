@@ -244,7 +244,7 @@ def test_the_line_on_the_log() -> None:
     # 0.05 t5 is 13 %, 0.2 t5 is 51 %
     assert (summary.apart(ours), summary.blunt(ours)) == ((1, 3), 2)
     line = said(ours=ours, faithful=[replace(gap, change=-50.0) for gap in ours[:1]])[3]
-    counts = "in 1 of 3 numbers compared, the faithful rerun in 1 of 1. In 2 of ours, even a difference of 25 % would"
+    counts = "in 1 of 3 numbers compared, the faithful rerun in 1 of 1. For 2 of our numbers, noise would"
     assert counts in line
 
 
