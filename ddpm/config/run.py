@@ -173,7 +173,10 @@ _YOUNGER = (
 
 def decisive(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of a nested config, dotted, that a run's rows and weights depend on."""
-    unread = () if config.get("curvature", {}).get("enabled") else ("curvature.draws",)
+    curvature = config.get("curvature", {})
+    unread = set() if curvature.get("enabled") else {"curvature.draws"}
+    if not (curvature.get("enabled") and curvature.get("neutral") and curvature.get("draws") == "fixed"):
+        unread.add("curvature.neutral")  # without it, runs keep the ids from before the key
     return {key: value for key, value in flatten(config).items() if not is_bookkeeping(key) and key not in unread}
 
 

@@ -179,7 +179,9 @@ class Curvature(Section):
     """The curvature probe (docs/curvature.md). `every`: interval in steps; null means every logged step.
 
     `draws: fixed` uses the same images, t, eps and v at every step and in every run with the same `seed`; `batch` uses
-    the current training batch and new t, eps and v, as the original study did. `probes`: the number of v'Hv values,
+    the current training batch and new t, eps and v, as the original study did. `neutral`: half of the images of a fixed
+    draw take their noise level from the range that schedules share; this adds the neutral trace and the trace by noise
+    level. `probes`: the number of v'Hv values,
     `per_draw` of them on each batch of `batch_size` images (null: data.batch_size); for the sketches, the number of
     products; for the noise scale, of batches. `exact`: Hessian-vector products instead of differences. `chunk`:
     products in one pass, fewer if memory runs out.
@@ -191,6 +193,7 @@ class Curvature(Section):
     probes: Annotated[int, Field(ge=2)] = 16  # one probe has no error bar
     per_draw: Positive = 1
     draws: Literal["fixed", "batch"] = "fixed"
+    neutral: bool = True  # needs fixed draws
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     batch_size: Positive | None = None
     weights: WeightsName = "live"

@@ -39,7 +39,7 @@ class Schedule:
 
     @property
     def log_snr(self) -> Tensor:
-        """(S,) log SNR, also called 2 lambda; -inf at zero terminal SNR."""
+        """(S,) lambda = log SNR; -inf at zero terminal SNR. DPM-Solver's lambda is half of it."""
         return self.alpha_bar.log() - (-self.alpha_bar).log1p()
 
     @property

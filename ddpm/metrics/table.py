@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.files.yaml12 import read_yaml
-from ddpm.names import METHODS
+from ddpm.names import METHODS, NOISE_BINS, NOISE_EDGES
 
 STEP = "step"
-CURVES = ("mins_snr_curve/t", "mins_snr_curve/weight")  # lists, logged once; all other values are numbers or names
+CURVES = ("mins_snr_curve/t", "mins_snr_curve/weight")  # lists, logged once
+# Lists with the value of each draw, logged at every measurement. All other values are numbers or names.
+DRAWN = tuple(
+    f"curvature/{loss}_values" for loss in ("hutch", "ref", "neutral", *(f"trace_by_noise/{b}" for b in NOISE_BINS))
+)
+LISTS = CURVES + DRAWN
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,20 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
 
+_EACH: dict[str, list[dict[str, str]]] = {
+    "method": [{"method": name} for name in METHODS],
+    "noise": [
+        {"bin": name, "low": str(low), "high": str(high)}
+        for name, low, high in zip(NOISE_BINS, NOISE_EDGES[:-1], NOISE_EDGES[1:], strict=True)
+    ],
+}
+
+
 def _read(entries: list[dict[str, Any]], words: dict[str, str]) -> Iterator[Metric]:
     """The metrics of a list in the file; `words` are those of the file and of the groups around it."""
     for entry in entries:
         if "each" in entry:
-            every = [{"method": name} for name in METHODS] if entry["each"] == "method" else entry["each"]
+            every = _EACH.get(str(entry["each"]), entry["each"])
             for values in every:
                 yield from _read(entry["metrics"], words | _filled(values, words))
             continue
