@@ -14,7 +14,8 @@ from ddpm.config.run import Config, decisive
 def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     """A stored nested config with all of today's keys: one that is missing gets what runs did before it existed.
 
-    That is its default, except that probes took the training batch, and no noise levels that schedules share. Raises TypeError if a section is none.
+    That is its default, except that probes took the training batch, and no noise level from the range that schedules
+    share. Raises TypeError if a section is none.
     """
     if "curvature" in config:
         config = {**config, "curvature": {"draws": "batch", "neutral": False, **config["curvature"]}}
