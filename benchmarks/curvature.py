@@ -75,7 +75,7 @@ class Problem:
         self.alpha_bar = schedule.alpha_bar
         self.weights = torch.stack([weights(w, schedule).float() for w in (make_weighting("minsnr"), constant)])
 
-    def draw(self, rng: Generator) -> LeastSquares:
+    def draw(self, number: int, rng: Generator) -> LeastSquares:
         """A batch with fresh images, t and eps."""
         x_0 = to_model(self.images[torch.randint(0, len(self.images), (BATCH,), generator=rng)])
         t = torch.randint(0, len(self.alpha_bar), (BATCH,), generator=rng)
@@ -123,7 +123,7 @@ class OnPairs(nn.Module):
         return self.net(*pair)
 
 
-def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[Generator], LeastSquares]) -> dict[str, Callable]:
+def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[int, Generator], LeastSquares]) -> dict[str, Callable]:
     """Each way to take 16 probes of the unweighted loss, as a function without arguments. The differences also give the
     other loss and both estimates."""
     params = list(model.parameters())
@@ -133,7 +133,7 @@ def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[Generator], Lea
         return (model(*batch.inputs) - batch.target).square().mean()
 
     def differences(per_draw: int) -> Callable[[], Any]:
-        batch = (lambda _: data) if per_draw == PROBES else draw
+        batch = (lambda *_: data) if per_draw == PROBES else draw
         return lambda: least_squares_trace(model, batch, PROBES, rng, head=model.conv_out, per_draw=per_draw)
 
     def kept(chunk: int) -> Callable[[], Any]:
@@ -141,7 +141,7 @@ def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[Generator], Lea
 
     found: dict[str, Callable[[], Any]] = {
         "exact, a fresh graph for each probe (the study's)": lambda: hutchinson_trace(
-            lambda: loss_of(draw(rng)), params, PROBES, rng
+            lambda: loss_of(draw(0, rng)), params, PROBES, rng
         ),
         "exact, one kept graph": kept(1),
         "exact, vmapped in one chunk": kept(PROBES),
@@ -202,7 +202,7 @@ def gradient(model: UNetCifar32, data: LeastSquares) -> None:
 
 def measure_ways(problem: Problem, path: Path, rounds: int) -> list[Claim]:
     model = load(path)
-    data = problem.draw(torch.Generator().manual_seed(0))
+    data = problem.draw(0, torch.Generator().manual_seed(0))
     taken: dict[str, list[float]] = {}
     floor: list[float] = []
 
@@ -249,7 +249,7 @@ def memory_in_process(way: str, times: int) -> float:
 def memory_of(way: str) -> int:
     """Bytes by which a way raises the memory of this process, with network and batch loaded."""
     problem, model = Problem(torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8), "zeros"), UNetCifar32().eval()
-    data = problem.draw(torch.Generator().manual_seed(0))
+    data = problem.draw(0, torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
     def training_step() -> None:
@@ -268,8 +268,8 @@ def memory_of(way: str) -> int:
 def measure_exactness(problem: Problem, folder: Path, steps: tuple[int, ...]) -> list[Claim]:
     """Differences in float32 against products in float64: |difference of the means| in standard errors."""
 
-    def double(rng: Generator) -> LeastSquares:
-        data = problem.draw(rng)
+    def double(number: int, rng: Generator) -> LeastSquares:
+        data = problem.draw(number, rng)
         x_t, t = data.inputs
         return LeastSquares((x_t.double(), t), data.target.double(), data.weights)
 

@@ -290,7 +290,7 @@ def test_two_that_share_the_draws_measure_what_one_does(tmp_path: Path) -> None:
 
     def measured(share: object) -> list[Tensor]:
         rng = torch.Generator().manual_seed(5)
-        draw = lambda rng: training.diagnostics.curvature._problem(rng, training.state.indices)  # noqa: E731
+        draw = lambda k, rng: training.diagnostics.curvature._problem(k, rng, training.state.indices)  # noqa: E731
         found = least_squares_trace(
             training.state.model,
             draw,

@@ -104,6 +104,46 @@ def ratio(numerator: TraceEstimate, denominator: TraceEstimate) -> Ratio:
     return Ratio(value.item(), sem.item())
 
 
+def weighted(terms: Tensor, weights: Tensor, strata: Tensor | None = None) -> list[TraceEstimate]:
+    """The estimates for L losses, each a weighted mean of the samples' terms: the value of a draw is w_l . terms / B.
+
+    terms: (D, B, m) float64, of D draws with B samples and m vectors; weights: (L, D, B).
+
+    strata: (D, B) integers, if the draws are not independent but share out the samples among strata: samples of a
+    stratum have close expectations, and how many there are is fixed. The trace is the mean of the values as before.
+    But their spread also counts which strata a draw happened to get, which the design evens out. So each sample counts
+    with its deviation from its stratum's mean, times sqrt(n / (n - 1)) for a mean of n, and a value of the table is the
+    trace plus the draw's sum of deviations. A sample alone in its stratum counts wholly. A draw without a sample of a
+    loss has no value for it (NaN); the other values are scaled so that `mean` and `sem` hold for them.
+    """
+    values = torch.einsum("ldb,dbm->ldm", weights, terms) / terms.shape[1]
+    if strata is not None and len(terms) > 1:
+        values = _within_strata(values, terms, weights, strata)
+    return [TraceEstimate(finite_or_missing(table)) for table in values]
+
+
+def _within_strata(values: Tensor, terms: Tensor, weights: Tensor, strata: Tensor) -> Tensor:
+    table = torch.full_like(values, torch.nan)
+    whole = terms.isfinite().all(2).all(1)
+    terms, weights, strata = terms[whole], weights[:, whole], strata[whole]
+    _, places = strata.unique(return_inverse=True)
+    member = torch.nn.functional.one_hot(places.flatten()).to(terms)  # (D B, strata)
+    count = member.sum(0)
+    mean = member.T @ terms.flatten(0, 1) / count[:, None]
+    mean[count == 1] = 0
+    scale = torch.where(count > 1, count / (count - 1), 1).sqrt()
+    deviations = scale[places, None] * (terms - mean[places])
+    sums = torch.einsum("ldb,dbm->ldm", weights, deviations) / terms.shape[1]
+    there = (weights != 0).any(2)
+    for out, own, value, present in zip(table, sums, values[:, whole], there, strict=True):
+        n = int(present.sum())
+        kept = own[present]
+        shift = (kept - kept.mean(0)) * (n * (n - 1)) ** 0.5 / len(terms)
+        rows = whole.nonzero().flatten()[present]
+        out[rows] = value.mean(0) + shift
+    return table
+
+
 def check_design(probes: int, per_draw: int) -> int:
     """The number of draws, probes / per_draw. Raises ValueError if it is not whole or gives no error bar."""
     if probes < 2:
