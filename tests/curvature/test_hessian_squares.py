@@ -93,7 +93,9 @@ def test_differences_agree_with_products_vector_by_vector(with_head: bool) -> No
     """Both forms use the same draws and vectors, with and without a head. Catches errors that average out."""
     model, head, data = _convolutional()
     both = [
-        least_squares_trace(model, lambda *_: data, 6, _rng(), head=head if with_head else None, per_draw=2, exact=exact)
+        least_squares_trace(
+            model, lambda *_: data, 6, _rng(), head=head if with_head else None, per_draw=2, exact=exact
+        )
         for exact in (False, True)
     ]
     for differences, products in zip(*both, strict=True):

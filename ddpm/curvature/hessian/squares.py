@@ -166,7 +166,8 @@ def least_squares_trace(
     terms, errors = measured(exact, checks)
     off = _errors(errors[:, draws - checks :], weights[:, draws - checks :])
     found = _traces(terms, weights, strata, off, head is not None, exact)
-    judged = [trace.error_in_sems for trace in found if not trace.plain.missing]
+    in_all = (weights != 0).any(2).all(1)  # the checked draws say little about a loss with samples in some draws only
+    judged = [trace.error_in_sems for trace, judge in zip(found, in_all, strict=True) if judge]
     if all(error <= TOLERANCE or math.isnan(error) for error in judged):
         return found
     coarse = "differences of float32 outputs are too coarse here: measuring by exact products"
