@@ -8,7 +8,9 @@ measures
 - peak memory above that with network and batch loaded, as a multiple of a training step's, each in its own processes
   (Linux);
 - the error of the differences against exact products in float64, for the same draws and vectors, in standard errors;
-- the error bar of the improved estimate as a multiple of the plain one's.
+- the error bar of the improved estimate as a multiple of the plain one's;
+- a run's probe with shared noise levels (`curvature.neutral`), which also gives the neutral trace and that by noise
+  level, beside one whose samples all take the arm's own timesteps: time, and standard error of its two traces.
 
 Libraries that are not installed are left out.
 """
@@ -29,12 +31,15 @@ from torch import Generator, Tensor, nn
 
 from benchmarks.claims import Claim, arguments, conclude, in_process, of_rounds, parsed, quotient, say
 from benchmarks.timing import memory_growth, seconds
+from ddpm.config.files import load_config
 from ddpm.curvature.hessian import LeastSquares, hutchinson_trace, least_squares_trace
+from ddpm.curvature.probe import CurvatureProbe
 from ddpm.data.batches import Batches
 from ddpm.data.images import load_images, to_model
 from ddpm.diffusion.prediction import add_noise
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.diffusion.weighting import constant, make_weighting, weights
+from ddpm.models.build import objective_of, schedule_of
 from ddpm.models.unet import UNetCifar32
 
 BATCH, PROBES = 4, 16
@@ -42,6 +47,9 @@ STEPS = (0, 500, 1500, 3000)
 # Targets of a trace: plain gradients per probe, share of the better peer's time, multiple of a training step's memory,
 # numerical error in standard errors, improved error bar over the plain one, late in training and at any time.
 UNITS, OF_PEER, MEMORY, ERROR, BAR_LATE, BAR = 1.0, 0.4, 1.5, 0.02, 0.15, 1.0
+# Targets of shared noise levels: time and standard error over those of own timesteps.
+SHARED_TIME, SHARED_BAR = 1.02, 1.2
+SEEDS = 12
 LATE = 1000
 
 
@@ -63,6 +71,7 @@ def main() -> int:
         claims = say(measure_ways(problem, folder / f"step{steps[-1]}.pt", args.rounds))
         claims += say(measure_error_bars(problem, folder, steps))
         claims += say(measure_exactness(problem, folder, steps))
+        claims += say(measure_shared_levels(problem, folder / f"step{steps[-1]}.pt", 2 if args.quick else SEEDS))
     return conclude(args, claims, batch=BATCH, probes=PROBES, steps=steps, data=problem.name, rounds=args.rounds)
 
 
@@ -323,6 +332,32 @@ def measure_error_bars(problem: Problem, folder: Path, steps: tuple[int, ...], b
             ever = max(ever, *((b / a) ** 0.5 for a, b in squares))
     late_claim = Claim(f"improved error bar, fixed batches, after {LATE} steps, the largest", late, "plain", BAR_LATE)
     return [*claims, late_claim, Claim("   on any one batch at any step, the largest", ever, "plain", BAR)]
+
+
+def measure_shared_levels(problem: Problem, path: Path, seeds: int) -> list[Claim]:
+    """Both kinds of draws in turn, with several probe seeds, as a run of e6 measures them."""
+    model = load(path)
+    study = next(Path("configs/study/MS1_min_snr/e6").glob("*.yaml"))
+    keys = ("--data.dataset=embedded", "--data.root=null", f"--curvature.probes={PROBES}")
+    taken: dict[str, list[float]] = {"false": [], "true": []}
+    errors: dict[tuple[str, str], float] = {}
+    for seed in range(seeds):
+        for shared, times in taken.items():
+            cfg = load_config(study, [*keys, f"--curvature.neutral={shared}", f"--curvature.seed={seed}"])
+            probe = CurvatureProbe(cfg, objective_of(cfg, schedule_of(cfg), torch.device("cpu")), problem.images)
+            row: dict[str, float] = {}
+
+            def measure(probe: CurvatureProbe = probe, row: dict[str, float] = row) -> None:
+                row |= probe.measure(model, 5, torch.arange(BATCH), lambda: None, checks=0).row
+
+            times.append(seconds(measure))
+            for loss in ("hutch", "ref"):
+                errors[shared, loss] = errors.get((shared, loss), 0.0) + row[f"curvature/{loss}_trace_sem"] ** 2
+    claims = [quotient("a probe with shared noise levels: time", taken["true"], taken["false"], target=SHARED_TIME)]
+    for loss, name in (("hutch", "trained"), ("ref", "common")):
+        bar = (errors["true", loss] / errors["false", loss]) ** 0.5
+        claims.append(Claim(f"   standard error of the {name} trace", bar, "own timesteps'", SHARED_BAR))
+    return claims
 
 
 if __name__ == "__main__":

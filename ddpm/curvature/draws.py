@@ -64,8 +64,8 @@ def shared_levels(objective: Objective, draws: int, batch: int, rng: Generator) 
 
 
 def _bin(levels: Tensor) -> Tensor:
-    """The place of the bin of noise level; levels outside count to the first or the last."""
-    return torch.bucketize(levels, torch.tensor(NOISE_EDGES[1:-1], dtype=levels.dtype), right=True)
+    """The place of the bin of noise level; -1 for levels below all bins, one more than the last for those above."""
+    return torch.bucketize(levels, torch.tensor(NOISE_EDGES, dtype=levels.dtype), right=True) - 1
 
 
 def _shared_out(draws: int, each: int, rng: Generator) -> Tensor:
