@@ -60,7 +60,7 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
 
 def test_a_run_with_steps_logged_twice_and_values_that_are_not_finite(server: StandIn) -> None:
     """The last value of a step counts. NaN and infinity are kept and noted. Rows without a step are skipped. A list
-    becomes an array and makes no step. The run's page is known."""
+    is kept and makes no step. The run's page is known."""
     with wandb.init(project="p", id="r", config={"experiment": "e5", "seed": 3}) as run:
         run.define_metric("*", step_metric="step")
         run.log({"step": 0, "curve": [1, 2.5]})
@@ -71,7 +71,7 @@ def test_a_run_with_steps_logged_twice_and_values_that_are_not_finite(server: St
     assert found.series("train/loss").to_dict() == {1: 1.0, 2: 5.0}
     assert any("NaN or infinite at 2 step(s), first at 3" in note for note in found.notes)
     assert (found.experiment, found.seed, found.state) == ("e5", 3, "finished")
-    assert found.arrays == {"curve": (1.0, 2.5)} and list(found.history.index) == [1, 2, 3, 4]
+    assert found.lists == {"curve": {0: (1.0, 2.5)}} and list(found.history.index) == [1, 2, 3, 4]
     assert found.nan_steps == {"train/loss": (3,)}
     assert found.url == f"{server.url}/study/p/runs/r"
 
