@@ -53,6 +53,7 @@ def _of_run(run: Run, key: str) -> pd.DataFrame:
     return table.where(table.abs() < LARGEST)
 
 
+@lru_cache(maxsize=256)
 def can_pair(baseline: Arm, variant: Arm, metric: str = _TRACE) -> str:
     """Why the arms' values of `metric` cannot be compared draw by draw, in words; empty if they can."""
     runs = [(arm.experiment, run) for arm in (baseline, variant) for run in arm.runs]
