@@ -1,6 +1,7 @@
 """Turns rows, in the order written, into columns of numbers. Other values are left out here, once, and counted."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ddpm.metrics.table import metric_of
+from ddpm.metrics.table import DRAWN, metric_of
 
 PROTOCOL_SUFFIX = "_protocol"
 # Numbers from here on count as infinite: their squares overflow. No mean and no figure has them.
 LARGEST = 1e100
+# Metric -> step -> the list of numbers logged there.
+Lists = dict[str, dict[int, tuple[float, ...]]]
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -21,8 +24,8 @@ class Logged:
     """The content of one file's rows: the last value of each metric and step.
 
     `steps`: shape (n,), int64, sorted, unique; `metrics`: m names; `values`: shape (m, n), float64; `there`: shape
-    (m, n), bool, whether a number (or NaN) was logged. `protocols`: metric -> step -> fingerprint; `arrays`: as in
-    `Run`. `left_out`: metric -> (number of other values, step of the first).
+    (m, n), bool, whether a number (or NaN) was logged. `protocols`: metric -> step -> fingerprint; `lists`: metric ->
+    step -> numbers. `left_out`: metric -> (number of other values, step of the first).
     """
 
     steps: np.ndarray
@@ -30,17 +33,17 @@ class Logged:
     values: np.ndarray
     there: np.ndarray
     protocols: dict[str, dict[int, str]]
-    arrays: dict[str, tuple[float, ...]]
+    lists: Lists
     left_out: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a run logged: `history`, `nan_steps`, `arrays` as in `Run`, the last fingerprint of each FID, and notes."""
+    """What a run logged: `history`, `nan_steps`, `lists` as in `Run`, the last fingerprint of each FID, and notes."""
 
     history: pd.DataFrame
     nan_steps: dict[str, tuple[int, ...]]
-    arrays: dict[str, tuple[float, ...]]
+    lists: Lists
     fingerprints: dict[str, str]
     notes: tuple[str, ...]
 
@@ -83,7 +86,7 @@ def collect(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Logged:
     metrics: list[str] = []
     cells: list[tuple[np.ndarray, np.ndarray]] = []
     protocols: dict[str, dict[int, str]] = {}
-    arrays: dict[str, tuple[float, ...]] = {}
+    lists: Lists = {}
     left_out: dict[str, tuple[int, int]] = {}
     for key, parts in columns.items():
         written, numbers, others = _column(parts, key)
@@ -92,8 +95,8 @@ def collect(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Logged:
             cells.append(_last_of_each(step_of_row[written], numbers))
         strange = []
         for number, value in others:
-            if isinstance(value, list) and (array := _as_array(value)) is not None:
-                arrays[key] = array
+            if isinstance(value, list) and (listed := _as_numbers(value)) is not None:
+                lists.setdefault(key, {})[steps[number]] = listed
             elif isinstance(value, str) and key.endswith(PROTOCOL_SUFFIX):
                 protocols.setdefault(key.removesuffix(PROTOCOL_SUFFIX), {})[steps[number]] = value
             elif value is not None:
@@ -105,7 +108,7 @@ def collect(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Logged:
     for line, (at, numbers) in enumerate(cells):
         found[line, at] = numbers
         there[line, at] = True
-    return Logged(known, metrics, found, there, protocols, arrays, left_out)
+    return Logged(known, metrics, found, there, protocols, lists, left_out)
 
 
 def _may_be_text(key: str, metrics: Sequence[str]) -> bool:
@@ -154,7 +157,7 @@ def _last_of_each(cells: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, n
     return different, numbers[::-1][last]
 
 
-def _as_array(values: list[Any]) -> tuple[float, ...] | None:
+def _as_numbers(values: list[Any]) -> tuple[float, ...] | None:
     numbers = [as_number(value) for value in values]
     found = tuple(number for number in numbers if number is not None)
     return found if len(found) == len(numbers) else None
@@ -187,6 +190,9 @@ def merge(parts: Sequence[Logged]) -> Rows:
         for metric, (count, step) in sorted(all_.left_out.items())
         if not _may_be_text(metric, all_.metrics)
     ]
+    lists = {metric: dict(sorted(at_steps.items())) for metric, at_steps in all_.lists.items()}
+    for metric in lists.keys() & set(DRAWN):
+        notes += _drop_other_lengths(metric, lists[metric])
     rows, columns = np.flatnonzero(all_.there.any(axis=0)), np.flatnonzero(all_.there.any(axis=1))
     history = pd.DataFrame(
         np.where(all_.there, all_.values, np.nan)[np.ix_(columns, rows)].T,
@@ -194,7 +200,7 @@ def merge(parts: Sequence[Logged]) -> Rows:
         columns=[all_.metrics[column] for column in columns],
     )
     last = {metric: by_step[max(by_step)] for metric, by_step in all_.protocols.items()}
-    return Rows(history, nan_steps, all_.arrays, last, tuple(notes))
+    return Rows(history, nan_steps, lists, last, tuple(notes))
 
 
 def _join(parts: Sequence[Logged]) -> Logged:
@@ -204,7 +210,7 @@ def _join(parts: Sequence[Logged]) -> Logged:
     values = np.full((len(metrics), len(steps)), np.nan)
     there = np.zeros(values.shape, dtype=bool)
     protocols: dict[str, dict[int, str]] = {}
-    arrays: dict[str, tuple[float, ...]] = {}
+    lists: Lists = {}
     left_out: dict[str, tuple[int, int]] = {}
     for part in parts:
         lines = np.array([metrics.index(metric) for metric in part.metrics], dtype=np.int64)
@@ -213,11 +219,12 @@ def _join(parts: Sequence[Logged]) -> Logged:
         there[at] |= part.there
         for metric, by_step in part.protocols.items():
             protocols.setdefault(metric, {}).update(by_step)
-        arrays |= part.arrays
+        for metric, at_steps in part.lists.items():
+            lists.setdefault(metric, {}).update(at_steps)
         for metric, (count, first) in part.left_out.items():
             before = left_out.get(metric, (0, first))
             left_out[metric] = before[0] + count, min(before[1], first)
-    return Logged(steps, metrics, values, there, protocols, arrays, left_out)
+    return Logged(steps, metrics, values, there, protocols, lists, left_out)
 
 
 def _drop_other_protocols(metric: str, by_step: dict[int, str], steps: np.ndarray, there: np.ndarray) -> list[str]:
@@ -232,4 +239,19 @@ def _drop_other_protocols(metric: str, by_step: dict[int, str], steps: np.ndarra
     return [
         f"{metric} changed its protocol within the run: {len(dropped)} earlier value(s), "
         f"steps {dropped.min()} to {dropped.max()}, are left out"
+    ]
+
+
+def _drop_other_lengths(metric: str, lists: dict[int, tuple[float, ...]]) -> list[str]:
+    """Drop lists of another length than most: equal places are equal draws only among lists of one length. Returns a
+    note if there are any."""
+    usual = Counter(map(len, lists.values())).most_common(1)[0][0]
+    others = [step for step, values in lists.items() if len(values) != usual]
+    for step in others:
+        del lists[step]
+    if not others:
+        return []
+    return [
+        f"{metric}: {len(others)} list(s) that do not have {usual} values like most are left out, the first at step "
+        f"{others[0]}"
     ]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ddpm.config.run import Config, flatten
 from ddpm.config.stored import upgrade
-from reports.columns import LARGEST, PROTOCOL_SUFFIX
+from reports.columns import LARGEST, PROTOCOL_SUFFIX, Lists
 
 FID_METRICS = ("val/fid", "final/fid")
 SCORES = (*FID_METRICS, "val/kid")
@@ -31,10 +31,10 @@ class Run:
     """One training with one seed. Equal only to itself, so that results can be cached by run.
 
     `history`: numeric columns, index `step` (int, sorted, unique), NaN if a metric was not logged at a step.
-    `nan_steps`: metric -> the steps at which NaN itself was logged. `arrays`: metric -> the last list of numbers under
-    that name. `fingerprints`: FID metric -> protocol fingerprint. `protocols`: fingerprint -> description. `grids`:
-    step -> PNG file. `state`: `finished` or `unfinished`. `notes`: how the run was read, for the report (skipped lines,
-    values that are not finite). `url`: the page on W&B's server of a run that was read from there.
+    `nan_steps`: metric -> the steps at which NaN itself was logged. `lists`: metric -> step -> the list of numbers
+    logged there, by step. `fingerprints`: FID metric -> protocol fingerprint. `protocols`: fingerprint -> description.
+    `grids`: step -> PNG file. `state`: `finished` or `unfinished`. `notes`: how the run was read, for the report
+    (skipped lines, values that are not finite). `url`: the page on W&B's server of a run that was read from there.
     """
 
     id: str
@@ -51,7 +51,7 @@ class Run:
     started: datetime | None = None
     commit: str | None = None
     notes: tuple[str, ...] = ()
-    arrays: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    lists: Lists = field(default_factory=dict)
     nan_steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     url: str | None = None
 
@@ -65,6 +65,10 @@ class Run:
             return pd.Series(dtype=float, name=metric)
         values = self.history[metric]
         return values[np.abs(values.to_numpy()) < LARGEST]
+
+    def last_list(self, metric: str) -> tuple[float, ...]:
+        """The list of `metric` at the last step that has one; empty if there is none."""
+        return next(reversed(self.lists.get(metric, {}).values()), ())
 
     @cached_property  # a report asks for it many times
     def last_step(self) -> int:

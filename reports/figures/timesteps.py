@@ -85,7 +85,7 @@ def profile(arm: Arm, late: tuple[float, float]) -> pd.DataFrame:
 def weight_curve(arm: Arm) -> pd.Series:
     """The arm's weight of the eps-MSE by t, from the first run that logged it; empty if it is not known."""
     for run in arm.runs:
-        t, weight = (run.arrays.get(f"mins_snr_curve/{name}", ()) for name in ("t", "weight"))
+        t, weight = (run.last_list(f"mins_snr_curve/{name}") for name in ("t", "weight"))
         if t and len(t) == len(weight):
             return pd.Series(weight, index=pd.Index(t, name="t"), dtype=float)
     if arm.config.get("loss.weighting") == "constant":  # 1 by definition, logged or not

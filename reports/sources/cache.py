@@ -16,7 +16,7 @@ from ddpm.files.disk import replacing
 from ddpm.runtime.cache import cache_dir
 from reports.columns import Logged
 
-_FORMAT = 2  # bump when reading or the cached form changes
+_FORMAT = 3  # bump when reading or the cached form changes
 _LEAST_BYTES = 1_000_000  # reading a smaller file takes no longer than its cache entry
 
 # A file's rows, and the rest of its content as JSON values.
@@ -51,9 +51,9 @@ def _load(place: Path, stamp: list[Any]) -> Read | None:
             if text["stamp"] != stamp:
                 return None
             protocols = {metric: dict(pairs) for metric, pairs in text["protocols"].items()}
-            arrays = {metric: tuple(values) for metric, values in text["arrays"].items()}
+            lists = {metric: {step: tuple(v) for step, v in pairs} for metric, pairs in text["lists"].items()}
             left_out = {metric: (count, step) for metric, (count, step) in text["left_out"].items()}
-            logged = Logged(held["steps"], text["metrics"], held["values"], held["there"], protocols, arrays, left_out)
+            logged = Logged(held["steps"], text["metrics"], held["values"], held["there"], protocols, lists, left_out)
             return logged, text["said"]
     except Exception:  # damage raises many errors; the file itself is then read
         return None
@@ -65,7 +65,7 @@ def _keep(place: Path, stamp: list[Any], read: Read) -> None:
         "stamp": stamp,
         "metrics": logged.metrics,
         "protocols": {metric: list(by_step.items()) for metric, by_step in logged.protocols.items()},
-        "arrays": logged.arrays,
+        "lists": {metric: list(at_steps.items()) for metric, at_steps in logged.lists.items()},
         "left_out": logged.left_out,
         "said": said,
     }

@@ -142,7 +142,7 @@ def make_run(
         started=as_time(about.started),
         commit=about.commit,
         notes=(*notes, *rows.notes),
-        arrays=rows.arrays,
+        lists=rows.lists,
         nan_steps=rows.nan_steps,
         url=url,
     )

@@ -262,11 +262,11 @@ def test_fids_of_one_noise_are_compared_sample_by_sample(expected: Made, tmp_pat
     assert found.paired and not loose.paired and found.number == pytest.approx(loose.number)
     assert found.within and loose.within
     assert (loose.within[1] - loose.within[0]) > 5 * (found.within[1] - found.within[0])
-    name = scores.influence_name(scores.DDIM, 10_000)
+    name = scores.influence_name(scores.DDIM)
     each = []
     for b, v in zip(e5.runs, e6.runs, strict=True):
         first, second = (float(run.series("fid/ddim")[10_000]) for run in (b, v))
-        moves = [np.array(run.arrays[name]) for run in (b, v)]
+        moves = [np.array(run.lists[name][10_000]) for run in (b, v)]
         each.append(100 / first * (moves[1] - second / first * moves[0]))
     sem = np.mean(each, axis=0).std(ddof=1) / 200**0.5
     assert found.within[1] - found.within[0] == pytest.approx(2 * 1.959964 * sem)

@@ -138,7 +138,7 @@ def test_a_long_file_is_read_once(wandb_runs: WandbRuns, monkeypatch: pytest.Mon
         }
 
 
-def test_arrays_are_those_of_a_run_folder(tmp_path: Path) -> None:
+def test_lists_are_those_of_a_run_folder(tmp_path: Path) -> None:
     """Catches lists of numbers that only one kind of source delivers, and a row with only lists that counts as a step
     in one of them."""
     import wandb
@@ -156,6 +156,7 @@ def test_arrays_are_those_of_a_run_folder(tmp_path: Path) -> None:
     wandb.teardown()  # `finish` may return before the file is written
     (ours,) = open_source(str(tmp_path / "folders"))
     (theirs,) = open_source(str(tmp_path / "wandb"))
-    assert ours.arrays == theirs.arrays == {"curve/t": (0.0, 1.0), "curve/weight": (0.25, 4.0)}
+    assert ours.lists == theirs.lists
+    assert ours.lists == {"curve/t": {0: (0.0, 1.0)}, "curve/weight": {0: (0.5, math.inf), 2: (0.25, 4.0)}}
     pd.testing.assert_frame_equal(ours.history, theirs.history)
     assert list(ours.history.index) == [1, 2]

@@ -77,12 +77,12 @@ def test_one_metric_of_many_types() -> None:
     values: list[Any] = [1, 2.5, True, "Infinity", None, "text", {"c": 1}, [1.0]]
     rows = merge_rows([(step, {"a": value}) for step, value in enumerate(values)])
     assert rows.history["a"].to_dict() == {0: 1.0, 1: 2.5, 3: math.inf}
-    assert rows.arrays == {"a": (1.0,)} and not rows.nan_steps
+    assert rows.lists == {"a": {7: (1.0,)}} and not rows.nan_steps
 
 
-def test_lists_of_numbers_are_arrays() -> None:
-    """Catches the curves of the original e6 that are lost or become object columns, and an earlier curve in place of
-    the last. Also catches lists of other things that count as numbers."""
+def test_lists_of_numbers_are_kept_by_step() -> None:
+    """Catches the curves of the original e6 that are lost or become object columns, and steps out of order. Also
+    catches lists of other things that count as numbers."""
     rows = merge_rows(
         [
             (7, {"curve": [1, 2], "x": 1.0, "names": ["a"], "flags": [True]}),
@@ -91,9 +91,10 @@ def test_lists_of_numbers_are_arrays() -> None:
         ]
     )
     assert list(rows.history.columns) == ["x"]
-    assert list(rows.arrays) == ["curve"]
-    first, second, third = rows.arrays["curve"]
+    assert list(rows.lists) == ["curve"] and list(rows.lists["curve"]) == [0, 7]
+    first, second, third = rows.lists["curve"][0]
     assert (first, third) == (0.5, 3.0) and math.isnan(second)
+    assert rows.lists["curve"][7] == (1.0, 2.0)
 
 
 def test_a_row_without_numbers_is_no_step() -> None:
@@ -122,9 +123,9 @@ def test_parts_of_a_run_are_merged_as_their_rows_would_be() -> None:
         cut = random_.randint(0, 10)
         whole, parts = merge_rows(rows), merge([collect(rows[:cut]), collect(rows[cut:])])
         pd.testing.assert_frame_equal(whole.history, parts.history, check_like=True)
-        assert (whole.nan_steps, whole.arrays, whole.fingerprints) == (
+        assert (whole.nan_steps, whole.lists, whole.fingerprints) == (
             parts.nan_steps,
-            parts.arrays,
+            parts.lists,
             parts.fingerprints,
         )
         assert sorted(whole.notes) == sorted(parts.notes)

@@ -38,8 +38,8 @@ def test_original_logs(originals: Path) -> None:
     assert (e1.last_step, e5.last_step) == (50_000, 10_000)
     assert len(e5.series("curvature/hutch_trace_mean")) == 100
     assert "mins_snr_curve/weight" not in e6.history.columns
-    t, weight = e6.arrays["mins_snr_curve/t"], e6.arrays["mins_snr_curve/weight"]
-    assert t == tuple(range(1000)) and len(weight) == 1000 and not e5.arrays
+    t, weight = (e6.last_list(f"mins_snr_curve/{name}") for name in ("t", "weight"))
+    assert t == tuple(range(1000)) and len(weight) == 1000 and not e5.lists and e5.last_list("mins_snr_curve/t") == ()
     assert e5.commit == "944a5b76537a255a2d990508fa766d65b9731ca7"
     assert e5.state == "finished" and e5.started is None and not e5.notes
     assert e1.protocol_of("val/fid") == e5.protocol_of("val/fid") == e6.protocol_of("val/fid")
@@ -136,7 +136,7 @@ def test_both_kinds_give_the_same_run(wandb_runs: WandbRuns) -> None:
         shared = [column for column in theirs.history.columns if column != "no_step_of_its_own"]
         assert sorted(shared) == sorted(ours.history.columns)
         assert ours.history[shared].equals(theirs.history[shared])
-        assert (ours.arrays, ours.nan_steps) == (theirs.arrays, theirs.nan_steps)
+        assert (ours.lists, ours.nan_steps) == (theirs.lists, theirs.nan_steps)
         assert (ours.id, ours.experiment, ours.seed) == (theirs.id, theirs.experiment, theirs.seed)
         assert ours.fingerprints == theirs.fingerprints and ours.protocols == theirs.protocols
         assert ours.commit == theirs.commit and ours.state == theirs.state == "finished"
@@ -165,7 +165,7 @@ def _long_run(folder: Path, scale: float = 1.0) -> Path:
 
 def _same(run: Run, other: Run) -> None:
     pd.testing.assert_frame_equal(run.history, other.history)
-    for name in ("arrays", "nan_steps", "notes", "fingerprints", "protocols", "config", "summary", "grids", "state"):
+    for name in ("lists", "nan_steps", "notes", "fingerprints", "protocols", "config", "summary", "grids", "state"):
         assert getattr(run, name) == getattr(other, name), name
 
 
@@ -180,7 +180,7 @@ def test_a_long_run_is_kept_and_read_again_only_when_it_changed(
     file has more rows, other rows of the same length, or was replaced."""
     path = _long_run(tmp_path / "r") / "loss.jsonl"
     (first,) = open_source(str(tmp_path))
-    assert first.arrays == {"curve": (1.0, 2.5)} and first.nan_steps == {"m0": (2600,)} and len(first.notes) == 3
+    assert first.lists == {"curve": {0: (1.0, 2.5)}} and first.nan_steps == {"m0": (2600,)} and len(first.notes) == 3
     with monkeypatch.context() as patch:
         patch.setattr(folders, "collect", _never)
         (again,) = open_source(str(tmp_path))

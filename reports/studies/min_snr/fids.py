@@ -26,7 +26,7 @@ class Measured:
 def of(run: Run, sampler: str, step: int) -> Measured:
     """The FID of a run's checkpoint."""
     name = metric(sampler)
-    each = run.arrays.get(influence_name(sampler, step))
+    each = run.lists.get(influence_name(sampler), {}).get(step)
     sem = float(run.series(f"{name}_sem").get(step, np.nan))
     return Measured(float(run.series(name)[step]), sem, np.array(each) if each else None)
 

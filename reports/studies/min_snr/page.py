@@ -59,7 +59,9 @@ def page(m: Material, judged: Sequence[Judged]) -> str:
         study_noise=STUDY_NOISE,
         seed_reach=f"{stats.t.ppf(0.975, 1):.1f}",
         scorings=_scorings(m),
-        influence=any("_influence_" in name for arm in m.selection.arms for run in arm.runs for name in run.arrays),
+        influence=any(
+            name.endswith("_influence") for arm in m.selection.arms for run in arm.runs for name in run.lists
+        ),
         draws="" if m.pairs.empty else str(m.pairs["interval_over"].iloc[0]).split()[0],
         grids=sorted(m.grids),
     )
@@ -118,7 +120,7 @@ def _scorings(m: Material) -> dict[int, list[str]]:
     at: dict[int, list[str]] = {}
     for sampler in scores.SAMPLERS:
         for step in scores.steps_of(m.selection.arms, sampler):
-            again = any(scores.influence_name(sampler, step) in run.arrays for run in runs)
+            again = any(step in run.lists.get(scores.influence_name(sampler), ()) for run in runs)
             if again or sampler not in own:
                 at.setdefault(step, []).append(sampler)
     return dict(sorted(at.items()))

@@ -101,24 +101,25 @@ def metric(sampler: str) -> str:
 
 def with_scores(run: Run, scores: Sequence[Score]) -> Run:
     """The run with its FIDs by sampler as metrics `fid/SAMPLER`, `..._sem`, `..._floor` and `..._ceiling`, and the
-    influences as arrays `..._influence_STEP`."""
+    influences as lists `..._influence`."""
     columns: dict[str, dict[int, float]] = {}
-    arrays = dict(run.arrays)
+    lists = dict(run.lists)
     for score in scores:
         if score.run == run.id:
             name = metric(score.sampler)
             if score.influence:
-                arrays[influence_name(score.sampler, score.step)] = score.influence
+                known = influence_name(score.sampler)
+                lists[known] = lists.get(known, {}) | {score.step: score.influence}
             ends = ("", score.fid), ("_sem", score.sem), ("_floor", score.floor), ("_ceiling", score.ceiling)
             for end, value in ends:
                 columns.setdefault(f"{name}{end}", {})[score.step] = value
     added = pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in columns.items()})
-    return replace(run, history=run.history.join(added, how="outer").rename_axis("step"), arrays=arrays)
+    return replace(run, history=run.history.join(added, how="outer").rename_axis("step"), lists=lists)
 
 
-def influence_name(sampler: str, step: int) -> str:
-    """The name of an array that `with_scores` adds."""
-    return f"{metric(sampler)}_influence_{step}"
+def influence_name(sampler: str) -> str:
+    """The name of the lists that `with_scores` adds."""
+    return f"{metric(sampler)}_influence"
 
 
 def as_the_study(run: Run) -> Run:
