@@ -13,7 +13,7 @@ from PIL import Image
 
 from ddpm.data import shapes as embedded
 from ddpm.data.batches import Batches
-from ddpm.data.images import _chosen, load_images, to_model, to_uint8
+from ddpm.data.images import load_images, to_model, to_uint8, training_positions
 from ddpm.errors import UserError
 
 
@@ -359,8 +359,8 @@ def test_batches_continue_from_their_state() -> None:
 def test_values_outside_are_cut_and_a_subset_keeps_the_order() -> None:
     """Catches 8-bit values that wrap around, and a subset in another order than its set."""
     assert to_uint8(torch.tensor([-3.0, 1.5]).reshape(2, 1, 1, 1)).flatten().tolist() == [0, 255]
-    chosen = _chosen(50, 20, "it")
-    assert chosen == sorted(set(chosen)) == _chosen(50, 20, "it") and len(chosen) == 20
+    chosen = training_positions(50, 20, 0, "it")
+    assert chosen == sorted(set(chosen)) == training_positions(50, 20, 0, "it") and len(chosen) == 20
 
 
 def test_a_larger_image_is_averaged(tmp_path: Path) -> None:
