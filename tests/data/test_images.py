@@ -14,6 +14,7 @@ from PIL import Image
 from ddpm.data import shapes as embedded
 from ddpm.data.batches import Batches
 from ddpm.data.images import load_images, to_model, to_uint8, training_positions
+from ddpm.data.unseen import load_unseen
 from ddpm.errors import UserError
 
 
@@ -318,6 +319,13 @@ def test_cifar10_is_read_pixel_by_pixel(cifar10: Path) -> None:
         assert found.images.is_contiguous()
         assert found.labels.tolist() == [(3 * number + 1) % 10 for number in numbers]
         assert (found.classes[3], len(found.classes), found.name) == ("cat", 10, f"cifar10-{split}")
+
+
+def test_unseen_images_of_cifar10_are_its_other_splits(cifar10: Path) -> None:
+    """Catches the training batches, and more images than there are."""
+    for split, numbers in (("train", [10, 11]), ("test", [0, 4, 9])):
+        found = load_unseen(3, "cifar10", cifar10, split=split)
+        assert torch.equal(found, torch.stack([_pixels(i) for i in numbers]))
 
 
 def test_a_subset_of_cifar10_keeps_labels_beside_images(cifar10: Path) -> None:
