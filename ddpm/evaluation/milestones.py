@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm.config.run import Config
-from ddpm.config.sections import Eval, Sampling
+from ddpm.config.sections import Data, Eval, Sampling
 from ddpm.data.images import ImageSet, to_model
 from ddpm.data.unseen import load_unseen
 from ddpm.diffusion.samplers import LIMITS, Denoiser, ImageNoise
@@ -43,7 +43,7 @@ class Milestones:
     """
 
     def __init__(self, cfg: Config, schedule: Schedule, images: ImageSet, device: torch.device, timers: Timers):
-        self.cfg, self.data, self.total = cfg.eval, cfg.data, cfg.train.total_steps
+        self.cfg, self.total = cfg.eval, cfg.train.total_steps
         self.fid_plan = _plan(cfg.eval.fid_milestone)
         self.final_plan = _plan(cfg.eval.final)
         self.grid_plan = _plan(cfg.eval.grid)
@@ -52,12 +52,11 @@ class Milestones:
         self._images = images
         self._ends: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
         self.fixed_batch: tuple[Tensor, Tensor] | None = None
-        self.by_noise: LossByNoise | None = None  # on rank 0
+        self.by_noise: LossByNoise | None = None
         if cfg.eval.recon.enabled:
             positions = outside_reference(images, cfg.eval.reference_n, cfg.eval.recon.n_samples)
             self.fixed_batch = self._make_fixed_batch(positions)
-            noise = self.fixed_batch[1]
-            from_main(lambda: self._prepare_by_noise(schedule, positions, noise))
+            self.by_noise = self._make_by_noise(cfg.data, positions, self.fixed_batch[1])
 
     @property
     def protocols(self) -> dict[str, dict[str, Any]]:
@@ -100,14 +99,14 @@ class Milestones:
             return row | profile(denoiser, x_0, eps, e.schedule, self.cfg.recon.bins, batch_size=e.batch_size)
 
     def measure_by_noise(self, denoiser: Denoiser) -> dict[str, float]:
-        """The errors of `denoiser` by noise level, on seen and on unseen images. For rank 0."""
+        """The errors of `denoiser` by noise level, on seen and on unseen images."""
         e = self.evaluator
         with e.timers.measure("recon"):
             return self.by_noise.row(denoiser, e.device, e.batch_size) if self.by_noise else {}
 
-    def _prepare_by_noise(self, schedule: Schedule, positions: Tensor, noise: Tensor) -> None:
-        """Load the unseen images, and say what will be missing."""
-        d, n = self.data, len(positions)
+    def _make_by_noise(self, d: Data, positions: Tensor, noise: Tensor) -> LossByNoise:
+        """The loss by noise level on the images at `positions` and on unseen ones. Says what will be missing."""
+        n = len(positions)
         try:
             unseen = load_unseen(
                 n,
@@ -125,10 +124,11 @@ class Milestones:
         else:
             if len(unseen) < n:
                 print(f"loss by noise level: only {len(unseen)} unseen images, not eval.recon.n_samples = {n}")
-        self.by_noise = LossByNoise(schedule, self._images, positions, unseen, noise)
-        missing = [name for name in NOISE_BINS if name not in self.by_noise.bins]
+        found = LossByNoise(self.evaluator.schedule, self._images, positions, unseen, noise)
+        missing = [name for name in NOISE_BINS if name not in found.bins]
         if missing:
             print(f"loss by noise level: the schedule does not cover {', '.join(missing)}: left out")
+        return found
 
     def _make_fixed_batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Real images in [-1, 1] and their noise, which depends only on `eval.sample_seed` and the image's place."""
