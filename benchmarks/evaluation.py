@@ -38,7 +38,7 @@ from ddpm.evaluation.features import INCEPTION_FILE, make_features
 from ddpm.evaluation.fid_error import frechet_error
 from ddpm.evaluation.kid_prdc import kid, neighbours
 from ddpm.evaluation.milestones import default_batch_size
-from ddpm.evaluation.reference import held_out, make_reference, uniform_noise
+from ddpm.evaluation.reference import make_reference, outside_reference, uniform_noise
 
 # Targets: share of clean-fid's seconds; MiB above the model's memory; the floor as a share of the ceiling.
 OF_CLEAN_FID, MEMORY, FLOOR = 1.0, 2048, 0.05
@@ -205,7 +205,7 @@ def measure_scale(images: ImageSet, n: int) -> list[Claim]:
     features, reference_n = make_features("embedded", CPU), len(images) - n
     reference = make_reference(features, images, reference_n)
     evaluator = Evaluator(make_schedule("linear"), features, reference, CPU, 25, "clip", "ema")
-    real = held_out(images, reference_n, n)
+    real = images.images[outside_reference(images, reference_n, n)]
     floor = evaluator.scores_of("real images", real.split(250), n)
     ceiling = evaluator.scores_of("uniform noise", uniform_noise(n, (3, 32, 32)), n)
     return [

@@ -87,7 +87,13 @@ class _Measuring:
         self._device = choose_device(device)
         d = cfg.data
         self.images: ImageSet = load_images(
-            d.dataset, d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, workers=d.num_workers
+            d.dataset,
+            d.root,
+            subset=d.subset,
+            hold_out=d.hold_out,
+            split=d.split,
+            skip_bad=d.skip_bad,
+            workers=d.num_workers,
         )
         self._images = self.images.images.to(self._device)
         self._objective = objective_of(cfg, schedule_of(cfg), self._device)

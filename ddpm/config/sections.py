@@ -71,7 +71,10 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """The images. `root`: the folder or .zip of `cifar10` and `folder`, kept as typed because it counts in run ids."""
+    """The images. `root`: the folder or .zip of `cifar10` and `folder`, kept as typed because it counts in run ids.
+
+    `hold_out`: training never sees this many images, evenly spaced over the folder; `subset` is drawn from the others.
+    """
 
     dataset: Literal["embedded", "cifar10", "folder"] = "cifar10"
     root: Annotated[Path, BeforeValidator(_as_typed)] | None = None
@@ -81,6 +84,16 @@ class Data(Section):
     num_workers: Annotated[int, Field(ge=0)] = 2  # threads that decode a folder's images
     shuffle: bool = True
     skip_bad: bool = False  # leave unreadable images out instead of stopping
+    hold_out: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _held_out_of_a_folder(self) -> "Data":
+        if self.hold_out and self.dataset != "folder":
+            raise ValueError(
+                f"data.hold_out = {self.hold_out} is for data.dataset = folder: {self.dataset} has a test split, which "
+                "training does not see"
+            )
+        return self
 
 
 class Model(Section):

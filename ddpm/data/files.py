@@ -256,11 +256,15 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Choice:
-    """Images of a split as (name, class), sorted by name; a description of the split; what was left out, and why."""
+    """Images of a split as (name, class), sorted by name; a description of the split; what was left out, and why.
+
+    has_splits: whether there are folders of splits. Without them every image belongs to every split.
+    """
 
     found: list[tuple[str, str]]
     split: str
     left_out: list[str]
+    has_splits: bool
 
 
 def choose(files: Files, split: str) -> Choice:
@@ -309,7 +313,7 @@ def choose(files: Files, split: str) -> Choice:
         else []
     )
     said = "no folders of splits" if level is None else f"split {split}"
-    return Choice(found, said, other + _counted(left))
+    return Choice(found, said, other + _counted(left), level is not None)
 
 
 def _is_hidden(part: str) -> bool:

@@ -9,7 +9,7 @@ import json
 import posixpath
 import tarfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ddpm.data import shapes as embedded
 from ddpm.data.files import FORMATS, UNREADABLE, Files, Limits, choose, open_files, some
 from ddpm.errors import NotFinite, UserError, printable
+from ddpm.evenly import evenly_spaced
 from ddpm.files.paths import home
 from ddpm.runtime.cache import cached
 
@@ -34,6 +35,7 @@ EMBEDDED_COUNT = 5000
 # Version of the decoder by ending, else 1. Bump when decoding changes; discards cached images.
 _DECODER = {".tif": 2, ".tiff": 2}
 CACHED_FROM = 2000  # images; fewer take less than a second to decode
+Pick = Callable[[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ def load_images(
     root: Path | None = None,
     *,
     subset: int | None = None,
+    hold_out: int = 0,
     split: str = "train",
+    pick: Pick | None = None,
     size: int = 32,
     skip_bad: bool = False,
     workers: int = 2,
@@ -87,9 +91,9 @@ def load_images(
 ) -> ImageSet:
     """The image set `dataset`: `embedded`, `cifar10` or `folder` (class folders in a directory or a .zip).
 
-    subset: keep this many images, drawn without replacement with a fixed seed. For a folder, a line says what was read
-    and left out, unless `quiet`. Raises UserError on a missing path, no images, an unreadable image (unless
-    `skip_bad`), or a subset larger than the set.
+    subset, hold_out: see `training_positions`; pick: the positions to take of so many images, instead of these. The
+    embedded set has only `subset`. For a folder, a line says what was read and left out, unless `quiet`. Raises
+    UserError on a missing path, no images, an unreadable image (unless `skip_bad`), or a subset larger than the set.
     """
     if dataset == "embedded":
         # Images are drawn one after another, so a smaller set is the start of a larger one.
@@ -99,24 +103,41 @@ def load_images(
     if root is None:
         raise UserError(f"data.dataset = {dataset} needs data.root: the folder (or .zip) with the images.")
     root = home(root)
+    where = f"cifar10-{split}" if dataset == "cifar10" else printable(root)
+    pick = pick or (lambda count: training_positions(count, subset, hold_out, where))
     if dataset == "cifar10":
-        return _cifar10(root, split, subset)
-    loaded, said = _folder(root, split, subset, _Decoding(size, skip_bad, workers))
+        return _cifar10(root, split, pick)
+    loaded, said = _folder(root, split, pick, _Decoding(size, skip_bad, workers))
     if not quiet:
         print(said)
     return loaded
 
 
-def _chosen(count: int, subset: int | None, where: str) -> list[int]:
-    """Sorted positions of the subset among `count` images, the same in every run; None: all."""
+def held_out_positions(count: int, hold_out: int) -> list[int]:
+    """The positions among `count` images that training never sees: `hold_out` of them, evenly spaced."""
+    return evenly_spaced(count, min(hold_out, count)).tolist()
+
+
+def training_positions(count: int, subset: int | None, hold_out: int, where: str) -> list[int]:
+    """Sorted positions of the images to train on, among `count` that are in `where`; the same in every run.
+
+    All but the held-out ones; of these `subset`, drawn without replacement (None: all). Raises UserError if too few are
+    left.
+    """
+    held = set(held_out_positions(count, hold_out))
+    kept = [i for i in range(count) if i not in held]
+    if hold_out and not kept:
+        raise UserError(f"data.hold_out = {hold_out} leaves no image to train on: {where} has {count}.")
     if subset is None:
-        return list(range(count))
-    if subset > count:
-        raise UserError(f"data.subset = {subset} asks for more images than {where} has ({count}).")
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:subset].sort().values.tolist()
+        return kept
+    if subset > len(kept):
+        without = f" without the {hold_out} of data.hold_out" if hold_out else ""
+        raise UserError(f"data.subset = {subset} asks for more images than {where} has{without} ({len(kept)}).")
+    drawn = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))[:subset].sort().values
+    return [kept[i] for i in drawn.tolist()]
 
 
-def _cifar10(root: Path, split: str, subset: int | None) -> ImageSet:
+def _cifar10(root: Path, split: str, pick: Pick) -> ImageSet:
     from torchvision.datasets import CIFAR10
 
     try:
@@ -126,7 +147,7 @@ def _cifar10(root: Path, split: str, subset: int | None) -> ImageSet:
             f"CIFAR-10 is not in {root} and could not be downloaded ({error}). Copy cifar-10-python.tar.gz there, or "
             "use your own images with data.dataset=folder data.root=PATH, or data.dataset=embedded."
         ) from error
-    chosen = _chosen(len(raw.targets), subset, f"cifar10-{split}")
+    chosen = pick(len(raw.targets))
     images = torch.from_numpy(raw.data[chosen]).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, torch.tensor(raw.targets)[chosen], tuple(raw.classes), f"cifar10-{split}")
 
@@ -143,7 +164,7 @@ class _Decoding:
     workers: int
 
 
-def _folder(root: Path, split: str, subset: int | None, how: _Decoding) -> tuple[ImageSet, str]:
+def _folder(root: Path, split: str, pick: Pick, how: _Decoding) -> tuple[ImageSet, str]:
     """The images of a folder or .zip, and a line that says what was read and left out."""
     limits = Limits.from_environment()
     with open_files(root, limits, how.skip_bad) as files:
@@ -155,14 +176,14 @@ def _folder(root: Path, split: str, subset: int | None, how: _Decoding) -> tuple
                 "class folders with files that Pillow reads (such as .png, .jpg, .webp), at the top or under train/ "
                 "and test/."
             )
-        # Only the subset is decoded. With skip_bad it may end up smaller; a line says so.
-        found = [choice.found[i] for i in _chosen(len(choice.found), subset, printable(root))]
+        # Only the chosen are decoded. With skip_bad they may end up fewer; a line says so.
+        found = [choice.found[i] for i in pick(len(choice.found))]
         files.require_bounded([name for name, _ in found])
         with _bounded(limits.pixels):
             kinds, images, notes = _read(root, files, found, how)
     classes = tuple(sorted(set(kinds)))
     labels = torch.tensor([classes.index(kind) for kind in kinds])
-    of = f" of {len(choice.found):,}" if subset else ""
+    of = f" of {len(choice.found):,}" if len(found) < len(choice.found) else ""
     said = (
         f"data: {len(kinds):,}{of} images, {choice.split}, {len(classes)} class{'es' * (len(classes) > 1)}, in {root}"
     )

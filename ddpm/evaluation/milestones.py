@@ -9,25 +9,28 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm.config.run import Config
-from ddpm.config.sections import Eval, Sampling
+from ddpm.config.sections import Data, Eval, Sampling
 from ddpm.data.images import ImageSet, to_model
+from ddpm.data.unseen import load_unseen
 from ddpm.diffusion.samplers import LIMITS, Denoiser, ImageNoise
 from ddpm.diffusion.schedule import Schedule
-from ddpm.errors import NotFinite
+from ddpm.errors import NotFinite, UserError
 from ddpm.evaluation.evaluator import Evaluator, SamplingPlan, Timers
 from ddpm.evaluation.features import Features, make_features
 from ddpm.evaluation.kid_prdc import Kid
+from ddpm.evaluation.loss_by_noise import LossByNoise
 from ddpm.evaluation.reconstruction import profile, reconstruction
 from ddpm.evaluation.reference import (
     BATCH,
     Reference,
-    held_out,
     make_reference,
+    outside_reference,
     published_reference,
     uniform_noise,
 )
 from ddpm.evaluation.sampler_check import require, try_sampler
 from ddpm.evaluation.scores import NEIGHBOURS, Wanted
+from ddpm.names import NOISE_BINS
 from ddpm.runtime.checkpoint import digest
 from ddpm.runtime.distributed import from_main, in_turn
 from ddpm.runtime.streams import stream_seed
@@ -48,7 +51,12 @@ class Milestones:
         self.checks = self._check_samplers(schedule)
         self._images = images
         self._ends: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
-        self.fixed_batch = self._make_fixed_batch() if cfg.eval.recon.enabled else None
+        self.fixed_batch: tuple[Tensor, Tensor] | None = None
+        self.by_noise: LossByNoise | None = None
+        if cfg.eval.recon.enabled:
+            positions = outside_reference(images, cfg.eval.reference_n, cfg.eval.recon.n_samples)
+            self.fixed_batch = self._make_fixed_batch(positions)
+            self.by_noise = self._make_by_noise(cfg.data, positions, self.fixed_batch[1])
 
     @property
     def protocols(self) -> dict[str, dict[str, Any]]:
@@ -71,7 +79,7 @@ class Milestones:
             row |= _renamed(row, "val", "final") if same else self._scores("final", denoiser(), final)
         if self.fixed_batch and (_due(self.cfg.recon.every, step) or step == self.total):
             fixed = self.fixed_batch
-            row |= from_main(lambda: self.reconstruct(denoiser(), *fixed))
+            row |= from_main(lambda: self.reconstruct(denoiser(), *fixed) | self.measure_by_noise(denoiser()))
         return row
 
     def reconstruct(self, denoiser: Denoiser, images: Tensor, noise: Tensor) -> dict[str, float]:
@@ -90,9 +98,41 @@ class Milestones:
             )
             return row | profile(denoiser, x_0, eps, e.schedule, self.cfg.recon.bins, batch_size=e.batch_size)
 
-    def _make_fixed_batch(self) -> tuple[Tensor, Tensor]:
-        """Real images in [-1, 1] and their noise, which depends only on `eval.sample_seed` and the image's position."""
-        images = to_model(held_out(self._images, self.cfg.reference_n, self.cfg.recon.n_samples))
+    def measure_by_noise(self, denoiser: Denoiser) -> dict[str, float]:
+        """The errors of `denoiser` by noise level, on seen and on unseen images."""
+        e = self.evaluator
+        with e.timers.measure("recon"):
+            return self.by_noise.row(denoiser, e.device, e.batch_size) if self.by_noise else {}
+
+    def _make_by_noise(self, d: Data, positions: Tensor, noise: Tensor) -> LossByNoise:
+        """The loss by noise level on the images at `positions` and on unseen ones. Says what will be missing."""
+        n = len(positions)
+        try:
+            unseen = load_unseen(
+                n,
+                d.dataset,
+                d.root,
+                subset=d.subset,
+                hold_out=d.hold_out,
+                split=d.split,
+                skip_bad=d.skip_bad,
+                workers=d.num_workers,
+            )
+        except UserError as error:
+            unseen = self._images.images[:0]
+            print(f"loss by noise level: no unseen images, so no gap to the training images. {error}")
+        else:
+            if len(unseen) < n:
+                print(f"loss by noise level: only {len(unseen)} unseen images, not eval.recon.n_samples = {n}")
+        found = LossByNoise(self.evaluator.schedule, self._images, positions, unseen, noise)
+        missing = [name for name in NOISE_BINS if name not in found.bins]
+        if missing:
+            print(f"loss by noise level: the schedule does not cover {', '.join(missing)}: left out")
+        return found
+
+    def _make_fixed_batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Real images in [-1, 1] and their noise, which depends only on `eval.sample_seed` and the image's place."""
+        images = to_model(self._images.images[positions])
         seed = stream_seed(self.cfg.sample_seed, "reconstruction")
         noise = ImageNoise(seed, range(len(images)), tuple(images.shape[1:]), images.device)
         return images, noise()
@@ -190,8 +230,8 @@ def reference_of(cfg: Eval, features: Features, images: ImageSet, wanted: Wanted
 def ends(
     evaluator: Evaluator, images: ImageSet, reference_n: int | None, n: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The scores of n real images (see `held_out`) and of n images of uniform noise."""
-    real = held_out(images, reference_n, n)
+    """The scores of n real images (see `outside_reference`) and of n images of uniform noise."""
+    real = images.images[outside_reference(images, reference_n, n)]
     floor = evaluator.scores_of(f"real images {digest(real)[:12]}", real.split(BATCH), n)
     return floor, evaluator.scores_of("uniform noise", uniform_noise(n, evaluator.shape), n)
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -80,12 +80,26 @@ def _errors(
     """(mean |eps - eps_hat|^2, mean |x_0 - limited x_0_hat|^2) at one t; alpha_bar a scalar."""
     totals = torch.zeros(2, dtype=torch.float64, device=images.device)
     with torch.inference_mode():
-        for x_0, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True):
-            x_t = add_noise(x_0, eps, alpha_bar).to(memory_format=torch.channels_last)  # as in sampling
-            x_0_hat = denoiser(x_t, t)
-            eps_hat = eps_from_x0(x_t, x_0_hat, alpha_bar)
+        for x_0, eps, x_0_hat, eps_hat in _denoised(denoiser, images, noise, alpha_bar, t, batch_size):
             shown = (limit(x_0_hat) if limit else x_0_hat).clamp(-1, 1)
             errors = (eps - eps_hat, x_0 - shown)
             totals += torch.stack([error.double().square().sum() for error in errors])
     eps_mse, mse = (totals / images.numel()).tolist()
     return eps_mse, mse
+
+
+def eps_errors(denoiser: Denoiser, images: Tensor, noise: Tensor, alpha_bar: Tensor, t: int, batch_size: int) -> Tensor:
+    """(n,) float64: each image's |eps - eps_hat|^2 at one t, mean over pixels. images and noise (n, 3, H, W)."""
+    with torch.inference_mode():
+        batches = _denoised(denoiser, images, noise, alpha_bar, t, batch_size)
+        return torch.cat([(eps - eps_hat).double().square().flatten(1).mean(1) for _, eps, _, eps_hat in batches])
+
+
+def _denoised(
+    denoiser: Denoiser, images: Tensor, noise: Tensor, alpha_bar: Tensor, t: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """x_0, eps, x_0_hat and eps_hat, in batches."""
+    for x_0, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True):
+        x_t = add_noise(x_0, eps, alpha_bar).to(memory_format=torch.channels_last)  # as in sampling
+        x_0_hat = denoiser(x_t, t)
+        yield x_0, eps, x_0_hat, eps_from_x0(x_t, x_0_hat, alpha_bar)

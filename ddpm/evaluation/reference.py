@@ -142,16 +142,16 @@ def _download(path: Path) -> None:
 # --- the ends of the scale ---
 
 
-def held_out(images: ImageSet, reference_n: int | None, n: int) -> Tensor:
-    """n real images (n, 3, H, W) that are not in the reference, evenly spaced over the set.
+def outside_reference(images: ImageSet, reference_n: int | None, n: int) -> Tensor:
+    """(n,) positions of images that are not in the reference, evenly spaced over the set.
 
     If fewer than n are left, they are spaced over the whole set: some or all are then in the reference, and repeat if n
-    exceeds the set. Their FID is then below that of unseen images, down to 0 if they are the reference itself.
+    exceeds the set. Their FID is then below that of images outside, down to 0 if they are the reference itself.
     """
     left = torch.ones(len(images), dtype=torch.bool)
     left[_reference_positions(images, reference_n)] = False
     positions = left.nonzero().flatten() if left.sum() >= n else torch.arange(len(images))
-    return images.images[positions[evenly_spaced(len(positions), n)]]
+    return positions[evenly_spaced(len(positions), n)]
 
 
 def uniform_noise(n: int, shape: tuple[int, int, int]) -> Iterator[Tensor]:

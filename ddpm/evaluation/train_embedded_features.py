@@ -36,11 +36,11 @@ def degrade(x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def train(source: Path, epochs: int) -> EmbeddedFeatures:
-    """Train on the images of `source` and the embedded set; prints the held-out accuracy of each epoch."""
+    """Train on the images of `source` and the embedded set; prints the test accuracy of each epoch."""
     torch.manual_seed(SEED)
     rng = torch.Generator().manual_seed(SEED)
     natural, shapes = load_images("folder", source), load_images("embedded", subset=EMBEDDED_IMAGES)
-    held_out = [
+    tests = [
         load_images("folder", source, split="test", subset=2000),
         load_images("embedded", split="test", subset=2000),
     ]
@@ -68,9 +68,9 @@ def train(source: Path, epochs: int) -> EmbeddedFeatures:
         rate.step()
         if step % (len(images) // BATCH) == 0:
             offsets = [0, len(natural.classes)]
-            scores = [_accuracy(net, head, s.images, s.labels + o) for s, o in zip(held_out, offsets, strict=True)]
+            scores = [_accuracy(net, head, s.images, s.labels + o) for s, o in zip(tests, offsets, strict=True)]
             print(
-                f"step {step}: loss {loss:.3f}, held-out accuracy natural {scores[0]:.3f}, shapes {scores[1]:.3f}",
+                f"step {step}: loss {loss:.3f}, test accuracy natural {scores[0]:.3f}, shapes {scores[1]:.3f}",
                 flush=True,
             )
     return net.eval()

@@ -26,7 +26,13 @@ class Training:
         d = cfg.data
         images = distributed.in_turn(
             lambda: load_images(
-                d.dataset, d.root, subset=d.subset, split=d.split, skip_bad=d.skip_bad, workers=d.num_workers
+                d.dataset,
+                d.root,
+                subset=d.subset,
+                hold_out=d.hold_out,
+                split=d.split,
+                skip_bad=d.skip_bad,
+                workers=d.num_workers,
             )
         )
         self.images_digest = images.digest

@@ -88,7 +88,7 @@ def test_a_config_from_before_a_key_is_the_same_config() -> None:
         del stored["curvature"][key]
     for key in ("recon", "kid", "prdc", "reference_stats"):
         del stored["eval"][key]
-    del stored["cache_dir"]
+    del stored["cache_dir"], stored["data"]["hold_out"]
     assert differences(stored, now.nested()) == []
     cut = load_config(E5, ["--eval.recon.enabled=false", "--loss.t_max=50"])
     assert differences(stored, cut.nested()) == ["loss.t_max was None, is 50"]
@@ -147,6 +147,8 @@ def test_run_ids_tell_runs_apart() -> None:
         ("--eval.accept_sampler_error=[euler]", r"accept_sampler_error.*'ddpm'"),
         ("--eval.final.eta=0.5", r"eta = 0\.5 is for ddim only, not ddpm"),
         ("--data.root=null", r"needs data\.root"),
+        ("--data.hold_out=5", r"data\.hold_out = 5 is for data\.dataset = folder: cifar10 has a test split"),
+        ("--data.hold_out=-1", r"data\.hold_out = -1"),
         ("--ema.enabled=false", r"eval\.weights = live"),
         ("--model.gn_groups=5", r"gn_groups = 5 must divide model\.base_channels = 32"),
         ("--loss.t_max=1000", r"loss\.t_min = 0 and loss\.t_max = 1000 must keep 0 <= t_min <= t_max <= 999"),

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ddpm.data import shapes as embedded
 from ddpm.data.batches import Batches
-from ddpm.data.images import _chosen, load_images, to_model, to_uint8
+from ddpm.data.images import load_images, to_model, to_uint8, training_positions
+from ddpm.data.unseen import load_unseen
 from ddpm.errors import UserError
 
 
@@ -320,6 +321,13 @@ def test_cifar10_is_read_pixel_by_pixel(cifar10: Path) -> None:
         assert (found.classes[3], len(found.classes), found.name) == ("cat", 10, f"cifar10-{split}")
 
 
+def test_unseen_images_of_cifar10_are_its_other_splits(cifar10: Path) -> None:
+    """Catches the training batches, and more images than there are."""
+    for split, numbers in (("train", [10, 11]), ("test", [0, 4, 9])):
+        found = load_unseen(3, "cifar10", cifar10, split=split)
+        assert torch.equal(found, torch.stack([_pixels(i) for i in numbers]))
+
+
 def test_a_subset_of_cifar10_keeps_labels_beside_images(cifar10: Path) -> None:
     """Takes five of ten images, each once and with its own label, and the same ones again. Catches the first five
     labels."""
@@ -359,8 +367,8 @@ def test_batches_continue_from_their_state() -> None:
 def test_values_outside_are_cut_and_a_subset_keeps_the_order() -> None:
     """Catches 8-bit values that wrap around, and a subset in another order than its set."""
     assert to_uint8(torch.tensor([-3.0, 1.5]).reshape(2, 1, 1, 1)).flatten().tolist() == [0, 255]
-    chosen = _chosen(50, 20, "it")
-    assert chosen == sorted(set(chosen)) == _chosen(50, 20, "it") and len(chosen) == 20
+    chosen = training_positions(50, 20, 0, "it")
+    assert chosen == sorted(set(chosen)) == training_positions(50, 20, 0, "it") and len(chosen) == 20
 
 
 def test_a_larger_image_is_averaged(tmp_path: Path) -> None:

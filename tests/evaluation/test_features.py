@@ -15,7 +15,7 @@ from ddpm.errors import UserError
 from ddpm.evaluation import scores
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
 from ddpm.evaluation.features import INCEPTION_FILE, LEGACY_FILE, Features, at_once, make_features
-from ddpm.evaluation.reference import held_out, make_reference, published_reference, uniform_noise
+from ddpm.evaluation.reference import make_reference, outside_reference, published_reference, uniform_noise
 
 CPU = torch.device("cpu")
 
@@ -306,8 +306,8 @@ def _numbered(n: int) -> ImageSet:
     return ImageSet(pixels, torch.zeros(n, dtype=torch.int64), ("a",), "ramp")
 
 
-def test_held_out_images_are_not_the_references() -> None:
-    """Of ten images the reference takes four: 0, 3, 6 and 9. Held-out images come evenly spaced from the other six if
+def test_images_outside_the_reference_are_not_in_it() -> None:
+    """Of ten images the reference takes four: 0, 3, 6 and 9. Images outside come evenly spaced from the other six if
     there are enough. Catches a floor from the reference's own images, and one from the first images."""
     images, seen = _numbered(10), []
 
@@ -318,13 +318,15 @@ def test_held_out_images_are_not_the_references() -> None:
     make_reference(Features("mean", "none", 1, at_once(extract)), images, 4)
     assert set(seen) == {0, 3, 6, 9}
 
-    def held(reference_n: int | None, n: int) -> list[int]:
-        return held_out(images, reference_n, n)[:, 0, 0, 0].tolist()
+    def outside(reference_n: int | None, n: int) -> list[int]:
+        return outside_reference(images, reference_n, n).tolist()
 
-    assert held(4, 6) == [1, 2, 4, 5, 7, 8]
-    assert held(4, 2) == [1, 8]
-    assert held(9, 1) == [5]  # nine evenly spaced in 0 ... 9: 0, 1.125, 2.25, 3.375, 4.5 (to 4), 5.625, 6.75, 7.875, 9
+    assert outside(4, 6) == [1, 2, 4, 5, 7, 8]
+    assert outside(4, 2) == [1, 8]
+    assert outside(9, 1) == [
+        5
+    ]  # nine evenly spaced in 0 ... 9: 0, 1.125, 2.25, 3.375, 4.5 (to 4), 5.625, 6.75, 7.875, 9
     # if too few or none are left: over the whole set, repeatedly if needed
-    assert held(4, 7) == [0, 2, 3, 4, 6, 8, 9]
-    assert held(None, 2) == held(10, 2) == held(99, 2) == [0, 9]
-    assert len(held(None, 15)) == 15 and set(held(None, 15)) == set(range(10))
+    assert outside(4, 7) == [0, 2, 3, 4, 6, 8, 9]
+    assert outside(None, 2) == outside(10, 2) == outside(99, 2) == [0, 9]
+    assert len(outside(None, 15)) == 15 and set(outside(None, 15)) == set(range(10))

@@ -157,7 +157,7 @@ def test_the_error_is_that_of_eps_whatever_is_predicted(prediction: str) -> None
 # --- in a run ---
 
 
-def test_the_batch_is_held_out_and_its_noise_is_fixed(tmp_path: Path) -> None:
+def test_the_batch_is_outside_the_reference_and_its_noise_is_fixed(tmp_path: Path) -> None:
     """Takes four images that the reference (100 of 200) does not hold. Each has its own noise: a run with another seed
     keeps it, another `eval.sample_seed` changes it."""
     images = load_images("embedded", None, subset=200).images
@@ -169,8 +169,8 @@ def test_the_batch_is_held_out_and_its_noise_is_fixed(tmp_path: Path) -> None:
         for flags in ((), ("--seed=3",), ("--eval.sample_seed=1",), ("--eval.recon.n_samples=6",))
     ]
     (x_0, eps), other_seed, other_noise, more = (batch for batch in batches if batch)
-    held = [all_images[image.numpy().tobytes()] for image in x_0]
-    assert len(set(held)) == 4 and not reference & set(held)
+    outside = [all_images[image.numpy().tobytes()] for image in x_0]
+    assert len(set(outside)) == 4 and not reference & set(outside)
     assert torch.equal(x_0, other_seed[0]) and torch.equal(eps, other_seed[1])
     assert torch.equal(x_0, other_noise[0]) and not torch.isclose(eps, other_noise[1]).any()
     assert torch.equal(eps, more[1][:4])

@@ -72,6 +72,7 @@ KEYS: dict[str, Seen | Elsewhere] = {
     "data.num_workers": _seen("1", see.threads, given=FOLDER),
     "data.shuffle": _seen("false", see.first_batch),
     "data.skip_bad": _seen("true", see.outcome, given=("--data.dataset=folder", "--data.root={bad}", FOLDER[2])),
+    "data.hold_out": _seen("7", see.images, see.unseen, given=(*FOLDER, "--eval.recon.enabled=true")),
     # network and training
     "model.base_channels": _seen("8", see.weights),
     "model.dropout": _seen("0.5", see.weights),

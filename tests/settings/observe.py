@@ -231,6 +231,12 @@ def recon(cfg: Config) -> dict[str, float]:
     return training.milestones.reconstruct(training.diagnostics.denoiser(), *fixed) if fixed else {}
 
 
+def unseen(cfg: Config) -> str:
+    """The images that the network is measured on but not trained on."""
+    by_noise = Training(cfg).milestones.by_noise
+    return digest(by_noise.unseen) if by_noise else "none"
+
+
 # --- W&B ---
 
 
