@@ -31,7 +31,8 @@ from ddpm.curvature.hessian.vectors import Vectors, rademacher
 # Step of the differences over the root mean square parameter, in units of the fourth root of the machine epsilon, at
 # which rounding (eps / h^2) and truncation (h^2) of a second difference balance.
 STEP = 0.2
-# Largest accepted numerical error: in standard errors, or relative to the trace (exact products round as much).
+# Largest accepted numerical error: in standard errors of as many draws as are checked (then it does not depend on the
+# number of probes), or relative to the trace (exact products round as much).
 TOLERANCE, ROUNDING = 0.02, 1e-5
 
 # (number of a draw, its generator) -> the draw.
@@ -63,8 +64,8 @@ class LeastSquares:
 class LeastSquaresTrace:
     """The trace for one loss. plain: from v' H v; improved: with the head's part in closed form (None without a head).
 
-    numerical_error: |mean of value - exact value| over the checked vectors, plain and improved; NaN without a check. It
-        is that of the differences, even if they were too coarse and exact products replaced them.
+    numerical_error: |mean of value - exact value| over the `checked` vectors, plain and improved; NaN without a check.
+        It is that of the differences, even if they were too coarse and exact products replaced them.
     exact: whether the values are from exact products.
     """
 
@@ -72,18 +73,21 @@ class LeastSquaresTrace:
     improved: TraceEstimate | None
     numerical_error: tuple[float, float]
     exact: bool
+    checked: int = 0
 
     @property
     def error_in_sems(self) -> float:
-        """The larger numerical error in standard errors: 0 if exact products would round as much, infinite if only
-        exact products were finite, NaN if nothing could be checked.
+        """The larger numerical error in standard errors of `checked` draws: 0 if exact products would round as much,
+        infinite if only exact products were finite, NaN if nothing could be checked.
 
-        A standard error is half a 95 % interval / 1.96 here, since that of a few values may be small by chance.
+        The standard error of all draws is half a 95 % interval / 1.96 here, since that of a few values may be small by
+        chance.
         """
         found = []
         for estimate, error in zip((self.plain, self.improved), self.numerical_error, strict=True):
             if estimate is not None:
-                sem = (estimate.interval()[1] - estimate.mean) / 1.96
+                of_all = (estimate.interval()[1] - estimate.mean) / 1.96
+                sem = of_all * math.sqrt(len(estimate.independent) / max(self.checked, 1))
                 small = error <= ROUNDING * abs(estimate.mean)
                 found.append(0.0 if small else error / sem if sem > 0 else error if math.isinf(error) else math.nan)
         return math.nan if any(map(math.isnan, found)) else max(found)
@@ -111,8 +115,8 @@ def least_squares_trace(
     head: the submodule whose output the model returns unchanged: an `nn.Linear` or `nn.Conv2d`.
     exact: use exact products instead of differences, about 4 times slower, `chunk` vectors at a time.
     checks: for this many of the last draws, the first vector is measured both ways. If the mean difference of a loss
-        that has all draws exceeds 2 % of the standard error, or only the differences are not finite, all draws are
-        measured again by exact products, with a warning.
+        that has all draws exceeds 2 % of the standard error of as many draws, or only the differences are not finite,
+        all draws are measured again by exact products, with a warning.
     share: how processes share the draws.
 
     The model is measured in eval mode, without autocast or TF32. It, its gradients and all random streams but `rng`
@@ -165,7 +169,7 @@ def least_squares_trace(
     checks = 0 if exact else min(checks, draws)
     terms, errors = measured(exact, checks)
     off = _errors(errors[:, draws - checks :], weights[:, draws - checks :])
-    found = _traces(terms, weights, strata, off, head is not None, exact)
+    found = _traces(terms, weights, strata, off, checks, head is not None, exact)
     in_all = (weights != 0).any(2).all(1)  # the checked draws say little about a loss with samples in some draws only
     judged = [trace.error_in_sems for trace, judge in zip(found, in_all, strict=True) if judge]
     if all(error <= TOLERANCE or math.isnan(error) for error in judged):
@@ -173,7 +177,7 @@ def least_squares_trace(
     coarse = "differences of float32 outputs are too coarse here: measuring by exact products"
     warnings.warn(coarse, MeasurementWarning, stacklevel=2)
     terms, _ = measured(True, 0)
-    return _traces(terms, weights, strata, off, head is not None, True)
+    return _traces(terms, weights, strata, off, checks, head is not None, True)
 
 
 def _errors(errors: Tensor, weights: Tensor) -> Tensor:
@@ -184,12 +188,12 @@ def _errors(errors: Tensor, weights: Tensor) -> Tensor:
 
 
 def _traces(
-    terms: Tensor, weights: Tensor, strata: Tensor | None, off: Tensor, with_head: bool, exact: bool
+    terms: Tensor, weights: Tensor, strata: Tensor | None, off: Tensor, checked: int, with_head: bool, exact: bool
 ) -> list[LeastSquaresTrace]:
-    plain, improved = (weighted(form, weights, strata) for form in terms)
+    forms = [weighted(form, weights, strata) for form in terms]
     return [
-        LeastSquaresTrace(plain[i], improved[i] if with_head else None, (off[0, i].item(), off[1, i].item()), exact)
-        for i in range(len(plain))
+        LeastSquaresTrace(plain, improved if with_head else None, (error[0], error[1]), exact, checked)
+        for plain, improved, error in zip(*forms, off.T.tolist(), strict=True)
     ]
 
 
