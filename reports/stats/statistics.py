@@ -23,6 +23,7 @@ from reports.stats.intervals import Estimate, around, bootstrap_mean, student, w
 
 COLUMNS = ["experiment", "metric", "statistic", "value"]
 TRAINED, COMMON = "curvature/hutch_trace_mean", "curvature/ref_trace_mean"
+NEUTRAL = "curvature/neutral_trace_mean"
 STEP_METRICS = ("train/loss", "train/mse", "train/grad_global_L2", "train/grad_abs_mean")
 COMPARED = ("train/loss", "train/mse", "train/grad_global_L2", TRAINED, COMMON, "val/fid")
 
