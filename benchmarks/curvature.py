@@ -8,7 +8,9 @@ measures
 - peak memory above that with network and batch loaded, as a multiple of a training step's, each in its own processes
   (Linux);
 - the error of the differences against exact products in float64, for the same draws and vectors, in standard errors;
-- the error bar of the improved estimate as a multiple of the plain one's.
+- the error bar of the improved estimate as a multiple of the plain one's;
+- a run's probe with shared noise levels (`curvature.neutral`), which also gives the neutral trace and that by noise
+  level, beside one whose samples all take the arm's own timesteps: time, and standard error of its two traces.
 
 Libraries that are not installed are left out.
 """
@@ -29,12 +31,15 @@ from torch import Generator, Tensor, nn
 
 from benchmarks.claims import Claim, arguments, conclude, in_process, of_rounds, parsed, quotient, say
 from benchmarks.timing import memory_growth, seconds
+from ddpm.config.files import load_config
 from ddpm.curvature.hessian import LeastSquares, hutchinson_trace, least_squares_trace
+from ddpm.curvature.probe import CurvatureProbe
 from ddpm.data.batches import Batches
 from ddpm.data.images import load_images, to_model
 from ddpm.diffusion.prediction import add_noise
 from ddpm.diffusion.schedule import make_schedule
 from ddpm.diffusion.weighting import constant, make_weighting, weights
+from ddpm.models.build import objective_of, schedule_of
 from ddpm.models.unet import UNetCifar32
 
 BATCH, PROBES = 4, 16
@@ -42,6 +47,9 @@ STEPS = (0, 500, 1500, 3000)
 # Targets of a trace: plain gradients per probe, share of the better peer's time, multiple of a training step's memory,
 # numerical error in standard errors, improved error bar over the plain one, late in training and at any time.
 UNITS, OF_PEER, MEMORY, ERROR, BAR_LATE, BAR = 1.0, 0.4, 1.5, 0.02, 0.15, 1.0
+# Targets of shared noise levels: time and standard error over those of own timesteps.
+SHARED_TIME, SHARED_BAR = 1.02, 1.2
+SEEDS = 12
 LATE = 1000
 
 
@@ -63,6 +71,7 @@ def main() -> int:
         claims = say(measure_ways(problem, folder / f"step{steps[-1]}.pt", args.rounds))
         claims += say(measure_error_bars(problem, folder, steps))
         claims += say(measure_exactness(problem, folder, steps))
+        claims += say(measure_shared_levels(problem, folder / f"step{steps[-1]}.pt", 2 if args.quick else SEEDS))
     return conclude(args, claims, batch=BATCH, probes=PROBES, steps=steps, data=problem.name, rounds=args.rounds)
 
 
@@ -75,7 +84,7 @@ class Problem:
         self.alpha_bar = schedule.alpha_bar
         self.weights = torch.stack([weights(w, schedule).float() for w in (make_weighting("minsnr"), constant)])
 
-    def draw(self, rng: Generator) -> LeastSquares:
+    def draw(self, number: int, rng: Generator) -> LeastSquares:
         """A batch with fresh images, t and eps."""
         x_0 = to_model(self.images[torch.randint(0, len(self.images), (BATCH,), generator=rng)])
         t = torch.randint(0, len(self.alpha_bar), (BATCH,), generator=rng)
@@ -123,7 +132,7 @@ class OnPairs(nn.Module):
         return self.net(*pair)
 
 
-def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[Generator], LeastSquares]) -> dict[str, Callable]:
+def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[int, Generator], LeastSquares]) -> dict[str, Callable]:
     """Each way to take 16 probes of the unweighted loss, as a function without arguments. The differences also give the
     other loss and both estimates."""
     params = list(model.parameters())
@@ -133,7 +142,7 @@ def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[Generator], Lea
         return (model(*batch.inputs) - batch.target).square().mean()
 
     def differences(per_draw: int) -> Callable[[], Any]:
-        batch = (lambda _: data) if per_draw == PROBES else draw
+        batch = (lambda *_: data) if per_draw == PROBES else draw
         return lambda: least_squares_trace(model, batch, PROBES, rng, head=model.conv_out, per_draw=per_draw)
 
     def kept(chunk: int) -> Callable[[], Any]:
@@ -141,7 +150,7 @@ def ways(model: UNetCifar32, data: LeastSquares, draw: Callable[[Generator], Lea
 
     found: dict[str, Callable[[], Any]] = {
         "exact, a fresh graph for each probe (the study's)": lambda: hutchinson_trace(
-            lambda: loss_of(draw(rng)), params, PROBES, rng
+            lambda: loss_of(draw(0, rng)), params, PROBES, rng
         ),
         "exact, one kept graph": kept(1),
         "exact, vmapped in one chunk": kept(PROBES),
@@ -202,7 +211,7 @@ def gradient(model: UNetCifar32, data: LeastSquares) -> None:
 
 def measure_ways(problem: Problem, path: Path, rounds: int) -> list[Claim]:
     model = load(path)
-    data = problem.draw(torch.Generator().manual_seed(0))
+    data = problem.draw(0, torch.Generator().manual_seed(0))
     taken: dict[str, list[float]] = {}
     floor: list[float] = []
 
@@ -249,7 +258,7 @@ def memory_in_process(way: str, times: int) -> float:
 def memory_of(way: str) -> int:
     """Bytes by which a way raises the memory of this process, with network and batch loaded."""
     problem, model = Problem(torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8), "zeros"), UNetCifar32().eval()
-    data = problem.draw(torch.Generator().manual_seed(0))
+    data = problem.draw(0, torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
     def training_step() -> None:
@@ -268,8 +277,8 @@ def memory_of(way: str) -> int:
 def measure_exactness(problem: Problem, folder: Path, steps: tuple[int, ...]) -> list[Claim]:
     """Differences in float32 against products in float64: |difference of the means| in standard errors."""
 
-    def double(rng: Generator) -> LeastSquares:
-        data = problem.draw(rng)
+    def double(number: int, rng: Generator) -> LeastSquares:
+        data = problem.draw(number, rng)
         x_t, t = data.inputs
         return LeastSquares((x_t.double(), t), data.target.double(), data.weights)
 
@@ -323,6 +332,32 @@ def measure_error_bars(problem: Problem, folder: Path, steps: tuple[int, ...], b
             ever = max(ever, *((b / a) ** 0.5 for a, b in squares))
     late_claim = Claim(f"improved error bar, fixed batches, after {LATE} steps, the largest", late, "plain", BAR_LATE)
     return [*claims, late_claim, Claim("   on any one batch at any step, the largest", ever, "plain", BAR)]
+
+
+def measure_shared_levels(problem: Problem, path: Path, seeds: int) -> list[Claim]:
+    """Both kinds of draws in turn, with several probe seeds, as a run of e6 measures them."""
+    model = load(path)
+    study = next(Path("configs/study/MS1_min_snr/e6").glob("*.yaml"))
+    keys = ("--data.dataset=embedded", "--data.root=null", f"--curvature.probes={PROBES}")
+    taken: dict[str, list[float]] = {"false": [], "true": []}
+    errors: dict[tuple[str, str], float] = {}
+    for seed in range(seeds):
+        for shared, times in taken.items():
+            cfg = load_config(study, [*keys, f"--curvature.neutral={shared}", f"--curvature.seed={seed}"])
+            probe = CurvatureProbe(cfg, objective_of(cfg, schedule_of(cfg), torch.device("cpu")), problem.images)
+            row: dict[str, float] = {}
+
+            def measure(probe: CurvatureProbe = probe, row: dict[str, float] = row) -> None:
+                row |= probe.measure(model, 5, torch.arange(BATCH), lambda: None, checks=0).row
+
+            times.append(seconds(measure))
+            for loss in ("hutch", "ref"):
+                errors[shared, loss] = errors.get((shared, loss), 0.0) + row[f"curvature/{loss}_trace_sem"] ** 2
+    claims = [quotient("a probe with shared noise levels: time", taken["true"], taken["false"], target=SHARED_TIME)]
+    for loss, name in (("hutch", "trained"), ("ref", "common")):
+        bar = (errors["true", loss] / errors["false", loss]) ** 0.5
+        claims.append(Claim(f"   standard error of the {name} trace", bar, "own timesteps'", SHARED_BAR))
+    return claims
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from ddpm.tracking.amend import send_amended
 from ddpm.tracking.run_folder import RunFolder
 
 # The keys of `curvature` that a method's numbers depend on, besides those of the draws.
-_DRAWS = ("draws", "seed", "batch_size", "weights")
+_DRAWS = ("draws", "neutral", "seed", "batch_size", "weights")
 _DESIGN: dict[str, tuple[str, ...]] = {
     "hutchinson": ("probes", "per_draw"),
     "hutchpp": ("probes",),
@@ -92,6 +92,8 @@ class _Measuring:
         self._images = self.images.images.to(self._device)
         self._objective = objective_of(cfg, schedule_of(cfg), self._device)
         self._model = make_model(cfg).to(self._device)
+        if said := CurvatureProbe(cfg, self._objective, self._images).left_out:
+            print(said)
 
     def over(self, work: Sequence[tuple[_Checkpoint, Sequence[str]]]) -> Iterator[tuple[int, Measurement]]:
         """Step and measurement for each (checkpoint, methods). Raises UserError, and Interrupted between two."""

@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from ddpm.config.run import Config
 from ddpm.config.sections import Curvature
+from ddpm.curvature.draws import BY_NOISE, COMMON, NEUTRAL, TRAINED, shared_levels
 from ddpm.curvature.hessian import (
     Hessian,
     LeastSquares,
+    LeastSquaresTrace,
     TraceEstimate,
     gradient_noise_scale,
     hutchpp_trace,
@@ -39,7 +41,7 @@ from ddpm.runtime.streams import stream_seed
 # The mean over several draws averages rounding out; what is left is an error that matters.
 CHECK_EVERY, CHECKS = 20, 4
 
-Draw = Callable[..., LeastSquares]
+Draw = Callable[..., LeastSquares]  # (number of the draw, its generator)
 
 
 @dataclass
@@ -63,8 +65,29 @@ class CurvatureProbe:
         self._objective = objective
         self._images = images
         self._batch_size = cfg.curvature.batch_size or cfg.data.batch_size
-        # Key prefixes of each loss: the trained and the common one, which may be the same.
+        # Key prefixes of the trained and the common loss, which may be the same, for all methods but `hutchinson`.
         self._prefixes = [("", "ref_")] if objective.is_common else [("",), ("ref_",)]
+        self._levels = None
+        if cfg.curvature.draws == "fixed" and cfg.curvature.neutral:
+            self._batch_size = max(self._batch_size, 2)  # one for each half
+            rng = Generator().manual_seed(stream_seed(cfg.curvature.seed, "noise levels"))
+            self._levels = shared_levels(
+                objective, cfg.curvature.probes // cfg.curvature.per_draw, self._batch_size, rng
+            )
+        self._losses = self._levels.losses if self._levels else (TRAINED, COMMON)
+
+    @property
+    def left_out(self) -> str:
+        """Which losses are not measured, as the trained timesteps do not reach their noise levels; empty if none."""
+        missing = [name for name in (NEUTRAL, *BY_NOISE) if self._levels and name not in self._losses]
+        if not missing:
+            return ""
+        levels = self._objective.trained.log_snr
+        bins = sum(name in BY_NOISE for name in missing)
+        return (
+            f"curvature: no neutral trace and no trace in {bins} of {len(BY_NOISE)} bins of noise level, as the "
+            f"trained timesteps reach only from log SNR {levels[-1]:.1f} to {levels[0]:.1f}"
+        )
 
     def measure(
         self,
@@ -87,9 +110,9 @@ class CurvatureProbe:
             cadence = self.cfg.every or self._run.logging.log_every_n_steps
             checks = CHECKS if math.ceil(step / cadence) % CHECK_EVERY == 1 else 0
 
-        def draw(rng: Generator, independent: bool = False) -> LeastSquares:
+        def draw(number: int, rng: Generator, independent: bool = False) -> LeastSquares:
             check_stop()
-            return self._problem(rng, batch, independent)
+            return self._problem(number, rng, batch, independent)
 
         with _warnings_as_lines(step):
             return self._all(model, draw, step, checks, self.cfg.exact or (exact and not checks))
@@ -115,16 +138,19 @@ class CurvatureProbe:
             return Generator().manual_seed(stream_seed(self.cfg.seed, "fixed probes"))
         return Generator().manual_seed(stream_seed(self._run.seed, f"probe at {step}"))
 
-    def _problem(self, rng: Generator, batch: Tensor, independent: bool = False) -> LeastSquares:
-        """One draw: noised images, regression targets, and the weights of the losses.
+    def _problem(self, number: int, rng: Generator, batch: Tensor, independent: bool = False) -> LeastSquares:
+        """Draw `number`: noised images, regression targets, and the weights of the losses, a row for each.
 
         independent: independent images and t, whatever `draws` says.
         """
         low, high = self._objective.t_range
-        fixed = self.cfg.draws == "fixed"
+        levels = None if independent else self._levels
+        fixed = self.cfg.draws == "fixed" and not independent
         if fixed or independent:
             batch = torch.randint(len(self._images), (self._batch_size,), generator=rng)
-        if fixed and not independent:
+        if levels:
+            t = low + levels.places[number]
+        elif fixed:
             # One t from each of B equal parts of the range: the mean over t has less noise and stays unbiased.
             B = len(batch)
             u = torch.rand(B, generator=rng, dtype=torch.float64)
@@ -133,10 +159,12 @@ class CurvatureProbe:
             t = torch.randint(low, high, (len(batch),), generator=rng)
         x_0 = to_model(self._images[batch.to(self._images.device)])
         eps = torch.randn(x_0.shape, generator=rng).to(x_0.device)
-        t = t.to(x_0.device)
-        x_t, target = self._objective.task(x_0, t, eps)
-        weights = torch.stack(self._objective.weights_at(t))
-        return LeastSquares((x_t, t), target, weights[-len(self._prefixes) :])
+        at = t.to(x_0.device)
+        x_t, target = self._objective.task(x_0, at, eps)
+        if levels:
+            weights = levels.weights[:, number].to(x_0.device, torch.float32)
+            return LeastSquares((x_t, at), target, weights, levels.strata[number])
+        return LeastSquares((x_t, at), target, torch.stack(self._objective.weights_at(at)))
 
     # --- methods ---
 
@@ -154,21 +182,19 @@ class CurvatureProbe:
             share=_shared,
         )
         found = Measurement()
-        for prefix, trace in zip(("hutch", "ref"), (traces[0], traces[-1]), strict=True):
-            found.row |= _plain_row(f"curvature/{prefix}_trace", trace.plain)
-            found.details[f"curvature/{prefix}_values"] = trace.plain.values.tolist()
-            if trace.improved:
-                found.row[f"curvature/{prefix}_trace_improved"] = trace.improved.mean
-                found.row[f"curvature/{prefix}_trace_improved_sem"] = trace.improved.sem
-                found.details[f"curvature/{prefix}_values_improved"] = trace.improved.values.tolist()
-        if len(traces) == 2:
-            quotient = ratio(*(trace.improved or trace.plain for trace in traces))
+        for loss, trace in zip(self._losses, traces, strict=True):
+            found.row |= _trace_row(loss, trace)
+            found.details |= _values(loss, trace)
+        if not self._objective.is_common:
+            quotient = ratio(*(trace.improved or trace.plain for trace in traces[:2]))
             found.row |= {"curvature/trace_ratio": quotient.value, "curvature/trace_ratio_sem": quotient.sem}
         if checks and not exact:
-            errors = [trace.error_in_sems for trace in traces]
+            errors = [
+                trace.error_in_sems for loss, trace in zip(self._losses, traces, strict=True) if loss not in BY_NOISE
+            ]
             found.row["curvature/numerical_error"] = math.nan if any(map(math.isnan, errors)) else max(errors)
         found.row["curvature/exact"] = float(any(trace.exact for trace in traces))
-        return found, max(trace.plain.missing for trace in traces)
+        return found, traces[0].plain.missing
 
     def _on_main(self, method: str, model: nn.Module, draw: Draw, step: int) -> Result:
         params = [p for p in model.parameters() if p.requires_grad]
@@ -182,7 +208,7 @@ class CurvatureProbe:
     ) -> Result:
         """`measure` on the Hessians of both losses, on the same draw with equal random vectors."""
         rng = self._rng(step)
-        data, state = draw(rng), rng.get_state()
+        data, state = draw(0, rng), rng.get_state()
         found, missing = Measurement(), 0
         for loss, prefixes in enumerate(self._prefixes):
 
@@ -206,7 +232,7 @@ class CurvatureProbe:
 
         def measure() -> Measurement:
             def loss() -> Tensor:
-                return _loss(model, draw(rng, independent=True), 0)
+                return _loss(model, draw(0, rng, independent=True), 0)
 
             noise = gradient_noise_scale(loss, params, probes, self._batch_size)
             row = {"scale": noise.scale, "scale_sem": noise.sem, "missing": float(noise.missing)}
@@ -283,12 +309,28 @@ def _loss(model: nn.Module, data: LeastSquares, loss: int) -> Tensor:
     return (data.weights[loss] * squared_error(model(*data.inputs), data.target)).mean()
 
 
-def _plain_row(key: str, trace: TraceEstimate) -> dict[str, float]:
-    row = {f"{key}_mean": trace.mean, f"{key}_std": trace.std, f"{key}_sem": trace.sem}
-    draws, per_draw = trace.table.shape
-    if per_draw > 1 and draws > 1 and len(trace.complete) > 1:
-        row |= dict(zip((f"{key}_std_data", f"{key}_std_estimator"), trace.split(), strict=True))
+def _trace_row(loss: str, trace: LeastSquaresTrace) -> dict[str, float]:
+    """The numbers of one loss by key; of a bin of noise level, mean and standard error only."""
+    key, plain = f"curvature/{loss}", trace.plain
+    row = {f"{key}_mean": plain.mean, f"{key}_sem": plain.sem}
+    if loss in BY_NOISE:
+        return row
+    row[f"{key}_std"] = plain.std
+    draws, per_draw = plain.table.shape
+    if per_draw > 1 and draws > 1 and len(plain.complete) > 1:
+        row |= dict(zip((f"{key}_std_data", f"{key}_std_estimator"), plain.split(), strict=True))
+    if trace.improved:
+        row |= {f"{key}_improved": trace.improved.mean, f"{key}_improved_sem": trace.improved.sem}
     return row
+
+
+def _values(loss: str, trace: LeastSquaresTrace) -> dict[str, list[float]]:
+    """A value for each draw (for a single draw, each vector), NaN if missing."""
+    key = f"curvature/{loss.removesuffix('_trace')}_values"
+    values = {key: trace.plain.independent.mean(1).tolist()}
+    if trace.improved:
+        values[f"{key}_improved"] = trace.improved.independent.mean(1).tolist()
+    return values
 
 
 def _if_possible(measure: Callable[[], Measurement]) -> Measurement:

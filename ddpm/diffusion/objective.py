@@ -14,8 +14,9 @@ class Objective:
     """The loss that a run minimises, and the loss that all arms have in common, on one device.
 
     weights: (T_trained,) weights of the squared error of the prediction; common_weights: the weights that make it the
-    unweighted eps-MSE. t_range: timesteps are drawn from t_range[0] ... t_range[1] - 1, the range `trained`.
-    norm_over_batch: scale the weights of each batch to mean 1, as the original study did.
+    unweighted eps-MSE. trained: their chain. t_range: timesteps are drawn from t_range[0] ... t_range[1] - 1.
+    norm_over_batch: scale the weights of each batch to mean 1, as the original study did. large_batch_weights: the
+    weights with the scale that they have in a large batch.
     """
 
     def __init__(
@@ -31,8 +32,9 @@ class Objective:
         self._prediction, self._over_batch = prediction, norm_over_batch
         self._alpha_bar = schedule.alpha_bar.to(device)
         self.t_range = (trained.start, trained.stop)
-        part = schedule.respace(torch.tensor(trained))
+        self.trained = part = schedule.respace(torch.tensor(trained))
         self.weights = weights(weighting, part, prediction).float().to(device)
+        self.large_batch_weights = self.weights / self.weights.mean() if norm_over_batch else self.weights
         self.common_weights = weights(constant, part, prediction).float().to(device)
         w_eps = weights(weighting, part)
         self.row: dict[str, Any] = {

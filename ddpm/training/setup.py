@@ -36,6 +36,8 @@ class Training:
         self.milestones = Milestones(cfg, self.schedule, images, self.device, self.timers)
         self.state = TrainState(cfg, images.images, self.device, self.precision, self.timers)
         self.diagnostics = Diagnostics(cfg, self.schedule, self.objective, self.milestones, self.state)
+        if self.diagnostics.curvature.left_out and cfg.curvature.enabled and not distributed.rank():
+            print(self.diagnostics.curvature.left_out)
 
     def facts(self) -> dict[str, Any]:
         """What the run's record holds besides its config."""

@@ -66,7 +66,7 @@ def test_the_trace_of_unet_cifar32_is_that_of_curvlinops() -> None:
     import curvlinops
 
     model, data = _problem(32)
-    ours = least_squares_trace(model, lambda _: data, 16, Generator().manual_seed(0), head=model.head, per_draw=16)[0]
+    ours = least_squares_trace(model, lambda *_: data, 16, Generator().manual_seed(0), head=model.head, per_draw=16)[0]
     assert not ours.exact and ours.improved
     torch.manual_seed(3)
     with _no_grad_off:
@@ -82,7 +82,7 @@ def test_the_trace_of_unet_cifar32_is_that_of_pyhessian() -> None:
         warnings.simplefilter("ignore")
         pyhessian = pytest.importorskip("pyhessian")
     model, data = _problem(32)
-    ours = least_squares_trace(model, lambda _: data, 16, Generator().manual_seed(0), head=model.head, per_draw=16)[0]
+    ours = least_squares_trace(model, lambda *_: data, 16, Generator().manual_seed(0), head=model.head, per_draw=16)[0]
     torch.manual_seed(3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

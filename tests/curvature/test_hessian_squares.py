@@ -68,7 +68,7 @@ def test_all_sign_vectors_give_both_estimates_exactly(make: Callable[..., tuple]
     every = all_signs(list(model.parameters()))
     found = least_squares_trace(
         model,
-        lambda _: data,
+        lambda *_: data,
         count,
         _rng(),
         head=head,
@@ -93,7 +93,9 @@ def test_differences_agree_with_products_vector_by_vector(with_head: bool) -> No
     """Both forms use the same draws and vectors, with and without a head. Catches errors that average out."""
     model, head, data = _convolutional()
     both = [
-        least_squares_trace(model, lambda _: data, 6, _rng(), head=head if with_head else None, per_draw=2, exact=exact)
+        least_squares_trace(
+            model, lambda *_: data, 6, _rng(), head=head if with_head else None, per_draw=2, exact=exact
+        )
         for exact in (False, True)
     ]
     for differences, products in zip(*both, strict=True):
@@ -127,13 +129,13 @@ def test_a_parameter_at_two_places_is_moved_at_both_and_put_back() -> None:
     data = LeastSquares((torch.randn(4, 3).double(),), torch.randn(4, 3).double(), torch.ones(1, 4))
     own = [id(p) for p in model.parameters()]
     rough, exact = (
-        least_squares_trace(model, lambda _: data, 4, _rng(), per_draw=4, exact=e)[0].plain.values
+        least_squares_trace(model, lambda *_: data, 4, _rng(), per_draw=4, exact=e)[0].plain.values
         for e in (False, True)
     )
     torch.testing.assert_close(rough, exact, rtol=1e-5, atol=1e-6)
     model.fails = True
     with pytest.raises(KeyError):
-        least_squares_trace(model, lambda _: data, 4, _rng(), per_draw=4)
+        least_squares_trace(model, lambda *_: data, 4, _rng(), per_draw=4)
     assert [id(p) for p in model.parameters()] == own
     assert model.b.weight is model.a.weight
 
@@ -143,7 +145,7 @@ def test_a_model_that_is_its_head_alone_is_known_exactly() -> None:
     model = nn.Linear(4, 3)
     x, y = torch.randn(7, 4), torch.randn(7, 3)
     data = LeastSquares((x,), y, torch.ones(1, 7))
-    found = least_squares_trace(model, lambda _: data, 4, _rng(), head=model, per_draw=4, checks=1)[0]
+    found = least_squares_trace(model, lambda *_: data, 4, _rng(), head=model, per_draw=4, checks=1)[0]
     expected = 2 / 3 * 3 * (x.double().square().sum(1).mean() + 1).item()
     assert found.improved.mean == pytest.approx(expected, rel=1e-6)
     assert found.improved.std == pytest.approx(0, abs=1e-9)
@@ -157,7 +159,7 @@ def test_unet_cifar32_in_float32_is_as_good_as_exact() -> None:
     torch.manual_seed(0)
     model = UNetCifar32().eval()
 
-    def draw(rng: Generator) -> LeastSquares:
+    def draw(_: int, rng: Generator) -> LeastSquares:
         x, t = torch.randn(2, 3, 32, 32, generator=rng), torch.randint(0, 1000, (2,), generator=rng)
         return LeastSquares((x, t), torch.randn(x.shape, generator=rng), torch.ones(1, 2))
 
@@ -178,7 +180,7 @@ def test_training_is_left_untouched() -> None:
     data = LeastSquares((x,), y, torch.ones(1, 5))
     kept = [*model.state_dict().values(), *(p.grad for p in model.parameters())]
     before = [t.clone() for t in (*kept, torch.get_rng_state())]
-    least_squares_trace(model, lambda _: data, 4, _rng(), head=model[3], checks=2)
+    least_squares_trace(model, lambda *_: data, 4, _rng(), head=model[3], checks=2)
     after = [*model.state_dict().values(), *(p.grad for p in model.parameters()), torch.get_rng_state()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(module.training for module in model.modules())
@@ -199,7 +201,7 @@ def test_differences_that_are_too_coarse_are_replaced_and_that_is_said() -> None
     model = Wild()
     x = torch.randn(4, 2, generator=_rng(1))
 
-    def draw(rng: Generator) -> LeastSquares:
+    def draw(_: int, rng: Generator) -> LeastSquares:
         return LeastSquares((x,), torch.randn(4, 1, generator=rng), torch.ones(1, 4))
 
     with pytest.warns(UserWarning, match="too coarse"):
@@ -217,12 +219,12 @@ def test_missing_values_and_bad_input() -> None:
     model, head, data = _linear()
     bad = LeastSquares(data.inputs, data.target * float("inf"), data.weights)
     turns = itertools.cycle([data, bad])
-    found = least_squares_trace(model, lambda _: next(turns), 6, _rng(), head=head)[0]
+    found = least_squares_trace(model, lambda *_: next(turns), 6, _rng(), head=head)[0]
     assert (found.plain.missing, found.improved.missing) == (3, 3)
     assert found.plain.mean == found.plain.mean
 
     def measure(of: nn.Module, head: nn.Module | None, data: LeastSquares = data, probes: int = 2) -> None:
-        least_squares_trace(of, lambda _: data, probes, _rng(), head=head)
+        least_squares_trace(of, lambda *_: data, probes, _rng(), head=head)
 
     with pytest.raises(ValueError, match="last operation"):
         measure(model, model[0])
@@ -256,7 +258,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         low_improved, high_improved = found.improved.interval()
         return low < truth < high, low_improved < truth < high_improved
 
-    held = [covers(least_squares_trace(model, lambda _: data, 16, rng, head=head, per_draw=16)[0]) for _ in range(200)]
+    held = [covers(least_squares_trace(model, lambda *_: data, 16, rng, head=head, per_draw=16)[0]) for _ in range(200)]
     assert 180 <= sum(plain for plain, _ in held) <= 196
     assert 180 <= sum(improved for _, improved in held) <= 196
 
@@ -265,7 +267,7 @@ def test_common_random_numbers_and_shared_passes() -> None:
     """Weighting 2 = 3 x weighting 1 gives 3 x every value. Catches weights on the wrong samples, and fresh draws."""
     model, head, data = _linear()
     tripled = LeastSquares(data.inputs, data.target, torch.stack([data.weights[1], 3 * data.weights[1]]))
-    one, three = least_squares_trace(model, lambda _: tripled, 4, _rng(), head=head)
+    one, three = least_squares_trace(model, lambda *_: tripled, 4, _rng(), head=head)
     # float32 rounds 3 w to 6e-8.
     torch.testing.assert_close(three.plain.values, 3 * one.plain.values, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(three.improved.values, 3 * one.improved.values, rtol=1e-6, atol=1e-6)
@@ -284,7 +286,7 @@ def test_the_general_form_and_this_one_measure_the_same() -> None:
     first, second = iter(drawn), iter(drawn)
     general = hutchinson_trace(loss, params, 4, _rng(), per_draw=4, vectors=lambda *_: next(first))
     special = least_squares_trace(
-        model, lambda _: data, 4, _rng(), per_draw=4, exact=True, vectors=lambda *_: next(second)
+        model, lambda *_: data, 4, _rng(), per_draw=4, exact=True, vectors=lambda *_: next(second)
     )
     for a, b in zip(general, special, strict=True):
         torch.testing.assert_close(a.table, b.plain.table)

@@ -112,6 +112,7 @@ KEYS: dict[str, Seen | Elsewhere] = {
     "curvature.probes": _seen("4", see.trace, given=PROBE),
     "curvature.per_draw": _seen("2", see.trace, given=PROBE),
     "curvature.draws": _seen("batch", see.trace, given=PROBE),
+    "curvature.neutral": _seen("false", see.trace, given=PROBE),
     "curvature.seed": _seen("9", see.trace, given=PROBE),
     "curvature.batch_size": _seen("3", see.trace, given=PROBE),
     "curvature.weights": _seen("ema", see.trace, given=(*PROBE, "--ema.decay=0.5")),

@@ -104,6 +104,47 @@ def ratio(numerator: TraceEstimate, denominator: TraceEstimate) -> Ratio:
     return Ratio(value.item(), sem.item())
 
 
+def weighted(terms: Tensor, weights: Tensor, strata: Tensor | None = None) -> list[TraceEstimate]:
+    """The estimates for L losses, each a weighted mean of the samples' terms: the value of a draw is w_l . terms / B.
+
+    terms: (D, B, m) float64, of D draws with B samples and m vectors; weights: (L, D, B).
+
+    strata: (D, B) integers, if the draws are not independent but share out the samples among strata: samples of a
+    stratum have close expectations, and how many there are is fixed. The trace is the mean of the values as before.
+    But their spread also counts which strata a draw happened to get, which the design evens out. So each sample counts
+    with its deviation from its stratum's mean, times sqrt(n / (n - 1)) for a mean of n, and a value of the table is the
+    trace plus the draw's sum of deviations. A sample alone in its stratum counts wholly. A draw without a sample of a
+    loss has no value for it (NaN); the other values are scaled so that `mean` and `sem` hold for them. The samples of a
+    missing draw are replaced by the means of their strata (of all samples, if none is left there).
+    """
+    values = torch.einsum("ldb,dbm->ldm", weights, terms) / terms.shape[1]
+    if strata is not None and len(terms) > 1:
+        values = _within_strata(terms, weights, strata)
+    return [TraceEstimate(finite_or_missing(table)) for table in values]
+
+
+def _within_strata(terms: Tensor, weights: Tensor, strata: Tensor) -> Tensor:
+    """(L, D, m) values, see `weighted`."""
+    D, B, _ = terms.shape
+    _, place = strata.unique(return_inverse=True)
+    member = torch.nn.functional.one_hot(place).to(terms)  # (D, B, strata)
+    whole = terms.isfinite().all(2).all(1)
+    count = member[whole].sum((0, 1))
+    mean = torch.einsum("dbs,dbm->sm", member[whole], terms[whole]) / count[:, None]
+    mean = torch.where(count[:, None] > 0, mean, terms[whole].mean((0, 1)))
+    terms = torch.where(whole[:, None, None], terms, mean[place])
+    centre = torch.where(count[:, None] > 1, mean, 0)
+    scale = torch.where(count > 1, count / (count - 1), 1).sqrt() * member.sum((0, 1)) / count
+    found = torch.einsum("ldb,dbm->ldm", weights, terms).mean(1, keepdim=True) / B
+    sums = torch.einsum("ldb,dbm->ldm", weights, scale[place, None] * (terms - centre[place])) / B
+    there = whole & (weights != 0).any(2)  # (L, D)
+    table = torch.full_like(sums, torch.nan)
+    for values, own, trace, present in zip(table, sums, found, there, strict=True):
+        n = int(present.sum())
+        values[present] = trace + (own[present] - own[present].mean(0)) * (n * (n - 1)) ** 0.5 / D
+    return table
+
+
 def check_design(probes: int, per_draw: int) -> int:
     """The number of draws, probes / per_draw. Raises ValueError if it is not whole or gives no error bar."""
     if probes < 2:

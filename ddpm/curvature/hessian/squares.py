@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ddpm.curvature.hessian.chunks import Chunks, MeasurementWarning, out_of_memory
-from ddpm.curvature.hessian.estimate import TraceEstimate, check_design, finite_or_missing
+from ddpm.curvature.hessian.estimate import TraceEstimate, check_design, weighted
 from ddpm.curvature.hessian.head import LinearHead
 from ddpm.curvature.hessian.operator import gradient_graph, quadratic_terms
 from ddpm.curvature.hessian.untouched import untouched
@@ -34,6 +34,8 @@ STEP = 0.2
 # Largest accepted numerical error: in standard errors, or relative to the trace (exact products round as much).
 TOLERANCE, ROUNDING = 0.02, 1e-5
 
+# (number of a draw, its generator) -> the draw.
+Draw = Callable[[int, Generator], "LeastSquares"]
 # (number of draws, a function that measures some and leaves 0 for the others) -> the measurements of all.
 Share = Callable[[int, Callable[[range], Tensor]], Tensor]
 
@@ -48,11 +50,13 @@ class LeastSquares:
     """A batch of a least-squares problem and its L weightings.
 
     inputs: arguments of the model; target: (B, ...), of the output's shape; weights: (L, B), a row for each loss.
+    strata: (B,) integers, if the draws share out the samples among strata, see `weighted`.
     """
 
     inputs: tuple[Tensor, ...]
     target: Tensor
     weights: Tensor
+    strata: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class LeastSquaresTrace:
 
 def least_squares_trace(
     model: nn.Module,
-    draw: Callable[[Generator], LeastSquares],
+    draw: Draw,
     probes: int,
     rng: Generator,
     *,
@@ -101,13 +105,14 @@ def least_squares_trace(
 ) -> list[LeastSquaresTrace]:
     """Trace of the Hessian of each of L weighted squared errors, with respect to all trained parameters of `model`.
 
-    draw: returns a batch, using only the given generator; per_draw: vectors per batch (see `hutchinson_trace`). A draw
-        has its own generators for batch and vectors, seeded from `rng`.
+    draw: returns the batch of a number from 0 on, using only the given generator. All have equally many samples.
+    per_draw: vectors per batch (see `hutchinson_trace`). A draw has its own generators for batch and vectors, seeded
+        from `rng`.
     head: the submodule whose output the model returns unchanged: an `nn.Linear` or `nn.Conv2d`.
     exact: use exact products instead of differences, about 4 times slower, `chunk` vectors at a time.
-    checks: for this many of the last draws, the first vector is measured both ways. If the mean difference exceeds 2 %
-        of the standard error, or only the differences are not finite, all draws are measured again by exact products,
-        with a warning.
+    checks: for this many of the last draws, the first vector is measured both ways. If the mean difference of a loss
+        that has all draws exceeds 2 % of the standard error, or only the differences are not finite, all draws are
+        measured again by exact products, with a warning.
     share: how processes share the draws.
 
     The model is measured in eval mode, without autocast or TF32. It, its gradients and all random streams but `rng`
@@ -120,10 +125,12 @@ def least_squares_trace(
     chunks = Chunks(chunk)
     seeds = torch.randint(2**32, (draws, 2), generator=rng).tolist()
 
+    def batch(k: int) -> LeastSquares:
+        return draw(k, torch.Generator().manual_seed(seeds[k][0]))
+
     def of_draw(k: int, count: int, exactly: bool, what: str) -> Tensor:
-        """(2 forms, L, count) values of the first vectors of draw k."""
-        of_data, of_vectors = (torch.Generator().manual_seed(seed) for seed in seeds[k])
-        data = draw(of_data)
+        """(2 forms, B, count) terms of the samples for the first vectors of draw k."""
+        data, of_vectors = batch(k), torch.Generator().manual_seed(seeds[k][1])
         drawn = (vectors(net.params, of_vectors) for _ in range(count))  # one at a time: each is as large as the model
         try:
             return _by_products(net, data, list(drawn), chunks) if exactly else _by_differences(net, data, drawn)
@@ -131,14 +138,13 @@ def least_squares_trace(
             if not out_of_memory(error):
                 raise
             warnings.warn(f"out of memory: {what} could not be made", MeasurementWarning, 2)
-            return torch.full((2, len(data.weights), count), torch.nan, dtype=torch.float64)
+            return torch.full((2, len(data.target), count), torch.nan, dtype=torch.float64)
 
     def measured(exactly: bool, checks: int) -> tuple[Tensor, Tensor]:
-        """(2, L, draws, per_draw) values, and (2, L) their mean error over the checked draws; NaN without checks."""
+        """(2, draws, B, per_draw) terms, and (2, draws, B) errors of the checked draws' first ones."""
 
         def of(mine: range) -> Tensor:
-            losses = len(draw(torch.Generator().manual_seed(seeds[0][0])).weights)
-            found = torch.zeros(draws, 2, losses, per_draw + 1, dtype=torch.float64)
+            found = torch.zeros(draws, 2, weights.shape[2], per_draw + 1, dtype=torch.float64)
             with untouched(net.params, model):
                 for k in mine:
                     found[k, :, :, :-1] = of_draw(k, per_draw, exactly, f"{per_draw} values of one draw")
@@ -148,23 +154,43 @@ def least_squares_trace(
                         found[k, :, :, -1] = torch.where(known.isfinite() & ~error.isfinite(), torch.inf, error)
             return found
 
-        found = share(draws, of)
-        error = found[draws - checks :, :, :, -1].mean(0).abs()  # NaN without checks
-        return found[..., :-1].permute(1, 2, 0, 3), error
+        found = share(draws, of).transpose(0, 1)
+        return found[..., :-1], found[..., -1]
 
-    table, error = measured(exact, 0 if exact else min(checks, draws))
-    found = [_trace(table[:, loss], error[:, loss], head is not None, exact) for loss in range(table.shape[1])]
-    if all(trace.error_in_sems <= TOLERANCE or math.isnan(trace.error_in_sems) for trace in found):
+    batches = [batch(k) for k in range(draws)]
+    weights = torch.stack([data.weights.double().cpu() for data in batches], dim=1)
+    given = [data.strata.cpu() for data in batches if data.strata is not None]
+    strata = torch.stack(given) if given else None
+    del batches
+    checks = 0 if exact else min(checks, draws)
+    terms, errors = measured(exact, checks)
+    off = _errors(errors[:, draws - checks :], weights[:, draws - checks :])
+    found = _traces(terms, weights, strata, off, head is not None, exact)
+    in_all = (weights != 0).any(2).all(1)  # the checked draws say little about a loss with samples in some draws only
+    judged = [trace.error_in_sems for trace, judge in zip(found, in_all, strict=True) if judge]
+    if all(error <= TOLERANCE or math.isnan(error) for error in judged):
         return found
     coarse = "differences of float32 outputs are too coarse here: measuring by exact products"
     warnings.warn(coarse, MeasurementWarning, stacklevel=2)
-    table, _ = measured(True, 0)
-    return [_trace(table[:, loss], error[:, loss], head is not None, True) for loss in range(table.shape[1])]
+    terms, _ = measured(True, 0)
+    return _traces(terms, weights, strata, off, head is not None, True)
 
 
-def _trace(table: Tensor, error: Tensor, with_head: bool, exact: bool) -> LeastSquaresTrace:
-    plain, improved = (TraceEstimate(finite_or_missing(form)) for form in table.unbind(0))
-    return LeastSquaresTrace(plain, improved if with_head else None, (error[0].item(), error[1].item()), exact)
+def _errors(errors: Tensor, weights: Tensor) -> Tensor:
+    """(2, L) mean errors of the checked draws' values; NaN without checks."""
+    counted = weights != 0  # an infinite error of a sample without weight does not matter
+    each = torch.where(counted, weights * torch.where(counted, errors[:, None], 0), 0).sum(3) / weights.shape[2]
+    return each.mean(2).abs()
+
+
+def _traces(
+    terms: Tensor, weights: Tensor, strata: Tensor | None, off: Tensor, with_head: bool, exact: bool
+) -> list[LeastSquaresTrace]:
+    plain, improved = (weighted(form, weights, strata) for form in terms)
+    return [
+        LeastSquaresTrace(plain[i], improved[i] if with_head else None, (off[0, i].item(), off[1, i].item()), exact)
+        for i in range(len(plain))
+    ]
 
 
 class _Network:
@@ -223,7 +249,7 @@ class _Network:
 
 @torch.no_grad()
 def _by_differences(net: _Network, data: LeastSquares, drawn: Iterable[Sequence[Tensor]]) -> Tensor:
-    """(2, L, vectors) plain and improved values."""
+    """(2, B, vectors) plain and improved terms."""
     here = net.at(data.inputs, net.body)
     values = []
     for v in drawn:
@@ -238,9 +264,9 @@ def _by_differences(net: _Network, data: LeastSquares, drawn: Iterable[Sequence[
 def _values(
     net: _Network, data: LeastSquares, v_head: Sequence[Tensor], here: Tensor, first: Tensor, second: Tensor
 ) -> Tensor:
-    """(2, L) values from the features (or outputs) and their first and second derivatives along v_a."""
+    """(2, B) terms from the features (or outputs) and their first and second derivatives along v_a."""
     if net.head is None:
-        plain = _mean(data, first.square() + _residual(data, here) * second)
+        plain = _mean(first.square() + _residual(data, here) * second)
         return torch.stack([plain, plain])
     # Only the differences need more than the model's precision.
     dtype = net.dtype
@@ -249,27 +275,34 @@ def _values(
     r = _residual(data, net.head(here, weight, bias))
     along_a, along_b = net.head(first, weight).double(), net.head(here, *v_head).double()
     bent_aa, bent_ab = net.head(second, weight).double(), 2 * net.head(first, v_head[0]).double()
-    plain = _mean(data, (along_a + along_b).square() + r * (bent_aa + bent_ab))
-    return torch.stack([plain, _mean(data, along_a.square() + r * bent_aa) + _head_trace(net.head, data, here)])
+    plain = _mean((along_a + along_b).square() + r * (bent_aa + bent_ab))
+    return torch.stack([plain, _mean(along_a.square() + r * bent_aa) + _head_trace(net.head, data, here)])
 
 
 def _by_products(net: _Network, data: LeastSquares, drawn: Sequence[Sequence[Tensor]], chunks: Chunks) -> Tensor:
-    """(2, L, vectors) values as in `_by_differences`, from exact products."""
+    """(2, B, vectors) terms as in `_by_differences`, from exact products: a graph for each sample."""
+    samples = [
+        LeastSquares(tuple(part[i : i + 1] for part in data.inputs), data.target[i : i + 1], data.weights[:, i : i + 1])
+        for i in range(len(data.target))
+    ]
+    return torch.cat([_products_of(net, sample, drawn, chunks) for sample in samples], dim=1)
+
+
+def _products_of(net: _Network, data: LeastSquares, drawn: Sequence[Sequence[Tensor]], chunks: Chunks) -> Tensor:
+    """(2, 1, vectors) terms of a batch of one sample."""
     with torch.enable_grad():
         output, features = net.passed(data.inputs)
-        errors = _residual(data, output, dtype=output.dtype).square().flatten(1).mean(1)
-        losses = (data.weights.to(errors) * errors).mean(1)
-        rows = [quadratic_terms(gradient_graph(loss, net.params), net.params, drawn, chunks) for loss in losses]
-    terms = torch.stack(rows)  # (L, vectors, parameters)
-    plain = terms.sum(2)
+        error = _residual(data, output, dtype=output.dtype).square().mean()
+        terms = quadratic_terms(gradient_graph(error, net.params), net.params, drawn, chunks)  # (vectors, parameters)
+    plain = terms.sum(1)
     if net.head is None:
-        return torch.stack([plain, plain])
+        return torch.stack([plain, plain])[:, None]
     # v_b . (H v)_b = v_b' H_ba v_a + v_b' H_bb v_b, so twice this minus the last term is b's part of v' H v.
     with torch.no_grad():
         features = features.double()
-        in_head = [_mean(data, net.head(features, *[v[i].double() for i in net.head_at]).square()) for v in drawn]
-        known = torch.stack(in_head, dim=1) + _head_trace(net.head, data, features)[:, None]
-    return torch.stack([plain, plain - 2 * terms[:, :, net.head_at].sum(2) + known])
+        in_head = [_mean(net.head(features, *[v[i].double() for i in net.head_at]).square()) for v in drawn]
+        known = torch.cat(in_head) + _head_trace(net.head, data, features)
+    return torch.stack([plain, plain - 2 * terms[:, net.head_at].sum(1) + known])[:, None]
 
 
 def _residual(data: LeastSquares, output: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -278,11 +311,11 @@ def _residual(data: LeastSquares, output: Tensor, dtype: torch.dtype = torch.flo
     return output.to(dtype) - data.target.to(dtype)
 
 
-def _mean(data: LeastSquares, per_value: Tensor) -> Tensor:
-    """(L,) on the CPU: 2 / (B d) sum_i w_li sum_j of (B, d) values."""
-    return 2 * (data.weights.double() @ per_value.double().flatten(1).mean(1) / len(per_value)).cpu()
+def _mean(per_value: Tensor) -> Tensor:
+    """(B,) on the CPU: 2 / d sum_j of (B, d) values."""
+    return 2 * per_value.double().flatten(1).mean(1).cpu()
 
 
 def _head_trace(head: LinearHead, data: LeastSquares, features: Tensor) -> Tensor:
-    """(L,) tr H_bb: 2 / (B d) sum_i w_li |df_i / db|_F^2."""
-    return _mean(data, (head.squared_jacobian(features) / data.target[0].numel())[:, None])
+    """(B,) tr H_bb of each sample: 2 / d |df_i / db|_F^2."""
+    return _mean((head.squared_jacobian(features) / data.target[0].numel())[:, None])
