@@ -127,7 +127,7 @@ def _into_run(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], folder:
     found, said = [], ""
     try:
         for step, measurement in measuring.over(work):
-            folder.amend(step, measurement.row, {"curvature": curvature.model_dump(mode="json")})
+            folder.amend(step, measurement.logged, {"curvature": curvature.model_dump(mode="json")})
             found.append((step, measurement))
     finally:
         said = send_amended(folder, [step for step, _ in found])  # after an interruption too

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -34,6 +35,7 @@ from ddpm.curvature.hessian.untouched import untouched
 from ddpm.data.images import to_model
 from ddpm.diffusion.objective import Objective
 from ddpm.diffusion.weighting import squared_error
+from ddpm.metrics.table import DRAWN
 from ddpm.runtime import distributed
 from ddpm.runtime.streams import stream_seed
 
@@ -50,6 +52,11 @@ class Measurement:
 
     row: dict[str, float] = field(default_factory=dict)
     details: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def logged(self) -> dict[str, Any]:
+        """What a run logs: the numbers, and of the lists those of the draws, by which reports pair runs."""
+        return self.row | {key: self.details[key] for key in DRAWN if key in self.details}
 
 
 # A measurement, and how many of its values are missing.

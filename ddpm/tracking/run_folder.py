@@ -31,7 +31,7 @@ from ddpm.errors import Held, UserError, one_line
 from ddpm.files import checksums
 from ddpm.files.disk import append_line, make_folder, replacing, require_folder, sync, write_whole
 from ddpm.files.rows import LeftOut, read_rows
-from ddpm.metrics.table import CURVES
+from ddpm.metrics.table import LISTS
 from ddpm.models.stored import intact, load_checkpoint
 from ddpm.runtime.checkpoint import checkpoint_path, checkpoint_step, list_checkpoints, save_checkpoint
 from ddpm.tracking.record import RESTORED, read_record, read_result
@@ -123,11 +123,11 @@ class RunFolder:
         return {"val/fid": {"min": min(fids.values()), "last": fids[max(fids)]}} if fids else {}
 
     def last_values(self) -> dict[str, Any]:
-        """The last value of every metric, except curves, which are lists."""
+        """The last value of every metric, except lists."""
         values: dict[str, Any] = {}
         for row in self.rows.values():
             values |= row
-        return {key: value for key, value in values.items() if key not in CURVES}
+        return {key: value for key, value in values.items() if key not in LISTS}
 
     def summary(self) -> dict[str, Any]:
         """The last value of every metric, FID's lowest and last, and a finished run's time."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import UserError, first_line, one_line
-from ddpm.metrics.table import CURVES, STEP
+from ddpm.metrics.table import LISTS, STEP
 from ddpm.tracking import client, staged
 
 FLUSH_S = 1.0  # a kill loses the last seconds; W&B's default is 15
@@ -115,7 +115,7 @@ class WandbRun:
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         run.define_metric("val/fid", step_metric=STEP, summary="min,last")
-        for key in CURVES:  # lists make no chart and no readable summary
+        for key in LISTS:  # lists make no chart and no readable summary
             run.define_metric(key, step_metric=STEP, hidden=True, summary="none")
         return run
 

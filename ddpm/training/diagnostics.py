@@ -64,12 +64,12 @@ class Diagnostics:
             row["time/probe_share"] = seconds["probe"] / (seconds["train"] + seconds["probe"])
         return row | {"time/total_s": self.state.elapsed_s}
 
-    def probe(self, step: int, *, exact: bool = False) -> dict[str, float]:
+    def probe(self, step: int, *, exact: bool = False) -> dict[str, Any]:
         """The curvature at the weights after `step`. exact: see `CurvatureProbe.measure`."""
         model = self.state.model
         if self.state.ema and self.cfg.curvature.weights == "ema":
             model = copy.deepcopy(self.state.ema.model).requires_grad_(True)
-        return self.curvature.measure(model, step, self.state.indices, self.stop.check, exact=exact).row
+        return self.curvature.measure(model, step, self.state.indices, self.stop.check, exact=exact).logged
 
     def denoiser(self) -> Denoiser:
         """The denoiser to evaluate: a copy of the EMA (or live) weights in eval mode, in channels_last layout."""

@@ -5,6 +5,7 @@ independent of each other, so Student's t over them covers other draws of the pr
 It does not cover other seeds of the training.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,18 +53,19 @@ def _of_run(run: Run, key: str) -> pd.DataFrame:
     return table.where(table.abs() < LARGEST)
 
 
+@lru_cache(maxsize=256)
 def can_pair(baseline: Arm, variant: Arm, metric: str = _TRACE) -> str:
     """Why the arms' values of `metric` cannot be compared draw by draw, in words; empty if they can."""
     runs = [(arm.experiment, run) for arm in (baseline, variant) for run in arm.runs]
     configs = [flat_config(run) for _, run in runs]
     own = [name for (name, _), config in zip(runs, configs, strict=True) if config.get("curvature.draws") != "fixed"]
     if own:
-        return f"{_listed(own)} measured each step on draws of its own"
+        return f"{_listed(own)} took new draws at each step"
     without = [arm.experiment for arm in (baseline, variant) if draw_table(arm, metric).empty]
     if without:
         return f"{_listed(without)} did not log a list of the draws' values"
     for key in (*_DESIGN, *_IMAGES, *(["data.root"] if configs[0].get("data.dataset") == "folder" else [])):
-        if found := _differing(key, runs, [show(config, key) for config in configs]):
+        if found := _differing(key, runs, [show({key: config.get(key)}, key) for config in configs]):
             return found
     sizes = [str(config.get("curvature.batch_size") or config.get("data.batch_size")) for config in configs]
     if found := _differing("the number of images in a draw", runs, sizes):
@@ -103,7 +105,7 @@ def paired_difference(baseline: Arm, variant: Arm, metric: str, steps: Steps = N
     found = _complete(baseline, variant, metric, steps)
     if found is None:
         return None
-    return _over_draws((found.variant - found.baseline).mean(axis=1), found.left_out)
+    return _over_draws((found.variant - found.baseline).mean(axis=1), found.note)
 
 
 def paired_ratio(baseline: Arm, variant: Arm, metric: str, steps: Steps = None) -> Estimate | None:
@@ -116,7 +118,7 @@ def paired_ratio(baseline: Arm, variant: Arm, metric: str, steps: Steps = None) 
     if found is None:
         return None
     _, quotients = _quotients(*(values.mean(axis=1, keepdims=True) for values in (found.baseline, found.variant)))
-    return _over_draws(quotients[:, 0], found.left_out) if quotients.size else None
+    return _over_draws(quotients[:, 0], found.note) if quotients.size else None
 
 
 def paired_change(
@@ -129,16 +131,16 @@ def paired_change(
         return None
     b, v = found.baseline, found.variant
     signs, quotients = _quotients(*((x.mean(axis=1, keepdims=True) for x in (b, v)) if of_means else (b, v)))
-    return _over_draws((100 * signs * (quotients - 1)).mean(axis=1), found.left_out) if quotients.size else None
+    return _over_draws((100 * signs * (quotients - 1)).mean(axis=1), found.note) if quotients.size else None
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The draws that both arms have whole: (draws, steps) each, and how many others there are."""
+    """The draws that both arms have whole, (draws, steps) each, and what is left out, in words."""
 
     baseline: Array
     variant: Array
-    left_out: int
+    note: str
 
 
 def _complete(baseline: Arm, variant: Arm, metric: str, steps: Steps) -> _Pairs | None:
@@ -150,7 +152,10 @@ def _complete(baseline: Arm, variant: Arm, metric: str, steps: Steps) -> _Pairs 
         return None
     b, v = (draw_table(arm, metric)[at].to_numpy() for arm in (baseline, variant))
     whole = np.isfinite(b).all(axis=1) & np.isfinite(v).all(axis=1)
-    return _Pairs(b[whole], v[whole], int((~whole).sum()))
+    note = f" ({(~whole).sum()} more lack a value)" if not whole.all() else ""
+    if steps is not None and len(at) < len(steps):
+        note += f" at the {len(at)} of {len(steps)} steps that have them"
+    return _Pairs(b[whole], v[whole], note)
 
 
 def _quotients(b: Array, v: Array) -> tuple[Array, Array]:
@@ -162,9 +167,10 @@ def _quotients(b: Array, v: Array) -> tuple[Array, Array]:
     return np.sign(level), quotient + (v - quotient * b) / level
 
 
-def _over_draws(values: Array, left_out: int) -> Estimate:
-    count = f"{len(values)} paired draws" + f" ({left_out} more lack a value)" * bool(left_out)
+def _over_draws(values: Array, note: str) -> Estimate:
+    count = f"{len(values)} paired draws{note}"
     number = float(values.mean()) if len(values) else None
     if len(values) < _LEAST:
         return Estimate(number, basis=f"{count} are too few for an interval")
-    return Estimate(number, within=student(values), basis=f"Student's t over {count}", paired=True)
+    sem = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Estimate(number, within=student(values), basis=f"Student's t over {count}", paired=True, sem=sem)

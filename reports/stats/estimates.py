@@ -11,6 +11,7 @@ import pandas as pd
 from reports.experiments import Check, Span
 from reports.experiments.selection import Arm
 from reports.long_table import settled
+from reports.stats.draws import paired_change, paired_difference, values_key
 from reports.stats.intervals import (
     Array,
     Estimate,
@@ -42,8 +43,17 @@ _OVER_STEPS = ("mean", "std", "drop_pct", "correlation")
 
 
 def estimate(check: Check, arms: Sequence[Arm]) -> Estimate:
-    """The check's number with one interval: over seeds if there are several (paired if the arms share them), else over
-    the steps. arms: the one that the check is about, or the baseline and that one."""
+    """The check's number with the interval over seeds if there are several (paired if the arms share them), and the one
+    over paired draws if there are any; without both, the one over the steps. arms: the one that the check is about, or
+    the baseline and that one."""
+    found, draws = _over_seeds(check, arms), over_draws(check, arms)
+    if draws is None:
+        return found or over_steps(check, arms)
+    return _with_draws(found or replace(of_curves(check, arms), basis=_few_seeds(arms)), draws)
+
+
+def _over_seeds(check: Check, arms: Sequence[Arm]) -> Estimate | None:
+    """The check's number with the interval over seeds; None if there are too few of them."""
     values = _defined(of_each_seed(check, arms))
     if len(values) > 1:
         rest = len(arms) > 1 and max(len(arm.runs) for arm in arms) > len(values)
@@ -52,17 +62,49 @@ def estimate(check: Check, arms: Sequence[Arm]) -> Estimate:
         return Estimate(float(values.mean()), tuple(map(float, values)), seeds=student(values), basis=basis)
     if len(arms) > 1 and not check.of.startswith("step_") and min(len(arm.runs) for arm in arms) > 1:
         return _unpaired(check, arms)
-    return over_steps(check, arms)
+    return None
+
+
+def over_draws(check: Check, arms: Sequence[Arm]) -> Estimate | None:
+    """The contrast of two arms' traces with the interval over the probe's draws, which both share; None if it is no
+    mean of such traces, or if they cannot be paired.
+
+    This is what varies within these runs. On fixed draws every step has the same error, so that the scatter from step
+    to step cannot show it: that is the weights' own movement, which the interval over seeds covers. A jackknife over
+    steps would count the movement as error, and leave the error of the draws out.
+    """
+    if len(arms) != 2 or check.statistic != "mean" or not values_key(check.metric):
+        return None
+    places = shared_seeds(*arms)
+    if places:
+        kept = (tuple(arm.runs[place[side]] for place in places) for side, arm in enumerate(arms))
+        arms = [arm if arm.runs == runs else replace(arm, runs=runs) for arm, runs in zip(arms, kept, strict=True)]
+    steps = _pieces(check, arms)[-1].index
+    if check.of.endswith("difference"):
+        return paired_difference(arms[0], arms[1], check.metric, steps)
+    return paired_change(arms[0], arms[1], check.metric, steps, of_means=check.of == "change_pct")
+
+
+def _with_draws(found: Estimate, draws: Estimate) -> Estimate:
+    """A number with the interval over draws as `within`, moved to that number: the mean of the seeds' quotients is not
+    quite the quotient of their means."""
+    within = around(found.number, half(draws.within)) if draws.within and found.number is not None else None
+    covers = ", which covers other draws of the probe" * (within is not None)
+    basis = "; ".join(filter(None, (f"{draws.basis}{covers}", found.basis)))
+    return replace(found, within=within, basis=basis, paired=draws.paired)
 
 
 def with_both_intervals(check: Check, arms: Sequence[Arm]) -> Estimate:
-    """The check's number, mean over seeds, with the interval within the runs and the one over seeds."""
+    """The check's number, mean over seeds, with the interval within the runs (over paired draws if there are any, else
+    over steps) and the one over seeds."""
     each = _defined(of_each_seed(check, arms))
     per_seed = tuple(map(float, each))
     given = "_trace_" in check.metric and same_draws(arms)
     if check.statistic in _AS_LOGGED:
         return Estimate(float(each.mean()) if len(each) else None, per_seed, as_logged=True, given_draws=given)
     found = within_runs(check, arms)
+    if draws := over_draws(check, arms):
+        found, given = _with_draws(replace(found, basis=""), draws), given and draws.within is None
     ends = (-1.0, 1.0) if check.statistic == "correlation" else (-math.inf, math.inf)
     if check.statistic == "std" and check.of == "change_pct":
         ends = -100.0, math.inf  # a spread falls by 100 % at most
@@ -134,8 +176,7 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
     """The check's number of the mean curves, with a jackknife interval over blocks of steps if it is a number over many
     steps."""
     found = of_curves(check, arms)
-    several = " and ".join(f"{arm.experiment} {len(arm.runs)}" for arm in arms)
-    seeds = "one seed" if all(len(arm.runs) == 1 for arm in arms) else f"too few seeds for an interval ({several})"
+    seeds = _few_seeds(arms)
     if check.statistic not in _OVER_STEPS or found.number is None:
         return replace(found, basis=f"{seeds}, and a single number has no interval over steps")
     pieces = _pieces(check, arms)
@@ -155,6 +196,11 @@ def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
     rest = " nor other draws of the probe" if check.metric.startswith("curvature/") and same_draws(arms) else ""
     basis = f"{seeds}: {way}, which covers what varies within the runs, not seeds{rest}"
     return replace(found, within=interval, basis=basis)
+
+
+def _few_seeds(arms: Sequence[Arm]) -> str:
+    several = " and ".join(f"{arm.experiment} {len(arm.runs)}" for arm in arms)
+    return "one seed" if all(len(arm.runs) == 1 for arm in arms) else f"too few seeds for an interval ({several})"
 
 
 def at_one_step(check: Check, arms: Sequence[Arm]) -> Estimate | None:

@@ -36,7 +36,8 @@ class Estimate:
     step: the step at which the number was logged, if it is the number of one step.
     as_logged: a count or an order of what was logged. It has no interval: another look at the runs gives the same.
     given_draws: it holds for one set of the probe's draws, whose error is in no interval.
-    paired: `within` compares samples in pairs that start from the same noise.
+    paired: `within` compares samples or draws in pairs that start from the same noise.
+    sem: the standard error behind `within`, if it is one over draws.
     reason: why the number decides nothing; empty if it does.
     """
 
@@ -49,6 +50,7 @@ class Estimate:
     as_logged: bool = False
     given_draws: bool = False
     paired: bool = False
+    sem: float | None = None
     reason: str = ""
 
 

@@ -19,13 +19,14 @@ from reports.experiments import Windows
 from reports.experiments.selection import Arm, Selection, differing_keys, matches
 from reports.long_table import settled
 from reports.runs import Run, canonical
+from reports.stats.draws import can_pair, paired_change, paired_difference, values_key
 from reports.stats.intervals import Estimate, around, bootstrap_mean, student, welch
 
 COLUMNS = ["experiment", "metric", "statistic", "value"]
 TRAINED, COMMON = "curvature/hutch_trace_mean", "curvature/ref_trace_mean"
 NEUTRAL = "curvature/neutral_trace_mean"
 STEP_METRICS = ("train/loss", "train/mse", "train/grad_global_L2", "train/grad_abs_mean")
-COMPARED = ("train/loss", "train/mse", "train/grad_global_L2", TRAINED, COMMON, "val/fid")
+COMPARED = ("train/loss", "train/mse", "train/grad_global_L2", TRAINED, COMMON, NEUTRAL, "val/fid")
 
 
 # ---- curves ----------------------------------------------------------------------------------------------
@@ -210,10 +211,14 @@ class Comparison:
 
     change_i = 100 (variant_i - baseline_i) / |baseline_i|. `mean_change_pct`: the mean of the changes that are defined
     (NaN if none is). `change_of_means_pct`: the change of the two means. `late_...`: of variant - baseline in the late
-    window of the shorter run. `mean_difference_sem`: standard error of `mean_difference` over the probes alone,
-    sqrt(sum_i (se_variant_i^2 + se_baseline_i^2)) / n; None if the probes' errors are unknown. With `same_draws` at
-    every step the steps do not average it out: it is then the root of the squared mean standard errors, as if the arms'
-    errors were independent. They share the draws: if their values go together this is too large.
+    window of the shorter run. `mean_difference_sem`: standard error of `mean_difference` over the probes alone.
+
+    If the arms can be paired (`reports/stats/draws.py`), it is that over the paired draws; `by_draw` and
+    `change_by_draw` are then the mean difference and the mean change with their intervals. Else `not_paired` says why,
+    and it is sqrt(sum_i (se_variant_i^2 + se_baseline_i^2)) / n; None if the probes' errors are unknown. With
+    `same_draws` at every step the steps do not average it out: it is then the root of the squared mean standard errors,
+    as if the arms' errors were independent. They share the draws: if their values go together this is too large.
+
     `seeds`: the mean difference with its interval over seeds; None if an arm has one seed.
     """
 
@@ -232,6 +237,9 @@ class Comparison:
     late_mean_change_pct: float | None
     seeds: Estimate | None = None
     same_draws: bool = False
+    by_draw: Estimate | None = None
+    change_by_draw: Estimate | None = None
+    not_paired: str = ""
 
     def rows(self) -> dict[str, float]:
         """statistic -> value, as in `numbers.csv`."""
@@ -239,20 +247,23 @@ class Comparison:
         seeds = self.seeds or Estimate()
         ends = zip(("", "_low", "_high"), (seeds.number, *(seeds.seeds or (None, None))), strict=True)
         values = own | {f"seeds_mean_difference{end}": value for end, value in ends}
+        low, high = (self.by_draw and self.by_draw.within) or (None, None)
+        values |= {"mean_difference_low": low, "mean_difference_high": high}
         return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
 
     @property
     def over_probes(self) -> Estimate | None:
-        """The mean difference with its interval over the probes."""
+        """The mean difference with its interval over the probes, over paired draws if there are any."""
+        if self.by_draw:
+            return self.by_draw
         if self.mean_difference_sem is None:
             return None
         return Estimate(self.mean_difference, within=around(self.mean_difference, Z95 * self.mean_difference_sem))
 
 
 # In `numbers.csv`, in this order.
-_STATISTICS = tuple(
-    name for name in Comparison.__dataclass_fields__ if name not in ("baseline", "variant", "seeds", "same_draws")
-)
+_NO_NUMBERS = ("baseline", "variant", "seeds", "same_draws", "by_draw", "change_by_draw", "not_paired")
+_STATISTICS = tuple(name for name in Comparison.__dataclass_fields__ if name not in _NO_NUMBERS)
 
 
 def paired(baseline: Arm, variant: Arm, metric: str) -> pd.DataFrame:
@@ -288,6 +299,7 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
     late_baseline = before.loc[late.index]
     change = table["change_pct"].dropna()
     level = abs(float(before.mean()))
+    by_draw = paired_difference(baseline, variant, metric, table.index)
     return Comparison(
         baseline=baseline.experiment,
         variant=variant.experiment,
@@ -299,11 +311,14 @@ def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Compa
         max_change_pct=float(change.max()),
         change_of_means_pct=100 * (float(after.mean()) - float(before.mean())) / level if level else math.nan,
         mean_difference=float((after - before).mean()),
-        mean_difference_sem=_paired_sem(baseline, variant, metric, table.index),
+        mean_difference_sem=by_draw.sem if by_draw else _unpaired_sem(baseline, variant, metric, table.index),
         late_mean_difference=float(late.mean()) if len(late) else None,
         late_mean_change_pct=100 * float(late.mean() / abs(late_baseline.mean())) if late_baseline.any() else None,
         seeds=seed_contrast(baseline, variant, metric, table.index),
         same_draws=same_draws((baseline, variant)),
+        by_draw=by_draw,
+        change_by_draw=paired_change(baseline, variant, metric, table.index),
+        not_paired=can_pair(baseline, variant, metric) if values_key(metric) else "",
     )
 
 
@@ -343,7 +358,7 @@ def sample_contrast(baseline: Arm, variant: Arm, metric: str, step: int) -> Esti
     return Estimate(after - before, within=around(after - before, reach))
 
 
-def _paired_sem(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float | None:
+def _unpaired_sem(baseline: Arm, variant: Arm, metric: str, steps: pd.Index) -> float | None:
     if not metric.startswith("curvature/"):
         return None
     errors = [standard_error(arm, metric).reindex(steps) for arm in (baseline, variant)]

@@ -19,6 +19,7 @@ from reports.runs import FID_METRICS, Run
 from reports.stats.statistics import (
     COLUMNS,
     COMMON,
+    NEUTRAL,
     STEP_METRICS,
     TRAINED,
     at_end,
@@ -29,7 +30,10 @@ from reports.stats.statistics import (
 from reports.text.markup import Markdown, code, link, template
 from reports.text.verdicts import all_verdicts, number
 
-_TABLED = (*STEP_METRICS, TRAINED, TRAINED.replace("_mean", "_std"), COMMON, COMMON.replace("_mean", "_std"))
+_TABLED = (
+    *STEP_METRICS,
+    *(each.replace("_mean", end) for each in (TRAINED, COMMON, NEUTRAL) for end in ("_mean", "_std")),
+)
 _WEIGHTED = ("train/loss", "train/grad_global_L2", TRAINED)
 _SHORT_COMMIT = 10
 
@@ -121,8 +125,13 @@ def _claim_rows(judged: Sequence[Judged]) -> list[dict[str, str]]:
 
 def _claim_row(claim: Judged, outcome: Outcome, first: bool) -> dict[str, str]:
     found, verdict = outcome.estimate, outcome.verdict
-    ends = found.seeds or found.within
-    interval = f"{number(ends[0])} to {number(ends[1])}" if ends else "–"
+    ends = {"draws": found.within, "seeds": found.seeds}
+    named = found.within and found.seeds
+    intervals = [
+        f"{number(each[0])} to {number(each[1])}" + (f" over {what}" if named else "")
+        for what, each in ends.items()
+        if each
+    ]
     whole = found.number is not None and outcome.check.statistic in ("min_step", "min_place")
     at = f" (step {found.step})" if found.step is not None else ""
     holds = {HOLDS: "yes", FAILS: "no"}.get(verdict.word, "cannot be said")
@@ -134,7 +143,9 @@ def _claim_row(claim: Judged, outcome: Outcome, first: bool) -> dict[str, str]:
         "number": (f"{found.number:.0f}" if whole else number(found.number, 5))
         + outcome.unit * (found.number is not None)
         + at,
-        "interval": "; ".join(dict.fromkeys(word for word in (interval, found.basis, verdict.reason) if word)),
+        "interval": "; ".join(
+            dict.fromkeys(word for word in (*(intervals or ["–"]), found.basis, verdict.reason) if word)
+        ),
         "holds": holds + (f": {verdict.reason}" if verdict.reason else ""),
     }
 
@@ -198,6 +209,8 @@ def _comparisons(selection: Selection, numbers: pd.DataFrame) -> list[dict[str, 
         if "paired_count" not in of:
             continue
         error = f" ± {number(of['mean_difference_sem'], 2)}" if "mean_difference_sem" in of else ""
+        if "mean_difference_low" in of:
+            error += f" ({number(of['mean_difference_low'])} to {number(of['mean_difference_high'])})"
         rows.append(
             {
                 "pair": pair,
@@ -223,6 +236,8 @@ def _comparison_note(rows: Sequence[dict[str, str]]) -> str:
     parts = []
     if any("±" in row["difference"] for row in rows):
         parts.append("±: standard error over the probes.")
+    if any("(" in row["difference"] for row in rows):
+        parts.append("With (a to b), over paired draws, and the 95 % interval by Student's t.")
     if any(row["mark"] for row in rows):
         parts.append("†: quantities of differently weighted losses; part of the difference is the weighting's scale.")
     return " ".join(parts)

@@ -4,7 +4,7 @@ import math
 
 from reports.experiments.selection import Arm, Selection
 from reports.protocols import protocol_difference
-from reports.stats.statistics import COMMON, TRAINED, compare, curve, weightings_differ
+from reports.stats.statistics import COMMON, NEUTRAL, TRAINED, Comparison, compare, curve, weightings_differ
 from reports.text.verdicts import pairs
 
 
@@ -29,6 +29,7 @@ def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]
     names = {
         TRAINED: f"Hessian trace of {own}",
         COMMON: "Hessian trace of the common loss",
+        NEUTRAL: "Hessian trace of the neutral loss",
         "train/mse": "unweighted loss",
     }
     found = {metric: compare(baseline, variant, metric, selection.study.windows) for metric in names}
@@ -37,8 +38,20 @@ def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]
         for metric, of in found.items()
         if of is not None
     }
-    said = [f"{names[metric]} {change:+.1f} %" for metric, change in changes.items() if math.isfinite(change)]
+    said = [
+        f"{names[metric]} {change:+.1f} %{_by_draw(found[metric])}"
+        for metric, change in changes.items()
+        if math.isfinite(change)
+    ]
     return [*said, *_fid(baseline, variant)] or ["no metric was logged in both"]
+
+
+def _by_draw(found: Comparison | None) -> str:
+    """The interval of a trace's change over paired draws; empty without one."""
+    change = found.change_by_draw if found else None
+    if change is None or change.within is None:
+        return ""
+    return f" ({change.within[0]:+.1f} to {change.within[1]:+.1f} over the draws)"
 
 
 def _fid(baseline: Arm, variant: Arm) -> list[str]:

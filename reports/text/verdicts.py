@@ -14,6 +14,7 @@ from reports.protocols import protocol_difference
 from reports.stats.intervals import Estimate
 from reports.stats.statistics import (
     COMMON,
+    NEUTRAL,
     TRAINED,
     Comparison,
     at_end,
@@ -148,7 +149,7 @@ def trace_verdicts(selection: Selection) -> list[str]:
 
 def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
     arms, windows = [baseline, variant], selection.study.windows
-    trained, common = (compare(baseline, variant, metric, windows) for metric in (TRAINED, COMMON))
+    trained, common, neutral = (compare(baseline, variant, metric, windows) for metric in (TRAINED, COMMON, NEUTRAL))
     sentences = []
     if trained is not None:
         sentences.append(below_sentence(trained, "trace of its trained loss"))
@@ -171,17 +172,24 @@ def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
         )
     if common is not None:
         sentences += [below_sentence(common, "trace of the common unweighted loss"), _interval_sentence(common)]
-    return sentences
+    if neutral is not None:
+        sentences += [below_sentence(neutral, "trace of the neutral loss"), _interval_sentence(neutral)]
+    why = next((found.not_paired for found in (common, trained) if found), "")
+    return [*sentences, f"The traces are not compared draw by draw: {why}."] if why else sentences
 
 
 def _interval_sentence(found: Comparison) -> str:
-    """The mean paired difference, its interval (over seeds if there are several), and whether that excludes 0."""
+    """The mean paired difference, its interval (over seeds if there are several, and over paired draws), and whether
+    that excludes 0."""
+    pair = f"({found.variant} - {found.baseline})"
     if found.seeds is not None:
-        return f"The mean difference ({found.variant} - {found.baseline}) is {_over_seeds(found.seeds)}."
-    what = f"The mean paired difference ({found.variant} - {found.baseline}) is {number(found.mean_difference)}"
+        return f"The mean difference {pair} is {_over_seeds(found.seeds)}.{_of_these_weights(found)}"
     probes = found.over_probes
+    what = f"The mean paired difference {pair} is {number(found.mean_difference)}"
     if probes is None or probes.within is None:
-        return f"{what}; its standard error is not known."
+        return f"{what}; {probes.basis if probes else 'its standard error is not known'}."
+    if found.by_draw:
+        return f"{what} ± {number(found.by_draw.sem, 2)} (standard error over the draws).{_of_these_weights(found)}"
     low, high = probes.within
     excludes = "excludes" if side(probes)[0] else "includes"
     over = "over the probes" + ("; both arms share their draws, so it is usually too large" if found.same_draws else "")
@@ -189,6 +197,21 @@ def _interval_sentence(found: Comparison) -> str:
         f"{what} ± {number(found.mean_difference_sem, 2)} (standard error {over}); the 95 % interval "
         f"{number(low)} to {number(high)} {excludes} 0. It covers the estimator's error at these steps, not "
         "the variation between seeds."
+    )
+
+
+def _of_these_weights(found: Comparison) -> str:
+    """The interval over paired draws, also of the mean change in per cent; empty if there are none."""
+    difference, change = found.by_draw, found.change_by_draw
+    if difference is None or difference.within is None:
+        return ""
+    low, high = map(number, difference.within)
+    ends = change and change.within
+    percent = f", in per cent {ends[0]:+.1f} to {ends[1]:+.1f} on average" if ends else ""
+    excludes = "excludes" if side(difference)[0] else "includes"
+    return (
+        f" Draw by draw its 95 % interval is {low} to {high}{percent} ({difference.basis}): it {excludes} 0. "
+        "That covers other draws of the probe, for these weights, not the variation between seeds."
     )
 
 

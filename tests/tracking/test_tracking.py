@@ -9,7 +9,7 @@ import pytest
 import wandb
 
 from ddpm.errors import UserError
-from ddpm.metrics.table import CURVES, METRICS
+from ddpm.metrics.table import LISTS, METRICS
 from ddpm.tracking import wandb_run
 from ddpm.training.loop import train
 from tests.once import once
@@ -94,9 +94,9 @@ def test_every_metric_of_the_table_is_defined_as_it_says(tracked: tuple[Path, Pa
         expected = {"none": True} if is_list else {"min": True, "last": True} if lowest else {}
         assert defined.get("summary", {}) == expected, metric.key
         assert defined["options"].get("hidden", False) == is_list, metric.key
-        assert (metric.key in CURVES) == is_list and lowest == (metric.key == "val/fid")
+        assert (metric.key in LISTS) == is_list and lowest == (metric.key == "val/fid")
     summary = json.loads(_inspect(wandb_folder, "--summary"))["summary"]
-    assert summary["loss/mean_weight"] and not set(CURVES) & set(summary)
+    assert summary["loss/mean_weight"] and not set(LISTS) & set(summary)
 
 
 @pytest.mark.parametrize(

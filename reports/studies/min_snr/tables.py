@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,7 @@ def fids_of(arm: Arm, sampler: str) -> str:
 # ---- traces ----------------------------------------------------------------------------------------------
 
 
-def change_rows(selection: Selection) -> list[dict[str, str]]:
+def change_rows(selection: Selection) -> list[dict[str, Any]]:
     """E6's trace against E5's: a row for each loss and part of the run."""
     if len(selection.arms) < 2:
         return []
@@ -158,11 +159,17 @@ def change_rows(selection: Selection) -> list[dict[str, str]]:
             "span": "all" if change.span is None else f"{change.span[0]:,.0f}-{change.span[1]:,.0f}",
             "lower": f"{change.lower} of {change.count}",
             "number": "–" if change.estimate.number is None else f"{change.estimate.number:+.1f}",
-            "spread": spread(change.estimate, 1),
-            "draws": interval_text(change.over_draws.within, 1),
+            "spread": spread(_beside_draws(change), 1),
+            "draws": interval_text(change.over_draws.within, 1) + ", paired" * change.over_draws.paired,
+            "paired": change.over_draws.paired,
         }
         for change in traces.changes(selection.arms[0], selection.arms[1])
     ]
+
+
+def _beside_draws(change: traces.Change) -> Estimate:
+    """The change without the interval that stands in the column over draws."""
+    return replace(change.estimate, within=None) if change.over_draws.paired else change.estimate
 
 
 def pair_rows(pairs: pd.DataFrame) -> list[dict[str, str]]:

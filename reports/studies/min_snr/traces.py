@@ -25,8 +25,9 @@ SPANS: tuple[tuple[float, float] | None, ...] = (None, (100, 2000), (8000, 10_00
 @dataclass(frozen=True)
 class Change:
     """The mean over steps of E6's change against E5 in per cent, and at how many of `count` steps the mean curves have
-    E6 lower. estimate: given the probe's draws. over_draws: with an interval over draws that is too wide rather than
-    too narrow, whatever draws the arms share; none if the probes' errors are unknown."""
+    E6 lower. over_draws: with the interval over paired draws. If they cannot be paired, `estimate` is given the probe's
+    draws, and `over_draws` has an interval that is too wide rather than too narrow, whatever draws the arms share; none
+    if the probes' errors are unknown."""
 
     metric: str
     span: tuple[float, float] | None
@@ -47,9 +48,11 @@ def changes(baseline: Arm, variant: Arm) -> list[Change]:
             if len(inside):
                 check = Check(metric=metric, of="step_change_pct", window=span, at_most=0)
                 given = with_both_intervals(check, [baseline, variant])
-                reach = _reach(baseline, variant, metric, inside.index)
-                within = None if given.number is None or reach is None else around(given.number, reach)
-                over_draws = Estimate(given.number, within=within)
+                over_draws = Estimate(given.number, within=given.within, paired=True)
+                if not given.paired:
+                    reach = _reach(baseline, variant, metric, inside.index)
+                    within = None if given.number is None or reach is None else around(given.number, reach)
+                    over_draws = Estimate(given.number, within=within)
                 found.append(Change(metric, span, given, over_draws, int((inside < 0).sum()), len(inside)))
     return found
 
