@@ -396,7 +396,7 @@ def loss_over_floor(selection: Selection, _allow_mixed: bool) -> Drawn:
 def seen_vs_unseen(selection: Selection, _allow_mixed: bool) -> Drawn:
     """Loss by noise level on training images and on images that were never trained on, and the gap between the two,
     at the last step that all arms have."""
-    tables = _tables(selection.arms, LOSS + "gap", _RECON)
+    tables = _tables(selection.arms, LOSS + "gap", f"{_RECON} and images kept out of training (data.hold_out)")
     labels = style.arm_labels(selection.arms, selection)
     step = _milestones(tables)[-1]
     figure, (left, right) = style.panels(2, 5.2, 4.2)
