@@ -1,18 +1,22 @@
 """Runs read from a W&B server have the same numbers as the offline files and the run folders."""
 
 import csv
+import math
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import wandb
 
 from ddpm.commands.cli import main
+from ddpm.curvature.probe import CurvatureProbe, Measurement
 from ddpm.errors import UserError
 from ddpm.training.loop import train
 from reports.report import make_report
@@ -26,14 +30,26 @@ def _numbers(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def _without_the_second_value(measure: Callable[..., Measurement]) -> Callable[..., Measurement]:
+    def measured(*args: Any, **keys: Any) -> Measurement:
+        found = measure(*args, **keys)
+        for values in found.details.values():
+            values[1] = math.nan
+        return found
+
+    return measured
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_offline_runs_synced_to_a_server_give_the_same_report(
-    tmp_path: Path, server: StandIn, request: pytest.FixtureRequest
+    tmp_path: Path, server: StandIn, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After `wandb sync` of both arms' offline files, reports from the server, the files and the run folders have the
-    same numbers. Catches sampled histories, lost digits, NaN as text, and a lost floor or protocol."""
+    same numbers, and the runs the same lists of the draws' values, with a missing one. Catches sampled histories, lost
+    digits, NaN as text, and a lost floor or protocol."""
+    monkeypatch.setattr(CurvatureProbe, "measure", _without_the_second_value(CurvatureProbe.measure))
     for arm in ("e5", "e6"):
-        train(tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=6", arm=arm))
+        train(tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=6", "--curvature.probes=5", arm=arm))
     offline = sorted(str(p) for p in (tmp_path / "wandb").glob("offline-run-*"))
     subprocess.run([sys.executable, "-m", "wandb", "sync", *offline], check=True, capture_output=True)
     sources = {"api": "wandb:study/min_snr_smoke", "files": str(tmp_path / "wandb"), "folders": str(tmp_path / "runs")}
@@ -45,6 +61,11 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
         numbers[name] = _numbers(tmp_path / name)
     assert len(numbers["api"]) > 20
     assert numbers["api"] == numbers["files"] == numbers["folders"]
+    assert any(row["statistic"] == "mean_difference_low" for row in numbers["api"])
+    lists = {name: [dict(sorted(run.lists.items())) for run in open_source(at)] for name, at in sources.items()}
+    assert repr(lists["api"]) == repr(lists["files"]) == repr(lists["folders"])  # NaN does not equal itself
+    (second,) = {repr(values[1]) for run in lists["api"] for values in run["curvature/ref_values"].values()}
+    assert second == "nan" and all(len(run["curvature/ref_values"]) > 1 for run in lists["api"])
     grids = [run.grids for run in open_source(sources["api"])]
     assert [sorted(g) for g in grids] == [[2, 4, 6]] * 2
     for run, other in zip(open_source(sources["api"]), open_source(sources["files"]), strict=True):
