@@ -10,7 +10,17 @@ import pandas as pd
 from ddpm.errors import UserError
 from reports.experiments.selection import filtered, missing_rows
 from reports.figures import Figure, render
-from reports.figures.library import COMMON, TRAINED, Entry, draw_library, entries, grouped, last_correlation
+from reports.figures.library import (
+    COMMON,
+    NEUTRAL,
+    TRAINED,
+    Entry,
+    Panel,
+    draw_library,
+    entries,
+    grouped,
+    last_correlation,
+)
 from reports.long_table import tidy
 from reports.runs import Run
 from reports.sources import open_source
@@ -20,7 +30,7 @@ from reports.write import command_line, write_report
 
 NAME, FIGURE = "library", "curvature_fid_library"
 COLUMNS = ["experiment", "run", "seed", "loss", "schedule", "protocol", "trace_of", "step", "trace", "fid"]
-_WHOSE = {TRAINED: "trained loss", COMMON: "unweighted loss"}
+_WHOSE = {TRAINED: "trained loss", COMMON: "unweighted loss", NEUTRAL: "neutral loss"}
 
 
 def make_library(source: str, out: Path, where: Sequence[str] = (), cached: bool = False) -> Path:
@@ -73,20 +83,47 @@ def _table(shown: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def sentences(shown: Sequence[Entry]) -> list[str]:
-    """A sentence for each protocol and trace, with the rank correlation over the runs."""
+def sentences(shown: Sequence[Entry], split: bool = False) -> list[str]:
+    """A sentence for each protocol (and each schedule if `split`) and trace, with the rank correlation over the runs or
+    why there is none."""
     said = []
-    for (protocol, trace), there in sorted(grouped(shown).items(), key=lambda group: group[0][0]):
-        if not there:
-            continue
-        found = last_correlation(there)
-        what = f"Under protocol {protocol}, trace of the {_WHOSE[trace]}: {len(there)} run(s)"
-        if trace == TRAINED and len({entry.loss for entry in there}) > 1:
-            what += ", whose trained losses are differently weighted and so different functions"
-        result = "no rank correlation with FID, as there are fewer than three or all are equal"
-        if found is not None:
-            result = f"rank correlation (Spearman) of trace and FID at their last milestones {found:+.2f}"
-        said.append(f"{what}; {result}.")
+    for row in sorted(grouped(shown, split), key=lambda row: (row[0].protocol, row[0].split)):
+        said += [_sentence(panel) for panel in row if panel.entries and not panel.mixed]
+        said += _refusal(row)
+    return said
+
+
+def _sentence(panel: Panel) -> str:
+    found = last_correlation(panel.entries)
+    what = f"Under protocol {panel.protocol}, trace of the {_WHOSE[panel.trace]}"
+    what += f", schedule {panel.split}: " if panel.split else ": "
+    what += f"{len(panel.entries)} run(s)"
+    if panel.trace == TRAINED and len({entry.loss for entry in panel.entries}) > 1:
+        what += ", whose trained losses are differently weighted and so different functions"
+    result = "no rank correlation with FID, as there are fewer than three or all are equal"
+    if found is not None:
+        result = f"rank correlation (Spearman) of trace and FID at their last milestones {found:+.2f}"
+    return f"{what}; {result}."
+
+
+def _refusal(row: Sequence[Panel]) -> list[str]:
+    """Why a row compares no trace over timesteps, and which runs its panel of the neutral trace therefore lacks."""
+    refused = [panel for panel in row if panel.mixed and panel.entries]
+    if not refused:
+        return []
+    mixed = refused[0].mixed
+    which = " and ".join(_WHOSE[panel.trace] for panel in refused)
+    key, _, values = mixed.partition("; ")[0].partition(" = ")
+    said = [
+        f"Under protocol {row[0].protocol}, the trace of the {which} is not compared: the schedules differ ({mixed}), "
+        f"and it is another function under each. Choose one, e.g. `--where {key}={values.partition(', ')[0]}`."
+    ]
+    neutral = {id(entry.run) for panel in row if not panel.mixed for entry in panel.entries}
+    lacking = {id(e.run): e.run.name for panel in refused for e in panel.entries if id(e.run) not in neutral}
+    if lacking:
+        said.append(
+            f"{len(lacking)} run(s) there logged no neutral trace and are left out: {', '.join(lacking.values())}."
+        )
     return said
 
 

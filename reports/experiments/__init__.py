@@ -13,6 +13,9 @@ from ddpm.files.yaml12 import read_yaml
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]
 _OF_ENDS = ("difference", "change_pct")  # compare two numbers, each after its statistic
+# The keys that set the noise level of each timestep. A mean over timesteps is another function if one differs.
+SCHEDULE = ("diffusion.beta_schedule", "diffusion.T", "diffusion.zero_terminal_snr")
+OF_TIMESTEPS, _NEUTRAL = "curvature/ref_", "curvature/neutral_"
 
 
 class Windows(BaseModel):
@@ -100,6 +103,9 @@ class Study(BaseModel):
 
     `criteria` are written before the runs; an interval decides them: pass, fail or undecided. `statements` are the
     original study's about its runs; the numbers themselves decide them.
+
+    `name` is one of the arms: the one that a claim is about if it names no other. A report over several arms alike may
+    have a name of its own; then every check names its arm.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -120,12 +126,13 @@ class Study(BaseModel):
     def _one_baseline(self) -> "Study":
         if list(self.arms.values()).count("baseline") != 1:
             raise ValueError("exactly one arm is the baseline")
-        if self.name not in self.arms:
-            raise ValueError("the experiment must be one of its own arms")
+        claims = (*self.criteria, *self.statements)
+        if self.name not in self.arms and (not claims or any(c.arm is None for claim in claims for c in claim.checks)):
+            raise ValueError("the experiment must be one of its own arms, or each of its checks must name its arm")
         stray = [name for name in self.where if name not in (*self.arms, *self.context)]
         if stray:
             raise ValueError(f"`where` names {', '.join(stray)}, which this experiment does not show")
-        for claim in (*self.criteria, *self.statements):
+        for claim in claims:
             for check in claim.checks:
                 if check.arm is not None and check.arm not in self.arms:
                     raise ValueError(f"{claim.says!r} is about {check.arm}, which is not an arm of this experiment")
@@ -133,11 +140,27 @@ class Study(BaseModel):
                     raise ValueError(f"{claim.says!r} compares the baseline with itself")
         return self
 
+    @model_validator(mode="after")
+    def _one_function(self) -> "Study":
+        """No criterion compares the unweighted loss's trace across schedules: it is another function under each."""
+        key = next((key for key in SCHEDULE if self._declares(key)), "")
+        for claim in self.criteria if key else ():
+            for check in claim.checks:
+                if check.of != "value" and check.metric.startswith(OF_TIMESTEPS):
+                    raise ValueError(
+                        f"{claim.says!r} compares {check.metric} between arms that differ in {key}: it is another "
+                        f"function under each schedule. Compare {check.metric.replace(OF_TIMESTEPS, _NEUTRAL)}"
+                    )
+        return self
+
+    def _declares(self, key: str) -> bool:
+        return any(fnmatch.fnmatchcase(key, glob) for glob in self.difference)
+
     @property
     def compares_protocols(self) -> bool:
         """Whether sampler or NFE are declared to differ, so that FIDs of different protocols are to be compared."""
         keys = ("eval.fid_milestone.sampler", "eval.fid_milestone.nfe")
-        return any(fnmatch.fnmatchcase(key, glob) for key in keys for glob in self.difference)
+        return any(map(self._declares, keys))
 
     @property
     def baseline(self) -> str:

@@ -12,7 +12,7 @@ from ddpm.config.run import is_bookkeeping
 from ddpm.errors import UserError
 from ddpm.files.yaml12 import read_value
 from reports.columns import as_number
-from reports.experiments import Study
+from reports.experiments import SCHEDULE, Study
 from reports.runs import Run, canonical, flat_config
 
 # Keys that name a run, its place or its machine, besides the config's own bookkeeping.
@@ -87,6 +87,13 @@ def differing_keys(arms: Sequence[Arm]) -> list[str]:
     configs = [arm.config for arm in arms]
     keys = sorted(set().union(*configs)) if configs else []
     return [key for key in keys if not is_label(key) and len({canonical(c.get(key, "(not set)")) for c in configs}) > 1]
+
+
+def differing_schedules(configs: Iterable[dict[str, Any]]) -> str:
+    """`diffusion.beta_schedule = cosine, linear`: the schedule's keys in which dotted configs differ; empty if in
+    none. A trace over timesteps is then another function under each schedule; the neutral trace is the same."""
+    found = {key: {show(config, key) for config in configs if key in config} for key in SCHEDULE}
+    return "; ".join(f"{key} = {', '.join(sorted(values))}" for key, values in found.items() if len(values) > 1)
 
 
 def undeclared_keys(arms: Sequence[Arm], study: Study) -> list[str]:
@@ -186,7 +193,7 @@ def _require(
     study: Study, runs: Sequence[Run], ours: Sequence[Run], where: Sequence[str], left_out: Sequence[str]
 ) -> None:
     present = {run.experiment for run in ours}
-    if study.name in present:
+    if study.name in present or (present and study.name not in study.arms):
         return
     there = ", ".join(sorted({run.experiment for run in runs})) or "none"
     filtered = f" that match {', '.join(where)}" if where else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ddpm.errors import UserError
 from reports.experiments.selection import Selection
-from reports.figures import cost, grids, scatter, steps, timesteps
+from reports.figures import cost, grids, noise_levels, scatter, steps, timesteps
 from reports.figures.style import Drawn, NothingToDraw, save, theme, told_apart
 
 Draw = Callable[[Selection, bool], Drawn]
@@ -16,6 +16,8 @@ Draw = Callable[[Selection, bool], Drawn]
 FIGURES: dict[str, tuple[str, Draw]] = {
     "loss_fid_vs_step": ("Loss and FID over training", steps.loss_fid_vs_step),
     "curvature_vs_step": ("Hessian trace over training", steps.curvature_vs_step),
+    "trace_by_noise": ("Hessian trace by noise level over training", noise_levels.trace_by_noise),
+    "trace_ratio_by_noise": ("Hessian trace by noise level, late", noise_levels.trace_ratio_by_noise),
     "curvature_vs_fid": ("Hessian trace against FID at the milestones", scatter.curvature_vs_fid),
     "sample_grids": ("Samples", grids.sample_grids),
     "curvature_with_loss": ("Hessian trace and loss over training", steps.curvature_with_loss),
@@ -28,6 +30,8 @@ FIGURES: dict[str, tuple[str, Draw]] = {
         scatter.trained_vs_common_trace,
     ),
     "timestep_profile": ("Loss by timestep", timesteps.timestep_profile),
+    "loss_over_floor": ("Loss by noise level over its floor", noise_levels.loss_over_floor),
+    "seen_vs_unseen": ("Loss by noise level, seen and unseen images", noise_levels.seen_vs_unseen),
     "fid_vs_cost": ("Quality against cost", cost.fid_vs_cost),
     "nfe_fid": ("FID against NFE", cost.nfe_fid),
     "time_breakdown": ("Where the time went", cost.time_breakdown),

@@ -1,4 +1,7 @@
-"""Curvature against FID over all runs: colour is the loss, marker the schedule, a row of panels for each protocol."""
+"""Curvature against FID over all runs: colour is the loss, marker the schedule, a row of panels for each protocol.
+
+Runs of different schedules share a panel only of the neutral trace: the losses over timesteps are other functions.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +13,12 @@ from matplotlib.lines import Line2D
 
 from ddpm.config.run import flatten
 from ddpm.names import SCHEDULES, WEIGHTINGS
+from reports.experiments.selection import differing_schedules
 from reports.figures.style import Drawn, NothingToDraw, label, legend, palette, panels, wrapped
 from reports.runs import Run, flat_config
-from reports.stats.statistics import COMMON, TRAINED, rank_correlation
+from reports.stats.statistics import COMMON, NEUTRAL, TRAINED, rank_correlation
 
-TRACES = (TRAINED, COMMON)
+TRACES = (TRAINED, COMMON, NEUTRAL)
 # Colours follow the order of WEIGHTINGS. `snr` has place 6, the colour that it has in earlier figures.
 _LOSSES = [name for name in WEIGHTINGS if name != "snr"]
 _LOSSES.insert(6, "snr")
@@ -47,37 +51,63 @@ def entries(runs: Sequence[Run]) -> list[Entry]:
     return found
 
 
-def grouped(shown: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
-    """(protocol, trace) -> its entries, which may be none, for each protocol and each trace that is there.
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """The entries, which may be none, that share an axis: those of one protocol and trace, and of one schedule if they
+    are `split`. mixed: in what their schedules differ, if the trace is therefore not compared; else empty."""
 
-    The protocol with most entries comes first.
-    """
-    names = sorted({entry.protocol for entry in shown}, key=lambda p: -sum(e.protocol == p for e in shown))
-    traces = [trace for trace in TRACES if any(entry.trace == trace for entry in shown)]
-    keys = [(protocol, trace) for protocol in names for trace in traces]
-    return {key: [entry for entry in shown if (entry.protocol, entry.trace) == key] for key in keys}
+    protocol: str
+    trace: str
+    entries: tuple[Entry, ...]
+    mixed: str = ""
+    split: str = ""
 
 
-def draw_library(shown: Sequence[Entry]) -> Drawn:
-    """A row of panels for each protocol, a column for each trace: FIDs of two protocols never share an axis."""
+def grouped(shown: Sequence[Entry], split: bool = False) -> list[list[Panel]]:
+    """A row of panels, one for each of `TRACES`, for each protocol (and schedule if `split`), the largest first."""
+    parts: dict[tuple[str, str], list[Entry]] = {}
+    for entry in shown:
+        parts.setdefault((entry.protocol, entry.schedule if split else ""), []).append(entry)
+    largest = sorted(parts.items(), key=lambda part: (-len(part[1]), part[0]))
+    return [[_panel(there, *key, trace) for trace in TRACES] for key, there in largest]
+
+
+def _panel(there: Sequence[Entry], protocol: str, split: str, trace: str) -> Panel:
+    mixed = "" if trace == NEUTRAL else differing_schedules([flat_config(entry.run) for entry in there])
+    return Panel(protocol, trace, tuple(entry for entry in there if entry.trace == trace), mixed, split)
+
+
+def _has_points(panel: Panel) -> bool:
+    return bool(panel.entries) and not panel.mixed
+
+
+def draw_library(shown: Sequence[Entry], split: bool = False) -> Drawn:
+    """A row of panels for each protocol (and each schedule if `split`), a column for each trace: FIDs of two protocols
+    never share an axis, nor do traces over the timesteps of two schedules."""
     if not shown:
         raise NothingToDraw("no run has a Hessian trace at a step with a FID")
-    groups = grouped(shown)
-    figure, grid = panels(len(groups), 4.8, 3.9, most=len({trace for _, trace in groups}))
-    for axes, ((protocol, trace), there) in zip(grid, groups.items(), strict=True):
-        for entry in there:
+    columns = [column for column in zip(*grouped(shown, split), strict=True) if any(map(_has_points, column))]
+    if not columns:
+        raise NothingToDraw("the schedules differ, and no run logged the neutral trace")
+    flat = [panel for row in zip(*columns, strict=True) for panel in row]
+    figure, grid = panels(len(flat), 4.8, 3.9, most=len(columns))
+    for axes, panel in zip(grid, flat, strict=True):
+        for entry in panel.entries if _has_points(panel) else ():
             _plot(axes, entry)
-        axes.set(xlabel=label(trace), ylabel=label("val/fid"))
-        axes.set_title(wrapped(protocol_text(there, protocol), 4.8), fontsize=8.5)
-        if not there:
-            axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="grey")
-    _keys(grid[0], shown)
+        axes.set(xlabel=label(panel.trace), ylabel=label("val/fid"))
+        title = protocol_text(panel.entries, panel.protocol) + (f"\nschedule {panel.split}" if panel.split else "")
+        axes.set_title("\n".join(wrapped(line, 4.8) for line in title.split("\n")), fontsize=8.5)
+        if not _has_points(panel):
+            said = f"not compared:\n{wrapped(panel.mixed, 4)}" if panel.mixed else "not logged"
+            axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", color="grey")
+    drawn = [entry for panel in flat if _has_points(panel) for entry in panel.entries]
+    _keys(grid[0], drawn)
     legend(figure, grid[0], below=True)
-    runs = {id(entry.run) for entry in shown}
+    runs = {id(entry.run) for entry in drawn}
     return Drawn(
         figure,
         f"{len(runs)} run{'s' * (len(runs) > 1)}, each a thin line over its milestones that ends in the large marker "
-        "of the last; a row of panels for each FID protocol.",
+        f"of the last; a row of panels for each FID protocol{' and schedule' if split else ''}.",
     )
 
 

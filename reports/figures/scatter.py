@@ -5,20 +5,36 @@ import pandas as pd
 from matplotlib.colors import Normalize
 from matplotlib.ticker import FuncFormatter
 
-from reports.experiments.selection import Arm, Selection
+from reports.experiments.selection import Arm, Selection, differing_schedules
 from reports.figures import style
 from reports.figures.curves import gathered, scatter_by_step
 from reports.figures.place_labels import place_labels
 from reports.figures.style import Drawn, NothingToDraw, label
 from reports.protocols import check_protocols
-from reports.stats.statistics import COMMON, TRAINED, curve, rank_correlation, standard_error, weightings_differ
+from reports.stats.statistics import (
+    COMMON,
+    NEUTRAL,
+    TRAINED,
+    curve,
+    rank_correlation,
+    standard_error,
+    weightings_differ,
+)
 
 _LABEL_ALL = 4  # with more arms, only the first and the last milestone are labelled
 
 
 def curvature_vs_fid(selection: Selection, allow_mixed: bool) -> Drawn:
-    """Trace against FID at the milestones, joined in order of step."""
-    tables = {arm: _at_milestones(arm) for arm in style.arms_with(selection.arms, TRAINED)}
+    """Trace against FID at the milestones, joined in order of step: of the trained loss, or of the neutral loss if the
+    schedules differ."""
+    differ = differing_schedules([arm.config for arm in selection.arms])
+    metric = NEUTRAL if differ else TRAINED
+    if differ and not any(len(curve(arm, NEUTRAL)) for arm in selection.arms):
+        raise NothingToDraw(
+            f"the schedules differ ({differ}), so each arm's trace is of another function, and {NEUTRAL}, which would "
+            "compare them, was not logged"
+        )
+    tables = {arm: _at_milestones(arm, metric) for arm in style.arms_with(selection.arms, metric)}
     tables = {arm: table for arm, table in tables.items() if len(table)}
     if not tables:
         raise NothingToDraw("val/fid was not logged at any step with a trace")
@@ -41,9 +57,11 @@ def curvature_vs_fid(selection: Selection, allow_mixed: bool) -> Drawn:
             lines += [[(x - e, y), (x + e, y)] for (x, y), e in zip(spots, map(float, table["error"]), strict=True)]
         ends = [f"trace {spots[i][0]:.4g} and FID {spots[i][1]:.2f} (step {table.index[i]})" for i in (0, -1)]
         moves.append(f"{name} goes from {ends[0]} to {ends[1]}")
-    axes.set(xlabel=label(TRAINED), ylabel=label("val/fid"))
-    differ = "\nthe arms' trained losses are different functions" if weightings_differ(arms) else ""
-    axes.set_title(f"Milestones in order of step (labels: step; bars: ±1 standard error of the trace){differ}")
+    axes.set(xlabel=label(metric), ylabel=label("val/fid"))
+    note = "\nthe arms' trained losses are different functions" if weightings_differ(arms) else ""
+    if differ:
+        note = "\nneutral loss: the same under every schedule, while the trained losses are different functions"
+    axes.set_title(f"Milestones in order of step (labels: step; bars: ±1 standard error of the trace){note}")
     axes.margins(0.1)
     style.legend(figure, axes)
     style.note_on(figure, check_protocols(arms, "val/fid", allow_mixed))
@@ -51,10 +69,10 @@ def curvature_vs_fid(selection: Selection, allow_mixed: bool) -> Drawn:
     return Drawn(figure, f"{'; '.join(moves)}. {style.seeds_text(arms, bands=False).capitalize()}.")
 
 
-def _at_milestones(arm: Arm) -> pd.DataFrame:
+def _at_milestones(arm: Arm, metric: str) -> pd.DataFrame:
     """Columns trace, fid, error (NaN if unknown) at the steps that have trace and FID."""
-    table = pd.concat({"trace": curve(arm, TRAINED), "fid": curve(arm, "val/fid")}, axis=1, join="inner")
-    table["error"] = standard_error(arm, TRAINED).reindex(table.index)
+    table = pd.concat({"trace": curve(arm, metric), "fid": curve(arm, "val/fid")}, axis=1, join="inner")
+    table["error"] = standard_error(arm, metric).reindex(table.index)
     return table.sort_index()
 
 
@@ -86,7 +104,10 @@ def trained_vs_common_trace(selection: Selection, _allow_mixed: bool) -> Drawn:
         parts.append(f"{arm.experiment} {ratio.median():.3f} (median){said}")
     ends = [*left.get_xlim(), *left.get_ylim()]
     left.plot([min(ends), max(ends)], [min(ends), max(ends)], color="grey", linewidth=1, zorder=1)
-    left.set(xlabel=label(COMMON), ylabel=label(TRAINED), title="Each point: one measurement (line: equal traces)")
+    title = "Each point: one measurement (line: equal traces)"
+    if differing_schedules([arm.config for arm in arms]):
+        title += "\nthe losses of different schedules are different functions"
+    left.set(xlabel=label(COMMON), ylabel=label(TRAINED), title=title)
     right.set(ylabel="trace of trained loss /\ntrace of unweighted loss", title="Their ratio (dotted: mean weight)")
     style.step_axis(right, arms)
     style.legend(figure, right, below=True)

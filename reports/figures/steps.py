@@ -6,12 +6,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from reports.experiments.selection import Arm, Selection
+from reports.experiments.selection import Arm, Selection, differing_schedules
 from reports.figures import style
 from reports.figures.curves import band, plot_line, plot_smoothed, raw_points, smooth, smoothing_text, smoothing_window
 from reports.figures.style import Drawn, NothingToDraw, arms_with, label, seeds_text
 from reports.protocols import check_protocols, protocol_difference
-from reports.stats.statistics import COMMON, TRAINED, at_end, curve, standard_error, unlike, weightings_differ
+from reports.stats.statistics import COMMON, NEUTRAL, TRAINED, at_end, curve, standard_error, unlike, weightings_differ
 
 _CEILING_SHOWN = 2.0  # times the highest FID: a line further up would squeeze the curves
 
@@ -122,9 +122,10 @@ def context_reason(context: Arm, arms: Sequence[Arm]) -> str | None:
 
 
 def curvature_vs_step(selection: Selection, _allow_mixed: bool) -> Drawn:
-    """The trace of each arm's trained loss; below it, if logged, that of the common unweighted loss."""
+    """The trace of each arm's trained loss; below it, if logged, those of the common unweighted loss and of the neutral
+    loss."""
     arms = arms_with(selection.arms, TRAINED)
-    metrics = [TRAINED] + ([COMMON] if any(len(curve(arm, COMMON)) for arm in arms) else [])
+    metrics = [TRAINED] + [metric for metric in (COMMON, NEUTRAL) if any(len(curve(arm, metric)) for arm in arms)]
     labels = style.arm_labels(arms, selection)
     figure, rows = style.panels(len(metrics), style.WIDTH, 3.9, most=1, sharex=True)
     for axes, metric in zip(rows, metrics, strict=True):
@@ -135,15 +136,19 @@ def curvature_vs_step(selection: Selection, _allow_mixed: bool) -> Drawn:
     style.step_axis(rows[-1], arms)
     style.legend(figure, rows[0], loc="upper right")
     missing = "" if COMMON in metrics else " The trace of the common unweighted loss was not logged."
+    if NEUTRAL not in metrics and (differ := differing_schedules([arm.config for arm in arms])):
+        missing += f" The schedules differ ({differ}), and the trace of the neutral loss was not logged."
     return Drawn(figure, f"Hutchinson trace by step, {seeds_text(arms, bands=False)}; {_band_text(arms)}.{missing}")
 
 
 def _trace_title(metric: str, arms: Sequence[Arm]) -> str:
     if metric == COMMON:
-        whose = "the same in every arm"
+        whose = "the same in every arm, as all have one schedule"
         if unlike(arms):
             whose = f"each arm's own, as they differ in {', '.join(unlike(arms))}"
         return f"Common unweighted loss: {whose}\n({_band_text(arms)})"
+    if metric == NEUTRAL:
+        return f"Neutral loss (log SNR uniform): the same under every schedule\n({_band_text(arms)})"
     differ = "\nthe arms' trained losses are different functions: part of the gap is the weighting's scale"
     return f"Trained loss ({_band_text(arms)})" + (differ if weightings_differ(arms) else "")
 

@@ -113,8 +113,11 @@ def look(experiment: str, *, marked: bool = False) -> dict[str, Any]:
     return {"color": shade, "linestyle": line} | ({"marker": shape} if marked else {})
 
 
-# The experiments that are drawn most often.
-_FIXED = {"e1": ("#4d4d4d", "D", "-"), "e5": (_PALETTE[0], "o", "-"), "e6": (_PALETTE[1], "s", "-")}
+# The experiments that are drawn most often. e9a and e9b are e5 and e6 on cosine betas: a like colour, dashed.
+_FIXED: dict[str, tuple[str, str, Any]] = {
+    **{"e1": ("#4d4d4d", "D", "-"), "e5": (_PALETTE[0], "o", "-"), "e6": (_PALETTE[1], "s", "-")},
+    **{"e9a": (_PALETTE[8], "^", _DASHES[1]), "e9b": (_PALETTE[3], "v", _DASHES[1])},
+}
 
 
 def _look(experiment: str) -> tuple[str, str, Any]:

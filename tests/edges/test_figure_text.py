@@ -17,7 +17,7 @@ from reports.figures import FIGURES, draw, letters
 from reports.figures.library import draw_library, entries
 from reports.figures.style import Drawn, new_figure, note_on, save, theme
 from reports.sources import open_source
-from tests.reports.conftest import write_run
+from tests.reports.conftest import noise_rows, rows_of, write_run
 
 HOSTILE = r"$x^{_$\frac{1%s%d<b>&{}\$\alpha漢字عربى😀"
 BELL, SHOWN = "\x07", "\N{REPLACEMENT CHARACTER}"
@@ -28,7 +28,8 @@ def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
     """Two arms with hostile names, folders and protocols."""
     root, names = tmp_path_factory.mktemp("hostile"), [f"e5{HOSTILE}{BELL}", f"e6{HOSTILE}{BELL}"]
     for name in names:
-        write_run(root / name[:2], name, data__root=f"{name[:2]}{HOSTILE}", loss__weighting="constant")
+        more = {"data__root": f"{name[:2]}{HOSTILE}", "loss__weighting": "constant", "curvature__draws": "fixed"}
+        write_run(root / name[:2], name, rows=rows_of(name, 1) + noise_rows(name), **more)
     study = load("e6")
     names = [name.replace(BELL, SHOWN) for name in names]  # as a reader of runs gets them
     roles = dict(zip(names, study.arms.values(), strict=True))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm.names import NOISE_BINS
 from reports import figures, report
 from reports.experiments import Study, load
 from reports.experiments.selection import Selection, select
@@ -80,6 +81,33 @@ def rows_of(experiment: str, seed: int, protocol: str = "aaaa1111") -> list[tupl
     return rows
 
 
+def noise_rows(experiment: str, draws: int = 6) -> list[tuple[int, dict[str, Any]]]:
+    """Rows with what a run logs by noise level: neutral trace and bins with the values of their draws at `STEPS`; the
+    loss on seen and unseen images and its floor at every 100 steps. A draw adds the same to every experiment."""
+    rng = np.random.default_rng(0)
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for step in STEPS:
+        row: dict[str, Any] = {}
+        common = 20 * rng.normal(size=(len(NOISE_BINS), draws))
+        own = np.random.default_rng(step * 1000 + sum(experiment.encode())).normal(size=common.shape)
+        levels = (300 + 500 * math.exp(-step / 80)) * np.geomspace(0.2, 5.0, len(NOISE_BINS))
+        tilt = np.geomspace(0.8, 1.25, len(NOISE_BINS)) if experiment == "e6" else np.ones(len(NOISE_BINS))
+        each = (levels * tilt)[:, None] * (1 + 0.05 * own) + common
+        names = [f"curvature/trace_by_noise/{name}" for name in NOISE_BINS]
+        for name, values in (*zip(names, each, strict=True), ("curvature/neutral", each.mean(axis=0))):
+            mean = f"{name}_trace" if name == "curvature/neutral" else name
+            row |= {f"{mean}_mean": values.mean(), f"{mean}_sem": values.std(ddof=1) / math.sqrt(draws)}
+            row[f"{name}_values"] = values.tolist()
+        rows.append((step, row))
+        if step % 100 == 0:
+            scale = 0.9 if experiment == "e6" else 1.0
+            for name, seen in zip(NOISE_BINS, scale * np.geomspace(0.004, 0.8, len(NOISE_BINS)), strict=True):
+                factors = {"seen": 1.0, "unseen": 1.1, "gap": 0.1, "floor": 0.25, "excess": 0.75}
+                more = {f"loss_by_noise/{name}_{what}": factor * seen for what, factor in factors.items()}
+                rows.append((step, more | {f"{key}_sem": value / 20 for key, value in more.items()}))
+    return rows
+
+
 def write_run(
     folder: Path,
     experiment: str,
@@ -133,7 +161,8 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("two-seeds")
     for experiment in ("e5", "e6"):
         for seed in (1, 2):
-            write_run(root / experiment / f"seed{seed}", experiment, seed)
+            rows = rows_of(experiment, seed) + noise_rows(experiment)
+            write_run(root / experiment / f"seed{seed}", experiment, seed, rows=rows, curvature__draws="fixed")
     return root
 
 

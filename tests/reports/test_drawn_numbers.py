@@ -15,7 +15,7 @@ from reports.experiments.selection import Selection
 from reports.figures import FIGURES
 from reports.figures.curves import smoothing_window
 from reports.figures.style import Drawn, theme
-from tests.reports import by_hand
+from tests.reports import by_hand, noise_by_hand
 from tests.reports.by_hand import (
     BATCH,
     CEILING,
@@ -46,7 +46,7 @@ from tests.reports.conftest import chosen, write_run
 ARMS = ("e5", "e6")
 HUTCH, REF = "curvature/hutch_trace", "curvature/ref_trace"
 Check = Callable[[Selections, Path], None]
-CHECKS: dict[str, Check] = {}
+CHECKS: dict[str, Check] = {**noise_by_hand.CHECKS}
 
 
 def shows(name: str) -> Callable[[Check], Check]:

@@ -8,10 +8,11 @@ import pandas as pd
 
 from ddpm.errors import UserError
 from reports.experiments import load
-from reports.experiments.selection import Arm, Selection, select
+from reports.experiments.selection import Arm, Selection, differing_schedules, select
 from reports.figures.library import Entry, entries
-from reports.runs import Run
+from reports.runs import Run, flat_config
 from reports.sources import folders
+from reports.stats.statistics import NEUTRAL
 from reports.studies.min_snr import scores, traces
 
 FAITHFUL = "e5_study"
@@ -33,6 +34,13 @@ class Material:
     notes: list[str]
     grids_of: str
     grids: dict[tuple[str, int], Path]
+
+    @property
+    def split(self) -> str:
+        """In what the sweep's schedules differ, if that splits its library: without the neutral trace, runs are
+        compared only within a schedule. Empty if it does not."""
+        neutral = any(entry.trace == NEUTRAL for entry in self.swept)
+        return "" if neutral else differing_schedules([flat_config(entry.run) for entry in self.swept])
 
     @property
     def arms(self) -> list[Arm]:

@@ -39,7 +39,7 @@ def write_figures(docs: Path, original: Path) -> list[str]:
         "fids": lambda: figures.fid(m.selection),
         "curvature": lambda: figures.curvature(m.selection),
         "samples": lambda: figures.samples(m.grids),
-        "library": lambda: draw_library(m.swept),
+        "library": lambda: draw_library(m.swept, bool(m.split)),
     }
     if log and ours:
         own["log"] = lambda: figures.log(log, [ours, *([m.faithful] if m.faithful else [])])
