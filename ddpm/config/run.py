@@ -112,6 +112,8 @@ class Config(Section):
             for key, value in decisive(self.nested()).items()
             if key != "seed" and (key in changed or not key.startswith(_YOUNGER))
         }
+        if not self.curvature.neutral or self.curvature.draws != "fixed":  # as in runs from before the key
+            counted.pop("curvature.neutral", None)
         digest = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.experiment}-s{self.seed}-{digest}"
 
@@ -173,10 +175,7 @@ _YOUNGER = (
 
 def decisive(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of a nested config, dotted, that a run's rows and weights depend on."""
-    curvature = config.get("curvature", {})
-    unread = set() if curvature.get("enabled") else {"curvature.draws"}
-    if not (curvature.get("enabled") and curvature.get("neutral") and curvature.get("draws") == "fixed"):
-        unread.add("curvature.neutral")  # without it, runs keep the ids from before the key
+    unread = () if config.get("curvature", {}).get("enabled") else ("curvature.draws", "curvature.neutral")
     return {key: value for key, value in flatten(config).items() if not is_bookkeeping(key) and key not in unread}
 
 

@@ -47,7 +47,8 @@ def read(path: Path) -> Probes:
             name = f"curvature/{loss}_values"
             key = f"{name}_improved" if f"{name}_improved" in first["details"] else name
             rows = np.array([line["details"][key] for line in lines], dtype=float)  # null is NaN
-            values[loss] = rows.reshape(len(rows), -1, first["curvature"]["per_draw"]).mean(2)
+            draws = first["curvature"]["probes"] // first["curvature"]["per_draw"]
+            values[loss] = rows.reshape(len(rows), draws, -1).mean(2)  # older files have each vector's value
         design = {**first["curvature"], "images": first["images"]}
         steps = tuple(line["_i"] for line in lines)
         return Probes(first["run_id"], first["experiment"], first["seed"], design, steps, values)

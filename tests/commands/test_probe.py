@@ -247,19 +247,20 @@ def test_older_runs_had_the_studys_draws(tmp_path: Path) -> None:
     today's if the curvature is measured. Catches two schemes in one curve."""
     folder = train(tiny(tmp_path, *_EXACT, NO_WANDB))
     record = json.loads((folder / "run.json").read_text())
-    del record["config"]["curvature"]["draws"]
+    del record["config"]["curvature"]["draws"], record["config"]["curvature"]["neutral"]
     (folder / "run.json").write_text(json.dumps(record))
     for path in (folder / "checkpoints").iterdir():
         state = load_checkpoint(path)
-        del state["config"]["curvature"]["draws"]
+        del state["config"]["curvature"]["draws"], state["config"]["curvature"]["neutral"]
         torch.save(state, path)
     with pytest.raises(UserError, match="draws is batch there, fixed here"):
         probe(folder, ["--curvature.method=lanczos"], None, "cpu", None)
     now = tiny(tmp_path, *_EXACT)
-    assert differences(record["config"], now.nested()) == ["curvature.draws was batch, is fixed"]
+    found = differences(record["config"], now.nested())
+    assert found == ["curvature.draws was batch, is fixed", "curvature.neutral was False, is True"]
     off = tiny(tmp_path, "--curvature.enabled=false")
     older = off.nested()
-    del older["curvature"]["draws"]
+    del older["curvature"]["draws"], older["curvature"]["neutral"]
     assert differences(older, off.nested()) == []
 
 

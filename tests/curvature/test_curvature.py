@@ -92,7 +92,7 @@ def test_runs_from_before_the_key_keep_their_draws_and_ids(tmp_path: Path) -> No
     before = Config.model_validate(upgrade(stored))
     assert before.curvature.neutral is False
     assert before.run_id == _tiny(tmp_path, "--curvature.neutral=false").run_id != now.run_id
-    assert differences(stored, now.nested()) == ["curvature.neutral was None, is True"]
+    assert differences(stored, now.nested()) == ["curvature.neutral was False, is True"]
     off = "--curvature.enabled=false"
     assert tiny(tmp_path, off, "--curvature.neutral=false").run_id == tiny(tmp_path, off).run_id  # nothing is probed
 
