@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from ddpm.metrics import Z95
@@ -35,6 +35,7 @@ _COLUMNS = 60  # of measurements; with more, neighbouring ones share a column
 _SCALES = (1.1, 1.25, 1.5, 2.0, 4.0)  # ends of the ratio's colour scale, which is symmetric around 1
 _HATCH: dict[str, Any] = {"facecolor": "none", "edgecolor": "#404040", "linewidth": 0.0, "hatch": "////"}
 _MILESTONES = 4
+_DEEP = 1000  # how far below the lowest loss the axis may go to show the highest floor
 _TICKS = NOISE_EDGES[::2]
 _RATIO_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.35, 1.5, 2, 3, 5, 10)
 
@@ -235,6 +236,8 @@ def _edges(columns: Sequence[pd.Index]) -> Array:
 def _bar(figure: Figure, row: Sequence[Axes], norm: LogNorm, cmap: str, text: str) -> Any:
     bar = figure.colorbar(ScalarMappable(norm=norm, cmap=cmap), ax=list(row), label=text)
     bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     return bar
 
@@ -372,6 +375,9 @@ def loss_over_floor(selection: Selection, _allow_mixed: bool) -> Drawn:
             _plot_levels(top, arm, "seen", step, labels[arm.experiment])
             cut += _plot_levels(bottom, arm, "excess", step)
         _log_from_lowest(top)  # before the floor, which can be a billionth
+        highest = max((_at(arm, "floor", step).max() for arm in tables), default=0)
+        low, high = top.get_ylim()
+        top.set_ylim(max(min(low, highest / 2), low / _DEEP), high)
         _log_from_lowest(bottom)
         for arm in tables:
             floor = _at(arm, "floor", step)
