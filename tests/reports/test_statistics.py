@@ -82,13 +82,17 @@ def test_describe_closed_form() -> None:
     assert describe(values.iloc[:0], 10, Windows()) == {}
 
 
-def test_standard_error_from_std_equals_the_logged_one(two_seeds: Path, originals: Path) -> None:
-    """Catches sqrt(probes) in place of sqrt(probes - 1) for a population std, and seeds that are not combined."""
+def test_standard_error_from_std_equals_the_logged_one(tmp_path: Path, two_seeds: Path, originals: Path) -> None:
+    """Catches sqrt(probes) in place of sqrt(probes - 1) for a population std, seeds that are not combined, and an error
+    of draws that all seeds share divided by sqrt(2)."""
     e5 = chosen(originals, "e5").arms[1]
     first = standard_error(e5, TRAINED).loc[100]
     assert first == pytest.approx(78.78636932373047 / math.sqrt(15))
-    both = chosen(two_seeds, "e6").arms[0]
-    assert standard_error(both, TRAINED).iloc[0] == pytest.approx(20 / math.sqrt(3) / math.sqrt(2))
+    for seed in (1, 2):
+        write_run(tmp_path / f"seed{seed}", "e6", seed, curvature__draws="batch")
+    own, shared = (chosen(root, "e6").arms[-1] for root in (tmp_path, two_seeds))
+    assert standard_error(own, TRAINED).iloc[0] == pytest.approx(20 / math.sqrt(3) / math.sqrt(2))
+    assert standard_error(shared, TRAINED).iloc[0] == pytest.approx(20 / math.sqrt(3))
 
 
 def test_the_error_of_fids_of_one_noise_does_not_average_out_over_seeds() -> None:
