@@ -15,7 +15,7 @@ from markdown.treeprocessors import Treeprocessor
 
 _LONGEST_LABEL = 40  # a table row's first cell with more characters counts as a sentence
 # A text from a run cannot make one: templates escape its `<` at the start of a line.
-_FOLDED = re.compile(r"^<details>\n<summary>(.+)</summary>\n(.*?)^</details>$", re.MULTILINE | re.DOTALL)
+_FOLDED = re.compile(r"^<details>\n<summary>([^\n]+)</summary>\n(.*?)^</details>$", re.MULTILINE | re.DOTALL)
 # Mark-up at the start of a line: a heading, a list, a numbered list.
 _LINE_START = re.compile(r"^(#|[-+](?= )|\d+[.)](?= ))")
 

@@ -97,7 +97,7 @@ def test_a_stem_or_an_arm_finds_its_report(monkeypatch: pytest.MonkeyPatch) -> N
     """e7 is e7a, e7b and e7c; e13 is an arm of e14 alone. A report's own name goes first: e5 is also an arm of e6.
     Catches a question back for what has one answer, a guess for what has two, and e1 taken for e10."""
     assert (load("e7").name, load("e7c").name, load("e13").name, load("e5").name) == ("e7a", "e7a", "e14", "e5")
-    for name in ("e", "e7ab", "7a", "e.", "e1[0]"):
+    for name in ("e", "e7ab", "7a", "e.", "e1[0]", "e66"):
         with pytest.raises(UserError, match="There is no experiment"):
             load(name)
     twin = load("e7a").model_copy(update={"arms": {"e10b": "baseline", "e7c": "variant"}})
