@@ -19,6 +19,7 @@ from reports.experiments import Study
 from reports.experiments.selection import Selection
 from reports.figures import Figure
 from reports.figures.style import colour
+from reports.text.markup import sections
 
 FILES = ("report.md", "report.html", "numbers.csv", "data.parquet")
 _LIVE = ("FID", "Loss", "Curvature")  # sections of the workspace
@@ -118,13 +119,22 @@ def wandb_report(study: Study, folder: Path, entity: str, project: str) -> Any:
 
 
 def page_blocks(page: str, pictures: Mapping[str, Any]) -> list[Any]:
-    """The Markdown `page` as blocks: headings, `pictures[name]` for `figures/<name>.png`, the Markdown in between.
+    """The Markdown `page` as blocks: headings, `pictures[name]` for `figures/<name>.png`, the Markdown in between. What
+    the page folds is folded under its heading.
 
     Leaves out title and question, which the W&B Report has itself. Paths on this machine keep only their last part.
     """
     body = re.sub(r"\A# .+\n+(\*Question: .+\*\n)?", "", page)
     blocks: list[Any] = []
-    for piece in _HEADING_OR_IMAGE.split(body):
+    for title, inside in sections(body):
+        found = _blocks(inside, pictures)
+        blocks += [wr.H1(title, collapsed_blocks=found)] if title else found
+    return blocks
+
+
+def _blocks(part: str, pictures: Mapping[str, Any]) -> list[Any]:
+    blocks: list[Any] = []
+    for piece in _HEADING_OR_IMAGE.split(part):
         if piece.startswith("## "):
             blocks.append(wr.H1(piece.lstrip("# ")))
         elif piece.startswith("##"):

@@ -1,6 +1,7 @@
 """Experiments as data: a report's arms, the keys in which they are meant to differ, its claims and figures."""
 
 import fnmatch
+import re
 from importlib import resources
 from typing import Annotated, Literal
 
@@ -175,9 +176,10 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Study:
-    """The study called `name`, or the study in the YAML file at the path `name`.
+    """The study called `name`, or the study in the YAML file at the path `name`. `e7` and `e7c` also find the one study
+    whose arms are e7a, e7b and e7c.
 
-    Raises UserError: an unknown name; a file that is no study.
+    Raises UserError: an unknown name, or one that several studies could mean; a file that is no study.
     """
     if name.endswith((".yaml", ".yml")):
         path = home(name)
@@ -186,13 +188,24 @@ def load(name: str) -> Study:
         except OSError as error:
             raise UserError(f"The experiment {path} cannot be read: {error}.") from None
     known = names()
-    if name not in known:
-        hint = did_you_mean(name, known)
-        hint = next((f" It is an arm of `{other}`." for other in known if name in load(other).arms), hint)
-        raise UserError(
-            f"There is no experiment `{name}`.{hint} Those with a report: {', '.join(known)}. Or give a YAML file."
-        )
+    if name in known:
+        return _packaged(name)
+    meant = [other for other in known if _means(name, _packaged(other))]
+    if len(meant) == 1:
+        return _packaged(meant[0])
+    hint = f" It could be one of: {', '.join(meant)}." if meant else did_you_mean(name, known)
+    raise UserError(
+        f"There is no experiment `{name}`.{hint} Those with a report: {', '.join(known)}. Or give a YAML file."
+    )
+
+
+def _packaged(name: str) -> Study:
     return _parse(f"{name}.yaml", (resources.files(__name__) / f"{name}.yaml").read_bytes())
+
+
+def _means(name: str, study: Study) -> bool:
+    """Whether `name` is an arm of the study, or what is left of all its arms without their last letter."""
+    return name in study.arms or all(re.fullmatch(f"{re.escape(name)}[a-z]", arm) for arm in study.arms)
 
 
 def _parse(name: str, content: bytes) -> Study:

@@ -62,6 +62,11 @@ def claim_numbers(selection: Selection) -> pd.DataFrame:
 # ---- a check's number ------------------------------------------------------------------------------------
 
 
+def estimated(check: Check, selection: Selection) -> Estimate:
+    """The check's number with its interval; `reason` says why there is none, or why it decides nothing."""
+    return _measured(check, selection, _with_interval)
+
+
 def _outcome(check: Check, selection: Selection, measure: Callable[[Check, list[Arm]], Estimate]) -> Outcome:
     found = _measured(check, selection, measure)
     verdict = judge(found, check.at_least, check.at_most)
@@ -181,15 +186,16 @@ def describe_check(check: Check, study: Study) -> str:
     if check.against_metric:
         words += f" with {check.against_metric}"
     if check.since:
-        words += f" from {_span(check.since)}"
-        words += f" to {_span(check.window)}" if check.window else ""
+        words += f" from {span(check.since)}"
+        words += f" to {span(check.window)}" if check.window else ""
     elif check.window:
-        words += f" over {_span(check.window)}"
+        words += f" over {span(check.window)}"
     return f"{words}, {arm}" + ("" if check.of == "value" else f" against {study.baseline}")
 
 
-def _span(span: Span) -> str:
-    low, high = span
+def span(ends: Span) -> str:
+    """A window in words."""
+    low, high = ends
     if high <= 1:
         return f"{100 * low:g}-{100 * high:g} % of the run"
     return f"step {low:,.0f}" if low == high else f"steps {low:,.0f}-{high:,.0f}"

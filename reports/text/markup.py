@@ -14,6 +14,8 @@ from markdown.extensions import Extension
 from markdown.treeprocessors import Treeprocessor
 
 _LONGEST_LABEL = 40  # a table row's first cell with more characters counts as a sentence
+# A text from a run cannot make one: templates escape its `<` at the start of a line.
+_FOLDED = re.compile(r"^<details>\n<summary>([^\n]+)</summary>\n(.*?)^</details>$", re.MULTILINE | re.DOTALL)
 # Mark-up at the start of a line: a heading, a list, a numbered list.
 _LINE_START = re.compile(r"^(#|[-+](?= )|\d+[.)](?= ))")
 
@@ -77,9 +79,26 @@ def write_page(page: str, folder: Path, title: str) -> None:
     (folder / "report.html").write_text(html_page(page, folder, title), encoding="utf-8")
 
 
+def sections(page: str) -> list[tuple[str, str]]:
+    """(title, Markdown) of each part of the page in order. The parts that a page folds by `<details>` have a title, the
+    text between them has none."""
+    pieces = _FOLDED.split(page)
+    found = [("", pieces[0])]
+    for title, inside, after in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
+        found += [(title, inside), ("", after)]
+    return [(title, inside) for title, inside in found if title or inside.strip()]
+
+
+def _section(title: str, inside: str, folder: Path) -> str:
+    body = markdown.markdown(inside, extensions=["tables", _NoHtml(), _Inlined(folder)])
+    return (
+        f"<details>\n<summary><h2>{html.escape(title)}</h2></summary>\n{body}\n</details>\n" if title else body + "\n"
+    )
+
+
 def html_page(page: str, folder: Path, title: str) -> str:
     """The Markdown `page` as HTML. Its images, which lie in `folder`, become data URIs; HTML in it becomes text."""
-    body = markdown.markdown(page, extensions=["tables", _NoHtml(), _Inlined(folder)])
+    body = "".join(_section(title, inside, folder) for title, inside in sections(page))
     body = re.sub(r"<p>(<img [^>]*>)</p>\s*<p><em>(.*?)</em></p>", _figure, body, flags=re.DOTALL)
     body = re.sub(r"<table>.*?</table>", _table, body, flags=re.DOTALL)
     read = resources.files("reports.text")

@@ -1,6 +1,7 @@
 """The report's page in Markdown, from a template."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from reports.stats.statistics import (
     standard_error,
     weightings_differ,
 )
+from reports.text.answer import answer
 from reports.text.markup import Markdown, code, link, template
-from reports.text.verdicts import all_verdicts, number
+from reports.text.verdicts import all_verdicts, fid_alarm, number
 
 _TABLED = (
     *STEP_METRICS,
@@ -36,6 +38,7 @@ _TABLED = (
 )
 _WEIGHTED = ("train/loss", "train/grad_global_L2", TRAINED)
 _SHORT_COMMIT = 10
+_SAMPLES = "sample_grids"
 
 
 def markdown_page(
@@ -54,12 +57,18 @@ def markdown_page(
     milestones, fid_arms = _milestones(selection)
     comparisons = _comparisons(selection, numbers)
     windows = selection.study.windows
+    criteria, statements = judge_criteria(selection), judge_statements(selection)
+    first, more = _in_order(figures)
     return template("text/report.md.jinja").render(
         study=selection.study,
-        warnings=[*selection.warnings, *notes, *_unfinished(selection)],
+        answer=answer(selection),
+        warnings=[*selection.warnings, *notes, *_unfinished(selection), *fid_alarm(selection)],
+        first_figures=first,
         verdicts=all_verdicts(selection),
-        criteria=_claim_rows(judge_criteria(selection)),
-        statements=_claim_rows(judge_statements(selection)),
+        criteria=_claim_rows(criteria),
+        criteria_count=_counted(criteria),
+        statements=_claim_rows(statements),
+        statement_count=_counted(statements),
         runs=[(arm, run) for arm in (*selection.arms, *selection.context) for run in arm.runs],
         run_link=lambda run: link(code(run.id), run.url),
         arms=[arm.experiment for arm in selection.arms],
@@ -73,12 +82,25 @@ def markdown_page(
         fid_arms=fid_arms,
         comparisons=comparisons,
         comparison_note=_comparison_note(comparisons),
-        figures=[figure for figure in figures if figure.png is not None],
+        more_figures=more,
         protocols=_protocols(selection),
         absent=_absent(selection, figures),
         command=shlex.join(command),
         training=_training(selection),
     )
+
+
+def _in_order(figures: Sequence[Figure]) -> tuple[list[Figure], list[Figure]]:
+    """The figures that could be drawn: (the overview, which is the study's first one, and the samples; the others)."""
+    drawn = [figure for figure in figures if figure.png is not None]
+    samples = [figure for figure in drawn if figure.name == _SAMPLES]
+    others = [figure for figure in drawn if figure.name != _SAMPLES]
+    return [*others[:1], *samples], others[1:]
+
+
+def _counted(judged: Sequence[Judged]) -> str:
+    """How many claims have which verdict: `1 pass, 2 undecided`."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in Counter(claim.verdict for claim in judged).items())
 
 
 # ---- tables ----------------------------------------------------------------------------------------------

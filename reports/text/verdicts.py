@@ -229,10 +229,10 @@ def fid_verdicts(selection: Selection) -> list[str]:
     """Trend, best and last of each arm, and the arms' differences at common milestones."""
     sentences = []
     for arm in selection.arms:
-        sentences += _fid_arm(arm, selection)
+        sentences += _fid_arm(arm)
     for baseline, variant in pairs(selection):
         sentences += _fid_pair(baseline, variant)
-    return sentences
+    return sentences + fid_alarm(selection)
 
 
 def trend(values: Sequence[float]) -> str:
@@ -245,7 +245,7 @@ def trend(values: Sequence[float]) -> str:
     return "falls" if all(step <= 0 for step in steps) else "is mixed"
 
 
-def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
+def _fid_arm(arm: Arm) -> list[str]:
     values = curve(arm, "val/fid")
     name = arm.experiment
     sentences = []
@@ -258,13 +258,6 @@ def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
             f"{values.index[0]} to {last:.2f} at step {values.index[-1]}; best {values.min():.2f} at step "
             f"{values.idxmin()}, last {last:.2f}."
         )
-        loss = describe(curve(arm, "train/loss"), arm.last_step, selection.study.windows)
-        # Two milestones, or one rise among several, may be sampling noise; a steady rise is not.
-        if len(values) >= 3 and trend(list(values)) == "rises" and loss.get("drop_pct", 0.0) > 0:
-            sentences.append(
-                f"{name}: FID gets worse while train/loss falls. Longer training should not do that: look at the "
-                "samples and the sampler before you use these FIDs."
-            )
     if len(values):
         sentences += _above_floor(arm, float(values.iloc[-1]))
     finals = at_end(arm, "final/fid")
@@ -276,6 +269,25 @@ def _fid_arm(arm: Arm, selection: Selection) -> list[str]:
             f"{name}: final FID {sum(finals) / len(finals):.2f}{seeds} (after the last step, under {protocol})."
         )
     return sentences
+
+
+def fid_alarm(selection: Selection) -> list[str]:
+    """A sentence on the arms whose FID gets worse while their loss falls, as in the original study; empty without one.
+
+    Two milestones, or one rise among several, may be sampling noise; a steady rise is not.
+    """
+    arms = []
+    for arm in selection.arms:
+        values = list(curve(arm, "val/fid"))
+        loss = describe(curve(arm, "train/loss"), arm.last_step, selection.study.windows)
+        if len(values) >= 3 and trend(values) == "rises" and loss.get("drop_pct", 0.0) > 0:
+            arms.append(arm.experiment)
+    if not arms:
+        return []
+    return [
+        f"{', '.join(arms)}: FID gets worse while train/loss falls. Longer training should not do that: look at the "
+        "samples and the sampler before you use these FIDs."
+    ]
 
 
 def _above_floor(arm: Arm, last: float) -> list[str]:

@@ -13,6 +13,7 @@ from ddpm.config.files import load_config
 from ddpm.config.run import flatten
 from ddpm.config.stored import differences
 from ddpm.errors import UserError
+from reports import experiments
 from reports.experiments import Study, load, names
 from reports.experiments.selection import show
 from reports.figures import FIGURES
@@ -115,6 +116,21 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     """Catches a KeyError or file error for a misspelt experiment."""
     with pytest.raises(UserError, match=r"`e66`.*Did you mean e6.*: e1, .*e5, e6,"):
         load("e66")
+
+
+def test_a_stem_or_an_arm_finds_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """e7 is e7a, e7b and e7c; e13 is an arm of e14 alone. A report's own name goes first: e5 is also an arm of e6.
+    Catches a question back for what has one answer, a guess for what has two, and e1 taken for e10."""
+    assert (load("e7").name, load("e7c").name, load("e13").name, load("e5").name) == ("e7a", "e7a", "e14", "e5")
+    for name in ("e", "e7ab", "7a", "e.", "e1[0]", "e66"):
+        with pytest.raises(UserError, match="There is no experiment"):
+            load(name)
+    twin = load("e7a").model_copy(update={"arms": {"e10b": "baseline", "e7c": "variant"}})
+    whole = experiments._packaged
+    monkeypatch.setattr(experiments, "_packaged", lambda name: twin if name == "e10b" else whole(name))
+    assert load("e7").name == "e7a"
+    with pytest.raises(UserError, match=r"no experiment `e7c`. It could be one of: e10b, e7a\."):
+        load("e7c")
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,10 @@ def _outcome(source: Path, out: Path) -> tuple[list[list[str]], set[str]]:
     """The numbers of a report on e6, and the lines that say what is wrong with its runs."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         page = make_report("e6", str(source), out).with_suffix(".md").read_text()
-    missing = page.partition("## What is missing or left out")[2].partition("\n## ")[0]
-    said = {line for line in (missing + page.partition("## Verdicts")[0]).splitlines() if line.startswith(("- ", "**"))}
+    missing = page.partition("<summary>What is missing or left out")[2].partition("</details>")[0]
+    warned = page.partition("<summary>Verdicts")[0]
+    said = {line for line in missing.splitlines() if line.startswith("- ")}
+    said |= {line for line in warned.splitlines() if line.startswith("**")}
     with (out / "numbers.csv").open() as file:
         return list(csv.reader(file)), said
 

@@ -27,7 +27,7 @@ HOSTILE = (
 )
 _TAGS = {
     *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "em", "strong", "code", "pre", "ul"),
-    *("li", "div", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "img"),
+    *("li", "div", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "img", "details", "summary"),
 }
 
 

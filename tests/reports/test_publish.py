@@ -61,6 +61,11 @@ def _view(server: StandIn) -> ViewRecord:
     return view
 
 
+def _unfolded(blocks: list[Any]) -> list[Any]:
+    """The blocks with those under folded headings, in the order in which they are read."""
+    return [each for block in blocks for each in (block, *(getattr(block, "collapsed_blocks", None) or []))]
+
+
 def _panels(spec: dict[str, Any]) -> list[tuple[list[str], Any]]:
     """For each panel grid that shows media: its keys, and the value by which its runs are filtered."""
     grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
@@ -83,17 +88,21 @@ def test_the_page_arrives_whole(project: StandIn, folder: Path, two_seeds: Path,
     study = load("e6")
     published = wr.Report.from_url(address)
     assert (published.title, published.description) == (f"e6: {study.title}", study.question)
-    headings = [block.text for block in published.blocks if isinstance(block, wr.H1 | wr.H2)]
-    assert headings == [*re.findall(r"^##+ (.+)$", page, re.MULTILINE), "Live charts"]
-    text = "\n".join(block.text for block in published.blocks if isinstance(block, wr.MarkdownBlock))
-    verdicts = page.partition("## Verdicts")[2].partition("\n## ")[0]
+    blocks = _unfolded(published.blocks)
+    headings = [block.text for block in blocks if isinstance(block, wr.H1 | wr.H2)]
+    titles = re.findall(r"^(?:##+ (.+)|<summary>(.+)</summary>)$", page, re.MULTILINE)
+    assert headings == [*map("".join, titles), "Live charts"]
+    folded = [block.text for block in published.blocks if isinstance(block, wr.H1) and block.collapsed_blocks]
+    assert folded == re.findall(r"<summary>(.+)</summary>", page)
+    text = "\n".join(block.text for block in blocks if isinstance(block, wr.MarkdownBlock))
+    verdicts = page.partition("<summary>Verdicts")[2].partition("</details>")[0]
     sentences = [line for line in verdicts.splitlines() if line.startswith("- ")]
     assert len(sentences) > 3
     assert [line for line in sentences if line not in text] == []
     assert re.findall(r"^\|.*\|$", text, re.MULTILINE) == re.findall(r"^\|.*\|$", page, re.MULTILINE)
     spec = _view(project).spec
     assert _panels(spec) == [([f"figures/{name}"], "report-e6") for name in DRAWN]
-    captions = re.findall(r"^\*.+\*$", page.partition("## Figures")[2], re.MULTILINE)
+    captions = re.findall(r"^!.+\n\n(\*.+\*)$", page, re.MULTILINE)
     assert len(captions) == len(DRAWN)
     assert all(caption in text for caption in captions)
     assert _view(project).type == "runs"  # not a draft
@@ -171,7 +180,9 @@ def test_publishing_again_replaces(project: StandIn, folder: Path, two_seeds: Pa
     (changed / "figures" / other.name).write_bytes(same.read_bytes())
     (changed / "figures" / same.name).write_bytes(same.read_bytes())
     page = (folder / "report.md").read_text()
-    (changed / "report.md").write_text(page.replace("## Verdicts\n", "## Verdicts\n\nA second opinion.\n"))
+    (changed / "report.md").write_text(
+        page.replace("Verdicts</summary>\n", "Verdicts</summary>\n\nA second opinion.\n")
+    )
 
     assert _publish(changed, two_seeds) == first
     assert _view(project).id == before
@@ -261,19 +272,21 @@ def test_blocks_of_a_page() -> None:
     caption, a command that names a folder of this machine, a truncated relative path or address, and the same command
     for every run."""
     page = (
-        "# e6: Title\n\n*Question: which?*\n\n**Warning: one arm**\n\n## Verdicts\n\n- a\n- b: 1/2 of /x\n\n"
-        "### Part\n\n"
-        "![Two](figures/two.png)\n\n*caption*\n\n![One](figures/one.png)\n\n## How\n\n    ## none\n"
+        "# e6: Title\n\n*Question: which?*\n\n**Warning: one arm**\n\n![Two](figures/two.png)\n\n*caption*\n\n"
+        "<details>\n<summary>Verdicts</summary>\n\n- a\n- b: 1/2 of /x\n\n### Part\n\nc\n\n</details>\n\n"
+        "## More\n\n![One](figures/one.png)\n\n## How\n\n    ## none\n"
         "    ddpm report e6 --from runs/new --out '/home/me/my reports/e6' --x wandb:a/b\n"
         "    ddpm train /home/me/runs/e6/e6-s1/config.yaml    # e6\n"
     )
     assert page_blocks(page, {"one": "picture 1", "two": "picture 2"}) == [
         wr.MarkdownBlock("**Warning: one arm**"),
-        wr.H1("Verdicts"),
-        wr.MarkdownBlock("- a\n- b: 1/2 of /x"),
-        wr.H2("Part"),
         "picture 2",
         wr.MarkdownBlock("*caption*"),
+        wr.H1(
+            "Verdicts",
+            collapsed_blocks=[wr.MarkdownBlock("- a\n- b: 1/2 of /x"), wr.H2("Part"), wr.MarkdownBlock("c")],
+        ),
+        wr.H1("More"),
         "picture 1",
         wr.H1("How"),
         wr.MarkdownBlock(
