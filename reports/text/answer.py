@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ddpm.metrics import Z95
 from ddpm.metrics.table import axis_label
@@ -151,7 +152,7 @@ def _check(metric: str, baseline: Arm, variant: Arm, selection: Selection) -> Ch
         ours = check.metric == metric and (check.arm or study.name) == variant.experiment and _compares(check)
         if ours and (even or (check.statistic == "last" and not _unfinished(pair))):
             return check
-    own = {"metric": metric, "arm": variant.experiment, "at_most": 0.0}
+    own: dict[str, Any] = {"metric": metric, "arm": variant.experiment, "at_most": 0.0}
     if metric not in _FIDS:
         return Check(**own, of="change_pct", window=study.windows.late if even else None)
     steps = metric_curve(baseline, metric).index.intersection(metric_curve(variant, metric).index)
