@@ -200,7 +200,8 @@ def _interval(check: Check, found: Estimate, undecided: bool) -> str:
 
 def _alone(metric: str, arm: Arm, selection: Selection) -> str:
     """An arm's last FID, or how far another metric falls from the early to the late window."""
-    windows, own = selection.study.windows, {"metric": metric, "arm": arm.experiment, "at_most": 0.0}
+    windows = selection.study.windows
+    own: dict[str, Any] = {"metric": metric, "arm": arm.experiment, "at_most": 0.0}
     if metric in _FIDS:
         check = Check(**own, statistic="last")
     else:
