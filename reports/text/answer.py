@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ddpm.metrics import Z95
 from ddpm.metrics.table import axis_label
@@ -151,7 +152,7 @@ def _check(metric: str, baseline: Arm, variant: Arm, selection: Selection) -> Ch
         ours = check.metric == metric and (check.arm or study.name) == variant.experiment and _compares(check)
         if ours and (even or (check.statistic == "last" and not _unfinished(pair))):
             return check
-    own = {"metric": metric, "arm": variant.experiment, "at_most": 0.0}
+    own: dict[str, Any] = {"metric": metric, "arm": variant.experiment, "at_most": 0.0}
     if metric not in _FIDS:
         return Check(**own, of="change_pct", window=study.windows.late if even else None)
     steps = metric_curve(baseline, metric).index.intersection(metric_curve(variant, metric).index)
@@ -181,7 +182,7 @@ def _interval(check: Check, found: Estimate, undecided: bool) -> str:
     digits, end = (1, " %") if check.of == "change_pct" or check.statistic == "drop_pct" else (2, "")
     sign = "+" if check.of != "value" else ""
     ends = {"within these runs": found.within, "over seeds": found.seeds}
-    known = {what: ends for what, ends in ends.items() if ends}
+    known = {what: interval for what, interval in ends.items() if interval}
     several = len(known) > 1
     said = [
         f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}{end}"
@@ -199,7 +200,8 @@ def _interval(check: Check, found: Estimate, undecided: bool) -> str:
 
 def _alone(metric: str, arm: Arm, selection: Selection) -> str:
     """An arm's last FID, or how far another metric falls from the early to the late window."""
-    windows, own = selection.study.windows, {"metric": metric, "arm": arm.experiment, "at_most": 0.0}
+    windows = selection.study.windows
+    own: dict[str, Any] = {"metric": metric, "arm": arm.experiment, "at_most": 0.0}
     if metric in _FIDS:
         check = Check(**own, statistic="last")
     else:
