@@ -182,7 +182,7 @@ def _interval(check: Check, found: Estimate, undecided: bool) -> str:
     digits, end = (1, " %") if check.of == "change_pct" or check.statistic == "drop_pct" else (2, "")
     sign = "+" if check.of != "value" else ""
     ends = {"within these runs": found.within, "over seeds": found.seeds}
-    known = {what: ends for what, ends in ends.items() if ends}
+    known = {what: interval for what, interval in ends.items() if interval}
     several = len(known) > 1
     said = [
         f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}{end}"
