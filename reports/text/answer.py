@@ -7,7 +7,7 @@ from typing import Any
 from ddpm.metrics import Z95
 from ddpm.metrics.table import axis_label
 from reports.experiments import Check
-from reports.experiments.selection import Arm, Selection
+from reports.experiments.selection import Arm, Selection, differing_schedules
 from reports.judging.checks import estimated, span
 from reports.judging.judge import side
 from reports.protocols import protocol_difference
@@ -17,6 +17,7 @@ from reports.stats.intervals import Estimate
 from reports.stats.statistics import COMMON, NEUTRAL, TRAINED, standard_error, unlike, weightings_differ
 from reports.text.verdicts import number
 
+_OF_TIMESTEPS = (TRAINED, COMMON, "train/mse", "train/loss")  # means over the schedule's timesteps
 _LINES = 3  # sentences in an answer
 _MOST = 3  # variants in a sentence
 _NAMES = {
@@ -98,7 +99,7 @@ def _sentence(metric: str, there: Sequence[Arm], selection: Selection) -> Senten
         clauses = [_alone(metric, arm, selection) for arm in there[:_MOST]]
     else:
         assert baseline is not None
-        clauses = [_compared(metric, baseline, variant, selection) for variant in variants[:_MOST]]
+        clauses = ["; ".join(_compared(metric, baseline, variant, selection) for variant in variants[:_MOST])]
         clauses += _caveats(metric, [baseline, *variants[:_MOST]])
     lacking = [arm.experiment for arm in selection.arms if arm not in there]
     clauses += [f"Not measured in {', '.join(lacking)}"] if lacking else []
@@ -110,7 +111,7 @@ def _sentence(metric: str, there: Sequence[Arm], selection: Selection) -> Senten
 def _caveats(metric: str, arms: Sequence[Arm]) -> list[str]:
     if metric == TRAINED and weightings_differ(arms):
         return ["Each is the trace of the arm's own weighted loss, so part of the difference is the weighting's scale"]
-    if keys := unlike(arms) if metric in (TRAINED, COMMON, "train/mse", "train/loss") else []:
+    if keys := unlike(arms) if metric in _OF_TIMESTEPS else []:
         return [f"The arms differ in {', '.join(keys)}, so their losses are different functions"]
     return []
 
@@ -125,6 +126,8 @@ def _compared(metric: str, baseline: Arm, variant: Arm, selection: Selection) ->
     mixed = metric in SCORES and protocol_difference(pair, metric) is not None
     if mixed and not selection.study.compares_protocols:
         return f"{v} is not compared with {b}: measured under different protocols"
+    if metric in _OF_TIMESTEPS and differing_schedules([baseline.config, variant.config]):
+        return f"{v} is not compared with {b}: the schedules differ, and the loss is another function under each"
     check = _check(metric, baseline, variant, selection)
     found = estimated(check, selection)
     if found.number is None:

@@ -2,7 +2,7 @@
 
 import math
 
-from reports.experiments.selection import Arm, Selection
+from reports.experiments.selection import Arm, Selection, differing_schedules
 from reports.protocols import protocol_difference
 from reports.stats.statistics import COMMON, NEUTRAL, TRAINED, Comparison, compare, curve, weightings_differ
 from reports.text.verdicts import pairs
@@ -32,6 +32,9 @@ def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]
         NEUTRAL: "Hessian trace of the neutral loss",
         "train/mse": "unweighted loss",
     }
+    schedules = differing_schedules([baseline.config, variant.config])
+    if schedules:
+        names = {NEUTRAL: names[NEUTRAL]}
     found = {metric: compare(baseline, variant, metric, selection.study.windows) for metric in names}
     changes = {
         metric: of.change_of_means_pct if metric == "train/mse" else of.mean_change_pct
@@ -43,6 +46,8 @@ def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]
         for metric, change in changes.items()
         if math.isfinite(change)
     ]
+    if schedules:
+        said.append(f"other losses are not compared, as the schedules differ ({schedules})")
     return [*said, *_fid(baseline, variant)] or ["no metric was logged in both"]
 
 
