@@ -192,6 +192,28 @@ def _say(what: str) -> None:
     print(f"W&B's own settings that are not used: {what}")
 
 
+# --- artifacts ---
+
+
+def add_reference(artifact: Any, name: str, address: str) -> None:
+    """Add an entry that names something outside W&B. `Artifact.add_reference` does too, and warns about addresses that
+    it does not know."""
+    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+
+    artifact.manifest.add_entry(ArtifactManifestEntry(path=name, ref=address, digest=address, size=0))
+
+
+def use_new(run: Any, artifact: Any) -> None:
+    """Log an artifact and mark it as used by the run; if an equal one exists, that one is used.
+
+    Publicly the client refuses this offline, although its file can hold it and `wandb sync` uploads it.
+    """
+    if run.settings.mode == "offline":
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    else:
+        run.use_artifact(artifact)
+
+
 # --- its folder and its process ---
 
 

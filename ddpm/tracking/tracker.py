@@ -63,6 +63,7 @@ class Tracker:
         folder.note_session({"wandb": self._run.path, "wandb_mode": self._run.mode, "wandb_files": self._run.files})
         print(f"W&B: {self._run.mode} ({self._run.why}), run {self._run.id}, {self._run.where}")
         self._run.log_artifact("config", folder.path / "config.yaml", ["latest"])
+        self._run.use_data()
         return folder.rows
 
     def _continue(self, facts: dict[str, Any], session: dict[str, Any]) -> None:

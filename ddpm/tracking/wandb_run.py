@@ -19,6 +19,7 @@ from ddpm.errors import UserError, first_line, one_line
 from ddpm.metrics.table import CURVES, STEP
 from ddpm.tracking import client, staged
 
+DATA = "dataset"  # type of the artifact that names a data set
 FLUSH_S = 1.0  # a kill loses the last seconds; W&B's default is 15
 _SILENCE = ("Timed out", "deadline exceeded")  # W&B's words for a server that does not answer
 _STOP_S = 10.0  # patience with the server after a signal: the machine may go soon
@@ -159,9 +160,8 @@ class WandbRun:
         def hand_over() -> None:
             import wandb
 
-            artifact = wandb.Artifact(
-                f"{self.id}-{kind}", type=kind, metadata={"experiment": self._record.get("experiment")}
-            )
+            about = {"experiment": self._record.get("experiment"), "data": self._record.get("data")}
+            artifact = wandb.Artifact(f"{self.id}-{kind}", type=kind, metadata=about)
             # W&B uploads from its own copy, because the run folder may be replaced or moved before that.
             artifact.add_file(str(path))
             staged.note(self._folder, artifact)
@@ -172,6 +172,20 @@ class WandbRun:
                     self._keep_newest()
 
         self._queue.put((f"{kind} {path.name}", hand_over))
+
+    def use_data(self) -> None:
+        """Mark the data set as used by this run: an artifact that names it, without its images."""
+        about = data_of(self._record)
+
+        def hand_over() -> None:
+            import wandb
+
+            artifact = wandb.Artifact(f"data-{about['dataset']}-{about['split']}", type=DATA, metadata=about)
+            client.add_reference(artifact, "images", f"ddpm-images:{about['digest']}")
+            client.use_new(self._run, artifact)
+
+        if about:
+            self._queue.put(("the data set's reference", hand_over))
 
     def summarise(self, values: dict[str, Any]) -> None:
         """Set summary values."""
@@ -261,6 +275,13 @@ class WandbRun:
     def _close(self, exit_code: int) -> None:
         with contextlib.suppress(Exception):  # the service may have been ended meanwhile
             self._run.finish(exit_code=exit_code)
+
+
+def data_of(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's data set for W&B: name, split, subset, number of images, digest; empty if unknown."""
+    found = record.get("data") or {}
+    settings = record["config"]["data"]
+    return {key: settings.get(key) for key in ("dataset", "split", "subset")} | found if found else {}
 
 
 def answers(server: str) -> bool:
