@@ -40,7 +40,8 @@ from ddpm.models.stored import load_checkpoint, weights_of
 from ddpm.models.trained import Trained, find_checkpoint, load_trained
 from ddpm.runtime.cache import kept, use_folder
 from ddpm.runtime.checkpoint import digest
-from ddpm.tracking.record import note_evaluation
+from ddpm.tracking import derived
+from ddpm.tracking.amend import send_noted
 
 COLUMNS = (
     *("experiment", "run", "step", "checkpoint", "weights", "sampler", "nfe", "spacing", "x0_limit", "n", "seed"),
@@ -121,6 +122,7 @@ def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
     """Evaluate every point of a checkpoint that is not there yet, record it in the run, and print its scores."""
     trained, evaluator, images = prepare(checkpoint, request)
     content = file_digest(checkpoint)
+    noted = []
     for plan in request.plans:
         samples_key = samples_key_of(content, evaluator, plan, request)
         assert evaluator.reference
@@ -137,10 +139,13 @@ def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
             _write(path, json.dumps(rows) + "\n")
         if checkpoint.parent.name == "checkpoints":
             inside = {"checkpoint": f"checkpoints/{checkpoint.name}"}  # the folder may be moved
-            note_evaluation(checkpoint.parents[1], trained.step, key, [row | inside for row in rows])
+            derived.note(checkpoint.parents[1], "evaluate", trained.step, key, [row | inside for row in rows])
+            noted.append(key)
         shutil.rmtree(unfinished, ignore_errors=True)
         scores = ", ".join(f"{row['metric']} {row['value']:.4g}" for row in rows)
         print(f"{rows[0]['run']} step {trained.step}, {plan.sampler}, nfe {plan.nfe}: {scores}", flush=True)
+    if said := send_noted(checkpoint.parents[1], noted):
+        print(said)
 
 
 def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Trained, Evaluator, ImageSet]:

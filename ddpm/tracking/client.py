@@ -200,7 +200,8 @@ def add_reference(artifact: Any, name: str, address: str) -> None:
     it does not know."""
     from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
 
-    artifact.manifest.add_entry(ArtifactManifestEntry(path=name, ref=address, digest=address, size=0))
+    entry: Any = {"path": name, "ref": address, "digest": address, "size": 0}
+    artifact.manifest.add_entry(ArtifactManifestEntry(**entry))
 
 
 def use_new(run: Any, artifact: Any) -> None:

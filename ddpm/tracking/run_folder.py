@@ -9,7 +9,7 @@ diverged.json   the step whose loss or gradient was not finite
 results.jsonl   the summary of a finished run: {"cfg", "out", "_i"}
 NAME.crc        checksums of run.json, loss.jsonl and results.jsonl (ddpm/files/checksums.py)
 staged.jsonl    copies that W&B's client made (ddpm/tracking/staged.py)
-evaluations.jsonl   scores by `ddpm evaluate`: {"_i": step, "point": key, "out": [table row, ...]}
+evaluations.jsonl, probes.jsonl, drawn.jsonl    what was measured on checkpoints later (ddpm/tracking/derived.py)
 """
 
 import errno

@@ -17,7 +17,7 @@ from ddpm.config.run import Config
 from ddpm.errors import UserError, one_line
 from ddpm.metrics.table import STEP
 from ddpm.runtime.checkpoint import checkpoint_path
-from ddpm.tracking import client, staged
+from ddpm.tracking import client, derived, staged
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.tracker import send_checkpoint, send_grid
 from ddpm.tracking.wandb_run import DATA, WandbRun, answers, data_of, drop_old_versions
@@ -89,6 +89,8 @@ def sync_folder(folder: RunFolder) -> str:
         sent += [f"{len(what)} {name}{'s' * (len(what) > 1)}" for what, name in counts if what]
         sent += ["the config"] * config + ["the data set's reference"] * data
         sent = sent or ["its end"]
+    if works := derived.send(folder, at_home(folder), "online"):
+        sent.append(f"{works} run{'s' * (works > 1)} of its checkpoints")
     done = [f"uploaded {', '.join(sent)}" if sent else "everything is on the server"]
     if sent and (checkpoints or known.aliases.get("model")):  # a run without checkpoints has no versions
         done.append(_drop_old_versions(folder))

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,26 @@ def wandb_mode(wanted: str) -> tuple[str, str]:
     return "offline", f"no login found for {client.server()}; `wandb login` makes one"
 
 
+@dataclass(frozen=True)
+class Job:
+    """Work on a training's checkpoints as a W&B run of its own. type: its job type. suffix: the end of its id and name,
+    after the training's. axis: the x-axis of its charts. config: its config, instead of the training's."""
+
+    type: str
+    suffix: str
+    axis: str
+    config: dict[str, Any]
+
+
 class WandbRun:
-    """The W&B run of a run folder's record (`run.json`), started or resumed under its id.
+    """The W&B run of a run folder's record (`run.json`), started or resumed under its id; or of a `job` of that run.
 
     mode: `online` or `offline`. why: the reason, for messages. An online run becomes offline if its server does not
     answer in time. Raises UserError if W&B refuses to start.
     """
 
-    def __init__(self, record: dict[str, Any], folder: Path, mode: str, why: str = "asked for"):
-        self._record, self._folder = record, folder
+    def __init__(self, record: dict[str, Any], folder: Path, mode: str, why: str = "asked for", job: Job | None = None):
+        self._record, self._folder, self._job = record, folder, job
         self._options = record["config"]["logging"]["wandb"]
         self.mode, self.why = mode, why
         self._run = self._start()
@@ -83,6 +95,9 @@ class WandbRun:
             "notes": options["notes"],
             "config": {**record["config"], **{k: record.get(k) for k in about}, "session": len(record["sessions"])},
         }
+        if job := self._job:
+            arguments |= {"id": f"{arguments['id']}-{job.suffix}", "name": f"{arguments['name']} {job.suffix}"}
+            arguments |= {"job_type": job.type, "config": job.config}
         # sagemaker_disable: on SageMaker the client would give all trainings of a job the job's id.
         settings: dict[str, Any] = {
             "x_transaction_log_flush_interval": FLUSH_S,
@@ -91,7 +106,7 @@ class WandbRun:
         }
         wait = options["init_timeout_s"]
         try:
-            client.name_run(record["wandb_id"])
+            client.name_run(arguments["id"])
             if self.mode == "online":
                 try:
                     run = wandb.init(
@@ -113,6 +128,10 @@ class WandbRun:
                 f"W&B could not start in mode {self.mode} ({self.why}): {one_line(error)}. Use "
                 "--logging.wandb.mode=offline to keep the run on disk and upload it later with `ddpm sync`."
             ) from error
+        if self._job:
+            run.define_metric(self._job.axis)
+            run.define_metric("*", step_metric=self._job.axis)
+            return run
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         run.define_metric("val/fid", step_metric=STEP, summary="min,last")
@@ -153,6 +172,37 @@ class WandbRun:
             self._run.log({STEP: step, **row, **media})
 
         self._tell(tell)
+
+    def log_work(self, row: dict[str, Any], pictures: dict[str, Path], table: list[dict[str, Any]]) -> None:
+        """Log one row of a job, with pictures by key and a table for people, given as rows."""
+
+        def tell() -> None:
+            import wandb
+
+            media: dict[str, Any] = {key: wandb.Image(str(path)) for key, path in pictures.items()}
+            if table and self._job:
+                columns: list[Any] = list(dict.fromkeys(key for each in table for key in each))
+                data: list[Any] = [[each.get(column) for column in columns] for each in table]
+                # With a slash in its key the client would log another artifact each time.
+                media[f"{self._job.type}_table"] = wandb.Table(columns=columns, data=data)
+            self._run.log({**row, **media})
+
+        self._tell(tell)
+
+    def use(self, names: list[str]) -> None:
+        """Mark the first of the artifacts `NAME:ALIAS` that the server has as used by this run."""
+
+        def hand_over() -> None:
+            for name in names:
+                try:
+                    self._run.use_artifact(name)
+                    return
+                except client.failures() as error:
+                    if not client.not_found(error):
+                        raise
+            print(f"warning: the server has none of {', '.join(names)}: this run is linked to nothing")
+
+        self._queue.put((f"the use of {names[0]}", hand_over))
 
     def log_artifact(self, kind: str, path: Path, aliases: list[str]) -> None:
         """Log a file as the next version of the artifact `ID-KIND`. A server keeps only the newest and best `model`."""
