@@ -14,13 +14,13 @@ from typing import Any
 from ddpm.errors import UserError, one_line
 from ddpm.files.disk import append_line
 from ddpm.files.rows import read_objects
+from ddpm.metrics.table import SOURCE
 from ddpm.runtime.checkpoint import digest
 from ddpm.tracking import client
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.wandb_run import Job, WandbRun
 
 FILES = {"evaluate": "evaluations.jsonl", "probe": "probes.jsonl", "sample": "drawn.jsonl"}
-SOURCE = "source_run"  # in the config of these runs: the W&B id of the training. Trainings do not have it
 _NOT_SENT = ("influence", "described")  # long lists; the protocols, which the run's config has
 
 Row = dict[str, Any]
