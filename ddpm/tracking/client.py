@@ -1,10 +1,11 @@
 """Mode, server, login and folders as W&B's client reads them from the environment and its settings files.
 
 Asking the client itself avoids differences from it. Only this file uses private parts of the client, because they have
-no public counterpart; `CLIENT` is the version that they were tried with. wandb is imported late.
+no public counterpart; `CLIENTS` are the versions that they were tried with. wandb is imported late.
 """
 
 import functools
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.parse import urlparse
 
 from ddpm.errors import UserError, one_line
 
-CLIENT = "0.31"
+CLIENTS = ("0.30", "0.31")
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 # Settings of the client that name or describe one run, but outlive it in a shell or a folder.
 _OF_ONE_RUN = {
@@ -66,6 +67,14 @@ def _refusal(error: Exception) -> str:
 
 def _variable(setting: str) -> str:
     return _VARIABLES.get(setting, f"WANDB_{setting.upper()}")
+
+
+def durable(flush_s: float) -> dict[str, float]:
+    """The setting by which the client writes its file to the disk once per `flush_s` seconds. 0.30 has none."""
+    import wandb
+
+    name = "x_transaction_log_flush_interval"
+    return {name: flush_s} if name in wandb.Settings.model_fields else {}
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -142,7 +151,8 @@ def server_name() -> str:
     """The server as a folder name. All addresses of W&B's own cloud have the same name."""
     from wandb.sdk.lib import urls
 
-    parts = urlparse(urls.forge_upstream_url(server()))
+    upstream = getattr(urls, "forge_upstream_url", str)  # not in 0.30
+    parts = urlparse(upstream(server()))
     return (parts.netloc + parts.path.rstrip("/")).replace(":", "-").replace("/", "-") or "server"
 
 
@@ -155,7 +165,9 @@ def logged_in() -> bool:
     now = settings()
     try:
         host = wbauth.HostUrl(now.base_url, app_url=now.app_url)
-        return wbauth.authenticate_session(host=host, source="ddpm", prompt=False, update_session=False) is not None
+        known = inspect.signature(wbauth.authenticate_session).parameters
+        asked = {"update_session": False} if "update_session" in known else {}  # not in 0.30
+        return wbauth.authenticate_session(host=host, source="ddpm", prompt=False, **asked) is not None
     except (ValueError, wandb.errors.Error) as error:
         raise UserError(f"W&B's client refuses the login for {now.base_url}: {one_line(error)}.") from None
 

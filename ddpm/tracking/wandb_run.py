@@ -99,11 +99,7 @@ class WandbRun:
             arguments |= {"id": f"{arguments['id']}-{job.suffix}", "name": f"{arguments['name']} {job.suffix}"}
             arguments |= {"job_type": job.type, "config": job.config}
         # sagemaker_disable: on SageMaker the client would give all trainings of a job the job's id.
-        settings: dict[str, Any] = {
-            "x_transaction_log_flush_interval": FLUSH_S,
-            "silent": True,
-            "sagemaker_disable": True,
-        }
+        settings: dict[str, Any] = {**client.durable(FLUSH_S), "silent": True, "sagemaker_disable": True}
         wait = options["init_timeout_s"]
         try:
             client.name_run(arguments["id"])

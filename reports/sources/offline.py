@@ -22,6 +22,7 @@ from reports.sources.record import Pictures, make_run
 from reports.sources.rows import parsed, read_config, read_history
 
 _MAGIC = b":W&B"
+_VERSION = b"\xe1\xbe\x00"  # of the file format: the header's other bytes, the same from wandb 0.21 to 0.31
 _FILE_HEADER = 7
 _BLOCK = 32768
 _CHUNK = struct.Struct("<IHB")
@@ -45,6 +46,7 @@ class _Log:
     commit: str | None = None
     notes: list[str] = field(default_factory=list)
     later: list[str] = field(default_factory=list)
+    client: str = ""
 
 
 _File = tuple[Path, Logged, _Log]
@@ -108,13 +110,20 @@ def _read_file(path: Path) -> cache.Read:
     rows: list[Any] = []
     data = path.read_bytes()
     payloads, end = read_records(data)
+    version = data[len(_MAGIC) : _FILE_HEADER]
+    if data.startswith(_MAGIC) and version != _VERSION:
+        log.notes.append(
+            f"{path.name} has the file version {version.hex()}; the known one is {_VERSION.hex()} (wandb 0.21 to "
+            "0.31), so it may be read wrongly"
+        )
     raw_summary: dict[tuple[str, ...], str] = {}
     for payload in payloads:
         record = Record()
         try:
             record.ParseFromString(payload)
         except DecodeError:
-            log.notes.append(f"{path.name}: a record does not decode; the file was read up to it")
+            by = f" (written by wandb {log.client})" if log.client else ""
+            log.notes.append(f"{path.name}: a record does not decode{by}; the file was read up to it")
             break
         _apply(record, log, rows, raw_summary)
     for keys, text in raw_summary.items():
@@ -131,6 +140,7 @@ def _read_file(path: Path) -> cache.Read:
 
 def _apply(record: Any, log: _Log, rows: list[Any], raw_summary: dict[tuple[str, ...], str]) -> None:
     kind = record.WhichOneof("record_type")
+    log.client = record.header.version_info.producer.partition("+")[0] or log.client if kind == "header" else log.client
     if kind == "history":
         row: dict[str, Any] = {}
         for item in record.history.item:
