@@ -30,7 +30,7 @@ from ddpm.diffusion.samplers import make_chain
 from ddpm.errors import Held, UserError
 from ddpm.evaluation.evaluator import Evaluator, SamplingPlan
 from ddpm.evaluation.features import file_digest, make_features
-from ddpm.evaluation.fid_error import fid_interval, frechet_influence
+from ddpm.evaluation.fid_error import fid_interval
 from ddpm.evaluation.kid_prdc import Kid
 from ddpm.evaluation.milestones import default_batch_size, ends, reference_of
 from ddpm.evaluation.sampler_check import try_sampler
@@ -229,20 +229,19 @@ def evaluate_point(
             | {"metric": metric, "value": value, "low": low, "high": high, "std": scores.get(f"{metric}_std")}
             | {"floor": floor[metric], "ceiling": ceiling[metric]}
             | {"protocol": protocol.fingerprint, "described": protocol.describe()}
-            | ({"influence": influence_of(found, evaluator)} if request.influence and metric == "fid" else {})
+            | ({"influence": influence_of(found)} if request.influence and metric == "fid" else {})
         )
     return rows
 
 
-def influence_of(found: FeatureSums, evaluator: Evaluator) -> list[float]:
+def influence_of(found: FeatureSums) -> list[float]:
     """The influence of each sample on FID, in order, to five digits: see `frechet_influence`.
 
     The samples of two points with the same noise are paired: the difference of their FIDs has the standard error
     std(influence_1 - influence_2) / sqrt(n).
     """
-    assert evaluator.reference
-    values = frechet_influence(found.sums.result(), evaluator.reference.gaussian, found.rows)
-    return [float(f"{value:.5g}") for value in values.tolist()]
+    assert found.influence is not None
+    return [float(f"{value:.5g}") for value in found.influence.tolist()]
 
 
 def gather(

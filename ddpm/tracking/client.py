@@ -166,7 +166,9 @@ def logged_in() -> bool:
     try:
         host = wbauth.HostUrl(now.base_url, app_url=now.app_url)
         known = inspect.signature(wbauth.authenticate_session).parameters
-        asked = {"update_session": False} if "update_session" in known else {}  # not in 0.30
+        if "update_session" not in known:  # 0.30 would return the login that it found first, whatever it is now
+            wbauth.unauthenticate_session(update_settings=False)
+        asked: Any = {"update_session": False} if "update_session" in known else {}  # not in 0.30
         return wbauth.authenticate_session(host=host, source="ddpm", prompt=False, **asked) is not None
     except (ValueError, wandb.errors.Error) as error:
         raise UserError(f"W&B's client refuses the login for {now.base_url}: {one_line(error)}.") from None
@@ -214,6 +216,11 @@ def add_reference(artifact: Any, name: str, address: str) -> None:
 
     entry: Any = {"path": name, "ref": address, "digest": address, "size": 0}
     artifact.manifest.add_entry(ArtifactManifestEntry(**entry))
+
+
+def artifact_of(table: Any) -> Any:
+    """The artifact in which the client has logged a table; None if it does not tell."""
+    return getattr(getattr(table, "_artifact_target", None), "artifact", None)
 
 
 def use_new(run: Any, artifact: Any) -> None:

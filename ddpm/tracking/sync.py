@@ -106,7 +106,8 @@ def _send(folder: RunFolder, known: _Known, rows: list[int], grids: list[int], c
     if run.mode == "online":
         for step in rows:
             grid = folder.grid_path(step)
-            run.log(step, folder.rows[step], grid if grid.is_file() and step not in known.steps else None)
+            media = [p if p.is_file() and step not in known.steps else None for p in (grid, folder.table_path(step))]
+            run.log(step, folder.rows[step], *media)
         for step in grids:
             send_grid(run, folder, step)
         newest = max(_milestones(folder), default=0)

@@ -5,6 +5,7 @@ client first asks the server about each one. `ddpm sync` uploads anything that a
 """
 
 import contextlib
+import json
 import os
 import queue
 import threading
@@ -20,6 +21,7 @@ from ddpm.errors import UserError, first_line, one_line
 from ddpm.metrics.table import CURVES, STEP
 from ddpm.tracking import client, staged
 
+TABLE = "sample_table"  # a slash in this key would make another artifact at each step
 DATA = "dataset"  # type of the artifact that names a data set
 FLUSH_S = 1.0  # a kill loses the last seconds; W&B's default is 15
 _SILENCE = ("Timed out", "deadline exceeded")  # W&B's words for a server that does not answer
@@ -157,15 +159,19 @@ class WandbRun:
 
     # --- recording; nothing here waits ---
 
-    def log(self, step: int, row: dict[str, Any], grid: Path | None = None) -> None:
-        """Log one row of metrics, and the step's sample grid."""
+    def log(self, step: int, row: dict[str, Any], grid: Path | None = None, table: Path | None = None) -> None:
+        """Log one row of metrics, and the step's sample grid and sample table."""
 
         def tell() -> None:
             import wandb
 
             caption = f"{self._record['run_id']}, step {step}"
-            media = {"samples/grid": wandb.Image(str(grid), caption=caption)} if grid else {}
+            media: dict[str, Any] = {"samples/grid": wandb.Image(str(grid), caption=caption)} if grid else {}
+            if table:
+                media[TABLE] = sample_table(step, table)
             self._run.log({STEP: step, **row, **media})
+            if table and (made := client.artifact_of(media[TABLE])):
+                staged.note(self._folder, made)
 
         self._tell(tell)
 
@@ -321,6 +327,23 @@ class WandbRun:
     def _close(self, exit_code: int) -> None:
         with contextlib.suppress(Exception):  # the service may have been ended meanwhile
             self._run.finish(exit_code=exit_code)
+
+
+def sample_table(step: int, path: Path) -> Any:
+    """The sample table in a run folder (see `RunFolder.save_table`) as a W&B table."""
+    import wandb
+    from PIL import Image
+
+    rows = json.loads(path.read_bytes())
+    columns: list[Any] = ["step", "sample", *rows[0], "nearest image"]  # the last only if it is shown
+    data = []
+    with Image.open(path.with_suffix(".png")) as picture:
+        size = picture.width // len(rows)  # images are square
+        for number, row in enumerate(rows):
+            boxes = [(number * size, top, (number + 1) * size, top + size) for top in range(0, picture.height, size)]
+            sample, *nearest = [wandb.Image(picture.crop(box)) for box in boxes]
+            data.append([step, sample, *row.values(), *nearest])
+    return wandb.Table(columns=columns[: len(data[0])], data=data)
 
 
 def data_of(record: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from wandb_standin import RunRecord, StandIn
 KEY = "k" * 40
 PORT = "http://wb.example:8443"
 SHORT = (*PLAIN, "--train.total_steps=2", "--checkpoint.every=2")
-SCORED = ("--curvature.enabled=false", "--eval.recon.enabled=false")
+SCORED = ("--curvature.enabled=false", "--eval.recon.enabled=false", "--eval.sample_table.rows=0")
 # Variables from an earlier run that a shell, notebook or folder may still have.
 LEFT_OVER = {
     "WANDB_RUN_ID": "myrun",
@@ -339,7 +339,7 @@ def test_checkpoints_can_stay_out_of_it(tmp_path: Path, server: StandIn) -> None
     assert sizes and checkpoint.stat().st_size not in sizes
     (line,) = sync(folder)
     assert "uploaded W&B's files" in line
-    assert {a.type for a in server.artifacts} == {"config", "samples"}
+    assert {a.type for a in server.artifacts} == {"config", "dataset", "samples"}
     assert list(sync(folder)) == [f"{folder}: everything is on the server"]
     server.runs.clear()
     server.artifacts_by_id.clear()

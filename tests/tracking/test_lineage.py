@@ -12,7 +12,7 @@ from ddpm.training.loop import train
 from tests.training.test_train import tiny
 from wandb_standin import StandIn
 
-UNMEASURED = ("--curvature.enabled=false", "--eval.recon.enabled=false", "--eval.final.enabled=false")
+UNMEASURED = tuple(f"--{part}.enabled=false" for part in ("curvature", "eval.recon", "eval.final"))
 Edge = tuple[str, str, str, str]
 
 
