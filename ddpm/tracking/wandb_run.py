@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import UserError, first_line, one_line
-from ddpm.metrics.table import CURVES, STEP
+from ddpm.metrics.table import CURVES, STEP, TABLE
 from ddpm.tracking import client, staged
 
-TABLE = "sample_table"  # a slash in this key would make another artifact at each step
 DATA = "dataset"  # type of the artifact that names a data set
 FLUSH_S = 1.0  # a kill loses the last seconds; W&B's default is 15
 _SILENCE = ("Timed out", "deadline exceeded")  # W&B's words for a server that does not answer
@@ -336,7 +335,7 @@ def sample_table(step: int, path: Path) -> Any:
 
     rows = json.loads(path.read_bytes())
     columns: list[Any] = ["step", "sample", *rows[0], "nearest image"]  # the last only if it is shown
-    data = []
+    data: list[Any] = []
     with Image.open(path.with_suffix(".png")) as picture:
         size = picture.width // len(rows)  # images are square
         for number, row in enumerate(rows):
