@@ -177,10 +177,10 @@ def _parallel(keys: Sequence[str]) -> Any:
     """Parallel coordinates: config keys, then the common loss's trace and FID."""
     import wandb_workspaces.reports.v2 as wr
 
-    ends = (wr.SummaryMetric("curvature/ref_trace_mean"), wr.SummaryMetric(LOWEST_FID))
+    ends: Any = (wr.SummaryMetric("curvature/ref_trace_mean"), wr.SummaryMetric(LOWEST_FID))
     return wr.ParallelCoordinatesPlot(
         title="from configs to FID",
-        columns=[wr.ParallelCoordinatesPlotColumn(metric) for metric in (*map(wr.Config, keys), *ends)],
+        columns=[wr.ParallelCoordinatesPlotColumn(metric) for metric in [*map(wr.Config, keys), *ends]],
     )
 
 

@@ -34,8 +34,8 @@ def publish(selection: Selection, folder: Path, figures: Sequence[Figure], path:
     """Save the report in `folder` (`figures/*.png` and the `FILES` that it has) as a W&B Report; returns its address.
 
     path: the W&B project `ENTITY/PROJECT`. Its run `report-EXPERIMENT` holds the figures as images, the files as an
-    artifact, and in its config the id of the W&B Report; it uses what it compared. A later call replaces that report, even if it was renamed, and
-    makes another if it was deleted.
+    artifact, and in its config the id of the W&B Report; it uses what it compared. A later call replaces that report,
+    even if it was renamed, and makes another if it was deleted.
 
     Raises UserError: no login, no such project, no permission, the server does not answer. Nothing is then written.
     """
@@ -109,6 +109,13 @@ def _use_compared(run: Any, selection: Selection, entity: str, project: str) -> 
     for artifact in {one.id: one for one in (*used, *kept, *tables)}.values():
         run.use_artifact(artifact)
     return len(wanted - set().union(*(found[training] for training in compared)))
+
+
+def _rests_on(artifact: Any) -> bool:
+    """Whether a report rests on this artifact of a run."""
+    if artifact.type == "model":
+        return bool({"best", "latest"} & {*artifact.aliases})
+    return artifact.type == "config" or (artifact.type == "run_table" and "evaluate_table" in artifact.name)
 
 
 def _upload(run: Any, study: Study, folder: Path, figures: Sequence[Figure]) -> None:
