@@ -102,11 +102,7 @@ def _use_compared(run: Any, selection: Selection, entity: str, project: str) -> 
     evaluations = [work for work in api.runs(path, filters={"jobType": "evaluate"}) if work.config.get(SOURCE) in ids]
     used = [artifact for training in compared for artifact in training.used_artifacts()]
     logged = [artifact for one in (*compared, *evaluations) for artifact in one.logged_artifacts()]
-    kept = [
-        one for one in logged if one.type == "config" or (one.type == "model" and {"best", "latest"} & {*one.aliases})
-    ]
-    tables = [one for one in logged if one.type == "run_table" and "evaluate_table" in one.name]
-    for artifact in {one.id: one for one in (*used, *kept, *tables)}.values():
+    for artifact in {one.id: one for one in (*used, *filter(_rests_on, logged))}.values():
         run.use_artifact(artifact)
     return len(wanted - set().union(*(found[training] for training in compared)))
 

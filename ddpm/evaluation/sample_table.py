@@ -49,6 +49,7 @@ class Shown:
             return None
         nearest = distance = None
         if reference.rows is not None and reference.positions is not None:
-            distance, row = torch.cdist(found.rows[:k].double(), reference.rows.double()).min(dim=1)
+            exact = "donot_use_mm_for_euclid_dist"  # equal features have distance 0
+            distance, row = torch.cdist(found.rows[:k], reference.rows, compute_mode=exact).min(dim=1)
             nearest = reference.positions[row]
         return SampleTable(self.index[:k], torch.stack(self._images), found.influence[:k], nearest, distance)
