@@ -106,8 +106,9 @@ def evaluate(request: Request) -> Path:
         with FileLock(request.out / ".lock", timeout=0):
             for checkpoint in checkpoints[1:]:
                 prepare(checkpoint, request, quiet=True)  # raises its errors now; the first checkpoint comes next
+            noted: dict[Path, list[str]] = {}
             for checkpoint in checkpoints:
-                evaluate_checkpoint(checkpoint, request)
+                noted.setdefault(checkpoint.parent.parent, []).extend(evaluate_checkpoint(checkpoint, request))
                 rows = write_table(request.out)
             if any(row["metric"] == "fid" for row in rows):
                 draw_frontier([row for row in rows if row["metric"] == "fid"], request.out / "frontier.png")
@@ -115,11 +116,15 @@ def evaluate(request: Request) -> Path:
         raise Held(f"Another process is evaluating into {request.out}. Wait for it, or give another --out.") from None
     except OSError as error:
         raise UserError(f"{request.out} cannot be written: {error.strerror or error}. Finished points stay.") from error
+    for folder, points in noted.items():
+        if said := send_noted(folder, points):
+            print(said)
     return request.out / "evaluations.csv"
 
 
-def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
-    """Evaluate every point of a checkpoint that is not there yet, record it in the run, and print its scores."""
+def evaluate_checkpoint(checkpoint: Path, request: Request) -> list[str]:
+    """Evaluate every point of a checkpoint that is not there yet, record it in the run, and print its scores. Returns
+    the points that are recorded in its run."""
     trained, evaluator, images = prepare(checkpoint, request)
     content = file_digest(checkpoint)
     noted = []
@@ -144,8 +149,7 @@ def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         scores = ", ".join(f"{row['metric']} {row['value']:.4g}" for row in rows)
         print(f"{rows[0]['run']} step {trained.step}, {plan.sampler}, nfe {plan.nfe}: {scores}", flush=True)
-    if said := send_noted(checkpoint.parents[1], noted):
-        print(said)
+    return noted
 
 
 def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Trained, Evaluator, ImageSet]:

@@ -3,10 +3,12 @@
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from ddpm.errors import UserError, one_line
 from ddpm.tracking import derived
 from ddpm.tracking.open_run import possible_mode
+from ddpm.tracking.record import read_record
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.sync import at_home, sync_folder
 from ddpm.tracking.wandb_run import WandbRun
@@ -23,7 +25,7 @@ def send_amended(folder: RunFolder, new: Collection[int]) -> str:
         return ""
     later = f"to send them to W&B: ddpm sync {folder.path}"
     try:
-        mode, why = _mode(folder)
+        mode, why = _mode(folder.record)
         if mode == "online":
             return f"W&B: {sync_folder(folder)}"
     except UserError as error:
@@ -48,23 +50,23 @@ def send_noted(path: Path, points: Collection[str]) -> str:
         return ""
     later = f"to send it to W&B: ddpm sync {path}"
     try:
+        mode, _ = _mode(read_record(path))
+        if mode == "disabled":
+            return ""
         with RunFolder.at(path) as folder:
-            mode, _ = _mode(folder)
             if mode == "online":
                 return f"W&B: {sync_folder(folder)}"
-            if mode == "offline":
-                derived.send(folder, at_home(folder), mode, points)
-                return later
-            return ""
+            derived.send(folder, at_home(folder), mode, points)
+            return later
     except UserError as error:
         return f"warning: W&B does not have this yet: {one_line(error)}.\n{later}"
 
 
-def _mode(folder: RunFolder) -> tuple[str, str]:
-    """(mode, why) for numbers that are added to a run. Raises UserError as `possible_mode` does."""
-    wanted = folder.record["config"]["logging"]["wandb"]["mode"]
+def _mode(record: dict[str, Any]) -> tuple[str, str]:
+    """(mode, why) for numbers that are added to a record's run. Raises UserError as `possible_mode` does."""
+    wanted = record["config"]["logging"]["wandb"]["mode"]
     mode, why = possible_mode(wanted)
-    been_online = any(session.get("wandb_mode") == "online" for session in folder.record["sessions"])
+    been_online = any(session.get("wandb_mode") == "online" for session in record["sessions"])
     if mode == "online" and wanted == "auto" and "WANDB_MODE" not in os.environ and not been_online:
         return "offline", "the run was offline so far"  # a login alone does not upload it
     return mode, why

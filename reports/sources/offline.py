@@ -69,6 +69,8 @@ def read(found: list[Path]) -> list[Run]:
         else:
             by_id[log.id].append((path, rows, log))
     runs = {id: _merge(sorted(files, key=_started)) for id, files in by_id.items()}
+    if alone := later.keys() - runs.keys():
+        print(f"warning: evaluations or probes of {len(alone)} run(s) are left out: their trainings are not there")
     return [with_later(run, later[id]) for id, run in runs.items()]
 
 
