@@ -21,6 +21,8 @@ KEY = "x" * 40  # the client accepts no shorter one
 
 def _inspect(folder: Path, *flags: str) -> str:
     """What W&B's own tool reads from a run's file."""
+    if wandb.__version__.startswith("0.30."):
+        pytest.skip("wandb 0.30 has no `leet inspect`")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *flags, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
