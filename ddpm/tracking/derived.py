@@ -69,6 +69,7 @@ def works(folder: Path, record: dict[str, Any]) -> list[Work]:
             known = record.get("data") or {}
             config = {SOURCE: record["wandb_id"], "trained": _of_training(record), "data_digest": known.get("digest")}
             work = found.setdefault(suffix, Work(Job(job, suffix, axis, config | about)))
+            work.job.config.get("protocols", {}).update(about.get("protocols", {}))
             work.steps.add(step)
             for key, row in rows:
                 work.rows[key] = row | {"key": key}
