@@ -21,6 +21,7 @@ from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.wandb_run import Job, WandbRun
 
 FILES = {"evaluate": "evaluations.jsonl", "probe": "probes.jsonl", "sample": "drawn.jsonl"}
+_CALLED = {"evaluate": "evaluation", "probe": "probe", "sample": "sample"}
 _NOT_SENT = ("influence", "described")  # long lists; the protocols, which the run's config has
 
 Row = dict[str, Any]
@@ -51,7 +52,7 @@ def note(folder: Path, job: str, step: int, point: str, out: Any, how: Any = Non
         elif not content.endswith(b"\n"):
             append_line(path, "")  # a kill took the last line's end
     except OSError as error:
-        print(f"warning: this is not noted in {path}: {error.strerror or error}")
+        print(f"warning: the {_CALLED[job]} is not noted in {path}: {error.strerror or error}")
 
 
 def works(folder: Path, record: dict[str, Any]) -> list[Work]:
@@ -59,7 +60,7 @@ def works(folder: Path, record: dict[str, Any]) -> list[Work]:
     found: dict[str, Work] = {}
     for job, name in FILES.items():
         path = folder / name
-        for _, line in read_objects(path.read_bytes().splitlines(), {}) if path.exists() else ():
+        for _, line in read_objects(path.read_bytes().splitlines(), {}) if path.is_file() else ():
             try:
                 made = {"evaluate": _evaluated, "probe": _probed, "sample": _drawn}[job](line, folder)
                 suffix, axis, about, rows = made
