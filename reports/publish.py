@@ -13,6 +13,7 @@ import wandb
 import wandb_workspaces.expr as expr
 import wandb_workspaces.reports.v2 as wr
 
+from ddpm.metrics.table import SOURCE
 from ddpm.tracking import client
 from reports.dashboard import TIMEOUT_S, line_plots, saving, training_runs
 from reports.experiments import Study
@@ -34,8 +35,8 @@ def publish(selection: Selection, folder: Path, figures: Sequence[Figure], path:
     """Save the report in `folder` (`figures/*.png` and the `FILES` that it has) as a W&B Report; returns its address.
 
     path: the W&B project `ENTITY/PROJECT`. Its run `report-EXPERIMENT` holds the figures as images, the files as an
-    artifact, and in its config the id of the W&B Report. A later call replaces that report, even if it was renamed, and
-    makes another if it was deleted.
+    artifact, and in its config the id of the W&B Report; it uses what it compared. A later call replaces that report,
+    even if it was renamed, and makes another if it was deleted.
 
     Raises UserError: no login, no such project, no permission, the server does not answer. Nothing is then written.
     """
@@ -43,13 +44,17 @@ def publish(selection: Selection, folder: Path, figures: Sequence[Figure], path:
     with saving(f"report of {study.name}", path):
         entity, project, _ = training_runs(study, path)
         with _report_run(study, entity, project) as run:
+            absent = _use_compared(run, selection, entity, project)
             _upload(run, study, folder, figures)
             report = wandb_report(study, folder, entity, project)
             known = run.config.get("report", "")
             report.id = known if known in _report_ids(entity, project) else ""
             report.save()
             run.config.update({"report": report.id}, allow_val_change=True)
-        return str(report.url)
+        address = str(report.url)
+    if absent:
+        print(f"note: {absent} of the runs compared are not in wandb:{path}; the report is not linked to them there")
+    return address
 
 
 # ---- the run that holds figures and files ----------------------------------------------------------------
@@ -83,6 +88,31 @@ def _report_run(study: Study, entity: str, project: str) -> Iterator[Any]:
 
 def _run_id(study: Study) -> str:
     return f"report-{study.name}"
+
+
+def _use_compared(run: Any, selection: Selection, entity: str, project: str) -> int:
+    """Mark as used by the report run what it compared: of each training its data set, config, best and last checkpoint,
+    and the tables of its evaluations. Returns how many of the compared runs the project does not have."""
+    api: Any = wandb.Api(timeout=TIMEOUT_S)
+    path, study = f"{entity}/{project}", selection.study
+    wanted = {one.id for arm in (*selection.arms, *selection.context) for one in arm.runs}
+    filters = {"config.experiment": {"$in": [*study.arms, *study.context]}}
+    found = {training: {training.id, training.config.get("run_id")} for training in api.runs(path, filters=filters)}
+    compared = [training for training, names in found.items() if names & wanted]
+    ids = {training.id for training in compared}
+    evaluations = [work for work in api.runs(path, filters={"jobType": "evaluate"}) if work.config.get(SOURCE) in ids]
+    used = [artifact for training in compared for artifact in training.used_artifacts()]
+    logged = [artifact for one in (*compared, *evaluations) for artifact in one.logged_artifacts()]
+    for artifact in {one.id: one for one in (*used, *filter(_rests_on, logged))}.values():
+        run.use_artifact(artifact)
+    return len(wanted - set().union(*(found[training] for training in compared)))
+
+
+def _rests_on(artifact: Any) -> bool:
+    """Whether a report rests on this artifact of a run."""
+    if artifact.type == "model":
+        return bool({"best", "latest"} & {*artifact.aliases})
+    return artifact.type == "config" or (artifact.type == "run_table" and "evaluate_table" in artifact.name)
 
 
 def _upload(run: Any, study: Study, folder: Path, figures: Sequence[Figure]) -> None:

@@ -14,6 +14,7 @@ from reports.judging.checks import claim_numbers
 from reports.long_table import tidy
 from reports.protocols import check_all_protocols
 from reports.sources import open_source
+from reports.stats.later import later_numbers
 from reports.stats.statistics import numbers
 from reports.text.markup import write_page
 from reports.text.pages import markdown_page
@@ -62,8 +63,8 @@ def make_report(
     figures: list[Figure] = []
 
     def fill(draft: Path) -> None:
-        table, claims = numbers(selection), claim_numbers(selection)
-        (pd.concat([table, claims]) if len(claims) else table).to_csv(draft / "numbers.csv", index=False)
+        table, *more = numbers(selection), claim_numbers(selection), later_numbers(selection)
+        pd.concat([table, *(part for part in more if len(part))]).to_csv(draft / "numbers.csv", index=False)
         shown = [run for arm in (*selection.arms, *selection.context) for run in arm.runs]
         tidy(shown).to_parquet(draft / "data.parquet", compression="zstd", index=False)
         figures.extend(draw_all(selection, draft / "figures", allow_mixed_protocols))

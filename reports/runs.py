@@ -26,6 +26,22 @@ DEFAULTS: dict[str, Any] = {"loss.weighting": "constant"}
 _MOST_ROWS = 10_000_000  # rows of longer runs are not counted
 
 
+@dataclass(frozen=True)
+class Later:
+    """A number that was measured on a checkpoint after the training.
+
+    metric: `evaluate/fid`, or `probe/` and a key of `curvature/`. setting: how it was measured, in one word. low, high:
+    its 95 % interval, if known.
+    """
+
+    step: int
+    metric: str
+    setting: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """One training with one seed. Equal only to itself, so that results can be cached by run.
@@ -35,6 +51,7 @@ class Run:
     logged there, by step. `fingerprints`: FID metric -> protocol fingerprint. `protocols`: fingerprint -> description.
     `grids`: step -> PNG file. `state`: `finished` or `unfinished`. `notes`: how the run was read, for the report
     (skipped lines, values that are not finite). `url`: the page on W&B's server of a run that was read from there.
+    `later`: what was measured on its checkpoints afterwards, in order.
     """
 
     id: str
@@ -54,6 +71,7 @@ class Run:
     lists: Lists = field(default_factory=dict)
     nan_steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     url: str | None = None
+    later: tuple[Later, ...] = ()
 
     def protocol_of(self, metric: str) -> str:
         """Fingerprint of the protocol behind `metric`; `unrecorded-unknown` if it is not known."""

@@ -143,7 +143,8 @@ class Mutation(Type):
     def commit_artifact(self, artifact_id: str) -> dict[str, Any]:
         record = self._server.artifacts_by_id[artifact_id]
         record.manifest = json.loads(self._server.blobs[f"manifests/{artifact_id}"])
-        missing = [n for n, e in record.files.items() if self._server.blob_path(e["digest"]) not in self._server.blobs]
+        places = {name: self._server.blob_path(entry["digest"]) for name, entry in record.own_files.items()}
+        missing = [name for name, place in places.items() if place not in self._server.blobs]
         if missing:
             raise RefusedError(f"artifact {record.collection} is committed without {missing}")
         record.state = "COMMITTED"
@@ -186,7 +187,8 @@ class Mutation(Type):
         return {"artifact": Artifact(self._server, record)}
 
     def use_artifact(self, artifact_id: str, project_name: str, run_name: str, **_: Any) -> dict[str, Any]:
-        self._server.runs[project_name, run_name].used_artifacts.append(artifact_id)
+        used = self._server.runs[project_name, run_name].used_artifacts
+        used.extend([artifact_id] * (artifact_id not in used))
         return {"artifact": Artifact(self._server, self._server.artifacts_by_id[artifact_id])}
 
     def upsert_sweep(

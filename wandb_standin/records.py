@@ -111,6 +111,11 @@ class ArtifactRecord:
         """The manifest's entries by file name: `digest` (MD5, base64) and `size`."""
         return self.manifest.get("contents", {})
 
+    @property
+    def own_files(self) -> dict[str, dict[str, Any]]:
+        """The entries whose bytes are here; the others are references to somewhere else."""
+        return {name: entry for name, entry in self.files.items() if "ref" not in entry}
+
 
 @dataclass
 class AlertRecord:

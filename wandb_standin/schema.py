@@ -308,7 +308,7 @@ class ArtifactCollectionMembership(Type):
         self.aliases = self.artifact.aliases
 
     def files(self, names: list[str] | None = None, after: str | None = None, first: int | None = None) -> Any:
-        entries = [(n, e) for n, e in self._record.files.items() if not names or n in names]
+        entries = [(n, e) for n, e in self._record.own_files.items() if not names or n in names]
         found = [
             File(self._server, n, path := self._server.blob_path(e["digest"]), self._server.blobs[path])
             for n, e in entries
@@ -337,7 +337,7 @@ class Artifact(Type):
         self.ttl_duration_seconds, self.ttl_is_inherited = -2, True  # no time to live is set
         self.tags = [{"__typename": "Tag", "id": global_id("Tag", t), "name": t} for t in r.tags]
         self.history_step = self.commit_hash = None
-        self.size = sum(entry["size"] for entry in r.files.values())
+        self.size = sum(entry.get("size", 0) for entry in r.files.values())
         self.file_count = len(r.files)
         self.digest_algorithm = "MANIFEST_MD5"
         self.created_at, self.updated_at = r.created_at, r.updated_at

@@ -178,8 +178,8 @@ class StandIn:
     def delete_artifact(self, record: ArtifactRecord) -> None:
         """Delete a version, and the bytes that no other version has."""
         record.state, record.aliases = "DELETED", []
-        kept = {self.blob_path(e["digest"]) for a in self.artifacts for e in a.files.values()}
-        for entry in record.files.values():
+        kept = {self.blob_path(e["digest"]) for a in self.artifacts for e in a.own_files.values()}
+        for entry in record.own_files.values():
             if self.blob_path(entry["digest"]) not in kept:
                 self.blobs.pop(self.blob_path(entry["digest"]), None)
 

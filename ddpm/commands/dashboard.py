@@ -11,7 +11,9 @@ DESCRIPTION = (
 
 def arguments(verb: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    verb.add_argument("experiment", metavar="EXP", help="experiment name, such as e6")
+    verb.add_argument(
+        "experiment", metavar="EXP", help="experiment name, such as e6; or sweep:ID, a sweep on W&B's server"
+    )
     verb.add_argument(
         "--from",
         dest="source",

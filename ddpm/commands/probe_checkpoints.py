@@ -18,10 +18,11 @@ from ddpm.errors import Held, UserError
 from ddpm.files.disk import require_file, sync, write_whole, written
 from ddpm.models.build import make_model, objective_of, schedule_of
 from ddpm.models.stored import load_checkpoint, weights_of
-from ddpm.runtime.checkpoint import list_checkpoints, no_checkpoints
+from ddpm.runtime.checkpoint import digest, list_checkpoints, no_checkpoints
 from ddpm.runtime.environment import choose_device
 from ddpm.runtime.signals import StopSignals
-from ddpm.tracking.amend import send_amended
+from ddpm.tracking import derived
+from ddpm.tracking.amend import send_amended, send_noted
 from ddpm.tracking.run_folder import RunFolder
 
 # The keys of `curvature` that a method's numbers depend on, besides those of the draws.
@@ -59,7 +60,7 @@ def probe(source: Path, overrides: Sequence[str], data: str | None, device: str,
     checkpoints = [_described(checkpoint, cfg.curvature.weights) for checkpoint in found]
     if out is not None:
         run_id = resolve([(str(found[0]), stored)], []).run_id  # without the overrides: they do not change the run
-        return _into_file(_Measuring(cfg, device), checkpoints, out, run_id)
+        return _into_file(_Measuring(cfg, device), checkpoints, out, run_id, path)
     assert path is not None
     folder = RunFolder.at(path)
     try:
@@ -145,7 +146,9 @@ def _into_run(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], folder:
     return f"{done} of {len(checkpoints)} checkpoints had these numbers already" if done else f"in {folder.path}"
 
 
-def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: Path, run_id: str) -> str:
+def _into_file(
+    measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: Path, run_id: str, run: Path | None
+) -> str:
     """Write a line for each checkpoint to OUT.part, then rename it to OUT. An interrupted command resumes from it."""
     cfg = measuring.cfg
     about = {
@@ -170,7 +173,18 @@ def _into_file(measuring: _Measuring, checkpoints: Sequence[_Checkpoint], out: P
     with written(out):
         sync(part)
         part.replace(out)
-    return f"{_table(sorted(found, key=lambda pair: pair[0]))}\nwritten to {out}"
+    said = f"{_table(sorted(found, key=lambda pair: pair[0]))}\nwritten to {out}"
+    return "\n".join(filter(None, (said, _note(run, about, found) if run else "")))
+
+
+def _note(run: Path, about: dict[str, Any], found: Sequence[tuple[int, Measurement]]) -> str:
+    """Note the numbers in the run's folder, and send them to W&B as a run of its own. Returns a message about it."""
+    how = {key: about[key] for key in ("images", "curvature")}
+    points = []
+    for step, measurement in found:
+        points.append(digest([how, step])[:12])
+        derived.note(run, "probe", step, points[-1], measurement.row, how)
+    return send_noted(run, points)
 
 
 def _lines(part: Path, about: dict[str, Any]) -> list[dict[str, Any]]:

@@ -84,6 +84,31 @@ def run(args: argparse.Namespace) -> None:
             _save_each(everything, args.out / "images")
         _save(make_grid(everything, nrow=max(1, round(args.n**0.5)), padding=2), grid)
     print(f"{args.n} images of {checkpoint} (step {trained.step}) by {args.sampler}, nfe {args.nfe}: {grid}")
+    if checkpoint.parent.name == "checkpoints" and (said := _note(args, checkpoint, trained.step, grid)):
+        print(said)
+
+
+def _note(args: argparse.Namespace, checkpoint: Path, step: int, grid: Path) -> str:
+    """Note the grid in the run's folder, and send it to W&B as a run of its own. Returns a message about it."""
+    import shutil
+
+    from ddpm.runtime.checkpoint import digest
+    from ddpm.tracking import derived
+    from ddpm.tracking.amend import send_noted
+
+    keys = ("n", "sampler", "nfe", "spacing", "eta", "x0_limit", "weights", "seed")
+    how = {key: getattr(args, key) for key in keys}
+    point = digest([step, how])[:12]
+    folder = checkpoint.resolve().parents[1]
+    if not (folder / "run.json").exists():
+        return ""
+    try:
+        (folder / "drawn").mkdir(exist_ok=True)
+        shutil.copyfile(grid, folder / "drawn" / f"{point}.png")
+    except OSError as error:
+        return f"warning: the grid is not noted in {folder}: {error.strerror or error}"
+    derived.note(folder, "sample", step, point, {"grid": f"drawn/{point}.png"}, how)
+    return send_noted(folder, [point])
 
 
 def _save_each(images: "Tensor", folder: Path) -> None:

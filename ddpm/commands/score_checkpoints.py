@@ -30,7 +30,7 @@ from ddpm.diffusion.samplers import make_chain
 from ddpm.errors import Held, UserError
 from ddpm.evaluation.evaluator import Evaluator, SamplingPlan
 from ddpm.evaluation.features import file_digest, make_features
-from ddpm.evaluation.fid_error import fid_interval, frechet_influence
+from ddpm.evaluation.fid_error import fid_interval
 from ddpm.evaluation.kid_prdc import Kid
 from ddpm.evaluation.milestones import default_batch_size, ends, reference_of
 from ddpm.evaluation.sampler_check import try_sampler
@@ -40,7 +40,8 @@ from ddpm.models.stored import load_checkpoint, weights_of
 from ddpm.models.trained import Trained, find_checkpoint, load_trained
 from ddpm.runtime.cache import kept, use_folder
 from ddpm.runtime.checkpoint import digest
-from ddpm.tracking.record import note_evaluation
+from ddpm.tracking import derived
+from ddpm.tracking.amend import send_noted
 
 COLUMNS = (
     *("experiment", "run", "step", "checkpoint", "weights", "sampler", "nfe", "spacing", "x0_limit", "n", "seed"),
@@ -105,8 +106,9 @@ def evaluate(request: Request) -> Path:
         with FileLock(request.out / ".lock", timeout=0):
             for checkpoint in checkpoints[1:]:
                 prepare(checkpoint, request, quiet=True)  # raises its errors now; the first checkpoint comes next
+            noted: dict[Path, list[str]] = {}
             for checkpoint in checkpoints:
-                evaluate_checkpoint(checkpoint, request)
+                noted.setdefault(checkpoint.parent.parent, []).extend(evaluate_checkpoint(checkpoint, request))
                 rows = write_table(request.out)
             if any(row["metric"] == "fid" for row in rows):
                 draw_frontier([row for row in rows if row["metric"] == "fid"], request.out / "frontier.png")
@@ -114,13 +116,18 @@ def evaluate(request: Request) -> Path:
         raise Held(f"Another process is evaluating into {request.out}. Wait for it, or give another --out.") from None
     except OSError as error:
         raise UserError(f"{request.out} cannot be written: {error.strerror or error}. Finished points stay.") from error
+    for folder, points in noted.items():
+        if said := send_noted(folder, points):
+            print(said)
     return request.out / "evaluations.csv"
 
 
-def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
-    """Evaluate every point of a checkpoint that is not there yet, record it in the run, and print its scores."""
+def evaluate_checkpoint(checkpoint: Path, request: Request) -> list[str]:
+    """Evaluate every point of a checkpoint that is not there yet, record it in the run, and print its scores. Returns
+    the points that are recorded in its run."""
     trained, evaluator, images = prepare(checkpoint, request)
     content = file_digest(checkpoint)
+    noted = []
     for plan in request.plans:
         samples_key = samples_key_of(content, evaluator, plan, request)
         assert evaluator.reference
@@ -137,10 +144,12 @@ def evaluate_checkpoint(checkpoint: Path, request: Request) -> None:
             _write(path, json.dumps(rows) + "\n")
         if checkpoint.parent.name == "checkpoints":
             inside = {"checkpoint": f"checkpoints/{checkpoint.name}"}  # the folder may be moved
-            note_evaluation(checkpoint.parents[1], trained.step, key, [row | inside for row in rows])
+            derived.note(checkpoint.parents[1], "evaluate", trained.step, key, [row | inside for row in rows])
+            noted.append(key)
         shutil.rmtree(unfinished, ignore_errors=True)
         scores = ", ".join(f"{row['metric']} {row['value']:.4g}" for row in rows)
         print(f"{rows[0]['run']} step {trained.step}, {plan.sampler}, nfe {plan.nfe}: {scores}", flush=True)
+    return noted
 
 
 def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Trained, Evaluator, ImageSet]:
@@ -232,20 +241,19 @@ def evaluate_point(
             | {"metric": metric, "value": value, "low": low, "high": high, "std": scores.get(f"{metric}_std")}
             | {"floor": floor[metric], "ceiling": ceiling[metric]}
             | {"protocol": protocol.fingerprint, "described": protocol.describe()}
-            | ({"influence": influence_of(found, evaluator)} if request.influence and metric == "fid" else {})
+            | ({"influence": influence_of(found)} if request.influence and metric == "fid" else {})
         )
     return rows
 
 
-def influence_of(found: FeatureSums, evaluator: Evaluator) -> list[float]:
+def influence_of(found: FeatureSums) -> list[float]:
     """The influence of each sample on FID, in order, to five digits: see `frechet_influence`.
 
     The samples of two points with the same noise are paired: the difference of their FIDs has the standard error
     std(influence_1 - influence_2) / sqrt(n).
     """
-    assert evaluator.reference
-    values = frechet_influence(found.sums.result(), evaluator.reference.gaussian, found.rows)
-    return [float(f"{value:.5g}") for value in values.tolist()]
+    assert found.influence is not None
+    return [float(f"{value:.5g}") for value in found.influence.tolist()]
 
 
 def gather(

@@ -163,7 +163,7 @@ class Config(Section):
 
 _BOOKKEEPING = (
     *("out_dir", "cache_dir", "clean_run", "device", "id", "data.num_workers", "train.skip_nonfinite"),
-    *("checkpoint.", "logging.wandb."),
+    *("checkpoint.", "logging.wandb.", "eval.sample_table."),
 )
 # Keys younger than the first runs; see `Config.run_id`.
 _YOUNGER = (

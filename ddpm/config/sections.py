@@ -290,6 +290,16 @@ class KidMilestone(Section):
     subset_size: Annotated[int, Field(ge=2)] = 1000
 
 
+class SampleTable(Section):
+    """A table of single samples at each FID milestone: influence on FID, nearest real image, distance. `rows`: how
+    many, 0 for no table. `nearest_image`: whether it shows that image, which uploads images of the data set; null: only
+    if the data set is embedded.
+    """
+
+    rows: Annotated[int, Field(ge=0, le=100)] = 16
+    nearest_image: bool | None = None
+
+
 class Prdc(Section):
     """Precision, recall, density and coverage of each FID's samples, by `k` nearest neighbours."""
 
@@ -318,6 +328,7 @@ class Eval(Section):
     recon: Recon = Recon()
     kid: KidMilestone = KidMilestone()
     prdc: Prdc = Prdc()
+    sample_table: SampleTable = SampleTable()
 
     @field_validator("features")
     @classmethod

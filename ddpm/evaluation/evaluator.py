@@ -19,6 +19,7 @@ from ddpm.errors import UserError
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.protocol import Protocol
 from ddpm.evaluation.reference import Reference
+from ddpm.evaluation.sample_table import SampleTable, Shown
 from ddpm.evaluation.scores import FeatureSums, Wanted, scores
 from ddpm.runtime import distributed
 from ddpm.runtime.cache import cached
@@ -58,7 +59,8 @@ class SamplingPlan:
 class Evaluator:
     """Scores and sample grids of a denoiser on one schedule, against one reference.
 
-    features and reference are None if only grids are drawn. wanted: the scores besides FID.
+    features and reference are None if only grids are drawn. wanted: the scores besides FID. show: how many
+    single samples the next `scores` keeps in `table`.
     """
 
     schedule: Schedule
@@ -71,6 +73,8 @@ class Evaluator:
     shape: tuple[int, int, int] = (3, 32, 32)
     timers: Timers = field(default_factory=Timers)
     wanted: Wanted = field(default_factory=Wanted)
+    show: int = 0
+    table: SampleTable | None = None
 
     def protocol(self, plan: SamplingPlan, score: str = "fid") -> Protocol:
         """The protocol of a score by `plan`. Raises UserError if n_samples is too small for the features or a score."""
@@ -143,13 +147,16 @@ class Evaluator:
         part = distributed.part(plan.n_samples)
         several = distributed.world_size() > 1
         found = FeatureSums(plan.n_samples, features.dim, reference.gaussian.mean if several else None, part.start)
+        shown = Shown(plan.n_samples, self.show, part)
         with distributed.together():
-            drawn = self.samples(denoiser, plan, seed, "FID samples", part)
+            drawn = shown.watch(self.samples(denoiser, plan, seed, "FID samples", part))
             found.add_all(features.of(drawn, self.timing_features))
         if several:
             with self.timers.measure("features"):
                 found.add_up(distributed.total)
-        return distributed.from_main(lambda: self.score(found))
+        row = distributed.from_main(lambda: self.score(found))
+        self.table = shown.table(found, reference)
+        return row
 
     def timing_features(self) -> AbstractContextManager[None]:
         return self.timers.measure("features")

@@ -36,7 +36,12 @@ def frechet_error(samples: Gaussian, reference: Gaussian, rows: Tensor) -> float
     rows (n, d): the samples' features, or a representative part. The error is the spread over other noise with the
     same number of samples. For the effect of that number see `extrapolate`.
     """
-    return (frechet_influence(samples, reference, rows).std() / samples.count**0.5).item()
+    return error_of(frechet_influence(samples, reference, rows), samples.count)
+
+
+def error_of(influence: Tensor, n: int) -> float:
+    """The standard error of a Frechet distance from the influence of its n samples, or of some of them."""
+    return (influence.std() / n**0.5).item()
 
 
 def fid_interval(fid: float, error: float) -> tuple[float, float]:

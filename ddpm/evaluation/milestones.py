@@ -28,6 +28,7 @@ from ddpm.evaluation.reference import (
     published_reference,
     uniform_noise,
 )
+from ddpm.evaluation.sample_table import SampleTable
 from ddpm.evaluation.sampler_check import require, try_sampler
 from ddpm.evaluation.scores import NEIGHBOURS, Wanted
 from ddpm.names import NOISE_BINS
@@ -49,7 +50,8 @@ class Milestones:
         self.grid_plan = _plan(cfg.eval.grid)
         self.evaluator = self._make_evaluator(schedule, images, device, timers)
         self.checks = self._check_samplers(schedule)
-        self._images = images
+        self._images, self._embedded = images, cfg.data.dataset == "embedded"
+        self.table: tuple[list[dict[str, Any]], Image.Image] | None = None  # of the last `score`
         self._ends: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
         self.fixed_batch: tuple[Tensor, Tensor] | None = None
         self.by_noise: LossByNoise | None = None
@@ -71,8 +73,12 @@ class Milestones:
         row: dict[str, Any] = {}
         milestone = self.fid_plan if _due(self.cfg.fid_milestone.every, step) else None
         final = self.final_plan if step == self.total else None
+        self.evaluator.table = None
         if milestone:
+            self.evaluator.show = self.cfg.sample_table.rows
             row |= self._scores("val", denoiser(), milestone)
+            self.evaluator.show = 0
+        table = self.evaluator.table
         if final:
             # Equal plans mean equal protocol, noise and weights: the milestone's numbers are the final ones.
             same = final == milestone
@@ -80,7 +86,22 @@ class Milestones:
         if self.fixed_batch and (_due(self.cfg.recon.every, step) or step == self.total):
             fixed = self.fixed_batch
             row |= from_main(lambda: self.reconstruct(denoiser(), *fixed) | self.measure_by_noise(denoiser()))
+        self.table = self._shown(table) if table else None  # on the first process
         return row
+
+    def _shown(self, table: SampleTable) -> tuple[list[dict[str, Any]], Image.Image]:
+        """The rows of a sample table as plain values, and one picture: the samples side by side, below them the nearest
+        real images if they are to be shown."""
+        rows = [{"index": i, "influence": v} for i, v in zip(table.index, table.influence.tolist(), strict=True)]
+        pictures = [table.images]
+        if table.nearest is not None and table.distance is not None:
+            for row, position, distance in zip(rows, table.nearest.tolist(), table.distance.tolist(), strict=True):
+                row |= {"nearest": position, "distance": distance}
+            asked = self.cfg.sample_table.nearest_image
+            if self._embedded if asked is None else asked:
+                pictures.append(self._images.images[table.nearest])
+        picture = torch.cat([torch.cat(list(part), dim=2) for part in pictures], dim=1)
+        return rows, Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
 
     def reconstruct(self, denoiser: Denoiser, images: Tensor, noise: Tensor) -> dict[str, float]:
         """The errors of `denoiser` at `eval.recon.t_values` and in bins of t; images and noise (n, 3, H, W)."""

@@ -30,7 +30,8 @@ class Reference:
     """Feature statistics of real images.
 
     rows: (m, d), some of the features, or None if only the statistics are known. key: a digest of all that the numbers
-    depend on. rows_digest: the digest of the rows' file if the statistics are from another file.
+    depend on. rows_digest: the digest of the rows' file if the statistics are from another file. positions: (m,) of
+    the rows' images in their set, if they are from one.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Reference:
     rows: Tensor | None
     key: str
     rows_digest: str | None = None
+    positions: Tensor | None = None
 
 
 def make_reference(features: Features, images: ImageSet, n: int | None) -> Reference:
@@ -61,7 +63,8 @@ def make_reference(features: Features, images: ImageSet, n: int | None) -> Refer
     key = digest([_STATISTICS, features.name, features.resize, images.digest, len(chosen), few])
     found = cached("reference", key, take)
     gaussian = Gaussian(found["mean"], found["covariance"], len(chosen))
-    return Reference(images.name, images.digest, gaussian, found["rows"], key)
+    positions = _reference_positions(images, n)[kept_positions(len(chosen))]
+    return Reference(images.name, images.digest, gaussian, found["rows"], key, positions=positions)
 
 
 def _reference_positions(images: ImageSet, n: int | None) -> Tensor:

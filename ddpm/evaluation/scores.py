@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddpm.errors import NotFinite, UserError
 from ddpm.evaluation.distances import Gaussian, GaussianSum, frechet_distance
-from ddpm.evaluation.fid_error import extrapolate, frechet_error
+from ddpm.evaluation.fid_error import error_of, extrapolate, frechet_influence
 from ddpm.evaluation.kid_prdc import Kid, kid
 from ddpm.evaluation.kid_prdc import neighbours as nearest
 from ddpm.evenly import evenly_spaced
@@ -34,6 +34,7 @@ class FeatureSums:
         self.sums = GaussianSum(origin)
         self._kept = kept_positions(n)
         self.rows = torch.zeros(len(self._kept), dim)
+        self.influence: Tensor | None = None  # (len(rows),) on FID, once scored
         self._at = first
 
     def add(self, features: Tensor) -> None:
@@ -116,7 +117,8 @@ def scores(found: FeatureSums, real: Gaussian, real_rows: Tensor | None, wanted:
     """The scores of `found` against a reference's statistics and rows (m, d), by name: `fid` and `fid_sem`, its
     standard error; if wanted `fid_infinity`, `kid` and `kid_std`, `precision`, `recall`, `density`, `coverage`."""
     gaussian = found.sums.result()
-    row = {"fid": frechet_distance(gaussian, real), "fid_sem": frechet_error(gaussian, real, found.rows)}
+    found.influence = frechet_influence(gaussian, real, found.rows)
+    row = {"fid": frechet_distance(gaussian, real), "fid_sem": error_of(found.influence, gaussian.count)}
     if wanted.infinite:
         row["fid_infinity"] = extrapolate(found.rows, real)
     if real_rows is not None and wanted.kid:

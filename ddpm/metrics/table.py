@@ -13,6 +13,8 @@ from ddpm.files.yaml12 import read_yaml
 from ddpm.names import METHODS, NOISE_BINS, NOISE_EDGES
 
 STEP = "step"
+TABLE = "sample_table"  # W&B's key of the table of single samples; with a slash, each step would make another artifact
+SOURCE = "source_run"  # in the config of a W&B run that works on a training's checkpoints: the training's W&B id
 CURVES = ("mins_snr_curve/t", "mins_snr_curve/weight")  # lists, logged once
 # Lists with the value of each draw, logged at every measurement. All other values are numbers or names.
 DRAWN = tuple(

@@ -1,10 +1,11 @@
 """Mode, server, login and folders as W&B's client reads them from the environment and its settings files.
 
 Asking the client itself avoids differences from it. Only this file uses private parts of the client, because they have
-no public counterpart; `CLIENT` is the version that they were tried with. wandb is imported late.
+no public counterpart; `CLIENTS` are the versions that they were tried with. wandb is imported late.
 """
 
 import functools
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.parse import urlparse
 
 from ddpm.errors import UserError, one_line
 
-CLIENT = "0.31"
+CLIENTS = ("0.30", "0.31")
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 # Settings of the client that name or describe one run, but outlive it in a shell or a folder.
 _OF_ONE_RUN = {
@@ -66,6 +67,14 @@ def _refusal(error: Exception) -> str:
 
 def _variable(setting: str) -> str:
     return _VARIABLES.get(setting, f"WANDB_{setting.upper()}")
+
+
+def durable(flush_s: float) -> dict[str, float]:
+    """The setting by which the client writes its file to the disk once per `flush_s` seconds. 0.30 has none."""
+    import wandb
+
+    name = "x_transaction_log_flush_interval"
+    return {name: flush_s} if name in wandb.Settings.model_fields else {}
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -142,7 +151,8 @@ def server_name() -> str:
     """The server as a folder name. All addresses of W&B's own cloud have the same name."""
     from wandb.sdk.lib import urls
 
-    parts = urlparse(urls.forge_upstream_url(server()))
+    upstream = getattr(urls, "forge_upstream_url", str)  # not in 0.30
+    parts = urlparse(upstream(server()))
     return (parts.netloc + parts.path.rstrip("/")).replace(":", "-").replace("/", "-") or "server"
 
 
@@ -155,7 +165,11 @@ def logged_in() -> bool:
     now = settings()
     try:
         host = wbauth.HostUrl(now.base_url, app_url=now.app_url)
-        return wbauth.authenticate_session(host=host, source="ddpm", prompt=False, update_session=False) is not None
+        known = inspect.signature(wbauth.authenticate_session).parameters
+        if "update_session" not in known:  # 0.30 would return the login that it found first, whatever it is now
+            wbauth.unauthenticate_session(update_settings=False)
+        asked: Any = {"update_session": False} if "update_session" in known else {}  # not in 0.30
+        return wbauth.authenticate_session(host=host, source="ddpm", prompt=False, **asked) is not None
     except (ValueError, wandb.errors.Error) as error:
         raise UserError(f"W&B's client refuses the login for {now.base_url}: {one_line(error)}.") from None
 
@@ -190,6 +204,34 @@ def unnamed() -> dict[str, str]:
 @functools.cache
 def _say(what: str) -> None:
     print(f"W&B's own settings that are not used: {what}")
+
+
+# --- artifacts ---
+
+
+def add_reference(artifact: Any, name: str, address: str) -> None:
+    """Add an entry that names something outside W&B. `Artifact.add_reference` does too, and warns about addresses that
+    it does not know."""
+    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+
+    entry: Any = {"path": name, "ref": address, "digest": address, "size": 0}
+    artifact.manifest.add_entry(ArtifactManifestEntry(**entry))
+
+
+def artifact_of(table: Any) -> Any:
+    """The artifact in which the client has logged a table; None if it does not tell."""
+    return getattr(getattr(table, "_artifact_target", None), "artifact", None)
+
+
+def use_new(run: Any, artifact: Any) -> None:
+    """Log an artifact and mark it as used by the run; if an equal one exists, that one is used.
+
+    Publicly the client refuses this offline, although its file can hold it and `wandb sync` uploads it.
+    """
+    if run.settings.mode == "offline":
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    else:
+        run.use_artifact(artifact)
 
 
 # --- its folder and its process ---

@@ -22,7 +22,7 @@ class NoRun:
     def log(self, *_: Any) -> None:
         """Does nothing."""
 
-    log_artifact = summarise = alert = log
+    log_artifact = use_data = summarise = alert = log
 
     def finish(self, exit_code: int, *, stopped: bool = False) -> bool:
         """True: W&B lacks nothing that it should have."""

@@ -1,6 +1,5 @@
-"""Reads a run folder's record (`run.json`, or a checkpoint if that is lost) and results; notes evaluations."""
+"""Reads a run folder's record (`run.json`, or a checkpoint if that is lost) and results."""
 
-import json
 import secrets
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddpm.errors import UserError, one_line
-from ddpm.files.disk import append_line
 from ddpm.files.rows import parse, read_objects
 from ddpm.models.stored import intact
 from ddpm.runtime.checkpoint import list_checkpoints
@@ -98,19 +96,3 @@ def read_result(folder: Path) -> dict[str, Any]:
         return {}
     found = [each for _, each in read_objects(path.read_bytes().splitlines(), {}) if isinstance(each.get("out"), dict)]
     return found[-1] if found else {}
-
-
-def note_evaluation(folder: Path, step: int, point: str, rows: list[dict[str, Any]]) -> None:
-    """Append an evaluated point's rows to `evaluations.jsonl` of a run folder, unless it has the point. Does nothing
-    for another folder. Prints a warning if the file cannot be read or written."""
-    if not (folder / "run.json").exists():
-        return
-    path = folder / "evaluations.jsonl"
-    try:
-        content = path.read_bytes() if path.exists() else b""
-        if not any(each.get("point") == point for _, each in read_objects(content.splitlines(), {})):
-            append_line(path, json.dumps({"_i": step, "point": point, "out": rows}) + "\n")
-        elif not content.endswith(b"\n"):
-            append_line(path, "")  # a kill took the last line's end
-    except OSError as error:
-        print(f"warning: the evaluation is not noted in {path}: {error.strerror or error}")

@@ -4,12 +4,13 @@ run.json        the record: config, data, environment, W&B id, sessions
 config.yaml     the resolved configuration, usable again
 loss.jsonl      a row per logged step: {"_i": step, "out": {metric: value}} (docs/wandb.md)
 samples/        sample grids
+tables/         sample tables: rows, and a picture of their samples (ddpm/evaluation/sample_table.py)
 checkpoints/    see ddpm/runtime/checkpoint.py
 diverged.json   the step whose loss or gradient was not finite
 results.jsonl   the summary of a finished run: {"cfg", "out", "_i"}
 NAME.crc        checksums of run.json, loss.jsonl and results.jsonl (ddpm/files/checksums.py)
 staged.jsonl    copies that W&B's client made (ddpm/tracking/staged.py)
-evaluations.jsonl   scores by `ddpm evaluate`: {"_i": step, "point": key, "out": [table row, ...]}
+evaluations.jsonl, probes.jsonl, drawn.jsonl    what was measured on checkpoints later (ddpm/tracking/derived.py)
 """
 
 import errno
@@ -379,6 +380,19 @@ class RunFolder:
             make_folder(path.parent)
             with replacing(path) as aside:
                 picture.save(aside, format="png")
+
+    def table_path(self, step: int) -> Path:
+        """The path of the sample table of `step`, beside its picture."""
+        return self.path / "tables" / f"step-{step:06d}.json"
+
+    def save_table(self, step: int, rows: list[dict[str, Any]], picture: Any) -> None:
+        """Write a sample table: its rows, and a PIL image with their samples side by side."""
+        path = self.table_path(step)
+        with self._writing(f"tables/{path.name}"):
+            make_folder(path.parent)
+            with replacing(path.with_suffix(".png")) as aside:
+                picture.save(aside, format="png")
+            write_whole(path, json.dumps(rows) + "\n")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one JSON line as the file `name`, whole or not at all; rows are synced first."""

@@ -17,10 +17,10 @@ from ddpm.config.run import Config
 from ddpm.errors import UserError, one_line
 from ddpm.metrics.table import STEP
 from ddpm.runtime.checkpoint import checkpoint_path
-from ddpm.tracking import client, staged
+from ddpm.tracking import client, derived, staged
 from ddpm.tracking.run_folder import RunFolder
 from ddpm.tracking.tracker import send_checkpoint, send_grid
-from ddpm.tracking.wandb_run import WandbRun, answers, drop_old_versions
+from ddpm.tracking.wandb_run import DATA, WandbRun, answers, data_of, drop_old_versions
 
 
 def sync(root: Path) -> Iterator[str]:
@@ -55,12 +55,14 @@ def sync(root: Path) -> Iterator[str]:
 
 @dataclass
 class _Known:
-    """What the server has of a run. aliases: its artifacts' aliases by type. digests: the artifacts'."""
+    """What the server has of a run. aliases: its artifacts' aliases by type. digests: the artifacts'. inputs: types of
+    the artifacts that it used."""
 
     run: bool = False
     steps: set[int] = field(default_factory=set)
     aliases: dict[str, set[str]] = field(default_factory=dict)
     digests: set[str] = field(default_factory=set)
+    inputs: set[str] = field(default_factory=set)
     state: str = ""
 
     def has(self, kind: str, step: int) -> bool:
@@ -80,12 +82,15 @@ def sync_folder(folder: RunFolder) -> str:
     grids = [s for s in folder.rows if folder.grid_path(s).is_file() and not known.has("samples", s)]
     checkpoints = [step for step in _milestones(folder) if not known.has("model", step)]
     config = not known.aliases.get("config")
-    if rows or grids or checkpoints or config or (folder.finished and known.state != "finished"):
+    data = bool(data_of(folder.record)) and DATA not in known.inputs
+    if rows or grids or checkpoints or config or data or (folder.finished and known.state != "finished"):
         _send(folder, known, rows, grids, checkpoints)
         counts = ((rows, "row"), (grids, "sample grid"), (checkpoints, "checkpoint"))
         sent += [f"{len(what)} {name}{'s' * (len(what) > 1)}" for what, name in counts if what]
-        sent += ["the config"] * config
+        sent += ["the config"] * config + ["the data set's reference"] * data
         sent = sent or ["its end"]
+    if works := derived.send(folder, at_home(folder), "online"):
+        sent.append(f"{works} run{'s' * (works > 1)} of its checkpoints")
     done = [f"uploaded {', '.join(sent)}" if sent else "everything is on the server"]
     if sent and (checkpoints or known.aliases.get("model")):  # a run without checkpoints has no versions
         done.append(_drop_old_versions(folder))
@@ -101,13 +106,16 @@ def _send(folder: RunFolder, known: _Known, rows: list[int], grids: list[int], c
     if run.mode == "online":
         for step in rows:
             grid = folder.grid_path(step)
-            run.log(step, folder.rows[step], grid if grid.is_file() and step not in known.steps else None)
+            media = [p if p.is_file() and step not in known.steps else None for p in (grid, folder.table_path(step))]
+            run.log(step, folder.rows[step], *media)
         for step in grids:
             send_grid(run, folder, step)
         newest = max(_milestones(folder), default=0)
         for step in checkpoints:
             send_checkpoint(run, folder, step, last=newest)
         run.log_artifact("config", folder.path / "config.yaml", ["latest"])  # an equal file makes no new version
+        if DATA not in known.inputs:
+            run.use_data()
         run.summarise({STEP: max(folder.rows, default=0), **folder.summary()})  # else the step of the last row sent
     if not run.finish(0 if folder.finished else 1) or run.mode != "online":
         raise UserError(f"The server did not take everything of {folder.path}. Run the command again.")
@@ -175,6 +183,7 @@ def _ask_server(folder: RunFolder) -> _Known:
         for artifact in run.logged_artifacts():
             known.aliases.setdefault(artifact.type, set()).update(artifact.aliases)
             known.digests.add(artifact.digest)
+        known.inputs = {artifact.type for artifact in run.used_artifacts()}
     except client.failures() as error:
         raise UserError(
             f"W&B's server cannot be asked about {folder.path}: {one_line(error)}. `wandb login` makes a login."

@@ -63,6 +63,7 @@ class Tracker:
         folder.note_session({"wandb": self._run.path, "wandb_mode": self._run.mode, "wandb_files": self._run.files})
         print(f"W&B: {self._run.mode} ({self._run.why}), run {self._run.id}, {self._run.where}")
         self._run.log_artifact("config", folder.path / "config.yaml", ["latest"])
+        self._run.use_data()
         return folder.rows
 
     def _continue(self, facts: dict[str, Any], session: dict[str, Any]) -> None:
@@ -126,15 +127,18 @@ class Tracker:
         """The value of `key` in the last row that has it; None if no row has it."""
         return next((row[key] for row in reversed(self.folder.rows.values()) if key in row), None)
 
-    def log(self, step: int, row: dict[str, Any], grid: Any = None) -> None:
-        """Write one row of metrics, and the step's sample grid (a PIL image), to the folder and to W&B."""
-        self._write(step, row, grid)
+    def log(self, step: int, row: dict[str, Any], grid: Any = None, table: Any = None) -> None:
+        """Write one row of metrics, the step's sample grid (a PIL image) and its sample table (rows, a PIL image) to
+        the folder and to W&B."""
+        self._write(step, row, grid, table)
         self.folder.rows[step] = self.folder.rows.get(step, {}) | row  # on every rank
 
     @by_main
-    def _write(self, step: int, row: dict[str, Any], grid: Any) -> None:
+    def _write(self, step: int, row: dict[str, Any], grid: Any, table: Any) -> None:
         if grid:
             self.folder.save_grid(step, grid)
+        if table:
+            self.folder.save_table(step, *table)
         self.folder.append(step, row)
         send_row(self._run, self.folder, step)
         if "val/fid" in row:
@@ -204,8 +208,8 @@ class Tracker:
 
 def send_row(run: WandbRun | NoRun, folder: RunFolder, step: int) -> None:
     """Send the folder's row of `step`, and its sample grid, to W&B."""
-    grid = folder.grid_path(step)
-    run.log(step, folder.rows[step], grid if grid.is_file() else None)
+    grid, table = folder.grid_path(step), folder.table_path(step)
+    run.log(step, folder.rows[step], grid if grid.is_file() else None, table if table.is_file() else None)
     if grid.is_file():
         send_grid(run, folder, step)
 

@@ -5,6 +5,7 @@ client first asks the server about each one. `ddpm sync` uploads anything that a
 """
 
 import contextlib
+import json
 import os
 import queue
 import threading
@@ -12,13 +13,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddpm.errors import UserError, first_line, one_line
-from ddpm.metrics.table import LISTS, STEP
+from ddpm.metrics.table import LISTS, STEP, TABLE
 from ddpm.tracking import client, staged
 
+DATA = "dataset"  # type of the artifact that names a data set
 FLUSH_S = 1.0  # a kill loses the last seconds; W&B's default is 15
 _SILENCE = ("Timed out", "deadline exceeded")  # W&B's words for a server that does not answer
 _STOP_S = 10.0  # patience with the server after a signal: the machine may go soon
@@ -46,15 +49,26 @@ def wandb_mode(wanted: str) -> tuple[str, str]:
     return "offline", f"no login found for {client.server()}; `wandb login` makes one"
 
 
+@dataclass(frozen=True)
+class Job:
+    """Work on a training's checkpoints as a W&B run of its own. type: its job type. suffix: the end of its id and name,
+    after the training's. axis: the x-axis of its charts. config: its config, instead of the training's."""
+
+    type: str
+    suffix: str
+    axis: str
+    config: dict[str, Any]
+
+
 class WandbRun:
-    """The W&B run of a run folder's record (`run.json`), started or resumed under its id.
+    """The W&B run of a run folder's record (`run.json`), started or resumed under its id; or of a `job` of that run.
 
     mode: `online` or `offline`. why: the reason, for messages. An online run becomes offline if its server does not
     answer in time. Raises UserError if W&B refuses to start.
     """
 
-    def __init__(self, record: dict[str, Any], folder: Path, mode: str, why: str = "asked for"):
-        self._record, self._folder = record, folder
+    def __init__(self, record: dict[str, Any], folder: Path, mode: str, why: str = "asked for", job: Job | None = None):
+        self._record, self._folder, self._job = record, folder, job
         self._options = record["config"]["logging"]["wandb"]
         self.mode, self.why = mode, why
         self._run = self._start()
@@ -82,15 +96,14 @@ class WandbRun:
             "notes": options["notes"],
             "config": {**record["config"], **{k: record.get(k) for k in about}, "session": len(record["sessions"])},
         }
+        if job := self._job:
+            arguments |= {"id": f"{arguments['id']}-{job.suffix}", "name": f"{arguments['name']} {job.suffix}"}
+            arguments |= {"job_type": job.type, "config": job.config}
         # sagemaker_disable: on SageMaker the client would give all trainings of a job the job's id.
-        settings: dict[str, Any] = {
-            "x_transaction_log_flush_interval": FLUSH_S,
-            "silent": True,
-            "sagemaker_disable": True,
-        }
+        settings: dict[str, Any] = {**client.durable(FLUSH_S), "silent": True, "sagemaker_disable": True}
         wait = options["init_timeout_s"]
         try:
-            client.name_run(record["wandb_id"])
+            client.name_run(arguments["id"])
             if self.mode == "online":
                 try:
                     run = wandb.init(
@@ -112,6 +125,10 @@ class WandbRun:
                 f"W&B could not start in mode {self.mode} ({self.why}): {one_line(error)}. Use "
                 "--logging.wandb.mode=offline to keep the run on disk and upload it later with `ddpm sync`."
             ) from error
+        if self._job:
+            run.define_metric(self._job.axis)
+            run.define_metric("*", step_metric=self._job.axis)
+            return run
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         run.define_metric("val/fid", step_metric=STEP, summary="min,last")
@@ -141,17 +158,52 @@ class WandbRun:
 
     # --- recording; nothing here waits ---
 
-    def log(self, step: int, row: dict[str, Any], grid: Path | None = None) -> None:
-        """Log one row of metrics, and the step's sample grid."""
+    def log(self, step: int, row: dict[str, Any], grid: Path | None = None, table: Path | None = None) -> None:
+        """Log one row of metrics, and the step's sample grid and sample table."""
 
         def tell() -> None:
             import wandb
 
             caption = f"{self._record['run_id']}, step {step}"
-            media = {"samples/grid": wandb.Image(str(grid), caption=caption)} if grid else {}
+            media: dict[str, Any] = {"samples/grid": wandb.Image(str(grid), caption=caption)} if grid else {}
+            if table:
+                media[TABLE] = sample_table(step, table)
             self._run.log({STEP: step, **row, **media})
+            if table and (made := client.artifact_of(media[TABLE])):
+                staged.note(self._folder, made)
 
         self._tell(tell)
+
+    def log_work(self, row: dict[str, Any], pictures: dict[str, Path], table: list[dict[str, Any]]) -> None:
+        """Log one row of a job, with pictures by key and a table for people, given as rows."""
+
+        def tell() -> None:
+            import wandb
+
+            media: dict[str, Any] = {key: wandb.Image(str(path)) for key, path in pictures.items()}
+            if table and self._job:
+                columns: list[Any] = list(dict.fromkeys(key for each in table for key in each))
+                data: list[Any] = [[each.get(column) for column in columns] for each in table]
+                # With a slash in its key the client would log another artifact each time.
+                media[f"{self._job.type}_table"] = wandb.Table(columns=columns, data=data)
+            self._run.log({**row, **media})
+
+        self._tell(tell)
+
+    def use(self, names: list[str]) -> None:
+        """Mark the first of the artifacts `NAME:ALIAS` that the server has as used by this run."""
+
+        def hand_over() -> None:
+            for name in names:
+                try:
+                    self._run.use_artifact(name)
+                    return
+                except client.failures() as error:
+                    if not client.not_found(error):
+                        raise
+            print(f"warning: the server has none of {', '.join(names)}: this run is linked to nothing")
+
+        self._queue.put((f"the use of {names[0]}", hand_over))
 
     def log_artifact(self, kind: str, path: Path, aliases: list[str]) -> None:
         """Log a file as the next version of the artifact `ID-KIND`. A server keeps only the newest and best `model`."""
@@ -159,9 +211,8 @@ class WandbRun:
         def hand_over() -> None:
             import wandb
 
-            artifact = wandb.Artifact(
-                f"{self.id}-{kind}", type=kind, metadata={"experiment": self._record.get("experiment")}
-            )
+            about = {"experiment": self._record.get("experiment"), "data": self._record.get("data")}
+            artifact = wandb.Artifact(f"{self.id}-{kind}", type=kind, metadata=about)
             # W&B uploads from its own copy, because the run folder may be replaced or moved before that.
             artifact.add_file(str(path))
             staged.note(self._folder, artifact)
@@ -172,6 +223,20 @@ class WandbRun:
                     self._keep_newest()
 
         self._queue.put((f"{kind} {path.name}", hand_over))
+
+    def use_data(self) -> None:
+        """Mark the data set as used by this run: an artifact that names it, without its images."""
+        about = data_of(self._record)
+
+        def hand_over() -> None:
+            import wandb
+
+            artifact = wandb.Artifact(f"data-{about['dataset']}-{about['split']}", type=DATA, metadata=about)
+            client.add_reference(artifact, "images", f"ddpm-images:{about['digest']}")
+            client.use_new(self._run, artifact)
+
+        if about:
+            self._queue.put(("the data set's reference", hand_over))
 
     def summarise(self, values: dict[str, Any]) -> None:
         """Set summary values."""
@@ -261,6 +326,30 @@ class WandbRun:
     def _close(self, exit_code: int) -> None:
         with contextlib.suppress(Exception):  # the service may have been ended meanwhile
             self._run.finish(exit_code=exit_code)
+
+
+def sample_table(step: int, path: Path) -> Any:
+    """The sample table in a run folder (see `RunFolder.save_table`) as a W&B table."""
+    import wandb
+    from PIL import Image
+
+    rows = json.loads(path.read_bytes())
+    columns: list[Any] = ["step", "sample", *rows[0], "nearest image"]  # the last only if it is shown
+    data: list[Any] = []
+    with Image.open(path.with_suffix(".png")) as picture:
+        size = picture.width // len(rows)  # images are square
+        for number, row in enumerate(rows):
+            boxes = [(number * size, top, (number + 1) * size, top + size) for top in range(0, picture.height, size)]
+            sample, *nearest = [wandb.Image(picture.crop(box)) for box in boxes]
+            data.append([step, sample, *row.values(), *nearest])
+    return wandb.Table(columns=columns[: len(data[0])], data=data)
+
+
+def data_of(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's data set for W&B: name, split, subset, number of images, digest; empty if unknown."""
+    found = record.get("data") or {}
+    settings = record["config"]["data"]
+    return {key: settings.get(key) for key in ("dataset", "split", "subset")} | found if found else {}
 
 
 def answers(server: str) -> bool:

@@ -50,7 +50,7 @@ class Diagnostics:
             if state.row:
                 row |= self._times()
             if row or grid:
-                tracker.log(step, row, grid)
+                tracker.log(step, row, grid, self.milestones.table)
             for key in ("val/fid", "final/fid"):
                 if key in row:
                     tqdm.write(f"{tracker.run_id} step {step}: {key} {row[key]:.2f} ({row[f'{key}_protocol']})")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -22,11 +23,13 @@ from tqdm import tqdm
 from ddpm.errors import UserError
 from ddpm.files.disk import write_whole
 from ddpm.files.rows import step_of
+from ddpm.metrics.table import SOURCE
 from ddpm.runtime.cache import cache_dir
 from ddpm.tracking import client
 from reports.columns import collect, merge
-from reports.runs import Run
+from reports.runs import Later, Run
 from reports.sources import cache, pictures
+from reports.sources.later import JOBS, from_texts, with_later
 from reports.sources.record import Pictures, make_run
 from reports.sources.rows import parsed, read_config, read_history, read_row
 
@@ -49,7 +52,7 @@ def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) ->
     why = "read from the cache, because of --offline-cache"
     if not cached:
         try:
-            return [_from_cache(folder) for folder in _refresh(path, experiments)]
+            return _runs(_refresh(path, experiments))
         except client.failures() as error:
             reason, server = _reason(error), client.server()
             # A server that answers and refuses is not replaced by old numbers.
@@ -63,7 +66,7 @@ def read(path: str, experiments: Sequence[str] = (), *, cached: bool = False) ->
     folders = _cached(path)
     if not folders:
         raise UserError(f"wandb:{path} is not in the cache ({_root()}). Read it once with the network.")
-    runs = [_from_cache(folder, why) for folder in folders]
+    runs = _runs(folders, why)
     return [run for run in runs if run.experiment in experiments] or runs
 
 
@@ -76,8 +79,12 @@ def _refresh(path: str, experiments: Sequence[str]) -> list[Path]:
     found = list(api.runs(path, filters=wanted, order="+created_at", per_page=100, lazy=False))
     if not found and experiments:
         found = list(api.runs(path, order="+created_at", per_page=100, lazy=False))  # for the error, which lists them
+    found = [run for run in found if SOURCE not in run.config]
     if not found:
         raise UserError(f"wandb:{path} holds no runs.")
+    of = {run.id for run in found}
+    work = api.runs(path, filters={"jobType": {"$in": list(JOBS)}}, order="+created_at", per_page=100, lazy=False)
+    found += [run for run in work if run.config.get(SOURCE) in of]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         folders = list(tqdm(pool.map(_fetch, found), desc="runs", total=len(found), disable=None, leave=False))
     # Pictures last: a report can do without them.
@@ -119,6 +126,20 @@ def _fetch(run: Any) -> Path:
     }
     write_whole(folder / "card.json", json.dumps(known), synced=False)
     return folder
+
+
+def _runs(folders: Sequence[Path], why: str = "") -> list[Run]:
+    """The runs in folders of the cache, each with what the other folders say of its checkpoints."""
+    trainings: dict[str, Path] = {}
+    later: dict[str, list[Later]] = defaultdict(list)
+    for folder in folders:
+        card = _card(folder)
+        if SOURCE in card["config"]:
+            rows = map(parsed, (folder / "history.jsonl").read_bytes().splitlines())
+            later[str(card["config"][SOURCE])] += from_texts(row.get("row") for row in rows if isinstance(row, dict))
+        else:
+            trainings[card["id"]] = folder
+    return [with_later(_from_cache(folder, why), later[id]) for id, folder in trainings.items()]
 
 
 def _from_cache(folder: Path, why: str = "") -> Run:

@@ -16,7 +16,7 @@ from ddpm.files.disk import replacing
 from ddpm.runtime.cache import cache_dir
 from reports.columns import Logged
 
-_FORMAT = 3  # bump when reading or the cached form changes
+_FORMAT = 4  # bump when reading or the cached form changes
 _LEAST_BYTES = 1_000_000  # reading a smaller file takes no longer than its cache entry
 
 # A file's rows, and the rest of its content as JSON values.

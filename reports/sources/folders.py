@@ -9,6 +9,7 @@ from ddpm.files.rows import LeftOut, parse, read_objects, read_rows, said_of, st
 from reports.columns import collect, merge
 from reports.runs import Run
 from reports.sources import cache
+from reports.sources.later import from_folder, with_later
 from reports.sources.record import Pictures, make_run, read_about
 
 
@@ -39,14 +40,16 @@ def read_run(folder: Path) -> Run:
     about.run_id = about.run_id or folder.name
     named = about.config.get("experiment")
     about.experiment = about.experiment or (named if isinstance(named, str) and named else folder.name)
-    return make_run(
+    later, later_notes = from_folder(folder)
+    run = make_run(
         about,
         merge([logged]),
         folder,
-        [*said["notes"], *result_notes, *card_notes, *about_notes],
+        [*said["notes"], *result_notes, *card_notes, *about_notes, *later_notes],
         pictures=_grids(folder),
         finished=bool(result),
     )
+    return with_later(run, later)
 
 
 def _read_rows(path: Path) -> cache.Read:

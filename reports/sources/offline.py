@@ -13,13 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ddpm.metrics.table import SOURCE
 from reports.columns import Logged, collect, merge
-from reports.runs import Run, as_time
+from reports.runs import Later, Run, as_time
 from reports.sources import cache
+from reports.sources.later import from_texts, with_later
 from reports.sources.record import Pictures, make_run
 from reports.sources.rows import parsed, read_config, read_history
 
 _MAGIC = b":W&B"
+_VERSION = b"\xe1\xbe\x00"  # of the file format: the header's other bytes, the same from wandb 0.21 to 0.31
 _FILE_HEADER = 7
 _BLOCK = 32768
 _CHUNK = struct.Struct("<IHB")
@@ -30,7 +33,7 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 class _Log:
     """What one file says besides its rows, as JSON values for the cache.
 
-    `started`: ISO text; `grids`: (step, path among the run's files).
+    `started`: ISO text; `grids`: (step, path among the run's files); `later`: rows of work on a training's checkpoints.
     """
 
     id: str
@@ -42,6 +45,8 @@ class _Log:
     finished: bool = False
     commit: str | None = None
     notes: list[str] = field(default_factory=list)
+    later: list[str] = field(default_factory=list)
+    client: str = ""
 
 
 _File = tuple[Path, Logged, _Log]
@@ -55,10 +60,18 @@ def find(root: Path) -> list[Path]:
 def read(found: list[Path]) -> list[Run]:
     """One Run for each run id. Files of one id (a run resumed offline) are merged in order of session, then start."""
     by_id: dict[str, list[_File]] = defaultdict(list)
+    later: dict[str, list[Later]] = defaultdict(list)
     for path in found:
         rows, said = cache.through(path, _read_file)
-        by_id[said["id"]].append((path, rows, _Log(**said)))
-    return [_merge(sorted(files, key=_started)) for files in by_id.values()]
+        log = _Log(**said)
+        if SOURCE in log.config:  # no training, but work on one's checkpoints
+            later[str(log.config[SOURCE])] += from_texts(log.later)
+        else:
+            by_id[log.id].append((path, rows, log))
+    runs = {id: _merge(sorted(files, key=_started)) for id, files in by_id.items()}
+    if alone := later.keys() - runs.keys():
+        print(f"warning: evaluations or probes of {len(alone)} run(s) are left out: their trainings are not there")
+    return [with_later(run, later[id]) for id, run in runs.items()]
 
 
 def read_records(data: bytes) -> tuple[list[bytes], int]:
@@ -99,13 +112,20 @@ def _read_file(path: Path) -> cache.Read:
     rows: list[Any] = []
     data = path.read_bytes()
     payloads, end = read_records(data)
+    version = data[len(_MAGIC) : _FILE_HEADER]
+    if data.startswith(_MAGIC) and version != _VERSION:
+        log.notes.append(
+            f"{path.name} has the file version {version.hex()}; the known one is {_VERSION.hex()} (wandb 0.21 to "
+            "0.31), so it may be read wrongly"
+        )
     raw_summary: dict[tuple[str, ...], str] = {}
     for payload in payloads:
         record = Record()
         try:
             record.ParseFromString(payload)
         except DecodeError:
-            log.notes.append(f"{path.name}: a record does not decode; the file was read up to it")
+            by = f" (written by wandb {log.client})" if log.client else ""
+            log.notes.append(f"{path.name}: a record does not decode{by}; the file was read up to it")
             break
         _apply(record, log, rows, raw_summary)
     for keys, text in raw_summary.items():
@@ -114,11 +134,15 @@ def _read_file(path: Path) -> cache.Read:
         log.notes.append(
             f"{path.name}: {len(data) - end} bytes after the last whole record were not read (cut or damaged)"
         )
+    if SOURCE in log.config:
+        log.later = [row["row"] for row in rows if isinstance(row.get("row"), str)]
+        rows = []
     return collect(read_history(rows, log.grids, log.notes)), vars(log)
 
 
 def _apply(record: Any, log: _Log, rows: list[Any], raw_summary: dict[tuple[str, ...], str]) -> None:
     kind = record.WhichOneof("record_type")
+    log.client = record.header.version_info.producer.partition("+")[0] or log.client if kind == "header" else log.client
     if kind == "history":
         row: dict[str, Any] = {}
         for item in record.history.item:

@@ -17,6 +17,7 @@ from reports.judging.checks import judge_criteria, judge_statements
 from reports.judging.judge import FAILS, HOLDS, Judged, Outcome
 from reports.protocols import measured
 from reports.runs import FID_METRICS, Run
+from reports.stats.later import by_arm
 from reports.stats.statistics import (
     COLUMNS,
     COMMON,
@@ -83,6 +84,7 @@ def markdown_page(
         comparisons=comparisons,
         comparison_note=_comparison_note(comparisons),
         more_figures=more,
+        later=_later(selection),
         protocols=_protocols(selection),
         absent=_absent(selection, figures),
         command=shlex.join(command),
@@ -247,6 +249,16 @@ def _comparisons(selection: Selection, numbers: pd.DataFrame) -> list[dict[str, 
                 "late": number(of.get("late_mean_difference")),
             }
         )
+    return rows
+
+
+def _later(selection: Selection) -> list[dict[str, str]]:
+    rows = []
+    for (arm, metric, setting, step), each in by_arm(selection).items():
+        values, ends = [one.value for one in each], (each[0].low, each[0].high)
+        interval = f"{number(ends[0])} to {number(ends[1])}" if len(each) == 1 and None not in ends else "–"
+        row = {"metric": metric, "arm": arm, "step": str(step), "how": setting, "interval": interval}
+        rows.append(row | {"value": number(sum(values) / len(values)), "runs": str(len(values))})
     return rows
 
 

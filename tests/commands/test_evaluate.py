@@ -129,7 +129,7 @@ def _long(run: Path, out: Path) -> list[str]:
     ("target", "number", "drawn"),
     [
         ("safetensors.torch.save_file", 2, 5),  # while the second chunk is written
-        ("ddpm.commands.score_checkpoints.note_evaluation", 1, 3),  # between the point's file and the run's record
+        ("ddpm.tracking.derived.note", 1, 3),  # between the point's file and the run's record
     ],
 )
 def test_a_kill_costs_no_bit(

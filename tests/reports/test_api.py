@@ -21,7 +21,7 @@ from ddpm.errors import UserError
 from ddpm.training.loop import train
 from reports.report import make_report
 from reports.sources import api, cache, open_source
-from tests.training.test_train import tiny
+from tests.training.test_train import PLAIN, tiny
 from wandb_standin import StandIn
 
 
@@ -77,6 +77,34 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
             other.state,
             other.fingerprints,
         )
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_evaluations_and_probes_that_only_the_server_has(
+    tmp_path: Path, server: StandIn, request: pytest.FixtureRequest
+) -> None:
+    """Evaluations and probes of a checkpoint give the same numbers.csv, byte for byte, from the run folder, from W&B's
+    offline files, and from a server after `ddpm sync`. They count as no runs.
+
+    Catches a number that loses digits on its way, an interval or a protocol that is lost, and an evaluation that is
+    taken for a training.
+    """
+    request.getfixturevalue("few_figures")
+    folder = train(tiny(tmp_path, *PLAIN, "--logging.wandb.mode=offline", arm="e5"))
+    last = str(folder / "checkpoints/step-000004.pt")
+    assert main(["evaluate", last, "--out", str(tmp_path / "eval"), "--n", "70", "--nfe", "1,2"]) == 0
+    assert main(["probe", last, "--out", str(tmp_path / "probe"), "--method", "hutchinson", "--probes", "2"]) == 0
+    assert main(["sync", str(tmp_path / "runs")]) == 0
+    written = []
+    for source in (str(tmp_path / "runs"), str(tmp_path / "wandb"), "wandb:study/min_snr_smoke"):
+        (run,) = open_source(source)
+        assert {each.metric for each in run.later} >= {"evaluate/fid", "probe/ref_trace_mean"}
+        out = tmp_path / f"out {len(written)}"
+        make_report("e5", source, out)
+        written.append((out / "numbers.csv").read_bytes())
+        assert "evaluate/fid" in (out / "report.md").read_text()
+    assert written[0] == written[1] == written[2]
+    assert written[0].count(b"evaluate/fid,ddim_nfe2_n70_seed0_embedded64-") == 3  # the FID and its interval
 
 
 def test_a_run_with_steps_logged_twice_and_values_that_are_not_finite(server: StandIn) -> None:

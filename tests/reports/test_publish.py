@@ -11,7 +11,9 @@ import pytest
 import wandb
 import wandb_workspaces.reports.v2 as wr
 
+from ddpm.commands.cli import main
 from ddpm.errors import UserError
+from ddpm.training.loop import train
 from reports import dashboard, report
 from reports.experiments import Study, load
 from reports.experiments.selection import select
@@ -21,6 +23,7 @@ from reports.publish import page_blocks, publish
 from reports.report import make_report
 from reports.sources import open_source
 from tests.reports.conftest import chosen
+from tests.training.test_train import PLAIN, tiny
 from wandb_standin import StandIn
 from wandb_standin.records import ViewRecord
 
@@ -83,7 +86,12 @@ def test_the_page_arrives_whole(project: StandIn, folder: Path, two_seeds: Path,
     image without its run."""
     capfd.readouterr()
     address = _publish(folder, two_seeds)
-    assert capfd.readouterr() == ("", "")
+    selection = chosen(two_seeds, "e6")
+    compared = sum(len(arm.runs) for arm in (*selection.arms, *selection.context))
+    assert capfd.readouterr() == (
+        f"note: {compared} of the runs compared are not in wandb:study/p; the report is not linked to them there\n",
+        "",
+    )
     page = (folder / "report.md").read_text()
     study = load("e6")
     published = wr.Report.from_url(address)
@@ -164,6 +172,34 @@ def test_live_charts(project: StandIn, folder: Path, two_seeds: Path) -> None:
     assert drawn >= {"val/fid", "train/loss", "curvature/hutch_trace_mean", "curvature/ref_trace_mean"}
     places = [tuple(panel["layout"].values()) for panel in grid["panelBankSectionConfig"]["panels"]]
     assert len(set(places)) == len(places)
+
+
+@pytest.mark.usefixtures("unrendered", "few_figures")
+def test_from_a_report_to_what_it_rests_on(server: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the report's artifact the API reaches, in at most three steps, checkpoint, config, evaluation, the training
+    and its data's digest. Publishing again adds no edge. Catches a report that stands alone on the server."""
+    folder = train(tiny(tmp_path, *PLAIN, arm="e5"))
+    last = str(folder / "checkpoints/step-000004.pt")
+    assert main(["evaluate", last, "--out", str(tmp_path / "eval"), "--n", "70", "--nfe", "1"]) == 0
+    source = "wandb:study/min_snr_smoke"
+    make_report("e5", source, tmp_path / "out", publish_to="study/min_snr_smoke")
+    assert "note:" not in capsys.readouterr().out
+    (report_run,) = [record for record in server.runs.values() if record.job_type == "report"]
+    before = list(report_run.used_artifacts)
+
+    published = wandb.Api().artifact("study/min_snr_smoke/report-e5:latest")
+    used = {each.type: each for each in published.logged_by().used_artifacts()}  # two steps
+    known = json.loads((folder / "run.json").read_text())
+    assert used.keys() == {"dataset", "config", "model", "run_table"}
+    assert used["dataset"].metadata["digest"] == used["model"].metadata["data"]["digest"] == known["data"]["digest"]
+    training = used["model"].logged_by()  # three
+    assert (training.id, training.config["train"]["total_steps"]) == (known["wandb_id"], 4)
+    got = Path(used["model"].download(root=str(tmp_path / "got"))) / Path(last).name
+    assert got.read_bytes() == Path(last).read_bytes()
+    assert used["run_table"].logged_by().job_type == "evaluate"
+
+    make_report("e5", source, tmp_path / "out", publish_to="study/min_snr_smoke")
+    assert report_run.used_artifacts == before
 
 
 def test_publishing_again_replaces(project: StandIn, folder: Path, two_seeds: Path, tmp_path: Path) -> None:

@@ -155,6 +155,10 @@ KEYS: dict[str, Seen | Elsewhere] = {
     "eval.kid.subset_size": _seen("20", see.scores, see.protocols, given=KID),
     "eval.prdc.enabled": _seen("true", see.scores, see.protocols, given=FID),
     "eval.prdc.k": _seen("2", see.floor, see.protocols, given=(*FID, "--eval.prdc.enabled=true")),
+    "eval.sample_table.rows": Elsewhere("evaluation/test_sample_table.py::test_a_run_has_a_table_at_each_milestone"),
+    "eval.sample_table.nearest_image": Elsewhere(
+        "evaluation/test_sample_table.py::test_real_images_are_shown_only_if_asked_for"
+    ),
     # records
     "logging.log_every_n_steps": _seen("3", see.rows),
     "logging.wandb.mode": _seen("online", see.wandb_call),

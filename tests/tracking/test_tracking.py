@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ KEY = "x" * 40  # the client accepts no shorter one
 
 def _inspect(folder: Path, *flags: str) -> str:
     """What W&B's own tool reads from a run's file."""
+    if wandb.__version__.startswith("0.30."):
+        pytest.skip("wandb 0.30 has no `leet inspect`")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *flags, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -70,8 +73,9 @@ def test_wandb_reads_back_what_was_logged(tracked: tuple[Path, Path]) -> None:
     assert summary["val/fid"] == {"min": min(fids), "last": fids[-1]}
 
     artifacts = [(r["artifact"]["type"], r["artifact"].get("aliases", [])) for r in records if r["type"] == "artifact"]
-    assert [kind for kind, _ in artifacts] == ["config", "samples", "model", "samples", "model"]
-    assert "step-4" in artifacts[-1][1]
+    logged = {"config": 1, "dataset": 1, "samples": 2, "model": 2, "run_table": 2}
+    assert Counter(kind for kind, _ in artifacts) == logged
+    assert "step-4" in [aliases for kind, aliases in artifacts if kind == "model"][-1]
 
 
 def test_every_metric_of_the_table_is_defined_as_it_says(tracked: tuple[Path, Path]) -> None:
