@@ -9,8 +9,8 @@ from ddpm.errors import UserError
 HELP = "show runs in the browser while they train, without W&B's server or an account"
 DESCRIPTION = (
     "Open a page that shows the runs in a folder, and new rows as they come: curves by arm, FID, curvature "
-    "against FID, samples, configs, a table. Nothing leaves this machine. With --publish ENTITY/PROJECT, create or renew the "
-    "experiment's workspace on W&B's server instead."
+    "against FID, samples, configs, a table. Nothing leaves this machine. With --publish ENTITY/PROJECT, "
+    "create or renew the experiment's workspace on W&B's server instead."
 )
 
 
@@ -43,13 +43,12 @@ def run(args: argparse.Namespace) -> None:
 
         print(save_workspace(args.experiment, args.publish))
         return
-    from reports.browser import board, export, server
-    from reports.experiments import load
-
     source = args.source or ("wandb" if Path("wandb").is_dir() else "runs")
-    shown = board.Board(source, load(args.experiment) if args.experiment else None)
     if args.export:
-        shown.refresh()
-        print(export.export(shown, args.export))
+        from reports.browser.export import export
+
+        print(export(source, args.experiment, args.export))
     else:
-        server.show(shown, args.host, args.port, not args.no_browser)
+        from reports.browser.server import show
+
+        show(source, args.experiment, args.host, args.port, not args.no_browser)

@@ -177,10 +177,10 @@ def _state(
         "groups": groups,
         "runs": runs,
         "swept": swept,
-        "columns": sorted({name for _, card in held for name in card.numbers}),
+        "columns": list(dict.fromkeys(name for _, card in held for name in card.numbers)),
         "protocols": protocols,
         "metrics": _metrics([card for _, card in held]),
-        "traces": [{"key": key, "label": axis_label(key)} for key in TRACES],
+        "traces": [{"key": key, "label": METRICS[key].label} for key in TRACES],
         "noise": [
             {"id": metric_id(f"curvature/trace_by_noise/{name}_mean"), "middle": (low + high) / 2}
             for name, low, high in zip(NOISE_BINS, NOISE_EDGES[:-1], NOISE_EDGES[1:], strict=True)
@@ -199,7 +199,7 @@ def _selected(cards: Sequence[Card], study: Study | None) -> tuple[Selection | N
     try:
         selection = select(study, [card.run for card in cards])
     except UserError as error:
-        return None, [f"All runs are shown: {one_line(error)}."]
+        return None, [f"All runs are shown, as there is nothing to compare yet: {one_line(error)}."]
     notes = [*selection.warnings, *(f"Not shown at first. {line}." for line in selection.left_out)]
     notes += [f"There is no run of {name} yet." for name in selection.missing]
     if weightings_differ(selection.arms):

@@ -65,15 +65,14 @@ def _pairs(run: Run, trace: str) -> Thinned:
 
 def _numbers(run: Run) -> dict[str, Any]:
     """The table's cells: late means of what every step has, the last and the lowest of what milestones have."""
-    found = {}
+    fid = run.series("val/fid")
+    found = {"val/fid (lowest)": float(fid.min())} if len(fid) else {}
+    for name in _LASTS:
+        if len(values := run.series(name)):
+            found[f"{name} (last)"] = float(values.iloc[-1])
     for name in _MEANS:
         values = run.series(name)
         late = values[values.index >= (1 - _LATE) * run.last_step]
         if len(late):
             found[f"{name} (mean of the last fifth)"] = float(late.mean())
-    for name in _LASTS:
-        if len(values := run.series(name)):
-            found[f"{name} (last)"] = float(values.iloc[-1])
-    if len(values := run.series("val/fid")):
-        found["val/fid (lowest)"] = float(values.min())
     return found

@@ -7,18 +7,22 @@ from pathlib import Path
 from ddpm.errors import UserError
 from reports.browser import page
 from reports.browser.board import Board
+from reports.experiments import load
 
 _OURS = ("data", "grids")  # folders that hold nothing else
 
 
-def export(board: Board, out: Path) -> Path:
-    """Write the page with all that it can ask for into the folder `out`, all of it or nothing; returns the page.
+def export(source: str, experiment: str | None, out: Path) -> Path:
+    """Write the page of the runs below `source` into the folder `out`, all of it or nothing; returns the page.
+    `experiment`: whose runs come first.
 
     An earlier export is replaced. A script holds each answer, as a browser reads no other files for a page from disk.
-    Raises UserError: `out` is a file, holds something else, or cannot be written to.
+    Raises UserError: as `Board`; no such experiment; `out` is a file, holds something else, or cannot be written to.
     """
+    board = Board(source, load(experiment) if experiment else None)
     if out.exists() and not _replaceable(out):
         raise UserError(f"{out} is no earlier export. Give a new or an empty folder for --export.")
+    board.refresh()
     draft = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ const live = document.documentElement.dataset.live === "yes";
 const LOOK_MS = 1000;
 const WINDOWS = [1, 3, 5, 9, 15, 31, 61, 121]; // of the rolling mean, in points
 const MOST_TIPS = 12;
+const MOST_POINTS = 12000; // in a chart: with more, wider bins, so that a choice is redrawn at once
 const TABS = { overview: "Overview", curves: "All curves", noise: "By noise level", samples: "Samples", configs: "Configs", table: "Table", notes: "Notes" };
 const FIRST_ROW = ["val/fid", "pairs"];
 const SECOND_ROW = [
@@ -79,6 +80,14 @@ function rebinned(curve, width) {
   return { width, n: all.map((b) => b.n), x: all.map((b) => Math.round(b.x / b.n)), y: all.map((b) => b.y / b.n), lo: all.map((b) => b.lo), hi: all.map((b) => b.hi) };
 }
 
+// The width of bins, a power of two, with which curves together have no more than MOST_POINTS; 0 if they are as they are.
+function binWidth(curves) {
+  const points = curves.reduce((sum, curve) => sum + curve.x.length, 0);
+  if (points <= MOST_POINTS) return 0;
+  const longest = Math.max(...curves.map((curve) => curve.x.at(-1)));
+  return 2 ** Math.ceil(Math.log2((longest * curves.length) / MOST_POINTS));
+}
+
 // The centred rolling mean over `window` points, over fewer at the ends.
 function smooth(y, window) {
   if (window < 2) return y;
@@ -92,8 +101,9 @@ function smooth(y, window) {
 }
 
 // A group's curves -> what is drawn: the mean over its runs at the steps that all have, and each run's own line.
-function gathered(curves, window) {
-  const width = Math.max(0, ...curves.map((curve) => curve.width ?? 0));
+// `least`: bins at least this wide.
+function gathered(curves, window, least) {
+  const width = Math.max(least, ...curves.map((curve) => curve.width ?? 0));
   const own = curves.map((curve) => {
     const binned = rebinned(curve, width);
     return { ...binned, smooth: smooth(binned.y, window) };
@@ -157,9 +167,9 @@ function runsByGroup(values, metric) {
 const CONFIG = { displaylogo: false, responsive: true, doubleClick: "reset", modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
 
 function layout(chart, x, y) {
-  const axis = { gridcolor: "#e8e8e8", zeroline: false, automargin: true, exponentformat: "power", tickfont: { size: 12 }, title: { font: { size: 13 }, standoff: 8 } };
+  const axis = { gridcolor: "#e8e8e8", zeroline: false, exponentformat: "none", separatethousands: true, tickfont: { size: 12 }, title: { font: { size: 13 }, standoff: 8 } };
   return {
-    margin: { l: 55, r: 12, t: 6, b: 40 }, showlegend: false, hovermode: "closest", hoverdistance: 40, dragmode: "zoom",
+    margin: { l: 60, r: 12, t: 6, b: 40 }, showlegend: false, hovermode: "closest", hoverdistance: 40, dragmode: "zoom",
     plot_bgcolor: "#fff", paper_bgcolor: "#fff", uirevision: `${chart}${x.type}${y.type}`, font: { family: "system-ui, sans-serif" },
     xaxis: { ...axis, ...x, title: { ...axis.title, ...x.title } }, yaxis: { ...axis, ...y, title: { ...axis.title, ...y.title } },
   };
@@ -184,6 +194,17 @@ function boxOf(place, chart, title) {
   return { box, plot: box.querySelector(".plot"), log: box.querySelector("input"), said: box.querySelector(".said") };
 }
 
+// Charts far below are drawn when they come near.
+const late = new Map();
+function near(box) {
+  const { top, bottom } = box.getBoundingClientRect();
+  return top < innerHeight + 100 && bottom > -100;
+}
+
+addEventListener("scroll", () => {
+  for (const [box, drawIt] of late) if (box.isConnected && near(box) && late.delete(box)) drawIt().catch(away);
+}, { passive: true });
+
 function look(group, thick) {
   const { colour, dash } = state.groups[group];
   return { color: colour, dash, width: thick ? 2.2 : 1 };
@@ -191,6 +212,18 @@ function look(group, thick) {
 
 function marks(group, size) {
   return { symbol: state.groups[group].symbol, size, color: state.groups[group].colour };
+}
+
+// The range of an axis in words: 1, 2 and 5 of each decade of a log axis.
+function ticks(type, ys) {
+  const there = ys.filter((y) => y > 0);
+  const low = Math.min(...there), high = Math.max(...there);
+  if (type !== "log" || !(high > 5 * low)) return {};
+  const values = [];
+  for (let decade = Math.floor(Math.log10(low)); decade <= Math.ceil(Math.log10(high)); decade++) {
+    for (const digit of high > 1e4 * low ? [1] : [1, 2, 5]) values.push(Number(`${digit}e${decade}`));
+  }
+  return { tickmode: "array", tickvals: values, ticktext: values.map(String) };
 }
 
 // Whether values are drawn on a log axis unless the reader says otherwise: a loss over more than a decade.
@@ -203,16 +236,17 @@ function wide(metric, lines) {
 
 async function drawCurve(place, metric) {
   const known = state.metrics.find((m) => m.key === metric);
+  const { box, plot, log, said } = boxOf(place, known.id, known.label); // all boxes first: they share the width
+  await null;
+  if (!near(box)) return void late.set(box, () => drawCurve(place, metric));
   const values = await latest(known.id);
   const groups = runsByGroup(values, metric);
-  const { plot, log, said } = boxOf(place, known.id, known.label);
   const window = WINDOWS[$("smoothing").value];
   const logx = $("logx").checked;
   const few = (curve) => curve.x.length < 30; // milestones: points, not smoothed
-  const lines = groups.map(([group, runs]) => {
-    const curves = runs.map((run) => values[run.key]);
-    return { group, ...gathered(curves, curves.every(few) ? 1 : window) };
-  });
+  const sets = groups.map(([group, runs]) => ({ group, curves: runs.map((run) => values[run.key]) }));
+  const least = binWidth(sets.flatMap(({ curves }) => curves));
+  const lines = sets.map(({ group, curves }) => ({ group, ...gathered(curves, curves.every(few) ? 1 : window, curves.every(few) ? 0 : least) }));
   const data = [];
   for (const { group, own, mean } of lines) {
     const faint = { x: [], y: [] };
@@ -236,7 +270,8 @@ async function drawCurve(place, metric) {
   const shapes = metric === "val/fid" ? await levels(groups, lines, said) : [];
   const type = logarithmic[known.id] ?? wide(metric, data) ? "log" : "linear";
   log.checked = type === "log";
-  const shape = layout(known.id, { title: { text: "step" }, type: logx ? "log" : "linear", exponentformat: "none", separatethousands: true }, { type });
+  const across = { title: { text: "step" }, type: logx ? "log" : "linear", ...ticks(logx ? "log" : "", lines.flatMap((line) => line.mean.x)) };
+  const shape = layout(known.id, across, { type, ...ticks(type, lines.flatMap((line) => line.mean.y)) });
   await Plotly.react(plot, data, { ...shape, shapes: shapes.map((s) => s.line), annotations: shapes.map((s) => note(s, type)) }, CONFIG);
   if (!groups.length) said.textContent = "None of the runs that are shown has it.";
   else if (metric !== "val/fid") said.textContent = smoothingText(lines, window);
@@ -249,7 +284,7 @@ function smoothingText(lines, window) {
   const bins = lines.some((line) => line.own.some((curve) => curve.n));
   const parts = [];
   if (window > 1 && lines.some((line) => line.mean.x.length >= 30)) parts.push(`lines: rolling mean of ${window} points`);
-  if (bins) parts.push("a point is the mean of several rows, faint: their lowest and highest (one seed)");
+  if (bins) parts.push("points: means of several rows; faint for one seed: their lowest and highest");
   return parts.join("; ");
 }
 
@@ -278,8 +313,8 @@ function note(level, type) {
 }
 
 async function drawPairs(place) {
-  const all = await latest("pairs");
   const { box, plot, log, said } = boxOf(place, "pairs", "Hessian trace against FID");
+  const all = await latest("pairs");
   const top = box.querySelector(".top");
   let pick = top.querySelector("select");
   if (!pick) {
@@ -307,17 +342,17 @@ async function drawPairs(place) {
     const last = line.steps.length - 1;
     data.push({
       x: line.x, y: line.y, mode: "lines+markers+text", line: look(line.group, true), marker: marks(line.group, 8), hoverinfo: "none", group: line.group,
-      text: line.steps.map((step, i) => (i === last || (i === 0 && lines.length < 5) ? `${step}` : "")), textposition: "top right", textfont: { color: state.groups[line.group].colour, size: 12 },
+      text: line.steps.map((step, i) => (lines.length < 5 && (i === last || i === 0) ? `${step}` : "")), textposition: "top right", textfont: { color: state.groups[line.group].colour, size: 12 },
       error_x: bars(line.ex), error_y: bars(line.ey),
     });
   }
   const type = logarithmic.pairs ? "log" : "linear";
   log.checked = type === "log";
-  const axis = (text) => ({ title: { text }, type });
+  const axis = (text, of) => ({ title: { text }, type, ...ticks(type, lines.flatMap((line) => line[of])) });
   const fid = state.metrics.find((m) => m.key === "val/fid")?.label ?? "FID";
-  await Plotly.react(plot, data, layout(`pairs${trace}`, axis(pick.selectedOptions[0].textContent), axis(fid)), CONFIG);
+  await Plotly.react(plot, data, layout(`pairs${trace}`, axis(pick.selectedOptions[0].textContent, "x"), axis(fid, "y")), CONFIG);
   const differ = trace === "curvature/hutch_trace_mean" ? " Arms with different weightings train different functions: compare the unweighted trace too." : "";
-  said.textContent = groups.length ? `Milestones in order of step (numbers: step; bars: 95 % interval over probes and samples).${differ}` : "None of the runs that are shown has this trace at a milestone with a FID.";
+  said.textContent = groups.length ? `Milestones in order of step (${lines.length < 5 ? "numbers: first and last step; " : ""}bars, for one seed: 95 % interval over probes and samples).${differ}` : "None of the runs that are shown has this trace at a milestone with a FID.";
   hovered(plot, (_, point) => {
     const line = lines.find((one) => one.group === point.data.group);
     const i = point.pointNumber;
@@ -348,7 +383,8 @@ async function drawNoise() {
   }));
   const type = logarithmic.noise ? "log" : "linear";
   log.checked = type === "log";
-  const shape = layout("noise", { title: { text: "log SNR (left: mostly noise, right: mostly image)" }, type: "linear" }, { title: { text: "Hessian trace" }, type });
+  const shape = layout("noise", { title: { text: "log SNR (left: mostly noise, right: mostly image)" }, type: "linear" }, { title: { text: "Hessian trace" }, type, ...ticks(type, lines.flatMap((line) => line.y)) });
+  plot.hidden = !lines.length;
   await Plotly.react(plot, data, shape, CONFIG);
   said.textContent = lines.length ? "Bars: 95 % interval over probes (one seed)." : "None of the runs that are shown logged the trace by noise level (curvature/trace_by_noise/...).";
   hovered(plot, (_, point) => {
@@ -407,8 +443,10 @@ async function drawOverview() {
   }
   const logged = new Set(state.metrics.map((m) => m.key));
   const there = (row) => row.filter((name) => (name === "pairs" ? logged.has("val/fid") : logged.has(name)));
-  await Promise.all(there(FIRST_ROW).map((name) => (name === "pairs" ? drawPairs($("overview-first")) : drawCurve($("overview-first"), name))));
-  await Promise.all(there(SECOND_ROW).map((name) => drawCurve($("overview-more"), name)));
+  await Promise.all([
+    ...there(FIRST_ROW).map((name) => (name === "pairs" ? drawPairs($("overview-first")) : drawCurve($("overview-first"), name))),
+    ...there(SECOND_ROW).map((name) => drawCurve($("overview-more"), name)),
+  ]);
 }
 
 async function drawChosen() {
@@ -419,8 +457,8 @@ async function drawChosen() {
   list.replaceChildren(...state.metrics.filter((m) => `${m.key} ${m.label}`.toLowerCase().includes(text)).map((m) => {
     const tick = element("input", undefined, { type: "checkbox", checked: chosen.has(m.key) });
     tick.onchange = () => { if (tick.checked) chosen.add(m.key); else chosen.delete(m.key); draw(); };
-    const label = element("label", undefined, { title: m.key });
-    label.append(tick, ` ${m.label}`, m.label === m.key ? "" : ` · ${m.key}`);
+    const label = element("label", undefined, { title: m.label });
+    label.append(tick, ` ${m.key}`);
     return label;
   }));
   $("unlisted").textContent = state.unlisted ? `Left out: up to ${state.unlisted} metrics of single timesteps in a run (mse_per_t/...).` : "";
@@ -586,7 +624,7 @@ function drawGroups() {
     const tick = element("input", undefined, { type: "checkbox", checked: on > 0, indeterminate: on > 0 && on < runs.length });
     tick.onchange = () => toggle(runs, tick.checked);
     const label = element("label");
-    label.append(tick, swatch(group), group.name);
+    label.append(tick, swatch(group), element("span", group.name));
     const seeds = element("details", undefined, { open: open.has(String(number)) });
     seeds.dataset.group = number;
     seeds.append(element("summary", `${runs.length} run${runs.length === 1 ? "" : "s"}`), ...runs.map((run) => {
@@ -628,6 +666,7 @@ function draw() {
     if (mine !== wanted) return;
     const begun = performance.now();
     $("window").textContent = WINDOWS[$("smoothing").value] === 1 ? "none" : `mean of ${WINDOWS[$("smoothing").value]} points`;
+    late.clear();
     await DRAW[tab]();
     document.body.dataset.drawn = state.version; // for tests and benchmarks
     document.body.dataset.took = performance.now() - begun;

@@ -1,5 +1,6 @@
 """Shows the dashboard's page on this machine, while the runs grow."""
 
+import os
 import secrets
 import socket
 import sys
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from ddpm.errors import UserError
 from reports.browser import page
 from reports.browser.board import Board
+from reports.experiments import load
 
 LOOPBACK = "127.0.0.1"
 _LOOK_S = 1.0  # between two looks at the files
@@ -129,25 +131,33 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the terminal is the user's."""
 
 
-def _loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+def show(source: str, experiment: str | None, host: str, port: int, browser: bool) -> None:
+    """Show the runs below `source` until Ctrl-C, which passes through as KeyboardInterrupt. `experiment`: whose runs
+    come first. `browser`: open it, if this machine has a screen.
 
-
-def show(board: Board, host: str, port: int, browser: bool) -> None:
-    """Show the page until Ctrl-C, which passes through as KeyboardInterrupt."""
+    Raises UserError: as `Board` and `Server`; no such experiment.
+    """
+    board = Board(source, load(experiment) if experiment else None)
     server = Server(board, host, port)
     server.start()
-    what = f"{board.total} run{'s' * (board.total != 1)} in {board.source}"
-    print(f"Dashboard of {what}, read as they grow: {server.address}\nCtrl-C ends it.", flush=True)
+    what = f"{board.total} run{'s' * (board.total != 1)} in {source}"
+    print(f"Dashboard of {what}, read again as they grow: {server.address}\nCtrl-C ends it.", flush=True)
     if not _loopback(host):
-        print(
-            f"ddpm: warning: {host} can be reached from other machines; who has the address sees the runs.",
-            file=sys.stderr,
-        )
-    if browser:
+        seen = f"{host} can be reached from other machines: who knows the address sees the runs"
+        print(f"ddpm: warning: {seen}.", file=sys.stderr)
+    if browser and _has_screen():
         webbrowser.open(server.address)
     try:
         while True:
             time.sleep(3600)
     finally:
         server.stop()
+
+
+def _loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _has_screen() -> bool:
+    """Whether a browser can have a window: a browser in the terminal would hide the address."""
+    return sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())

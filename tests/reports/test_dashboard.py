@@ -1,16 +1,15 @@
-"""The workspace that a study gets on W&B's server, tested with the stand-in, and the messages without one."""
+"""The workspace that a study gets on W&B's server, tested with the stand-in."""
 
 import json
 import re
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import wandb
 
 from ddpm.errors import UserError
 from reports import workspaces
-from reports.dashboard import browse
+from reports.dashboard import save_workspace
 from reports.figures.style import colour
 from wandb_standin import StandIn
 
@@ -24,8 +23,8 @@ def _runs(project: str, *experiments: str) -> None:
 def test_a_workspace_is_made_and_then_renewed(server: StandIn) -> None:
     """Repeated calls keep one saved view, with every chart the study needs and the reports' colours."""
     _runs("p", "e5", "e6", "unrelated")
-    first = browse("e6", "wandb:study/p")
-    again = browse("e6", "wandb:study/p")
+    first = save_workspace("e6", "study/p")
+    again = save_workspace("e6", "study/p")
     assert first == again
     assert "/study/p?nw=" in first
     (view,) = server.views.values()
@@ -46,20 +45,13 @@ def test_a_workspace_is_made_and_then_renewed(server: StandIn) -> None:
 
 def test_another_experiment_has_a_workspace_of_its_own(server: StandIn) -> None:
     _runs("p", "e5")
-    assert browse("e5", "wandb:study/p") != browse("e6", "wandb:study/p")
+    assert save_workspace("e5", "study/p") != save_workspace("e6", "study/p")
     assert len(server.views) == 2
 
 
 def test_a_project_that_is_not_there(server: StandIn) -> None:
     with pytest.raises(UserError, match=r"workspace of e6 cannot be saved in wandb:study/none.*ENTITY/PROJECT"):
-        browse("e6", "wandb:study/none")
-
-
-def test_a_folder_is_browsed_in_the_terminal(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no W&B run files"):
-        browse("e6", str(tmp_path))
-    (tmp_path / "run-x.wandb").touch()
-    assert f"wandb leet {tmp_path}" in browse("e6", str(tmp_path))
+        save_workspace("e6", "study/none")
 
 
 def test_the_version_whose_private_parts_are_used() -> None:
