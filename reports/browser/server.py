@@ -10,7 +10,7 @@ import webbrowser
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from ddpm.errors import UserError
 from reports.browser import page
@@ -70,11 +70,11 @@ class Server:
         """(status, content type, content) for a GET of `target`, asked from `host`."""
         if self._hosts is not None and host not in self._hosts:
             return HTTPStatus.MISDIRECTED_REQUEST, "text/plain", b"another host\n"
-        parts = urlsplit(target)
-        _, word, *rest = parts.path.split("/")
-        if not secrets.compare_digest(word.encode(), self._word.encode()) or not rest:
-            return HTTPStatus.NOT_FOUND, "text/plain", b"not here\n"
-        found = self._content("/".join(rest), parts.query)
+        path, _, query = target.partition("?")
+        word, slash, name = path.removeprefix("/").partition("/")
+        found = None
+        if slash and secrets.compare_digest(word.encode(), self._word.encode()):
+            found = self._content(name, query)
         return (HTTPStatus.OK, *found) if found else (HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")
 
     def _content(self, name: str, query: str) -> tuple[str, bytes] | None:
