@@ -1,5 +1,6 @@
 """Shows the dashboard's page on this machine, while the runs grow."""
 
+import contextlib
 import os
 import secrets
 import socket
@@ -63,7 +64,8 @@ class Server:
     def _look(self) -> None:
         while not self._over.is_set():
             begun = time.monotonic()
-            self.board.refresh()
+            with contextlib.suppress(OSError):  # a folder that cannot be listed now: the next look may succeed
+                self.board.refresh()
             self._over.wait(max(_LOOK_S, time.monotonic() - begun))
 
     def _answer(self, host: str, target: str) -> tuple[HTTPStatus, str, bytes]:

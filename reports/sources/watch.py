@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, one_line
 from ddpm.files.paths import home
 from reports.runs import Run
 from reports.sources import folders, offline
@@ -57,6 +57,8 @@ class Watch:
                 f"{source}: no runs found. Looked at any depth for `loss.jsonl` (run folders) and for `run-*.wandb` "
                 "(W&B run files). A training writes them with its first rows: start the dashboard after it."
             )
+        if not self.folders:
+            import wandb.proto.wandb_internal_pb2  # noqa: F401 - if it is not installed, the command says so now
         self._known: dict[str, _Known] = {}
 
     def __len__(self) -> int:
@@ -98,6 +100,8 @@ class Watch:
             runs = [folders.read_run(files[0].parent)] if self.folders else offline.read(files)
         except OSError as error:
             return Found(key, [], changed, f"{error.filename or key} cannot be read: {error.strerror or error}")
+        except Exception as error:  # one run must not hide the others
+            return Found(key, [], changed, f"{key} cannot be read ({type(error).__name__}: {one_line(error)})")
         return Found(key, runs, changed)
 
 

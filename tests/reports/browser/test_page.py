@@ -15,7 +15,6 @@ from reports.browser.board import Board
 from reports.browser.export import export
 from reports.browser.server import Server
 from reports.experiments import load
-from tests.once import HANGS
 from tests.reports.conftest import rows_of, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
