@@ -151,6 +151,12 @@ function scored(metric) {
   return metric.startsWith("val/fid") || metric === "pairs";
 }
 
+// What is said of runs that are ticked, but not on the axes of FID.
+function elsewhere() {
+  const count = state.runs.filter((run) => !hidden.has(run.key) && run.protocol && run.protocol !== $("protocol").value).length;
+  return count ? [`${count} run${count === 1 ? "" : "s"} of another FID protocol ${count === 1 ? "is" : "are"} not on this axis: choose it on the left`] : [];
+}
+
 // Group number -> its runs that are shown and have `values`.
 function runsByGroup(values, metric) {
   const found = new Map();
@@ -268,7 +274,7 @@ async function drawCurve(place, metric) {
     });
   }
   const shapes = metric === "val/fid" ? await levels(groups, lines, said) : [];
-  const type = logarithmic[known.id] ?? wide(metric, data) ? "log" : "linear";
+  const type = logarithmic[known.id] ?? wide(metric, lines.map((line) => line.mean)) ? "log" : "linear";
   log.checked = type === "log";
   const across = { title: { text: "step" }, type: logx ? "log" : "linear", ...ticks(logx ? "log" : "", lines.flatMap((line) => line.mean.x)) };
   const shape = layout(known.id, across, { type, ...ticks(type, lines.flatMap((line) => line.mean.y)) });
@@ -304,7 +310,7 @@ async function levels(groups, lines, said) {
     }
   }
   const bars = lines.some((line) => line.mean.about.some((a) => a.e)) ? ["bars: 95 % interval over samples"] : [];
-  said.textContent = [...bars, ...outside].join("; ");
+  said.textContent = [...bars, ...outside, ...elsewhere()].join("; ");
   return found;
 }
 
@@ -352,7 +358,7 @@ async function drawPairs(place) {
   const fid = state.metrics.find((m) => m.key === "val/fid")?.label ?? "FID";
   await Plotly.react(plot, data, layout(`pairs${trace}`, axis(pick.selectedOptions[0].textContent, "x"), axis(fid, "y")), CONFIG);
   const differ = trace === "curvature/hutch_trace_mean" ? " Arms with different weightings train different functions: compare the unweighted trace too." : "";
-  said.textContent = groups.length ? `Milestones in order of step (${lines.length < 5 ? "numbers: first and last step; " : ""}bars, for one seed: 95 % interval over probes and samples).${differ}` : "None of the runs that are shown has this trace at a milestone with a FID.";
+  said.textContent = groups.length ? `${elsewhere().map((line) => `${line}. `).join("")}Milestones in order of step (${lines.length < 5 ? "numbers: first and last step; " : ""}bars, for one seed: 95 % interval over probes and samples).${differ}` : "None of the runs that are shown has this trace at a milestone with a FID.";
   hovered(plot, (_, point) => {
     const line = lines.find((one) => one.group === point.data.group);
     const i = point.pointNumber;
@@ -469,7 +475,7 @@ async function drawChosen() {
 function slide(slider, count) {
   const atEnd = slider.value === slider.max; // a slider at its end stays there when milestones are added
   slider.max = Math.max(0, count - 1);
-  if (atEnd || slider.value > slider.max) slider.value = slider.max;
+  if (atEnd) slider.value = slider.max;
 }
 
 // Options for the runs that pass; keeps what is chosen, else chooses number `place`.
@@ -585,6 +591,7 @@ function stateOf(run) {
 }
 
 function drawStatus() {
+  if (!state.version) return void ($("status").textContent = "The first runs are being read.");
   const arms = new Set(state.runs.map((run) => run.experiment ?? run.group)).size;
   const now = state.runs.filter(training);
   const progress = state.read < state.total ? `${state.read} of ${state.total} runs read from ` : `${state.runs.length} run${state.runs.length === 1 ? "" : "s"} of ${arms} arm${arms === 1 ? "" : "s"} in `;

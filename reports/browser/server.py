@@ -100,6 +100,7 @@ class Server:
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # a page asks for all its charts at once
 
     def __init__(self, place: tuple[str, int], answer: Callable[[str, str], tuple[HTTPStatus, str, bytes]]) -> None:
         if ":" in place[0]:

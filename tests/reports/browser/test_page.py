@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.reports.conftest import rows_of, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+Serve = Callable[..., Server]
 HOSTILE = """<script>document.title='hit'</script><img src=x onerror="document.title='hit'">"'&</b>"""
 
 
@@ -26,7 +27,7 @@ HOSTILE = """<script>document.title='hit'</script><img src=x onerror="document.t
 def chromium() -> Iterator[Any]:
     driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with driver.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM)
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
         yield browser
         browser.close()
 
@@ -38,8 +39,23 @@ def strange() -> list[str]:
 
 
 @pytest.fixture
-def page(chromium: Any, strange: list[str]) -> Iterator[Any]:
-    """A page. The test fails if it did something `strange`."""
+def serve() -> Iterator[Serve]:
+    """Starts a server on the runs in a folder, for an experiment or for all."""
+    servers: list[Server] = []
+
+    def start(root: Path, experiment: str | None = None) -> Server:
+        servers.append(Server(Board(str(root), load(experiment) if experiment else None)))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def page(chromium: Any, strange: list[str], serve: Serve) -> Iterator[Any]:
+    """A page, closed before its server stops. The test fails if it did something `strange`."""
     context = chromium.new_context(viewport={"width": 1400, "height": 900})
     page = context.new_page()
     page.set_default_timeout(1000 * HANGS)
@@ -53,16 +69,13 @@ def page(chromium: Any, strange: list[str]) -> Iterator[Any]:
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+def shown(tmp_path: Path, serve: Serve) -> tuple[Path, str]:
     """Two seeds of e5 and e6, one of them still training: their folder, and the address of the page."""
     root = tmp_path / "runs"
     for experiment in ("e5", "e6"):
         for seed in (1, 2):
             write_run(root / f"{experiment}-{seed}", experiment, seed, finished=(experiment, seed) != ("e6", 2))
-    server = Server(Board(str(root), load("e6")))
-    server.start()
-    yield root, server.address
-    server.stop()
+    return root, serve(root, "e6").address
 
 
 def _open(page: Any, address: str) -> None:
@@ -187,7 +200,7 @@ def test_a_growing_run_is_followed(page: Any, shown: tuple[Path, str]) -> None:
     assert "5 runs" in page.locator("#status").inner_text()
 
 
-def test_what_runs_say_is_text(page: Any, tmp_path: Path) -> None:
+def test_what_runs_say_is_text(page: Any, serve: Serve, tmp_path: Path) -> None:
     """A hostile name, config, metric and note are shown as they are in every view, and nothing of them runs."""
     write_run(tmp_path / "runs" / "a", HOSTILE, train__name=HOSTILE)
     folder = write_run(tmp_path / "runs" / "b", "e5")
@@ -197,8 +210,7 @@ def test_what_runs_say_is_text(page: Any, tmp_path: Path) -> None:
     )
     with (folder / "loss.jsonl").open("a") as file:
         file.write(json.dumps({"_i": 300, "out": {HOSTILE: 1.0, "train/mse": HOSTILE}}) + "\n")
-    server = Server(Board(str(tmp_path / "runs"), None))
-    server.start()
+    server = serve(tmp_path / "runs")
     _open(page, server.address)
     page.evaluate("chosen.clear(); state.metrics.forEach((m) => chosen.add(m.key))")
     assert HOSTILE in page.locator("#groups").inner_text()
@@ -216,7 +228,6 @@ def test_what_runs_say_is_text(page: Any, tmp_path: Path) -> None:
     assert HOSTILE in page.locator("#configs table").text_content()
     assert HOSTILE in page.locator("#metrics").text_content()
     assert page.title() == "All runs"
-    server.stop()
 
 
 def test_samples_configs_and_table(page: Any, shown: tuple[Path, str]) -> None:
@@ -246,7 +257,7 @@ def test_samples_configs_and_table(page: Any, shown: tuple[Path, str]) -> None:
     assert values == sorted(values) and len(set(values)) == 4
 
 
-def test_trace_by_noise_level(page: Any, tmp_path: Path) -> None:
+def test_trace_by_noise_level(page: Any, serve: Serve, tmp_path: Path) -> None:
     """The slider's step is the one drawn, each bin at its middle."""
     rows: list[tuple[int, dict[str, Any]]] = [
         (
@@ -259,8 +270,7 @@ def test_trace_by_noise_level(page: Any, tmp_path: Path) -> None:
         for step in (10, 20)
     ]
     write_run(tmp_path / "a", "e5", rows=rows)
-    server = Server(Board(str(tmp_path), None))
-    server.start()
+    server = serve(tmp_path)
     _open(page, server.address)
     page.locator("#tabs button", has_text="By noise level").click()
     _drawn(page)
@@ -270,22 +280,20 @@ def test_trace_by_noise_level(page: Any, tmp_path: Path) -> None:
     _drawn(page)
     (line,) = _lines(page, "by noise level").values()
     assert line[1][0] == 2
-    server.stop()
 
 
-def test_fids_of_two_protocols_are_never_on_one_axis(page: Any, tmp_path: Path) -> None:
+def test_fids_of_two_protocols_are_never_on_one_axis(page: Any, serve: Serve, tmp_path: Path) -> None:
     write_run(tmp_path / "a", "e5")
     write_run(tmp_path / "b", "e6", protocol="cccc3333")
-    server = Server(Board(str(tmp_path), None))
-    server.start()
+    server = serve(tmp_path)
     _open(page, server.address)
     assert len(_lines(page, "FID (lower is better)")) == 1
     assert len(_lines(page, "Hessian trace against FID")) == 1
+    assert "1 run of another FID protocol is not on this axis" in page.locator("#overview-first").inner_text()
     before = _lines(page, "FID (lower is better)")
     page.locator("#protocol").select_option("cccc3333")
     _drawn(page)
     assert len(_lines(page, "FID (lower is better)")) == 1 and _lines(page, "FID (lower is better)") != before
-    server.stop()
 
 
 def test_an_export_opens_without_a_server(page: Any, shown: tuple[Path, str], tmp_path: Path) -> None:
@@ -306,11 +314,10 @@ def test_an_export_opens_without_a_server(page: Any, shown: tuple[Path, str], tm
     assert "As of" in page.locator("#status").inner_text()
 
 
-def test_a_server_that_is_gone_is_said(page: Any, strange: list[str], tmp_path: Path) -> None:
+def test_a_server_that_is_gone_is_said(page: Any, strange: list[str], serve: Serve, tmp_path: Path) -> None:
     """Catches a page that looks alive while nothing comes any more."""
     write_run(tmp_path / "a", "e5")
-    server = Server(Board(str(tmp_path), None))
-    server.start()
+    server = serve(tmp_path)
     _open(page, server.address)
     server.stop()
     page.locator("#status.away").wait_for()
