@@ -100,25 +100,36 @@ function smooth(y, window) {
   });
 }
 
-// A group's curves -> what is drawn: the mean over its runs at the steps that all have, and each run's own line.
-// `least`: bins at least this wide.
-function gathered(curves, window, least) {
+// A group's runs that its mean is over: the finished ones, or all while none is. A young run would cut the mean short.
+function settled(runs) {
+  const finished = runs.filter((run) => run.finished);
+  return finished.length ? finished : runs;
+}
+
+function finishedFirst(runs) {
+  return [...runs].sort((a, b) => b.finished - a.finished);
+}
+
+// A group's curves -> what is drawn: the mean over the first `count` of them at the steps that these have, and each
+// run's own line. `least`: bins at least this wide.
+function gathered(curves, count, window, least) {
   const width = Math.max(least, ...curves.map((curve) => curve.width ?? 0));
   const own = curves.map((curve) => {
     const binned = rebinned(curve, width);
     return { ...binned, smooth: smooth(binned.y, window) };
   });
   const at = (x) => (width ? Math.floor(x / width) : x);
-  const places = own.map((curve) => new Map(curve.x.map((x, i) => [at(x), i])));
+  const counted = own.slice(0, count);
+  const places = counted.map((curve) => new Map(curve.x.map((x, i) => [at(x), i])));
   const mean = { x: [], y: [], about: [] };
   own[0].x.forEach((x, i) => {
     const where = places.map((place) => place.get(at(x)));
     if (where.includes(undefined)) return;
-    const values = own.map((curve, run) => curve.smooth[where[run]]);
+    const values = counted.map((curve, run) => curve.smooth[where[run]]);
     const middle = values.reduce((a, b) => a + b, 0) / values.length;
     mean.x.push(x);
     mean.y.push(middle);
-    mean.about.push({ values, e: own.length === 1 ? own[0].e?.[i] : undefined, n: own[0].n?.[i] });
+    mean.about.push({ values, e: count === 1 ? own[0].e?.[i] : undefined, n: own[0].n?.[i] });
   });
   return { own, mean };
 }
@@ -250,9 +261,9 @@ async function drawCurve(place, metric) {
   const window = WINDOWS[$("smoothing").value];
   const logx = $("logx").checked;
   const few = (curve) => curve.x.length < 30; // milestones: points, not smoothed
-  const sets = groups.map(([group, runs]) => ({ group, curves: runs.map((run) => values[run.key]) }));
+  const sets = groups.map(([group, runs]) => ({ group, count: settled(runs).length, curves: finishedFirst(runs).map((run) => values[run.key]) }));
   const least = binWidth(sets.flatMap(({ curves }) => curves));
-  const lines = sets.map(({ group, curves }) => ({ group, ...gathered(curves, curves.every(few) ? 1 : window, curves.every(few) ? 0 : least) }));
+  const lines = sets.map(({ group, curves, count }) => ({ group, ...gathered(curves, count, curves.every(few) ? 1 : window, curves.every(few) ? 0 : least) }));
   const data = [];
   for (const { group, own, mean } of lines) {
     const faint = { x: [], y: [] };
@@ -334,10 +345,11 @@ async function drawPairs(place) {
   const groups = runsByGroup(values, "pairs");
   const lines = groups.map(([group, runs]) => {
     const own = runs.map((run) => values[run.key]);
-    const steps = own[0].step.filter((step) => own.every((p) => p.step.includes(step)));
-    const at = (name) => steps.map((step) => own.map((p) => p[name][p.step.indexOf(step)]));
+    const counted = settled(runs).map((run) => values[run.key]);
+    const steps = counted[0].step.filter((step) => counted.every((p) => p.step.includes(step)));
+    const at = (name) => steps.map((step) => counted.map((p) => p[name][p.step.indexOf(step)]));
     const middle = (list) => list.map((v) => v.reduce((a, b) => a + b, 0) / v.length);
-    return { group, own, steps, xs: at("x"), ys: at("y"), x: middle(at("x")), y: middle(at("y")), ex: own.length === 1 ? at("ex").flat() : [], ey: own.length === 1 ? at("ey").flat() : [] };
+    return { group, own, steps, xs: at("x"), ys: at("y"), x: middle(at("x")), y: middle(at("y")), ex: counted.length === 1 ? at("ex").flat() : [], ey: counted.length === 1 ? at("ey").flat() : [] };
   });
   const data = [];
   const bars = (half) => (half.some((e) => e) ? { array: half.map((e) => state.z95 * (e ?? 0)), thickness: 1, width: 2 } : undefined);
@@ -379,7 +391,7 @@ async function drawNoise() {
   $("noise-at").textContent = step ?? "";
   const values = Object.fromEntries(state.runs.map((run) => [run.key, curves.length && curves.every((c) => c[run.key]?.x.includes(step))]));
   const lines = runsByGroup(values, "noise").map(([group, runs]) => {
-    const at = (name) => bins.map((_, b) => runs.map((run) => { const c = curves[b][run.key]; return c[name]?.[c.x.indexOf(step)]; }));
+    const at = (name) => bins.map((_, b) => settled(runs).map((run) => { const c = curves[b][run.key]; return c[name]?.[c.x.indexOf(step)]; }));
     const ys = at("y");
     return { group, ys, es: at("e"), x: bins.map((bin) => bin.middle), y: ys.map((v) => v.reduce((a, b) => a + b, 0) / v.length) };
   });
@@ -527,7 +539,7 @@ async function drawConfigs() {
   }));
   const differing = rows.filter((row) => row.values[0] !== row.values[1]);
   const kept = rows.filter((row) => ($("equal").checked || differing.includes(row)) && ($("labels").checked || !row.label));
-  $("config-said").textContent = `${differing.filter((row) => !row.label).length} keys that change the training differ, of ${rows.filter((row) => !row.label).length}.`;
+  $("config-said").textContent = `Of ${rows.filter((row) => !row.label).length} keys that change the training, these differ: ${differing.filter((row) => !row.label).length}.`;
   const head = element("tr");
   head.append(...["key", first.name, second.name].map((text) => element("th", text)));
   table.replaceChildren(head, ...kept.map((row) => {
@@ -550,7 +562,9 @@ function drawTable() {
   if (value) runs.sort((a, b) => none(value(a)) - none(value(b)) || (sorted.up ? 1 : -1) * order(value(a), value(b)));
   const head = element("tr");
   for (const [name] of columns) {
-    const cell = element("th", name + (name && name === sorted.column ? (sorted.up ? " ▲" : " ▼") : ""));
+    const cell = element("th");
+    for (const part of name.split(/(?<=[/_.])/)) cell.append(part, element("wbr")); // where a long name may break
+    if (name && name === sorted.column) cell.append(sorted.up ? " ▲" : " ▼");
     cell.onclick = () => { sorted = { column: name, up: sorted.column === name ? !sorted.up : true }; drawTable(); };
     head.append(cell);
   }

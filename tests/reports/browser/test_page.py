@@ -70,11 +70,12 @@ def page(chromium: Any, strange: list[str], serve: Serve) -> Iterator[Any]:
 
 @pytest.fixture
 def shown(tmp_path: Path, serve: Serve) -> tuple[Path, str]:
-    """Two seeds of e5 and e6, one of them still training: their folder, and the address of the page."""
+    """Two seeds of e5 and e6, and a third of e6 that still trains: their folder, and the address of the page."""
     root = tmp_path / "runs"
     for experiment in ("e5", "e6"):
         for seed in (1, 2):
-            write_run(root / f"{experiment}-{seed}", experiment, seed, finished=(experiment, seed) != ("e6", 2))
+            write_run(root / f"{experiment}-{seed}", experiment, seed)
+    write_run(root / "e6-3", "e6", 3, rows=rows_of("e6", 3)[:12], finished=False)
     return root, serve(root, "e6").address
 
 
@@ -126,8 +127,8 @@ def test_the_first_screen_is_the_answer(page: Any, shown: tuple[Path, str]) -> N
         trace = _mean(experiment, "curvature/hutch_trace_mean")
         assert pairs[colour][0] == pytest.approx([trace[9], trace[19]])  # at steps 100 and 200
     assert page.title().startswith("e6: ")
-    assert "4 runs of 2 arms" in page.locator("#status").inner_text()
-    assert "1 training (e6 seed 2: step 200 of 200)" in page.locator("#status").inner_text()
+    assert "5 runs of 2 arms" in page.locator("#status").inner_text()
+    assert "1 training (e6 seed 3: step 100 of 200)" in page.locator("#status").inner_text()
 
 
 def test_choices_are_drawn(page: Any, shown: tuple[Path, str]) -> None:
@@ -163,7 +164,7 @@ def test_the_pages_arithmetic(page: Any, shown: tuple[Path, str]) -> None:
         """gathered([
             { x: [1, 5, 9], y: [1, 3, 7], lo: [0, 2, 6], hi: [2, 4, 8], n: [4, 4, 4], width: 4 },
             { x: [0, 1, 2, 3, 4], y: [2, 4, 6, 8, 10] },
-        ], 1, 0).mean"""
+        ], 2, 1, 0).mean"""
     )
     assert found["x"] == [1, 5] and found["y"] == [(1 + 5) / 2, (3 + 10) / 2]
     assert page.evaluate("overSeeds([1, 3])") == pytest.approx(12.7062, abs=1e-4)
@@ -188,16 +189,16 @@ def test_a_growing_run_is_followed(page: Any, shown: tuple[Path, str]) -> None:
     """Rows, a milestone and a new run appear without a click (a benchmark measures how soon)."""
     root, address = shown
     _open(page, address)
-    page.evaluate("toggle(state.runs, false); toggle(state.runs.filter((r) => r.id.startsWith('e6-s2')), true)")
-    with (root / "e6-2" / "loss.jsonl").open("a") as file:
+    page.evaluate("toggle(state.runs, false); toggle(state.runs.filter((r) => r.id.startsWith('e6-s3')), true)")
+    with (root / "e6-3" / "loss.jsonl").open("a") as file:
         file.write(json.dumps({"_i": 250, "out": {"train/loss": 0.125}}) + "\n")
     _wait(page, "state.runs.some((r) => r.step === 250)")
     _drawn(page)
     (line,) = _lines(page, "training loss").values()
     assert line[0][-1] == 250
-    write_run(root / "new", "e6", 3)
-    _wait(page, "state.runs.length === 5")
-    assert "5 runs" in page.locator("#status").inner_text()
+    write_run(root / "new", "e6", 4)
+    _wait(page, "state.runs.length === 6")
+    assert "6 runs" in page.locator("#status").inner_text()
 
 
 def test_what_runs_say_is_text(page: Any, serve: Serve, tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_samples_configs_and_table(page: Any, shown: tuple[Path, str]) -> None:
     names = page.locator("#table tr").first.locator("th").all_inner_texts()
     place = next(i for i, name in enumerate(names) if name.startswith("val/fid (last)"))
     values = [float(v) for v in page.locator(f"#table td:nth-child({place + 1})").all_inner_texts()]
-    assert values == sorted(values) and len(set(values)) == 4
+    assert values == sorted(values) and len(set(values)) == len(values)
 
 
 def test_trace_by_noise_level(page: Any, serve: Serve, tmp_path: Path) -> None:
