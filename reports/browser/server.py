@@ -11,6 +11,7 @@ import webbrowser
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs
 
 from ddpm.errors import UserError
@@ -44,7 +45,8 @@ class Server:
                 "for this machine alone."
             ) from None
         self.port = self._http.server_address[1]
-        shown = f"[{host}]" if ":" in host else host
+        name = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        shown = f"[{name}]" if ":" in name else name
         # A page elsewhere may give its own name this machine's address: only these names are answered.
         self._hosts = {f"{shown}:{self.port}", f"localhost:{self.port}"} if _loopback(host) else None
         self.address = f"http://{shown}:{self.port}/{self._word}/"
@@ -108,8 +110,10 @@ class _Http(ThreadingHTTPServer):
         self.answer = answer
         super().__init__(place, _Handler)
 
-    def handle_error(self, *_: object) -> None:
-        """Nothing: a browser that went away."""
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what went wrong, unless a browser went away."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

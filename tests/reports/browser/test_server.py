@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from ddpm.commands import cli
 from ddpm.errors import UserError
+from reports.browser import server
 from reports.browser.board import Board
 from reports.browser.server import Server
 from tests.reports.conftest import write_run
@@ -109,3 +111,33 @@ def test_two_servers_have_different_words(served: Server) -> None:
     other.start()
     other.stop()
     assert _path(other) != _path(served)
+
+
+def test_the_command_says_what_it_shows_until_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a command that opens a browser where there is no screen, or that ends otherwise than the other verbs."""
+    write_run(tmp_path / "a", "e5")
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(server, "time", Interrupted())
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert cli.main(["dashboard", "--from", str(tmp_path)]) == 130
+    said = capsys.readouterr()
+    assert f"Dashboard of 1 run in {tmp_path}" in said.out and "http://127.0.0.1:" in said.out and opened == []
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert cli.main(["dashboard", "--from", str(tmp_path), "--no-browser"]) == 130 and opened == []
+    assert cli.main(["dashboard", "--from", str(tmp_path)]) == 130
+    assert opened[0] in capsys.readouterr().out
+
+
+class Interrupted:
+    """A clock in whose first long sleep Ctrl-C comes."""
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def sleep(self, _: float) -> None:
+        raise KeyboardInterrupt
