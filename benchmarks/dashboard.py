@@ -91,7 +91,7 @@ def in_browser(address: str, browser: str, folder: Path, args: argparse.Namespac
     found: dict[str, list[float]] = {name: [] for name in ("first", *CHOICES, "another tab", "row", "heap")}
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(
-            executable_path=browser, args=["--no-sandbox", "--enable-precise-memory-info"]
+            executable_path=browser, args=["--disable-gpu", "--enable-precise-memory-info"]
         )
         for _ in range(args.rounds):
             page = chromium.new_page(viewport={"width": 1400, "height": 900})
