@@ -223,7 +223,7 @@ def _groups(
         for card in own[name]:
             settings[id(card)] = name, ", ".join(f"{key} = {show(card.run.flat, key)}" for key in keys)
     different = sorted(set(settings.values()), key=lambda pair: (experiments.index(pair[0]), pair[1]))
-    groups = []
+    groups: list[dict[str, Any]] = []
     with style.told_apart(experiments):
         for name, setting in different:
             earlier = [group for group in groups if group["experiment"] == name]

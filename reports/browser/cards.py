@@ -60,7 +60,7 @@ def _pairs(run: Run, trace: str) -> Thinned:
         return {}
     table["ex"] = run_error(run, trace).reindex(table.index)
     table["ey"] = run_error(run, "val/fid").reindex(table.index)
-    return {"step": table.index.to_numpy()} | {name: table[name].to_numpy() for name in table}
+    return {"step": table.index.to_numpy()} | {name: table[name].to_numpy() for name in ("x", "ex", "y", "ey")}
 
 
 def _numbers(run: Run) -> dict[str, Any]:
