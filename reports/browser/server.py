@@ -36,6 +36,7 @@ class Server:
 
     def __init__(self, board: Board, host: str = LOOPBACK, port: int = 0) -> None:
         self.board = board
+        page.content("plotly.js", live=True)  # if it is not installed, the command says so now
         self._word = secrets.token_urlsafe(16)
         try:
             self._http = _Http((host, port), self._answer)

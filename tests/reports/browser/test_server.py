@@ -82,7 +82,6 @@ def test_who_does_not_know_the_word_gets_nothing(served: Server) -> None:
         _path(served)[:-2] + "/",
         "*",
         "//[",
-        "http://[/",
     ):
         assert _get(served, path or "/").status == 404
     assert _get(served, _path(served), method="POST").status == 501
