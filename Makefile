@@ -17,7 +17,7 @@ FILE ?= sweeps/smoke.yaml
 BENCH ?= out/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-core mutate lint format report sweep agent docs bench lock clean
+.PHONY: help setup demo test test-core mutate lint format report dashboard sweep agent docs bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -29,7 +29,7 @@ demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked
 	@echo "Training e5 (constant weighting) and e6 (Min-SNR) side by side, one thread each"
 	@$(MAKE) --no-print-directory -j2 .demo-e5 .demo-e6
 	$(BIN)/ddpm report e6 --from wandb --where study_name=smoke --where out_dir=runs/demo --out out/demo
-	@echo "Open the report above in a browser. Browse the runs in the terminal: $(BIN)/wandb leet ./wandb"
+	@echo "Open the report above in a browser. Look at the runs there too, also while they train: $(BIN)/ddpm dashboard e6 --from runs/demo"
 
 # Two processes of one thread finish sooner than one after the other with two: small layers share out badly.
 .PHONY: .demo-e5 .demo-e6
@@ -64,6 +64,9 @@ format: $(VENV)/.installed-dev ## let ruff mend what it can
 
 report: $(VENV)/.installed ## compare an experiment with its baseline: EXP=e6 FROM=wandb OUT=out/e6 PUBLISH=ENTITY/PROJECT
 	$(BIN)/ddpm report $(EXP) --from $(FROM) --out $(OUT) $(if $(PUBLISH),--publish $(PUBLISH))
+
+dashboard: $(VENV)/.installed ## look at runs in the browser, while they train and after: EXP=e6 FROM=runs EXPORT=out/dashboard
+	$(BIN)/ddpm dashboard $(EXP) --from $(FROM) $(if $(EXPORT),--export $(EXPORT))
 
 # `wandb agent` starts what the sweep names by PATH.
 sweep: $(VENV)/.installed ## run a sweep file's points here, without a server: FILE=sweeps/smoke.yaml WORKERS=2 GPUS=0,1

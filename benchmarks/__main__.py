@@ -17,7 +17,17 @@ from ddpm.errors import UserError
 from ddpm.files.disk import require_file, write_whole
 
 # The quick ones first. `python -m benchmarks.NAME` runs one.
-NAMES = ("start", "training_step", "sampling", "distributed", "evaluation", "curvature", "sweep", "report_reading")
+NAMES = (
+    "start",
+    "training_step",
+    "sampling",
+    "distributed",
+    "evaluation",
+    "curvature",
+    "sweep",
+    "dashboard",
+    "report_reading",
+)
 
 
 def main() -> int:

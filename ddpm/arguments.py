@@ -33,6 +33,14 @@ def _at_least(least: int, text: str) -> int:
     return value
 
 
+def port(text: str) -> int:
+    """A TCP port; 0 stands for a free one."""
+    value = _at_least(0, text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f"must be at most 65535, got {value}")
+    return value
+
+
 def fraction(text: str) -> float:
     """A number within 0 ... 1."""
     value = float(text)

@@ -1,4 +1,4 @@
-"""How to browse the runs of an experiment: in the terminal, or in a workspace on W&B's server."""
+"""The workspace of an experiment on W&B's server. (`browser/` shows runs without one.)"""
 
 import contextlib
 import io
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ddpm.errors import UserError
-from ddpm.files.paths import home
 from ddpm.metrics.table import STEP, TABLE, axis_label
 from ddpm.tracking import client
 from reports import workspaces
@@ -31,41 +30,24 @@ CHARTS: dict[str, list[list[str]]] = {
 }
 
 
-def browse(experiment: str, source: str) -> str:
-    """How to browse the runs of `source`, in words. Saves the workspace of the experiment, or of `sweep:ID`, in
-    `wandb:ENTITY/PROJECT`.
+def save_workspace(experiment: str, path: str) -> str:
+    """Save the workspace of the experiment, or of `sweep:ID`, in the W&B project `path`, `ENTITY/PROJECT`; its name and
+    address.
 
-    Raises UserError: no such experiment, sweep, folder or project; the server does not answer.
+    Raises UserError: no such experiment, sweep or project; the server does not answer.
     """
     if experiment.startswith(_SWEEP):
-        return _browse_sweep(experiment.removeprefix(_SWEEP), source)
+        return _save_sweep(experiment.removeprefix(_SWEEP), path)
     study = load(experiment)
-    if source.startswith("wandb:"):
-        path = source.removeprefix("wandb:")
-        with saving(f"workspace of {study.name}", path):
-            workspace = make_workspace(study, *training_runs(study, path))
-            workspace.save()
-            return f"{study.name}: {workspace.url}"
-    root = home(source)
-    if not any(root.glob("**/run-*.wandb")):
-        raise UserError(
-            f"{source} holds no W&B run files (run-*.wandb). Give the folder that does, e.g. `wandb`, or "
-            "wandb:ENTITY/PROJECT for a workspace on W&B's server."
-        )
-    return (
-        f"wandb leet {source}   charts of these runs in the terminal\n"
-        f"ddpm report {study.name} --from {source}   the comparison as a page\n"
-        f"ddpm sync, then ddpm dashboard {study.name} --from wandb:ENTITY/PROJECT   a workspace on W&B's server"
-    )
+    with saving(f"workspace of {study.name}", path):
+        workspace = make_workspace(study, *training_runs(study, path))
+        workspace.save()
+        return f"{study.name}: {workspace.url}"
 
 
-def _browse_sweep(id: str, source: str) -> str:
-    """Save the workspace of a sweep on W&B's server; its address in words."""
+def _save_sweep(id: str, path: str) -> str:
     import wandb
 
-    path = source.removeprefix("wandb:")
-    if path == source:
-        raise UserError(f"A sweep's workspace is on W&B's server: --from wandb:ENTITY/PROJECT, not {source}.")
     with saving(f"workspace of sweep {id}", path):
         api: Any = wandb.Api(timeout=TIMEOUT_S)
         entity, _, project = path.rpartition("/")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,23 @@ class Run:
         """The list of `metric` at the last step that has one; empty if there is none."""
         return next(reversed(self.lists.get(metric, {}).values()), ())
 
-    @cached_property  # a report asks for it many times
+    # Kept with the run, and gone with it: a report asks for these many times.
+    @cached_property
+    def whole_config(self) -> Config | None:
+        """The run's config as the trainer reads it; None if it is the original study's or incomplete."""
+        own = {key: value for key, value in self.config.items() if key in Config.model_fields}
+        try:
+            return Config.model_validate(upgrade(own))
+        except (ValueError, TypeError):
+            return None
+
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """`flat_config`'s result: do not change it."""
+        whole = self.whole_config
+        return DEFAULTS | (flatten(whole.nested()) if whole else {}) | flatten(self.config)
+
+    @cached_property
     def last_step(self) -> int:
         """The last step with a finite train/loss, or the last logged one of a run without; 0 for a run without rows."""
         losses = self.series("train/loss")
@@ -117,7 +133,7 @@ class Run:
         Counts to the end of a finished run, else to its last row. ([], 0) if the config does not tell the steps, as the
         original study's, or if they are too many to count.
         """
-        cfg, said = _whole_config(self), flatten(self.config)
+        cfg, said = self.whole_config, flatten(self.config)
         if cfg is None or self.history.empty or not {"train.total_steps", "logging.log_every_n_steps"} <= said.keys():
             return [], 0
         last = cfg.train.total_steps if self.state == "finished" else int(self.history.index[-1])
@@ -136,23 +152,7 @@ class Run:
 
 def flat_config(run: Run) -> dict[str, Any]:
     """The run's config with dotted keys, including the values of keys that it is too old to have."""
-    return dict(_flat_config(run))
-
-
-@lru_cache(maxsize=4096)
-def _flat_config(run: Run) -> dict[str, Any]:
-    cfg = _whole_config(run)
-    return DEFAULTS | (flatten(cfg.nested()) if cfg else {}) | flatten(run.config)
-
-
-@lru_cache(maxsize=4096)
-def _whole_config(run: Run) -> Config | None:
-    """The run's config as the trainer reads it; None if it is the original study's or incomplete."""
-    own = {key: value for key, value in run.config.items() if key in Config.model_fields}
-    try:
-        return Config.model_validate(upgrade(own))
-    except (ValueError, TypeError):
-        return None
+    return dict(run.flat)
 
 
 def as_time(value: Any) -> datetime | None:

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0].replace("_", "-")
-        if package not in ("wandb", "wandb-workspaces"):
+        if package not in ("wandb", "wandb-workspaces", "plotly"):
             raise
         print(f"ddpm: error: This needs {package}, which is not installed: pip install {package}", file=sys.stderr)
         return UserError.exit_code

@@ -3,7 +3,7 @@
 Runs of different schedules share a panel only of the neutral trace: the losses over timesteps are other functions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,8 +139,13 @@ def _keys(axes: Axes, shown: Sequence[Entry]) -> None:
 
 def protocol_text(shown: Sequence[Entry], protocol: str) -> str:
     """The protocol in one line: fingerprint, sampler, NFE, samples and features."""
-    described = next((flatten(entry.run.protocols.get(protocol, {})) for entry in shown), {})
-    known = [f"{key} = {described[key]}" for key in ("sampler", "nfe", "n_samples", "features") if key in described]
+    return described(protocol, next((entry.run.protocols.get(protocol, {}) for entry in shown), {}))
+
+
+def described(protocol: str, description: Mapping[str, Any]) -> str:
+    """The fingerprint `protocol` and what its description says of sampler, NFE, samples and features."""
+    flat = flatten(description)
+    known = [f"{key} = {flat[key]}" for key in ("sampler", "nfe", "n_samples", "features") if key in flat]
     return f"protocol {protocol}" + (f": {', '.join(known)}" if known else "")
 
 

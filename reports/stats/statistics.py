@@ -81,7 +81,7 @@ def standard_error(arm: Arm, metric: str) -> pd.Series:
     seeds: sqrt(sum of squares) / k. Errors that do not average out are averaged instead: of traces on the same draws,
     and of FIDs, whose samples all start from one noise (`eval.sample_seed`).
     """
-    errors = [_run_error(run, metric) for run in arm.runs if len(run.series(metric))]
+    errors = [run_error(run, metric) for run in arm.runs if len(run.series(metric))]
     if not errors or any(error.empty for error in errors):
         return pd.Series(dtype=float)
     table = pd.concat(errors, axis=1, join="inner")
@@ -90,7 +90,8 @@ def standard_error(arm: Arm, metric: str) -> pd.Series:
     return (table**2).sum(axis=1) ** 0.5 / len(errors)
 
 
-def _run_error(run: Run, metric: str) -> pd.Series:
+def run_error(run: Run, metric: str) -> pd.Series:
+    """`standard_error` of one run."""
     logged = run.series(f"{metric.removesuffix('_mean')}_sem")
     if len(logged):
         return logged

@@ -35,7 +35,7 @@ def _commands(run: str) -> dict[str, tuple[dict[str, str], list[str]]]:
         "train, offline": ({}, ["train", *RUN, "--id=offline", "--logging.wandb.mode=offline"]),
         "train, by WANDB_MODE=online": ({"WANDB_MODE": "online"}, ["train", *RUN, "--id=online", NO_WANDB]),
         "sync": ({}, ["sync", "runs"]),
-        "dashboard": ({}, ["dashboard", "e6", "--from", "wandb:me/study"]),
+        "dashboard": ({}, ["dashboard", "e6", "--publish", "me/study"]),
         "doctor": ({}, ["doctor"]),
     }
 
