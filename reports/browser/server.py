@@ -66,10 +66,9 @@ class Server:
 
     def _look(self) -> None:
         while not self._over.is_set():
-            begun = time.monotonic()
             with contextlib.suppress(OSError):  # a folder that cannot be listed now: the next look may succeed
                 self.board.refresh()
-            self._over.wait(max(_LOOK_S, time.monotonic() - begun))
+            self._over.wait(_LOOK_S)
 
     def _answer(self, host: str, target: str) -> tuple[HTTPStatus, str, bytes]:
         """(status, content type, content) for a GET of `target`, asked from `host`."""
