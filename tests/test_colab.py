@@ -50,6 +50,7 @@ def test_every_cell_runs(tmp_path: Path) -> None:
     assert "The demo can run" in cells["doctor"]["said"]
     assert "e6 against e5: " in cells["report"]["said"]
     text, *figures = cells["show"]["shown"]
-    assert "## Verdicts" in text["text/markdown"] and "## Numbers" not in text["text/markdown"]
+    assert "*Question: " in text["text/markdown"] and "e6's is" in text["text/markdown"]
+    assert "<details>" not in text["text/markdown"]
     drawn = list((tmp_path / "out/colab/figures").glob("*.png"))
     assert len(figures) == len(drawn) > 5 and all("image/png" in figure for figure in figures)

@@ -133,7 +133,8 @@ def _rms(x: Tensor) -> float:
 
 
 def probe(task: Task) -> Found:
-    """Hutchinson's values on the device and on the CPU, for both losses, from the same images, t, eps and vectors."""
+    """Hutchinson's values on the device and on the CPU, for trained, common and neutral loss, from the same images, t,
+    eps and vectors. Bins of noise level have samples in some draws only."""
     probes = task.pick(8, 2)
     options = (
         "--curvature.enabled=true",
@@ -164,7 +165,8 @@ def _values(training: Training, exact: bool) -> dict[str, Tensor]:
     measured = training.diagnostics.curvature.measure(
         training.state.model, 1, nothing, lambda: None, checks=0, exact=exact
     )
-    return {key: torch.tensor(values, dtype=torch.float64) for key, values in measured.details.items()}
+    found = {key: values for key, values in measured.details.items() if "by_noise" not in key}
+    return {key: torch.tensor(values, dtype=torch.float64) for key, values in found.items()}
 
 
 def distances(task: Task) -> Found:

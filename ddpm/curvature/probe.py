@@ -56,7 +56,8 @@ class Measurement:
     @property
     def logged(self) -> dict[str, Any]:
         """What a run logs: the numbers, and of the lists those of the draws, by which reports pair runs."""
-        return self.row | {key: self.details[key] for key in DRAWN if key in self.details}
+        lists = {key: self.details[key] for key in DRAWN if any(map(math.isfinite, self.details.get(key, ())))}
+        return self.row | lists
 
 
 # A measurement, and how many of its values are missing.

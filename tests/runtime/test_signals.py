@@ -26,7 +26,7 @@ def _send_at_call(target: str, number: int, *signals: int) -> None:
     [
         (signal.SIGTERM, "ddpm.training.loop.train_step", 5),  # in a step, which is finished first
         (signal.SIGINT, "ddpm.evaluation.evaluator.to_uint8", 7),  # in an evaluation, which is repeated
-        (signal.SIGTERM, "ddpm.curvature.hessian.squares._values", 7),  # in a probe, which is repeated
+        (signal.SIGTERM, "ddpm.curvature.hessian.squares._Network.passed", 7),  # in a probe, which is repeated
     ],
 )
 def test_a_signal_costs_nothing(tmp_path: Path, undisturbed, signum: int, target: str, number: int) -> None:  # noqa: F811

@@ -83,7 +83,7 @@ KILLS = {
     "before the first sample": _at("ddpm.evaluation.evaluator.draw"),
     "before a milestone's row": _at("ddpm.tracking.run_folder.RunFolder.append"),
     "between a milestone's row and its artifact": _at("ddpm.tracking.tracker.Tracker.log_checkpoint"),
-    "in a probe": _at("ddpm.curvature.hessian.squares._values", 2),
+    "in a probe": _at("ddpm.curvature.hessian.squares._Network.passed", 2),
     "in a checkpoint's write, before it has its name": functools.partial(_at_sync, "step-000005.pt.part"),
     "and after": functools.partial(_at_sync, "checkpoints"),
     "in the second milestone's evaluation": _at("ddpm.evaluation.scores.frechet_distance"),

@@ -30,6 +30,7 @@ TINY = [
     "--train.total_steps=4",
     "--logging.log_every_n_steps=2",
     "--curvature.probes=2",
+    "--curvature.batch_size=null",
     "--eval.reference_n=100",
     "--eval.grid.every=2",
     "--eval.grid.nfe=2",
