@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from ddpm.commands.cli import main
+from ddpm.metrics.table import TABLE
 from ddpm.sweep import start
 from tests.once import HANGS, once
 from tests.training.test_train import tiny
@@ -164,7 +165,7 @@ def _history(record: RunRecord) -> list[dict[str, Any]]:
     """The server's rows by `step`, with the last value of each key, without times, media and W&B's own keys."""
     merged: dict[int, dict[str, Any]] = {}
     for row in record.history:
-        left_out = ("_", "time/", "samples/")
+        left_out = ("_", "time/", "samples/", TABLE)
         kept = {k: v for k, v in row.items() if not k.startswith(left_out) and k != "step"}
         merged.setdefault(row["step"], {"_i": row["step"]}).update(_comparable(kept))
     return [merged[step] for step in sorted(merged)]
