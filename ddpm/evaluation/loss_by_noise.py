@@ -75,9 +75,7 @@ class LossByNoise:
         """The metrics of a denoiser: in each bin, means over images and their standard errors, as far as known."""
         row = {}
         for name, timesteps in self.bins.items():
-            seen, unseen = (
-                self._errors(denoiser, images, timesteps, device, batch_size) for images in (self.seen, self.unseen)
-            )
+            seen, unseen = self._errors(denoiser, timesteps, device, batch_size)
             floor = self.floor[name]
             values = {"seen": seen, "floor": floor, "excess": seen - floor}
             if len(unseen):
@@ -90,13 +88,15 @@ class LossByNoise:
         return row
 
     def _errors(
-        self, denoiser: Denoiser, images: Tensor, timesteps: Tensor, device: torch.device, batch_size: int
-    ) -> Tensor:
-        """(m,) float64: the eps-MSE of the first images, each at its timestep."""
-        errors = torch.zeros(len(images), dtype=torch.float64)
-        timesteps, noise = timesteps[: len(images)], self.noise[: len(images)]
+        self, denoiser: Denoiser, timesteps: Tensor, device: torch.device, batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """(n,) and (m,) float64: the eps-MSE of the seen and of the unseen images, each at its timestep."""
+        n, m = len(self.seen), len(self.unseen)
+        images = torch.cat([self.seen, self.unseen])
+        noise, timesteps = (torch.cat([each[:n], each[:m]]) for each in (self.noise, timesteps))
+        errors = torch.zeros(n + m, dtype=torch.float64)
         for t in timesteps.unique().tolist():
             at = timesteps == t
             x_0, eps = images[at].to(device), noise[at].to(device)
             errors[at] = eps_errors(denoiser, x_0, eps, self._schedule.alpha_bar[t], t, batch_size).cpu()
-        return errors
+        return errors[:n], errors[n:]
