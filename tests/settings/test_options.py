@@ -8,6 +8,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,11 @@ def handed_on(argv: Argv, folder: Path) -> list[Any]:
         "findings": ["reports.studies.min_snr.write.write_figures", "reports.studies.min_snr.write.write_text"],
         "probe-pairs": ["reports.studies.probe_pairs.compare"],
     }
-    calls = []
-    for name in work[argv[0]]:
-        with mock.patch(name, return_value=0 if argv[0] == "sweep" else "") as function:
-            cli.main(argv)
-        calls += [(name, call.args, call.kwargs) for call in function.call_args_list]
+    with ExitStack() as stack:
+        answer = 0 if argv[0] == "sweep" else ""
+        mocks = {name: stack.enter_context(mock.patch(name, return_value=answer)) for name in work[argv[0]]}
+        cli.main(argv)
+    calls = [(name, call.args, call.kwargs) for name, function in mocks.items() for call in function.call_args_list]
     assert calls
     return calls
 
