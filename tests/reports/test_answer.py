@@ -131,8 +131,9 @@ def test_several_variants_share_a_sentence(tmp_path: Path) -> None:
 
 def test_a_criterions_own_metric_comes_first(tmp_path: Path) -> None:
     """e24b's criterion is about the reconstruction error. Catches an answer to another question."""
-    for name, error in (("e24a", 2.0), ("e24b", 3.0)):
-        write_run(tmp_path / name, name, rows=[(200, {"val/recon_mse": error, "train/loss": 1.0})])
+    for name, error, weighting in (("e24a", 2.0, "constant"), ("e24b", 3.0, "minsnr")):
+        rows = [(200, {"val/recon_mse": error, "train/loss": 1.0})]
+        write_run(tmp_path / name, name, rows=rows, loss__weighting=weighting)
     first, *_ = answer(chosen(tmp_path, "e24b"))
     assert "reconstruction" in first.about and "e24b's is 50.0 % higher than e24a's at step 200" in first.says
 

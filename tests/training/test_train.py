@@ -394,7 +394,7 @@ def _measured(training: Training) -> dict[str, float]:
     tracker = mock.Mock(**{"has.return_value": False, "last.return_value": None})
     advance(training, tracker)
     training.diagnostics.measure(tracker)
-    _, row, _ = tracker.log.call_args.args
+    _, row, *_ = tracker.log.call_args.args
     return row
 
 
