@@ -43,7 +43,7 @@ test: $(VENV)/.installed-dev ## run the tests, on all cores (about 12 minutes on
 
 # The tests of what computes, but those against other libraries. `default` are the kernels for any processor: sums in
 # another order, and other last bits of a sine, than with vector instructions.
-CORE := $(filter-out %_peers.py,$(wildcard tests/curvature/test_hessian_*.py tests/diffusion/test_*.py)) tests/models tests/data \
+CORE := $(filter-out %_peers.py,$(wildcard tests/curvature/test_hessian_*.py tests/diffusion/test_*.py)) tests/curvature/test_draws.py tests/models tests/data \
 	$(foreach name,distances floor kid_prdc loss_by_noise reconstruction sampler_check,tests/evaluation/test_$(name).py) tests/test_evenly.py tests/reports/test_intervals.py
 test-core: $(VENV)/.installed-dev ## run the tests of the numerical core once more, as on another processor (about a minute on two cores)
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(CORE)

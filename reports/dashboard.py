@@ -46,10 +46,8 @@ def save_workspace(experiment: str, path: str) -> str:
 
 
 def _save_sweep(id: str, path: str) -> str:
-    import wandb
-
     with saving(f"workspace of sweep {id}", path):
-        api: Any = wandb.Api(timeout=TIMEOUT_S)
+        api = client.api(TIMEOUT_S)
         entity, _, project = path.rpartition("/")
         entity = entity or api.default_entity
         swept = list(api.sweep(f"{entity}/{project}/{id}").config["parameters"])
@@ -74,9 +72,7 @@ def saving(what: str, path: str) -> Iterator[None]:
 
 def training_runs(study: Study, path: str) -> tuple[str, str, list[tuple[str, str]]]:
     """Entity, project and the study's runs there, as (id, experiment). Raises ValueError if there is no project."""
-    import wandb
-
-    api: Any = wandb.Api(timeout=TIMEOUT_S)
+    api = client.api(TIMEOUT_S)
     entity, _, project = path.rpartition("/")
     entity = entity or api.default_entity
     wanted = {"config.experiment": {"$in": [*study.arms, *study.context]}}

@@ -93,7 +93,7 @@ def _run_id(study: Study) -> str:
 def _use_compared(run: Any, selection: Selection, entity: str, project: str) -> int:
     """Mark as used by the report run what it compared: of each training its data set, config, best and last checkpoint,
     and the tables of its evaluations. Returns how many of the compared runs the project does not have."""
-    api: Any = wandb.Api(timeout=TIMEOUT_S)
+    api = client.api(TIMEOUT_S)
     path, study = f"{entity}/{project}", selection.study
     wanted = {one.id for arm in (*selection.arms, *selection.context) for one in arm.runs}
     filters = {"config.experiment": {"$in": [*study.arms, *study.context]}}
@@ -127,7 +127,7 @@ def _upload(run: Any, study: Study, folder: Path, figures: Sequence[Figure]) -> 
 
 def _report_ids(entity: str, project: str) -> set[str]:
     """The ids of the project's W&B Reports."""
-    return {report.id for report in wandb.Api(timeout=TIMEOUT_S).reports(f"{entity}/{project}")}
+    return {report.id for report in client.api(TIMEOUT_S).reports(f"{entity}/{project}")}
 
 
 # ---- the W&B Report --------------------------------------------------------------------------------------

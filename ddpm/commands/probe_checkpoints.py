@@ -86,21 +86,12 @@ class _Measuring:
     def __init__(self, cfg: Config, device: str):
         self.cfg = cfg
         self._device = choose_device(device)
-        d = cfg.data
-        self.images: ImageSet = load_images(
-            d.dataset,
-            d.root,
-            subset=d.subset,
-            hold_out=d.hold_out,
-            split=d.split,
-            skip_bad=d.skip_bad,
-            workers=d.num_workers,
-        )
+        self.images: ImageSet = load_images(**cfg.data.images)
         self._images = self.images.images.to(self._device)
         self._objective = objective_of(cfg, schedule_of(cfg), self._device)
         self._model = make_model(cfg).to(self._device)
-        if said := CurvatureProbe(cfg, self._objective, self._images).left_out:
-            print(said)
+        for line in CurvatureProbe(cfg, self._objective, self._images).notes:
+            print(line)
 
     def over(self, work: Sequence[tuple[_Checkpoint, Sequence[str]]]) -> Iterator[tuple[int, Measurement]]:
         """Step and measurement for each (checkpoint, methods). Raises UserError, and Interrupted between two."""

@@ -170,15 +170,7 @@ def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Tr
     use_folder(cfg.cache_dir)
     d, root = cfg.data, request.data
     dataset = "folder" if root and d.dataset == "embedded" else d.dataset
-    images = load_images(
-        dataset,
-        root or d.root,
-        subset=d.subset,
-        hold_out=d.hold_out,
-        split=d.split,
-        skip_bad=d.skip_bad,
-        quiet=quiet,
-    )
+    images = load_images(**d.images | {"dataset": dataset, "root": root or d.root, "quiet": quiet})
     features = make_features(request.features or cfg.eval.features, trained.device)
     _, channels, height, width = images.images.shape
     evaluator = Evaluator(

@@ -86,6 +86,12 @@ class Data(Section):
     skip_bad: bool = False  # leave unreadable images out instead of stopping
     hold_out: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
+    @property
+    def images(self) -> dict[str, Any]:
+        """The arguments of `ddpm.data.images.load_images`, and of `ddpm.data.unseen.load_unseen`, for these images."""
+        keys = ("dataset", "root", "subset", "hold_out", "split", "skip_bad")
+        return {key: getattr(self, key) for key in keys} | {"workers": self.num_workers}
+
     @model_validator(mode="after")
     def _held_out_of_a_folder(self) -> "Data":
         if self.hold_out and self.dataset != "folder":
@@ -194,10 +200,9 @@ class Curvature(Section):
     `draws: fixed` uses the same images, t, eps and v at every step and in every run with the same `seed`; `batch` uses
     the current training batch and new t, eps and v, as the original study did. `neutral`: half of the images of a fixed
     draw take their noise level from the range that schedules share; this adds the neutral trace and the trace by noise
-    level. `probes`: the number of v'Hv values,
-    `per_draw` of them on each batch of `batch_size` images (null: data.batch_size); for the sketches, the number of
-    products; for the noise scale, of batches. `exact`: Hessian-vector products instead of differences. `chunk`:
-    products in one pass, fewer if memory runs out.
+    level. `probes`: the number of v'Hv values, `per_draw` of them on each batch of `batch_size` images (null:
+    data.batch_size); for the sketches, the number of products; for the noise scale, of batches. `exact`: Hessian-vector
+    products instead of differences. `chunk`: products in one pass, fewer if memory runs out.
     """
 
     enabled: bool = False

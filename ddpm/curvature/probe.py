@@ -65,14 +65,17 @@ Result = tuple[Measurement, int]
 
 
 class CurvatureProbe:
-    """Measures the curvature of one run at any weights. images: (n, 3, H, W) uint8, on the device that trains."""
+    """Measures the curvature of one run at any weights. images: (n, 3, H, W) uint8, on the device that trains.
+
+    notes: lines to print once, on how the draws differ from what the config may lead to expect.
+    """
 
     def __init__(self, cfg: Config, objective: Objective, images: Tensor):
         self.cfg = cfg.curvature
         self._run = cfg
         self._objective = objective
         self._images = images
-        self._batch_size = cfg.curvature.batch_size or cfg.data.batch_size
+        self._batch_size = asked = cfg.curvature.batch_size or cfg.data.batch_size
         # Key prefixes of the trained and the common loss, which may be the same, for all methods but `hutchinson`.
         self._prefixes = [("", "ref_")] if objective.is_common else [("",), ("ref_",)]
         self._levels = None
@@ -83,19 +86,24 @@ class CurvatureProbe:
                 objective, cfg.curvature.probes // cfg.curvature.per_draw, self._batch_size, rng
             )
         self._losses = self._levels.losses if self._levels else (TRAINED, COMMON)
+        self.notes = self._notes(asked) if "hutchinson" in cfg.curvature.method else []
 
-    @property
-    def left_out(self) -> str:
-        """Which losses are not measured, as the trained timesteps do not reach their noise levels; empty if none."""
+    def _notes(self, asked: int) -> list[str]:
+        """How the draws differ from what the config may lead to expect. asked: images in a draw."""
+        if self.cfg.neutral and not self._levels:
+            return ["curvature: draws of the training batch have no neutral trace, and none by noise level"]
+        found = []
+        if self._batch_size != asked:
+            found.append("curvature: a draw has 2 images, not 1: one at the arm's own timesteps, one at a shared level")
         missing = [name for name in (NEUTRAL, *BY_NOISE) if self._levels and name not in self._losses]
-        if not missing:
-            return ""
-        levels = self._objective.trained.log_snr
-        bins = sum(name in BY_NOISE for name in missing)
-        return (
-            f"curvature: no neutral trace and no trace in {bins} of {len(BY_NOISE)} bins of noise level, as the "
-            f"trained timesteps reach only from log SNR {levels[-1]:.1f} to {levels[0]:.1f}"
-        )
+        if missing:
+            levels = self._objective.trained.log_snr
+            bins = sum(name in BY_NOISE for name in missing)
+            found.append(
+                f"curvature: no neutral trace and no trace in {bins} of {len(BY_NOISE)} bins of noise level, as the "
+                f"trained timesteps reach only from log SNR {levels[-1]:.1f} to {levels[0]:.1f}"
+            )
+        return found
 
     def measure(
         self,

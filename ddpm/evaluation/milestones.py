@@ -129,16 +129,7 @@ class Milestones:
         """The loss by noise level on the images at `positions` and on unseen ones. Says what will be missing."""
         n = len(positions)
         try:
-            unseen = load_unseen(
-                n,
-                d.dataset,
-                d.root,
-                subset=d.subset,
-                hold_out=d.hold_out,
-                split=d.split,
-                skip_bad=d.skip_bad,
-                workers=d.num_workers,
-            )
+            unseen = load_unseen(n, **d.images)
         except UserError as error:
             unseen = self._images.images[:0]
             print(f"loss by noise level: no unseen images, so no gap to the training images. {error}")

@@ -86,11 +86,11 @@ def failures() -> tuple[type[Exception], ...]:
     return wandb.errors.Error, WandbApiFailedError, requests.RequestException, ValueError, OSError
 
 
-def api() -> Any:
+def api(timeout_s: int = 20) -> Any:
     """The client's public API, for one server."""
     import wandb
 
-    return wandb.Api(timeout=20)
+    return wandb.Api(timeout=timeout_s)
 
 
 def not_found(error: Exception) -> bool:

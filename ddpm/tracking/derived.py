@@ -13,7 +13,7 @@ from typing import Any
 
 from ddpm.errors import UserError, one_line
 from ddpm.files.disk import append_line
-from ddpm.files.rows import read_objects
+from ddpm.files.rows import LeftOut, read_objects, said_of
 from ddpm.metrics.table import SOURCE
 from ddpm.runtime.checkpoint import digest
 from ddpm.tracking import client
@@ -56,16 +56,18 @@ def note(folder: Path, job: str, step: int, point: str, out: Any, how: Any = Non
 
 
 def works(folder: Path, record: dict[str, Any]) -> list[Work]:
-    """The W&B runs of the notes in a run folder. Lines that do not fit are left out."""
+    """The W&B runs of the notes in a run folder. Prints how many lines do not fit, and are left out."""
     found: dict[str, Work] = {}
     for job, name in FILES.items():
         path = folder / name
-        for _, line in read_objects(path.read_bytes().splitlines(), {}) if path.is_file() else ():
+        left_out: LeftOut = {}
+        for number, line in read_objects(path.read_bytes().splitlines(), left_out) if path.is_file() else ():
             try:
                 made = {"evaluate": _evaluated, "probe": _probed, "sample": _drawn}[job](line, folder)
                 suffix, axis, about, rows = made
                 step = int(line["_i"])
             except (LookupError, TypeError, ValueError, AttributeError):
+                left_out.setdefault("line(s) that do not fit", []).append(number)
                 continue
             known = record.get("data") or {}
             config = {SOURCE: record["wandb_id"], "trained": _of_training(record), "data_digest": known.get("digest")}
@@ -78,6 +80,8 @@ def works(folder: Path, record: dict[str, Any]) -> list[Work]:
                 work.table += [_tabled(row) for row in line["out"]]
             if job == "sample" and (picture := folder / "drawn" / f"{line['point']}.png").is_file():
                 work.pictures |= {key: picture for key, _ in rows}
+        for said in said_of(name, left_out):
+            print(f"warning: {folder}: {said}")
     return list(found.values())
 
 

@@ -23,18 +23,7 @@ class Training:
         use_folder(cfg.cache_dir)
         self.device = choose_device(cfg.device)
         self.precision = choose_precision(cfg.train.amp, self.device)
-        d = cfg.data
-        images = distributed.in_turn(
-            lambda: load_images(
-                d.dataset,
-                d.root,
-                subset=d.subset,
-                hold_out=d.hold_out,
-                split=d.split,
-                skip_bad=d.skip_bad,
-                workers=d.num_workers,
-            )
-        )
+        images = distributed.in_turn(lambda: load_images(**cfg.data.images))
         self.images_digest = images.digest
         self.schedule = schedule_of(cfg)
         self.objective = objective_of(cfg, self.schedule, self.device)
@@ -42,8 +31,9 @@ class Training:
         self.milestones = Milestones(cfg, self.schedule, images, self.device, self.timers)
         self.state = TrainState(cfg, images.images, self.device, self.precision, self.timers)
         self.diagnostics = Diagnostics(cfg, self.schedule, self.objective, self.milestones, self.state)
-        if self.diagnostics.curvature.left_out and cfg.curvature.enabled and not distributed.rank():
-            print(self.diagnostics.curvature.left_out)
+        if cfg.curvature.enabled:
+            for line in self.diagnostics.curvature.notes:
+                print(line)
 
     def facts(self) -> dict[str, Any]:
         """What the run's record holds besides its config."""

@@ -17,7 +17,7 @@ from ddpm.metrics.table import METRICS, axis_label
 from ddpm.names import NOISE_BINS, NOISE_EDGES
 from reports.browser.cards import TRACES, Card, make_card
 from reports.experiments import Study
-from reports.experiments.selection import Arm, Selection, differing_keys, is_label, select, show
+from reports.experiments.selection import Arm, Selection, differing_keys, differing_schedules, is_label, select, show
 from reports.figures import style
 from reports.figures.library import described
 from reports.sources.watch import Found, Watch
@@ -204,6 +204,11 @@ def _selected(cards: Sequence[Card], study: Study | None) -> tuple[Selection | N
     notes += [f"There is no run of {name} yet." for name in selection.missing]
     if weightings_differ(selection.arms):
         notes.append("The arms optimise differently weighted losses: compare train/mse, not train/loss.")
+    if schedules := differing_schedules([arm.config for arm in selection.arms]):
+        notes.append(
+            f"The schedules differ ({schedules}): losses and traces over timesteps are other functions under each. "
+            "Compare the neutral trace and the traces by noise level."
+        )
     return selection, notes
 
 

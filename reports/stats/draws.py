@@ -22,7 +22,7 @@ from reports.stats.intervals import Array, Estimate, student
 _LEAST = 3  # of two draws, Student's interval reaches 13 standard errors: it would decide nothing
 # What the draws depend on, besides the number of images in one.
 _DESIGN = ("curvature.seed", "curvature.probes", "curvature.per_draw", "curvature.neutral")
-_IMAGES = ("data.dataset", "data.subset", "data.split")
+_IMAGES = ("data.dataset", "data.subset", "data.hold_out", "data.split", "data.skip_bad")
 _TRACE = "curvature/ref_trace_mean"
 Steps = Sequence[int] | pd.Index | None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ddpm.metrics import Z95
 from ddpm.metrics.table import axis_label
-from reports.experiments import Check
+from reports.experiments import OF_TIMESTEPS, Check
 from reports.experiments.selection import Arm, Selection, differing_schedules
 from reports.judging.checks import estimated, span
 from reports.judging.judge import side
@@ -17,7 +17,6 @@ from reports.stats.intervals import Estimate
 from reports.stats.statistics import COMMON, NEUTRAL, TRAINED, standard_error, unlike, weightings_differ
 from reports.text.verdicts import number
 
-_OF_TIMESTEPS = (TRAINED, COMMON, "train/mse", "train/loss")  # means over the schedule's timesteps
 _LINES = 3  # sentences in an answer
 _MOST = 3  # variants in a sentence
 _NAMES = {
@@ -111,7 +110,7 @@ def _sentence(metric: str, there: Sequence[Arm], selection: Selection) -> Senten
 def _caveats(metric: str, arms: Sequence[Arm]) -> list[str]:
     if metric == TRAINED and weightings_differ(arms):
         return ["Each is the trace of the arm's own weighted loss, so part of the difference is the weighting's scale"]
-    if keys := unlike(arms) if metric in _OF_TIMESTEPS else []:
+    if keys := unlike(arms) if metric.startswith(OF_TIMESTEPS) else []:
         return [f"The arms differ in {', '.join(keys)}, so their losses are different functions"]
     return []
 
@@ -126,7 +125,7 @@ def _compared(metric: str, baseline: Arm, variant: Arm, selection: Selection) ->
     mixed = metric in SCORES and protocol_difference(pair, metric) is not None
     if mixed and not selection.study.compares_protocols:
         return f"{v} is not compared with {b}: measured under different protocols"
-    if metric in _OF_TIMESTEPS and differing_schedules([baseline.config, variant.config]):
+    if metric.startswith(OF_TIMESTEPS) and differing_schedules([baseline.config, variant.config]):
         return f"{v} is not compared with {b}: the schedules differ, and the loss is another function under each"
     check = _check(metric, baseline, variant, selection)
     found = estimated(check, selection)

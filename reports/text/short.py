@@ -32,9 +32,6 @@ def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]
         NEUTRAL: "Hessian trace of the neutral loss",
         "train/mse": "unweighted loss",
     }
-    schedules = differing_schedules([baseline.config, variant.config])
-    if schedules:
-        names = {NEUTRAL: names[NEUTRAL]}
     found = {metric: compare(baseline, variant, metric, selection.study.windows) for metric in names}
     changes = {
         metric: of.change_of_means_pct if metric == "train/mse" else of.mean_change_pct
@@ -46,7 +43,7 @@ def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]
         for metric, change in changes.items()
         if math.isfinite(change)
     ]
-    if schedules:
+    if schedules := differing_schedules([baseline.config, variant.config]):
         said.append(f"other losses are not compared, as the schedules differ ({schedules})")
     return [*said, *_fid(baseline, variant)] or ["no metric was logged in both"]
 

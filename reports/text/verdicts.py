@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from reports.experiments.selection import Arm, Selection
+from reports.experiments.selection import Arm, Selection, differing_schedules
 from reports.judging.checks import beside_samples
 from reports.judging.judge import side
 from reports.protocols import protocol_difference
@@ -104,8 +104,13 @@ def loss_verdicts(selection: Selection) -> list[str]:
                 f"train/loss of {variant.experiment} and {baseline.experiment} are different quantities "
                 "(their weightings differ), so their values are not compared."
             )
-            if found is None:
+            if found is None and not _schedules(baseline, variant):
                 sentences.append("train/mse, the unweighted loss that could be compared, was not logged in both arms.")
+        if schedules := _schedules(baseline, variant):
+            sentences.append(
+                f"{metric} of {variant.experiment} and {baseline.experiment} is not compared: the schedules differ "
+                f"({schedules}), and it is the mean of another function under each."
+            )
         if found is not None:
             sentences.append(loss_sentence(found, metric))
             if found.seeds is not None:
@@ -149,6 +154,8 @@ def trace_verdicts(selection: Selection) -> list[str]:
 
 def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
     arms, windows = [baseline, variant], selection.study.windows
+    if schedules := _schedules(baseline, variant):
+        return _across_schedules(baseline, variant, selection, schedules)
     trained, common, neutral = (compare(baseline, variant, metric, windows) for metric in (TRAINED, COMMON, NEUTRAL))
     sentences = []
     if trained is not None:
@@ -176,6 +183,25 @@ def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
         sentences += [below_sentence(neutral, "trace of the neutral loss"), _interval_sentence(neutral)]
     why = next((found.not_paired for found in (common, trained) if found), "")
     return [*sentences, f"The traces are not compared draw by draw: {why}."] if why else sentences
+
+
+def _schedules(baseline: Arm, variant: Arm) -> str:
+    """In what the arms' schedules differ; empty if they are equal."""
+    return differing_schedules([baseline.config, variant.config])
+
+
+def _across_schedules(baseline: Arm, variant: Arm, selection: Selection, schedules: str) -> list[str]:
+    """The neutral traces of two arms with different schedules, and why no other trace is compared."""
+    sentences = [
+        f"{variant.experiment}'s and {baseline.experiment}'s traces of their trained and common losses are not "
+        f"compared: the schedules differ ({schedules}), and these losses are other functions under each."
+    ]
+    neutral = compare(baseline, variant, NEUTRAL, selection.study.windows)
+    if neutral is None:
+        return [*sentences, "The trace of the neutral loss, which could be compared, was not logged in both arms."]
+    sentences += [below_sentence(neutral, "trace of the neutral loss"), _interval_sentence(neutral)]
+    why = f"The traces are not compared draw by draw: {neutral.not_paired}."
+    return [*sentences, why] if neutral.not_paired else sentences
 
 
 def _interval_sentence(found: Comparison) -> str:

@@ -135,6 +135,29 @@ def test_few_and_missing_draws() -> None:
     assert math.isnan(_estimates(levels, terms)[BY_NOISE[0]].mean)
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_error_of_a_bin_is_that_of_a_mean_of_its_samples(lost: int) -> None:
+    """Trace and error of a bin are mean and standard deviation / sqrt(n) of the n samples that are left in it, each in
+    a draw of its own. Catches an error bar that shrinks when a draw fails."""
+    levels = _levels(_objective("linear"), 16, 4, 0)
+    terms = 1 + torch.rand(16, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weights = levels.weights[levels.losses.index(BY_NOISE[3])]
+    draws, places = weights.nonzero().T
+    assert len(draws.unique()) == len(draws) == 4
+    terms[draws[:lost]] = math.nan
+    kept = terms[draws[lost:], places[lost:]]
+    # The bin's other samples, at the arm's own timesteps, share its stratum: here they have its mean.
+    stratum = levels.strata[draws[0], places[0]]
+    others = (levels.strata == stratum) & (weights == 0)
+    terms[others & terms.isfinite()] = kept.mean()
+    found = _estimates(levels, terms)[BY_NOISE[3]]
+    assert found.mean == pytest.approx(kept.mean().item())
+    n, whole = len(kept), int((levels.strata == stratum)[terms.isfinite().all(1)].sum())
+    spread = ((kept - kept.mean()).square().sum() / n * whole / (whole - 1)).sqrt().item()
+    total = int((levels.strata == stratum).sum())
+    assert found.sem == pytest.approx(spread / n**0.5 * (n / 4) * (total / whole))
+
+
 def test_the_halves_are_shared_out_evenly() -> None:
     """Of the D n equal parts of either half, each is used once, and each draw has one sample in each n-th of the range.
     Catches draws that pick freely: how often a bin is visited would then be an accident."""
@@ -147,6 +170,17 @@ def test_the_halves_are_shared_out_evenly() -> None:
     assert (shared[:, 1] > -0.1).all()
     rows = dict(zip(levels.losses, levels.weights, strict=True))
     assert all((rows[bin_] > 0).sum() == 2 for bin_ in BY_NOISE)
+
+
+def test_every_draw_can_have_every_level() -> None:
+    """Over many seeds the first draw's samples reach the whole of their parts. Catches parts that are dealt in order:
+    the methods that measure one draw would always see its lowest levels."""
+    first = torch.stack([_levels(_objective("linear"), 8, 4, seed).places[0] for seed in range(100)])
+    assert first[:, 0].min() < 50 and first[:, 0].max() >= 450
+    assert first[:, 1].min() < 550 and first[:, 1].max() >= 950
+    shared = SCHEDULES["linear"].log_snr[first[:, 2:]]
+    assert (shared.amin(0) < torch.tensor([-7.0, 1.0])).all()
+    assert (shared.amax(0) > torch.tensor([-1.0, 7.0])).all()
 
 
 def test_levels_that_a_chain_does_not_reach_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +205,21 @@ def test_levels_that_a_chain_does_not_reach_are_left_out(tmp_path: Path, capsys:
     assert "curvature/neutral_trace_mean" not in row
     assert "curvature/trace_by_noise/lambda_-8_mean" not in row
     assert "curvature/trace_by_noise/lambda_6_mean" in row
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("--curvature.draws=batch", "draws of the training batch have no neutral trace"),
+        ("--curvature.batch_size=1", "a draw has 2 images, not 1"),
+        ("--curvature.method=lanczos", ""),
+    ],
+)
+def test_draws_that_are_not_as_the_config_says_are_named(tmp_path: Path, key: str, said: str) -> None:
+    """Catches a neutral trace that is missing, or a batch of another size, without a word."""
+    cfg = tiny(tmp_path, *PLAIN, NO_WANDB, "--curvature.enabled=true", key)
+    notes = CurvatureProbe(cfg, _objective("linear"), _images()).notes
+    assert [said in line for line in notes] == [True] * bool(said)
 
 
 # --- with a network whose Hessian is known ---

@@ -1,6 +1,7 @@
 """Traces of squared errors from forward passes, with the linear head's part in closed form."""
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -9,7 +10,14 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from ddpm.curvature.hessian import LeastSquares, LeastSquaresTrace, hutchinson_trace, least_squares_trace, rademacher
+from ddpm.curvature.hessian import (
+    LeastSquares,
+    LeastSquaresTrace,
+    TraceEstimate,
+    hutchinson_trace,
+    least_squares_trace,
+    rademacher,
+)
 from ddpm.models.unet import UNetCifar32
 from tests.curvature.test_hessian_exact import all_signs
 
@@ -211,6 +219,17 @@ def test_differences_that_are_too_coarse_are_replaced_and_that_is_said() -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not least_squares_trace(model, draw, 4, _rng())[0].exact  # without a check it cannot know
+
+
+def test_a_check_is_as_strict_for_many_probes_as_for_few() -> None:
+    """The error of four checked draws counts in standard errors of four draws, however many draws there are. Catches a
+    fallback to exact products, four times slower, that only more probes bring about."""
+    values = torch.randn(64, 1, dtype=torch.float64, generator=_rng())
+    for draws in (16, 64):
+        plain = TraceEstimate(values[:draws])
+        trace = LeastSquaresTrace(plain, None, (0.1, math.nan), exact=False, checked=4)
+        of_all = (plain.interval()[1] - plain.mean) / 1.96
+        assert trace.error_in_sems == pytest.approx(0.1 / (of_all * (draws / 4) ** 0.5))
 
 
 def test_missing_values_and_bad_input() -> None:

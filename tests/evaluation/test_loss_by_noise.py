@@ -154,6 +154,18 @@ def test_learning_by_heart_is_a_gap() -> None:
         assert abs(row[f"loss_by_noise/{name}_gap"]) < 1e-5
 
 
+@pytest.mark.parametrize("count", [24, 10])
+def test_a_pair_has_one_noise_and_one_level(count: int) -> None:
+    """Unseen images that are copies of the seen ones have no gap to them at all. Catches pairs with different noise or
+    different levels, whose gap would still be right on average."""
+    twins = _measuring()
+    twins.unseen = twins.seen[:count]
+    row = twins.row(_shrinks, CPU, 24)
+    gaps = {key: value for key, value in row.items() if "_gap" in key and not (count == 10 and key.endswith("_sem"))}
+    assert len(gaps) == (2 if count == 24 else 1) * len(NOISE_BINS)
+    assert set(gaps.values()) == {0.0}
+
+
 def test_fewer_unseen_images_pair_with_the_first() -> None:
     """With ten unseen images of 24, and with none, the loss on the seen ones is bitwise what it is. Catches pairs that
     shift, and levels that depend on the number of unseen images."""

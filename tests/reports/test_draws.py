@@ -170,6 +170,15 @@ def test_what_cannot_be_paired_says_why(changed: dict[str, Any], why: str) -> No
         assert (measure(e5, e6, COMMON) is None) == bool(why)
 
 
+def test_other_images_of_one_folder_are_not_paired() -> None:
+    """Catches two trainings on parts of one folder whose draws have other images at the same places."""
+    b, v = tables(np.random.default_rng(8))
+    folder = {"data__dataset": "folder", "data__root": "x"}
+    for key, value, why in (("hold_out", 9, "0 in e5, 9 in e6"), ("skip_bad", True, "false in e5, true in e6")):
+        e5, e6 = arm("e5", b, **folder), arm("e6", v, **folder, **{f"data__{key}": value})
+        assert can_pair(e5, e6) == f"data.{key} is {why}"
+
+
 def test_lists_that_are_absent_or_of_another_length_are_not_paired() -> None:
     """Catches a run from before the lists, or without a list of this loss, that is compared with nothing."""
     b, v = tables(np.random.default_rng(9))

@@ -96,18 +96,22 @@ def test_e9_names_an_arm_in_every_check_and_compares_the_neutral_trace() -> None
     assert {check.metric for check in checks} == {"curvature/neutral_trace_mean", "val/fid"}
 
 
-def test_the_unweighted_trace_is_not_compared_across_schedules(tmp_path: Path) -> None:
-    """The error names the neutral metric. Within one schedule, and for a single arm's own trace, all is as before.
-    Catches a criterion that asks for another function under each schedule, and a check that refuses e6's own."""
+def test_means_over_timesteps_are_not_compared_across_schedules(tmp_path: Path) -> None:
+    """The error names the metric, of losses and traces alike, and the neutral one. Within one schedule, and for a
+    single arm's own trace, all is as before. Catches a criterion that asks for another function under each schedule,
+    and a check that refuses e6's own."""
     text = (Path(__file__).parents[2] / "reports/experiments/e6.yaml").read_text()
     assert load("e6").criteria[1].checks[0].metric == "curvature/ref_trace_mean"
     for glob in ("diffusion.*", "diffusion.T", "*"):
         (tmp_path / "mine.yaml").write_text(text.replace("difference: [loss.*]", f'difference: [loss.*, "{glob}"]'))
-        with pytest.raises(UserError, match=r"no experiment.*curvature/ref_trace_mean.*curvature/neutral_trace_mean"):
+        with pytest.raises(UserError, match=r"no experiment.*curvature/hutch_trace_mean.*curvature/neutral_trace_mean"):
             load(str(tmp_path / "mine.yaml"))
-    own = text.replace("difference: [loss.*]", "difference: [diffusion.*]").replace(
-        "{metric: curvature/ref_trace_mean, of: change_pct", "{metric: curvature/ref_trace_mean, of: value"
-    )
+    own = text.replace("difference: [loss.*]", "difference: [diffusion.*]").replace("of: change_pct", "of: value")
+    for metric in ("curvature/hutch_trace_mean", "curvature/ref_trace_mean", "train/mse"):
+        one = own.replace(f"{{metric: {metric}, of: value", f"{{metric: {metric}, of: change_pct")
+        (tmp_path / "mine.yaml").write_text(one)
+        with pytest.raises(UserError, match=rf"no experiment.*{metric}.*curvature/neutral_trace_mean"):
+            load(str(tmp_path / "mine.yaml"))
     (tmp_path / "mine.yaml").write_text(own)
     assert load(str(tmp_path / "mine.yaml")).name == "e6"
 

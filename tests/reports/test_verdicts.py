@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from reports.experiments import Windows
+from reports.experiments import Windows, load
+from reports.experiments.selection import select
 from reports.judging.checks import judge_criteria
-from reports.stats.statistics import compare
+from reports.sources import open_source
+from reports.stats.statistics import COMMON, NEUTRAL, TRAINED, compare, numbers
 from reports.text.verdicts import (
     all_verdicts,
     below_sentence,
@@ -16,7 +18,7 @@ from reports.text.verdicts import (
     trace_verdicts,
     trend,
 )
-from tests.reports.conftest import chosen, rows_of, write_run
+from tests.reports.conftest import chosen, noise_rows, rows_of, write_run
 
 
 def text(root: Path, experiment: str) -> str:
@@ -39,6 +41,32 @@ def test_original_e6(originals: Path) -> None:
     assert "One seed per arm: no interval across seeds can be given." in verdict
     assert "These runs cannot tell whether the differences exceed the variation between seeds." in verdict
     assert "within noise" not in verdict
+
+
+def test_means_over_timesteps_of_two_schedules_are_not_compared(tmp_path: Path) -> None:
+    """Arms on two schedules: no sentence and no number compares their trained or common losses or traces, whichever
+    part of the report makes it; the neutral trace is compared. Without a neutral trace that is said.
+
+    Catches the common trace of a cosine arm that is called larger although at equal noise it is smaller.
+    """
+    for name, keys in (("e5", {}), ("e9a", {"diffusion__beta_schedule": "cosine"})):
+        rows = rows_of(name, 1) + noise_rows(name)
+        write_run(
+            tmp_path / "with" / name, name, rows=rows, curvature__draws="fixed", loss__weighting="constant", **keys
+        )
+        write_run(tmp_path / "without" / name, name, rows=rows_of(name, 1), **keys)
+    study = load("e9").model_copy(update={"where": {}})
+    for folder, said in (("with", "e9a's trace of the neutral loss lies"), ("without", "was not logged in both arms")):
+        selection = select(study, open_source(str(tmp_path / folder)))
+        verdict = " ".join(s for _, sentences in all_verdicts(selection) for s in sentences)
+        assert said in verdict
+        assert "train/loss of e9a and e5 is not compared: the schedules differ" in verdict
+        assert "of the common unweighted loss lies" not in verdict
+        assert "e9a's trace of its trained loss" not in verdict
+        assert "e9a's train/loss lies" not in verdict
+        compared = numbers(selection).query("experiment == 'e9a vs e5'")["metric"].unique()
+        assert {TRAINED, COMMON, "train/loss", "train/mse"}.isdisjoint(compared)
+        assert (NEUTRAL in compared) is (folder == "with")
 
 
 def test_rising_fid_under_falling_loss_raises_the_alarm(originals: Path, two_seeds: Path) -> None:

@@ -20,6 +20,7 @@ from ddpm.commands.cli import main
 from ddpm.metrics.table import TABLE
 from ddpm.sweep import start
 from tests.once import HANGS, once
+from tests.rows import comparable
 from tests.training.test_train import tiny
 from wandb_standin import RunRecord, StandIn
 
@@ -64,17 +65,12 @@ def _sweep_file(folder: Path, out_dir: str, values: tuple[str, ...] = ("constant
     return path
 
 
-def _comparable(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with None for NaN, which equals nothing."""
-    return json.loads(json.dumps(row).replace('"NaN"', "null").replace("NaN", "null"))
-
-
 def _rows(out_dir: Path) -> dict[str, list[dict[str, Any]]]:
     """Run id to its rows in order, without the times."""
     found = {}
     for path in sorted(out_dir.glob("*/*/results.jsonl")):
         lines = (path.parent / "loss.jsonl").read_text().splitlines()
-        rows = sorted((_comparable(json.loads(line)) for line in lines), key=lambda row: row["_i"])
+        rows = sorted((comparable(json.loads(line)) for line in lines), key=lambda row: row["_i"])
         kept = [{k: v for k, v in row["out"].items() if not k.startswith("time/")} | {"_i": row["_i"]} for row in rows]
         found[path.parent.name] = kept
     return found
@@ -167,7 +163,7 @@ def _history(record: RunRecord) -> list[dict[str, Any]]:
     for row in record.history:
         left_out = ("_", "time/", "samples/", TABLE)
         kept = {k: v for k, v in row.items() if not k.startswith(left_out) and k != "step"}
-        merged.setdefault(row["step"], {"_i": row["step"]}).update(_comparable(kept))
+        merged.setdefault(row["step"], {"_i": row["step"]}).update(comparable(kept))
     return [merged[step] for step in sorted(merged)]
 
 

@@ -7,6 +7,7 @@ import pytest
 import wandb
 
 from ddpm.commands.cli import main
+from ddpm.tracking.derived import works
 from ddpm.tracking.sync import sync
 from ddpm.training.loop import train
 from tests.training.test_train import tiny
@@ -94,3 +95,16 @@ def test_no_image_leaves_with_the_data_set(tmp_path: Path, server: StandIn) -> N
     assert data.metadata == {"dataset": "embedded", "split": "train", "subset": 200, **known}
     assert known["n"] == 200 and not data.own_files
     assert [entry["ref"] for entry in data.files.values()] == [f"ddpm-images:{known['digest']}"]
+
+
+def test_notes_that_do_not_fit_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A torn line and one without results: the other notes become W&B runs, and a line says what is left out. Catches
+    an evaluation that never reaches W&B, without a word."""
+    good = {"_i": 4, "point": "a", "how": {}, "out": {"curvature/ref_trace_mean": 1.0}}
+    lines = [json.dumps(good), json.dumps({"_i": 4, "point": "b"}), '{"_i": 4, "poi']
+    (tmp_path / "probes.jsonl").write_text("\n".join(lines))
+    (found,) = works(tmp_path, {"wandb_id": "x"})
+    assert list(found.rows) == ["a"]
+    said = capsys.readouterr().out
+    assert "1 line(s) that do not fit were skipped (line 2)" in said
+    assert "1 malformed line(s) were skipped (line 3)" in said

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import wandb
@@ -15,6 +14,7 @@ from ddpm.metrics.table import LISTS, METRICS
 from ddpm.tracking import wandb_run
 from ddpm.training.loop import train
 from tests.once import once
+from tests.rows import comparable
 from tests.training.test_train import PLAIN, tiny
 
 KEY = "x" * 40  # the client accepts no shorter one
@@ -41,11 +41,6 @@ def _track(root: Path) -> None:
     wandb.teardown()  # `finish` may return before the file is written
 
 
-def _comparable(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with None for NaN, which equals nothing."""
-    return json.loads(json.dumps(row).replace('"NaN"', "null").replace("NaN", "null"))
-
-
 def test_wandb_reads_back_what_was_logged(tracked: tuple[Path, Path]) -> None:
     """W&B's tool finds the config nested once, group, tags, FID's min and last, rows against `step`, grids and
     artifacts."""
@@ -70,7 +65,7 @@ def test_wandb_reads_back_what_was_logged(tracked: tuple[Path, Path]) -> None:
     history = [r["history"]["item"] for r in records if r["type"] == "history"]
     assert [h["step"] for h in history] == [r["_i"] for r in rows]
     for logged, row in zip(history, rows, strict=True):
-        assert _comparable({k: logged[k] for k in row["out"]}) == _comparable(row["out"])
+        assert comparable({k: logged[k] for k in row["out"]}) == comparable(row["out"])
     images = [h["samples/grid.path"] for h in history if h["step"] > 0]
     assert all((wandb_folder / "files" / i).exists() for i in images)
 
