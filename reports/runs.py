@@ -51,7 +51,8 @@ class Run:
     logged there, by step. `fingerprints`: FID metric -> protocol fingerprint. `protocols`: fingerprint -> description.
     `grids`: step -> PNG file. `state`: `finished` or `unfinished`. `notes`: how the run was read, for the report
     (skipped lines, values that are not finite). `url`: the page on W&B's server of a run that was read from there.
-    `later`: what was measured on its checkpoints afterwards, in order.
+    `later`: what was measured on its checkpoints afterwards, in order. `criteria`: report -> digest of its criteria when
+    the run began.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Run:
     state: str = "unfinished"
     started: datetime | None = None
     commit: str | None = None
+    criteria: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lists: Lists = field(default_factory=dict)
     nan_steps: dict[str, tuple[int, ...]] = field(default_factory=dict)

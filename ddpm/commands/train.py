@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from ddpm.runtime.distributed import from_main
     from ddpm.sweep.fetch import fetch_point
     from ddpm.training.loop import train
+    from reports.experiments import seals
 
     from_main(lambda: fetch_point(cfg))
-    print(f"run folder: {train(cfg)}")
+    print(f"run folder: {train(cfg, seals(cfg.experiment))}")

@@ -11,7 +11,7 @@ from ddpm.config.run import Config
 from ddpm.errors import UserError, first_line
 from ddpm.tracking import client
 
-_ABOUT = ("run_id", "commit", "version", "params", "protocols", "environment")
+_ABOUT = ("run_id", "commit", "version", "params", "protocols", "environment", "criteria")
 
 
 def fetch_point(cfg: Config) -> None:

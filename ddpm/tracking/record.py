@@ -45,6 +45,7 @@ class _Record(_Part):
     commit: str | None = None
     data: dict[str, Any] = {}
     protocols: dict[str, dict[str, Any]] = {}
+    criteria: dict[str, str] = {}  # {report: digest of its criteria when the run began}
     environment: dict[str, Any] = {}
     amendments: list[_Amendment] = []
 

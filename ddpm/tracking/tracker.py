@@ -93,6 +93,7 @@ class Tracker:
         for key in ("project", "entity"):  # it stays the same W&B run
             config["logging"]["wandb"][key] = before["config"]["logging"]["wandb"][key]
         known = {**{key: session[key] for key in ("started", "commit", "version")}, **facts}
+        known.pop("criteria", None)  # those of the start, which is over
         self.folder.continuing(session["from_step"], session, config, known)
         if id := self._agents_run():
             self.folder.record["wandb_id"] = id  # an agent's W&B run gets all rows

@@ -84,7 +84,7 @@ class WandbRun:
         import wandb
 
         record, options = self._record, self._options
-        about = ("run_id", "commit", "version", "params", "protocols", "environment")
+        about = ("run_id", "commit", "version", "params", "protocols", "environment", "criteria")
         arguments: dict[str, Any] = {
             "id": record["wandb_id"],
             "name": options["run_name"] or record["run_id"],

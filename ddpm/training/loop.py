@@ -1,5 +1,6 @@
 """Training: Ho et al. 2020, algorithm 1, and what is measured along the way."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,8 +17,10 @@ from ddpm.training.setup import Training
 from ddpm.training.step import StepStats, divergence, update
 
 
-def train(cfg: Config) -> Path:
+def train(cfg: Config, criteria: Mapping[str, str] | None = None) -> Path:
     """Train, track and evaluate one run, or resume it. Returns its folder. A finished run is left alone.
+
+    criteria: {report: digest of its criteria}, which the record of a new run keeps.
 
     Raises UserError on bad input (before anything is written) or divergence, and Interrupted after SIGTERM or SIGINT,
     once a checkpoint is written. With several processes (torchrun) all train, rank 0 writes, and all raise alike.
@@ -39,7 +42,7 @@ def train(cfg: Config) -> Path:
             return folder.path
         if checkpoint := from_main(folder.newest_checkpoint):
             state.load_state_dict(checkpoint)
-        with Tracker(cfg, folder, training.facts(), step=state.step) as tracker, stop:
+        with Tracker(cfg, folder, training.facts() | {"criteria": dict(criteria or {})}, step=state.step) as tracker, stop:
             try:
                 fit(training, tracker, stop)
             except Interrupted:

@@ -1,6 +1,8 @@
 """Experiments as data: a report's arms, the keys in which they are meant to differ, its claims and figures."""
 
 import fnmatch
+import hashlib
+import json
 import re
 from importlib import resources
 from typing import Annotated, Literal
@@ -13,6 +15,7 @@ from ddpm.files.yaml12 import read_yaml
 
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]
+_OF_ONE = ("value", "protocol_change_pct")  # of one arm
 _OF_ENDS = ("difference", "change_pct")  # compare two numbers, each after its statistic
 # The keys that set the noise level of each timestep. A mean over timesteps is another function if one differs.
 SCHEDULE = ("diffusion.beta_schedule", "diffusion.T", "diffusion.zero_terminal_snr")
@@ -41,6 +44,12 @@ class Check(BaseModel):
     (1: the first logged). `farthest`: the value farthest from the middle of the bounds; if it lies between them, all
     values do.
 
+    `equal_within`: the margin m of a claim that there is no difference, in place of bounds: `-m <= number <= m`, by two
+    one-sided tests at 5 % (Schuirmann 1987), which is the 90 % interval.
+
+    `protocol_change_pct`: the FID of the same checkpoint by the protocol that differs from the run's own in these
+    values (`protocol`, measured by `ddpm evaluate`), against its own.
+
     `window`, `since`: steps, both ends included, or fractions of the run's length if they end at 1 or below. Without
     `window` the whole run counts.
     """
@@ -48,7 +57,9 @@ class Check(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str
-    of: Literal["value", "difference", "change_pct", "step_difference", "step_change_pct"] = "value"
+    of: Literal[
+        "value", "difference", "change_pct", "step_difference", "step_change_pct", "protocol_change_pct"
+    ] = "value"
     statistic: Literal[
         "mean",
         "min",
@@ -70,11 +81,16 @@ class Check(BaseModel):
     against_metric: str | None = None
     at_least: float | None = None
     at_most: float | None = None
+    equal_within: Annotated[float, Field(gt=0)] | None = None
+    protocol: dict[str, str | int | float] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> "Check":
-        if self.at_least is None and self.at_most is None:
-            raise ValueError("a check needs at_least, at_most or both")
+        bounded = self.at_least is not None or self.at_most is not None
+        if bounded == (self.equal_within is not None):
+            raise ValueError("a check needs equal_within, or else at_least, at_most or both")
+        if (self.of == "protocol_change_pct") != (self.protocol is not None):
+            raise ValueError("protocol_change_pct, and it alone, needs protocol")
         if (self.statistic == "drop_pct") != (self.since is not None):
             raise ValueError("drop_pct, and it alone, needs since")
         if (self.statistic == "correlation") != (self.against_metric is not None):
@@ -137,7 +153,7 @@ class Study(BaseModel):
             for check in claim.checks:
                 if check.arm is not None and check.arm not in self.arms:
                     raise ValueError(f"{claim.says!r} is about {check.arm}, which is not an arm of this experiment")
-                if check.of != "value" and (check.arm or self.name) == self.baseline:
+                if check.of not in _OF_ONE and (check.arm or self.name) == self.baseline:
                     raise ValueError(f"{claim.says!r} compares the baseline with itself")
         return self
 
@@ -164,6 +180,12 @@ class Study(BaseModel):
         return any(map(self._declares, keys))
 
     @property
+    def seal(self) -> str:
+        """A digest of the criteria: of their words and of the checks that decide them. Notes do not count."""
+        content = [claim.model_dump(mode="json", exclude={"note"}, exclude_defaults=True) for claim in self.criteria]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
     def baseline(self) -> str:
         """The experiment that the others are compared with."""
         return next(name for name, role in self.arms.items() if role == "baseline")
@@ -173,6 +195,12 @@ def names() -> list[str]:
     """The experiments that have a report, sorted."""
     files = resources.files(__name__).iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def seals(experiment: str) -> dict[str, str]:
+    """{study: seal} of the studies with criteria that have `experiment` as an arm: what a run records at its start."""
+    studies = map(_packaged, names())
+    return {study.name: study.seal for study in studies if experiment in study.arms and study.criteria}
 
 
 def load(name: str) -> Study:

@@ -29,6 +29,7 @@ class About(BaseModel):
     commit: str | None = None
     config: dict[str, Any] = {}
     protocols: dict[str, dict[str, Any]] = {}
+    criteria: dict[str, str] = {}
     summary: dict[str, Any] = {}
 
 
@@ -141,6 +142,7 @@ def make_run(
         state="finished" if finished else "unfinished",
         started=as_time(about.started),
         commit=about.commit,
+        criteria=about.criteria,
         notes=(*notes, *rows.notes),
         lists=rows.lists,
         nan_steps=rows.nan_steps,

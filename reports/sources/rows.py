@@ -27,8 +27,9 @@ def read_config(config: Mapping[str, Any], **known: Any) -> tuple[About, list[st
         "experiment": config.get("experiment") or known.get("experiment"),
         "seed": config.get("seed"),
         "commit": config.get("commit") or known.get("commit"),
-        "config": {key: value for key, value in config.items() if key not in ("_wandb", "protocols")},
+        "config": {key: value for key, value in config.items() if key not in ("_wandb", "protocols", "criteria")},
         "protocols": config.get("protocols"),
+        "criteria": config.get("criteria"),
     }
     about, notes = read_about(found, "the run's config")
     about.experiment = about.experiment or about.run_id
