@@ -38,6 +38,9 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--data", type=path, metavar="PATH", help="the real images; default: the run's data.root")
     verb.add_argument("--weights", choices=WEIGHTS, default="ema", help="default: %(default)s")
     verb.add_argument("--spacing", choices=SPACINGS, default="linspace")
+    verb.add_argument(
+        "--t-start", type=not_negative, metavar="T", help="timestep at which the chain begins; default: the last"
+    )
     verb.add_argument("--x0-limit", choices=LIMITS, help="default: the run's eval.x0_limit")
     verb.add_argument("--seed", type=not_negative, default=0, help="of the noise; default: %(default)s")
     verb.add_argument("--batch-size", type=positive, metavar="N", help="default: the run's, or the device's")

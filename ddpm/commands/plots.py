@@ -22,7 +22,7 @@ from reports.figures.letters import PlainFigure
 
 # Rows that differ in these are in different panels.
 _COMPARABLE = ("features", "reference", "reference_n", "reference_digest", "n")
-_LINE = ("run", "step", "weights", "sampler", "spacing", "x0_limit", "seed")
+_LINE = ("run", "step", "weights", "sampler", "spacing", "t_start", "x0_limit", "seed")
 
 
 def draw_frontier(rows: Sequence[dict[str, Any]], out: Path) -> None:
@@ -34,7 +34,7 @@ def draw_frontier(rows: Sequence[dict[str, Any]], out: Path) -> None:
     panels: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         panels.setdefault(tuple(str(row.get(key)) for key in _COMPARABLE), []).append(row)
-    named = [key for key in _LINE if len({row[key] for row in rows}) > 1 or key == "sampler"]
+    named = [key for key in _LINE if len({row.get(key) for row in rows}) > 1 or key == "sampler"]
     with sns.axes_style("whitegrid"):
         figure, found = plt.subplots(
             len(panels),
@@ -56,7 +56,7 @@ def draw_frontier(rows: Sequence[dict[str, Any]], out: Path) -> None:
 def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], named: Sequence[str]) -> None:
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        lines.setdefault(tuple(row[key] for key in _LINE), []).append(row)
+        lines.setdefault(tuple(row.get(key) for key in _LINE), []).append(row)
     shades = sns.color_palette("colorblind", len(lines))
     for i, (key, points) in enumerate(lines.items()):
         points = sorted(points, key=lambda row: row["nfe"])

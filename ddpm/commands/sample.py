@@ -25,6 +25,9 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="default: %(default)s")
     verb.add_argument("--nfe", type=positive, default=50, help="network calls for each image; default: %(default)s")
     verb.add_argument("--spacing", choices=SPACINGS, default="linspace")
+    verb.add_argument(
+        "--t-start", type=not_negative, metavar="T", help="timestep at which the chain begins; default: the last"
+    )
     verb.add_argument("--eta", type=fraction, default=0.0, help="fresh noise of ddim, 0 to 1; default: %(default)s")
     verb.add_argument("--x0-limit", choices=LIMITS, default="clip", help="default: %(default)s")
     verb.add_argument("--weights", choices=WEIGHTS, default="ema", help="default: %(default)s")
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"warning: {args.sampler} is the original study's faulty sampler; its samples keep most of their noise")
     images = []
     try:
-        chain = samplers.make_chain(trained.schedule, args.sampler, args.nfe, args.spacing)
+        chain = samplers.make_chain(trained.schedule, args.sampler, args.nfe, args.spacing, args.t_start)
         batches = samplers.draw(
             args.sampler,
             trained.denoiser,
@@ -96,8 +99,8 @@ def _note(args: argparse.Namespace, checkpoint: Path, step: int, grid: Path) -> 
     from ddpm.tracking import derived
     from ddpm.tracking.amend import send_noted
 
-    keys = ("n", "sampler", "nfe", "spacing", "eta", "x0_limit", "weights", "seed")
-    how = {key: getattr(args, key) for key in keys}
+    keys = ("n", "sampler", "nfe", "spacing", "eta", "t_start", "x0_limit", "weights", "seed")
+    how = {key: value for key in keys if (value := getattr(args, key)) is not None}
     point = digest([step, how])[:12]
     folder = checkpoint.resolve().parents[1]
     if not (folder / "run.json").exists():

@@ -12,6 +12,7 @@ OUT/.part/KEY/          the features of an unfinished point
 
 import csv
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,8 @@ from ddpm.tracking import derived
 from ddpm.tracking.amend import send_noted
 
 COLUMNS = (
-    *("experiment", "run", "step", "checkpoint", "weights", "sampler", "nfe", "spacing", "x0_limit", "n", "seed"),
+    *("experiment", "run", "step", "checkpoint", "weights", "sampler", "nfe", "spacing", "t_start", "x0_limit"),
+    *("n", "seed"),
     *("features", "reference", "reference_n", "reference_digest"),
     *("metric", "value", "low", "high", "std", "floor", "ceiling", "protocol"),
     *("sample_s", "features_s", "distance_s", "point"),
@@ -70,6 +72,7 @@ class Request:
     x0_limit: str | None = None
     batch_size: int | None = None
     spacing: str = "linspace"
+    t_start: int | None = None
     weights: str = "ema"
     seed: int = 0
     device: str = "auto"
@@ -87,7 +90,8 @@ class Request:
     @property
     def plans(self) -> list[SamplingPlan]:
         """A plan for each sampler at each NFE."""
-        return [SamplingPlan(s, k, self.n, self.spacing) for s in self.samplers for k in sorted(self.nfes)]
+        points = itertools.product(self.samplers, sorted(self.nfes))
+        return [SamplingPlan(s, k, self.n, self.spacing, t_start=self.t_start) for s, k in points]
 
 
 def evaluate(request: Request) -> Path:
@@ -161,8 +165,8 @@ def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Tr
     cfg = trained.cfg
     for plan in request.plans:
         try:
-            make_chain(trained.schedule, plan.sampler, plan.nfe, plan.spacing)
-            answer = try_sampler(trained.schedule, plan.sampler, plan.nfe, plan.spacing)
+            make_chain(trained.schedule, plan.sampler, plan.nfe, plan.spacing, plan.t_start)
+            answer = try_sampler(trained.schedule, plan.sampler, plan.nfe, plan.spacing, t_start=plan.t_start)
         except ValueError as error:
             raise UserError(f"--sampler {plan.sampler} --nfe {plan.nfe}: {error}.") from None
         if not (answer.passes or quiet):
@@ -193,7 +197,7 @@ def samples_key_of(content: str, evaluator: Evaluator, plan: SamplingPlan, reque
     assert evaluator.features
     how = [request.weights, request.seed, evaluator.batch_size, evaluator.x0_limit, evaluator.features.name]
     where = [str(evaluator.device), torch.get_num_threads(), torch.__version__]
-    return digest([_FORMAT, CHUNK, content, astuple(plan), how, where])[:12]
+    return digest([_FORMAT, CHUNK, content, [v for v in astuple(plan) if v is not None], how, where])[:12]
 
 
 def evaluate_point(
@@ -218,6 +222,7 @@ def evaluate_point(
     floor, ceiling = ends(evaluator, images, trained.cfg.eval.reference_n, plan.n_samples)
     about = {
         **{"weights": request.weights, "sampler": plan.sampler, "nfe": plan.nfe, "spacing": plan.spacing},
+        **({} if plan.t_start is None else {"t_start": plan.t_start}),
         **{"x0_limit": evaluator.x0_limit, "n": plan.n_samples, "seed": request.seed},
         **{"features": evaluator.features.name, "reference": evaluator.reference.name},
         **{"reference_n": evaluator.reference.gaussian.count, "reference_digest": evaluator.reference.digest},

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,8 @@ from ddpm.config.sections import (
     Place,
     Sampling,
     Section,
+    Seed,
+    Seeds,
     Train,
 )
 from ddpm.files.yaml12 import write_yaml
@@ -33,7 +35,8 @@ class Config(Section):
 
     experiment: Annotated[str, Field(pattern=NAME)]
     study_name: str = "min_snr"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1077
+    seed: Seed = 1077
+    seeds: Seeds = Seeds()
     # The run's id; null: see `run_id`.
     id: Annotated[str, Field(pattern=NAME)] | None = None
     out_dir: Place = Path("runs")
@@ -57,10 +60,14 @@ class Config(Section):
     def _possible(self) -> "Config":
         for name in ("grid", "fid_milestone", "final"):
             section: Sampling = getattr(self.eval, name)
-            if section.enabled and section.nfe > self.diffusion.T:
+            T, begin = self.diffusion.T, section.t_start
+            if section.enabled and begin is not None and begin >= T:
+                raise ValueError(f"eval.{name}.t_start = {begin} must lie within 0 ... {T - 1} (diffusion.T = {T})")
+            if section.enabled and section.nfe > (T if begin is None else begin + 1):
+                what = f"diffusion.T = {T}" if begin is None else f"the {begin + 1} timesteps up to t_start = {begin}"
                 raise ValueError(
-                    f"eval.{name}.nfe = {section.nfe} exceeds diffusion.T = {self.diffusion.T}: a sampler takes at "
-                    "most one step for each timestep"
+                    f"eval.{name}.nfe = {section.nfe} exceeds {what}: a sampler takes at most one step for each "
+                    "timestep"
                 )
             if section.enabled and section.eta > 0 and section.sampler != "ddim":
                 raise ValueError(f"eval.{name}.eta = {section.eta:g} is for ddim only, not {section.sampler}")
@@ -92,6 +99,11 @@ class Config(Section):
             )
         if recon.enabled and recon.bins > T:
             raise ValueError(f"eval.recon.bins = {recon.bins} exceeds diffusion.T = {T}: each bin holds timesteps")
+
+    def seed_of(self, part: Literal["init", "data", "noise"]) -> int:
+        """The seed of a part of the run: its own, or the run's."""
+        own: int | None = getattr(self.seeds, part)
+        return self.seed if own is None else own
 
     @property
     def trained_timesteps(self) -> range:
@@ -167,9 +179,19 @@ _BOOKKEEPING = (
 )
 # Keys younger than the first runs; see `Config.run_id`.
 _YOUNGER = (
-    *("data.hold_out", "loss.t_min", "loss.t_max", "eval.recon.", "eval.kid.", "eval.prdc.", "eval.reference_stats"),
+    *(
+        "seeds.",
+        "data.hold_out",
+        "loss.t_min",
+        "loss.t_max",
+        "eval.recon.",
+        "eval.kid.",
+        "eval.prdc.",
+        "eval.reference_stats",
+    ),
     *(f"curvature.{key}" for key in ("every", "per_draw", "seed", "batch_size", "weights", "exact", "chunk")),
     *("curvature.lanczos_steps", "curvature.slq_starts"),
+    *(f"eval.{name}.t_start" for name in ("grid", "fid_milestone", "final")),
 )
 
 

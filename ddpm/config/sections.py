@@ -48,6 +48,7 @@ def _as_typed(value: Any) -> Any:
 
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 RandomSeed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what torch's generators take
 Seconds = Annotated[float, Field(ge=1, le=1e6)]
 Place = Annotated[Path, BeforeValidator(_at_home)]
@@ -144,6 +145,15 @@ class Diffusion(Section):
                 "diffusion.prediction to v or x0"
             )
         return self
+
+
+class Seeds(Section):
+    """The seeds of a run's parts, to vary one of them; null: `seed`. `init`: of the first weights. `data`: of the order
+    of the images. `noise`: of t, eps and dropout."""
+
+    init: Seed | None = None
+    data: Seed | None = None
+    noise: Seed | None = None
 
 
 class Optim(Section):
@@ -245,7 +255,8 @@ class Curvature(Section):
 
 
 class Sampling(Section):
-    """How samples are drawn. `eta`: the share of fresh noise that ddim adds; no other sampler reads it."""
+    """How samples are drawn. `eta`: the share of fresh noise that ddim adds; no other sampler reads it. `t_start`: the
+    timestep at which the chain begins; null is T - 1."""
 
     enabled: bool = True
     sampler: SamplerName = "ddpm"
@@ -253,6 +264,7 @@ class Sampling(Section):
     spacing: SpacingName = "linspace"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     n_samples: Positive = 5000
+    t_start: Annotated[int, Field(ge=0)] | None = None
 
 
 class Grid(Sampling):

@@ -161,14 +161,19 @@ def sampling_function(sampler: str, eta: float = 0.0) -> Callable[[Denoiser, Ten
     return partial(ddim, eta=eta) if sampler == "ddim" else SAMPLERS[sampler].function
 
 
-def make_chain(schedule: Schedule, sampler: str, nfe: int, spacing: str = "linspace") -> Schedule:
+def make_chain(
+    schedule: Schedule, sampler: str, nfe: int, spacing: str = "linspace", t_start: int | None = None
+) -> Schedule:
     """The chain on which `sampler` makes at most `nfe` network calls (heun makes one fewer if nfe is even).
 
-    Raises ValueError if nfe asks for more steps than the schedule has, or on an unknown spacing.
+    t_start: the timestep at which the chain begins, from the same noise N(0, 1); None for T - 1. Raises ValueError if
+    it is not within 0 ... T - 1, if nfe asks for more steps than there are, or on an unknown spacing.
     """
+    if t_start is not None and not 0 <= t_start < len(schedule):
+        raise ValueError(f"t_start must lie within 0 ... T - 1 = {len(schedule) - 1}, got {t_start}")
     kind = SAMPLERS[sampler]
     steps = (nfe + kind.calls - 1) // kind.calls
-    positions = spaced_timesteps(len(schedule), steps, spacing)
+    positions = spaced_timesteps(len(schedule) if t_start is None else t_start + 1, steps, spacing)
     return schedule.keep_adjacent(positions) if kind.adjacent else schedule.respace(positions)
 
 

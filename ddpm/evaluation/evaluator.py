@@ -46,13 +46,14 @@ class Timers:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How images are drawn: sampler, network calls and their spacing, number of images."""
+    """How images are drawn: sampler, network calls and their spacing, number of images, the chain's first timestep."""
 
     sampler: str
     nfe: int
     n_samples: int
     spacing: str = "linspace"
     eta: float = 0.0
+    t_start: int | None = None  # T - 1
 
 
 @dataclass
@@ -101,6 +102,7 @@ class Evaluator:
             x0_limit=self.x0_limit,
             adjacent_posterior=SAMPLERS[plan.sampler].adjacent,
             weights=self.weights,
+            t_start=plan.t_start,
             settings=self.wanted.settings(score, plan.n_samples, rows, reference.rows_digest),
         )
 
@@ -116,7 +118,7 @@ class Evaluator:
 
         label: of a progress bar; None shows no bar.
         """
-        chain = make_chain(self.schedule, plan.sampler, plan.nfe, plan.spacing)
+        chain = make_chain(self.schedule, plan.sampler, plan.nfe, plan.spacing, plan.t_start)
         batches = draw(
             plan.sampler,
             denoiser,

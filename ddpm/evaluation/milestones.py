@@ -213,7 +213,7 @@ class Milestones:
             ("check/final_sampler_std_error", self.final_plan),
         ):
             if plan:
-                answer = try_sampler(schedule, plan.sampler, plan.nfe, plan.spacing, plan.eta)
+                answer = try_sampler(schedule, plan.sampler, plan.nfe, plan.spacing, plan.eta, plan.t_start)
                 require(answer, self.cfg.accept_sampler_error)
                 if not answer.passes:
                     print(f"warning: {plan.sampler} at nfe {plan.nfe} misses a known answer by {answer.error:+.0%}")
@@ -255,7 +255,8 @@ def _renamed(row: dict[str, Any], before: str, after: str) -> dict[str, Any]:
 def _plan(section: Sampling) -> SamplingPlan | None:
     if not section.enabled:
         return None
-    return SamplingPlan(section.sampler, section.nfe, section.n_samples, section.spacing, section.eta)
+    s = section
+    return SamplingPlan(s.sampler, s.nfe, s.n_samples, s.spacing, s.eta, s.t_start)
 
 
 def _due(every: int, step: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 class Protocol:
     """All that a score depends on besides weights and noise. Numbers compare only under equal protocols.
 
-    settings: how a score other than FID is computed.
+    t_start: where the sampler's chain begins; None for T - 1. settings: how a score other than FID is computed.
     """
 
     features: str
@@ -26,6 +26,7 @@ class Protocol:
     x0_limit: str
     adjacent_posterior: bool
     weights: str
+    t_start: int | None = None
     settings: str | None = None
 
     @property

@@ -45,14 +45,17 @@ def gaussian_denoiser(x_t: Tensor, alpha_bar: Tensor) -> Tensor:
     return alpha_bar.sqrt() * variance / (variance * alpha_bar + 1 - alpha_bar) * x_t
 
 
-def try_sampler(schedule: Schedule, sampler: str, nfe: int, spacing: str, eta: float = 0.0) -> KnownAnswer:
-    """Run the sampler on the known Gaussian (one dimension, float64, milliseconds, no limit on x_0). eta: for ddim."""
+def try_sampler(
+    schedule: Schedule, sampler: str, nfe: int, spacing: str, eta: float = 0.0, t_start: int | None = None
+) -> KnownAnswer:
+    """Run the sampler on the known Gaussian (one dimension, float64, milliseconds, no limit on x_0). eta: for ddim.
+    t_start: see `make_chain`."""
     rng = torch.Generator().manual_seed(0)
 
     def noise() -> Tensor:
         return torch.randn(N, generator=rng, dtype=torch.float64)
 
-    chain = make_chain(schedule, sampler, nfe, spacing)
+    chain = make_chain(schedule, sampler, nfe, spacing, t_start)
     out = sampling_function(sampler, eta)(
         lambda x, t: gaussian_denoiser(x, schedule.alpha_bar[t]), noise(), chain, noise
     )

@@ -42,7 +42,8 @@ def train(cfg: Config, criteria: Mapping[str, str] | None = None) -> Path:
             return folder.path
         if checkpoint := from_main(folder.newest_checkpoint):
             state.load_state_dict(checkpoint)
-        with Tracker(cfg, folder, training.facts() | {"criteria": dict(criteria or {})}, step=state.step) as tracker, stop:
+        facts = training.facts() | {"criteria": dict(criteria or {})}
+        with Tracker(cfg, folder, facts, step=state.step) as tracker, stop:
             try:
                 fit(training, tracker, stop)
             except Interrupted:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm.config.run import Config
+from ddpm.config.sections import Seeds
 from ddpm.data.batches import Batches
 from ddpm.errors import UserError
 from ddpm.evaluation.evaluator import Timers
@@ -27,17 +28,19 @@ class TrainState:
 
     def __init__(self, cfg: Config, images: Tensor, device: torch.device, precision: torch.dtype, timers: Timers):
         self.cfg, self.device, self.timers = cfg, device, timers
-        torch.manual_seed(stream_seed(cfg.seed, "weights and dropout"))
+        torch.manual_seed(stream_seed(cfg.seed_of("init"), "weights and dropout"))
         self.model = make_model(cfg).to(device)
-        distributed.begin_stream(cfg.seed, step=0)
+        if cfg.seeds != Seeds():  # dropout must not depend on the seed of the weights
+            torch.manual_seed(stream_seed(cfg.seed_of("noise"), "dropout"))
+        distributed.begin_stream(cfg.seed_of("noise"), step=0)
         self.replica = self.model  # what a step calls; with several processes it averages gradients
         self.ema = Ema(self.model, cfg.ema.decay) if cfg.ema.enabled else None
         self.params = list(self.model.parameters())
         self.optimizer = torch.optim.Adam(self.params, lr=cfg.optim.lr, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-        self.noise_rng = torch.Generator(device).manual_seed(stream_seed(cfg.seed, "timesteps and noise"))
+        self.noise_rng = torch.Generator(device).manual_seed(stream_seed(cfg.seed_of("noise"), "timesteps and noise"))
         self.batches = Batches(
-            images.to(device), cfg.data.batch_size, stream_seed(cfg.seed, "data"), shuffle=cfg.data.shuffle
+            images.to(device), cfg.data.batch_size, stream_seed(cfg.seed_of("data"), "data"), shuffle=cfg.data.shuffle
         )
         # Steps done, the last step's batch and row, and sums since the last row.
         self.step = 0
@@ -133,4 +136,4 @@ class TrainState:
         self.batches.load_state_dict(state["batches"])
         self.noise_rng.set_state(state["noise_rng"])
         ranks = [state, *state.get("other_ranks", [])]
-        distributed.restore_stream(ranks, self.device, self.cfg.seed, self.step)
+        distributed.restore_stream(ranks, self.device, self.cfg.seed_of("noise"), self.step)

@@ -57,9 +57,9 @@ class Check(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str
-    of: Literal[
-        "value", "difference", "change_pct", "step_difference", "step_change_pct", "protocol_change_pct"
-    ] = "value"
+    of: Literal["value", "difference", "change_pct", "step_difference", "step_change_pct", "protocol_change_pct"] = (
+        "value"
+    )
     statistic: Literal[
         "mean",
         "min",

@@ -331,10 +331,25 @@ def test_heun_can_spend_more_calls_than_there_are_timesteps() -> None:
     """Over 1000 timesteps heun can spend 1999 calls but not 2001; other samplers cannot spend 1001."""
     assert len(make_chain(FULL, "heun", 1999)) == 1000
     for sampler, nfe in (("heun", 2001), ("ddpm", 1001), ("ddim", 0), ("heun", 0)):
-        with pytest.raises(ValueError, match="T = 1000"):
+        with pytest.raises(ValueError, match="1 ... 1000 steps"):
             make_chain(FULL, sampler, nfe)
     with pytest.raises(ValueError, match="spacing"):
         make_chain(FULL, "ddim", 10, "karras")
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_chain_can_begin_later(spacing: str) -> None:
+    """A chain that begins at t_start is that of a schedule that ends there. Catches a start that is off by one, and a
+    chain that keeps the first steps of the long one."""
+    short = FULL.respace(torch.arange(400))
+    for sampler in ("ddpm", "heun", "ddpm_adjacent_posterior"):
+        begun, whole = make_chain(FULL, sampler, 20, spacing, t_start=399), make_chain(short, sampler, 20, spacing)
+        assert torch.equal(begun.timesteps, whole.timesteps) and torch.equal(begun.alpha_bar, whole.alpha_bar)
+        assert torch.equal(begun.alpha_bar_prev, whole.alpha_bar_prev)
+    assert len(make_chain(FULL, "ddpm", 400, "linspace", 399)) == 400
+    for t_start, nfe, said in ((1000, 10, "0 ... T - 1 = 999"), (-1, 10, "0 ... T - 1"), (399, 401, "1 ... 400 steps")):
+        with pytest.raises(ValueError, match=said):
+            make_chain(FULL, "ddpm", nfe, spacing, t_start)
 
 
 def test_make_chain_respaces_for_all_but_the_studys_sampler() -> None:

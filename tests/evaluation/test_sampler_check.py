@@ -40,6 +40,13 @@ def test_eta_counts() -> None:
     assert ddim.std != pytest.approx(try_sampler(LINEAR, "ddim", 20, "linspace").std, rel=0.02)
 
 
+def test_the_start_of_the_chain_counts() -> None:
+    """A chain that begins from pure noise at t = 699, where x_t is nearly that, passes; one that begins at t = 99 takes
+    noise for an image and does not. Catches an alarm that tries another chain than the one that scores."""
+    assert try_sampler(LINEAR, "ddpm", 50, "linspace", t_start=699).passes
+    assert not try_sampler(LINEAR, "ddpm", 50, "linspace", t_start=99).passes
+
+
 def test_it_draws_nothing_from_the_global_stream() -> None:
     before = torch.get_rng_state()
     try_sampler(LINEAR, "ddpm", 10, "linspace")

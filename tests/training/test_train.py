@@ -104,6 +104,30 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path, trai
     assert grids[0] == grids[1] != grids[2]
 
 
+def test_each_seed_sets_its_own_part(tmp_path: Path) -> None:
+    """`seeds.init` changes the first weights alone, `seeds.data` the order alone, `seeds.noise` t, eps and dropout
+    alone. Without them, all come from `seed`. Catches a part that follows another's seed: dropout comes after the
+    weights in the same stream."""
+
+    def parts(*flags: str) -> dict[str, bytes]:
+        state = Training(tiny(tmp_path, *PLAIN, NO_WANDB, *flags)).state
+        dropout, noise = torch.get_rng_state(), state.noise_rng.get_state()
+        weights = torch.cat([value.flatten() for value in state.params])
+        found = {"weights": weights, "order": state.batches.next_indices(), "noise": noise, "dropout": dropout}
+        return {name: value.detach().numpy().tobytes() for name, value in found.items()}
+
+    given = {name: f"--seeds.{name}=5" for name in ("init", "data", "noise")}
+    base = parts(*given.values())
+    sets = {"init": {"weights"}, "data": {"order"}, "noise": {"noise", "dropout"}}
+    for name, changed in sets.items():
+        other = parts(*(given | {name: f"--seeds.{name}=6"}).values())
+        assert {part for part in base if base[part] != other[part]} == changed, name
+        alone = parts("--seed=5", f"--seeds.{name}=6")  # the others come from `seed`
+        assert alone == other, name
+    plain = parts("--seed=5")
+    assert {part for part in base if base[part] != plain[part]} == {"dropout"}  # it has a stream of its own
+
+
 def test_a_run_shorter_than_the_interval_logs_its_last_step(tmp_path: Path) -> None:
     """Catches a short trial of a new loss that ends without logging a loss."""
     zero, last = _rows(train(tiny(tmp_path, NO_WANDB, *PLAIN, "--logging.log_every_n_steps=90")))
