@@ -16,6 +16,7 @@ from ddpm.files.yaml12 import read_yaml
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]
 _OF_ONE = ("value", "protocol_change_pct")  # of one arm
+_OF_ALL = ("seed_over_noise",)  # statistics of all arms together
 _OF_ENDS = ("difference", "change_pct")  # compare two numbers, each after its statistic
 # The keys that set the noise level of each timestep. A mean over timesteps is another function if one differs.
 SCHEDULE = ("diffusion.beta_schedule", "diffusion.T", "diffusion.zero_terminal_snr")
@@ -42,7 +43,8 @@ class Check(BaseModel):
     `rising_pct`: share of successive steps that go up. `below_pct`: share of steps with a number below 0.
     `correlation`: Spearman's with `against_metric` at the steps that have both. `min_place`: place of the lowest value
     (1: the first logged). `farthest`: the value farthest from the middle of the bounds; if it lies between them, all
-    values do.
+    values do. `seed_over_noise`: the last value's standard deviation over seeds, within arms, in units of that over the
+    noise of sampling (`ddpm evaluate --seed`); it is about all arms.
 
     `equal_within`: the margin m of a claim that there is no difference, in place of bounds: `-m <= number <= m`, by two
     one-sided tests at 5 % (Schuirmann 1987), which is the 90 % interval.
@@ -74,6 +76,7 @@ class Check(BaseModel):
         "rising_pct",
         "below_pct",
         "correlation",
+        "seed_over_noise",
     ] = "mean"
     arm: str | None = None  # null: the experiment itself
     window: Span | None = None
@@ -144,7 +147,8 @@ class Study(BaseModel):
         if list(self.arms.values()).count("baseline") != 1:
             raise ValueError("exactly one arm is the baseline")
         claims = (*self.criteria, *self.statements)
-        if self.name not in self.arms and (not claims or any(c.arm is None for claim in claims for c in claim.checks)):
+        unnamed = any(c.arm is None and c.statistic not in _OF_ALL for claim in claims for c in claim.checks)
+        if self.name not in self.arms and (not claims or unnamed):
             raise ValueError("the experiment must be one of its own arms, or each of its checks must name its arm")
         stray = [name for name in self.where if name not in (*self.arms, *self.context)]
         if stray:
