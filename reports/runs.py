@@ -31,7 +31,7 @@ class Later:
     """A number that was measured on a checkpoint after the training.
 
     metric: `evaluate/fid`, or `probe/` and a key of `curvature/`. setting: how it was measured, in one word. low, high:
-    its 95 % interval, if known.
+    its 95 % interval, if known. protocol: the description of a score's protocol. noise: the seed of its samples' noise.
     """
 
     step: int
@@ -40,6 +40,8 @@ class Later:
     value: float
     low: float | None = None
     high: float | None = None
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    noise: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

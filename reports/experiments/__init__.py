@@ -15,8 +15,8 @@ from ddpm.files.yaml12 import read_yaml
 
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]
-_OF_ONE = ("value", "protocol_change_pct")  # of one arm
-_OF_ALL = ("seed_over_noise",)  # statistics of all arms together
+OF_ONE = ("value", "protocol_change_pct")  # of one arm
+OF_ALL = ("seed_over_noise",)  # statistics of all arms together
 _OF_ENDS = ("difference", "change_pct")  # compare two numbers, each after its statistic
 # The keys that set the noise level of each timestep. A mean over timesteps is another function if one differs.
 SCHEDULE = ("diffusion.beta_schedule", "diffusion.T", "diffusion.zero_terminal_snr")
@@ -147,7 +147,7 @@ class Study(BaseModel):
         if list(self.arms.values()).count("baseline") != 1:
             raise ValueError("exactly one arm is the baseline")
         claims = (*self.criteria, *self.statements)
-        unnamed = any(c.arm is None and c.statistic not in _OF_ALL for claim in claims for c in claim.checks)
+        unnamed = any(c.arm is None and c.statistic not in OF_ALL for claim in claims for c in claim.checks)
         if self.name not in self.arms and (not claims or unnamed):
             raise ValueError("the experiment must be one of its own arms, or each of its checks must name its arm")
         stray = [name for name in self.where if name not in (*self.arms, *self.context)]
@@ -157,7 +157,7 @@ class Study(BaseModel):
             for check in claim.checks:
                 if check.arm is not None and check.arm not in self.arms:
                     raise ValueError(f"{claim.says!r} is about {check.arm}, which is not an arm of this experiment")
-                if check.of not in _OF_ONE and (check.arm or self.name) == self.baseline:
+                if check.of not in OF_ONE and (check.arm or self.name) == self.baseline:
                     raise ValueError(f"{claim.says!r} compares the baseline with itself")
         return self
 

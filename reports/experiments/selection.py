@@ -15,8 +15,10 @@ from reports.columns import as_number
 from reports.experiments import SCHEDULE, Study
 from reports.runs import Run, canonical, flat_config
 
-# Keys that name a run, its place or its machine, besides the config's own bookkeeping.
+# Keys that name a run, its place or its machine, or say when and on which draws a trace is measured, which changes
+# neither the training nor what the trace estimates; besides the config's own bookkeeping.
 _LABELS = (
+    *("curvature.every", "curvature.neutral"),
     *("experiment", "seed", "study_name", "run_id", "notes", "tags", "session", "environment.*", "logging.*"),
     *("metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
 )
@@ -78,7 +80,7 @@ def matches(key: str, globs: Iterable[str]) -> bool:
 
 
 def is_label(key: str) -> bool:
-    """Whether the dotted `key` names a run, its place or its machine, and does not change the training."""
+    """Whether the dotted `key` names a run, its place or its machine, or the like, and does not change the training."""
     return is_bookkeeping(key) or matches(key, _LABELS)
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import pandas as pd
 
-from reports.experiments import OF_TIMESTEPS, Check, Span, Study
+from reports.experiments import OF_ALL, OF_ONE, OF_TIMESTEPS, Check, Span, Study
 from reports.experiments.selection import Arm, Selection, differing_schedules
 from reports.judging.judge import FAILS, HOLDS, Judged, Outcome, judge, side, together
 from reports.protocols import foreign_features, protocol_difference
@@ -129,9 +129,11 @@ def find_arms(names: Sequence[str], selection: Selection) -> tuple[list[Arm], st
 
 
 def _arms_of(check: Check, study: Study) -> list[str]:
-    """The arm that the check is about, after the baseline if it compares."""
+    """The arm that the check is about, after the baseline if it compares; all arms if it is about all."""
+    if check.statistic in OF_ALL:
+        return list(study.arms)
     arm = check.arm or study.name
-    return [arm] if check.of == "value" else [study.baseline, arm]
+    return [arm] if check.of in OF_ONE else [study.baseline, arm]
 
 
 def _refusal(check: Check, arms: Sequence[Arm], study: Study) -> str:
@@ -174,6 +176,7 @@ _WORDS = {
     "rising_pct": "share of steps upward",
     "below_pct": "share below 0",
     "correlation": "rank correlation",
+    "seed_over_noise": "standard deviation over seeds, of that over the noise of the samples,",
 }
 
 
@@ -183,6 +186,9 @@ def describe_check(check: Check, study: Study) -> str:
     arm = check.arm or study.name
     if check.of.startswith("step_"):
         words = f"{_WORDS[check.statistic]} of the {_OF[check.of]} of {check.metric} per step"
+    if check.protocol:
+        how = ", ".join(f"{key} = {value}" for key, value in check.protocol.items())
+        words = f"change of the last {check.metric} with {how}"
     if check.against_metric:
         words += f" with {check.against_metric}"
     if check.since:
@@ -190,7 +196,9 @@ def describe_check(check: Check, study: Study) -> str:
         words += f" to {span(check.window)}" if check.window else ""
     elif check.window:
         words += f" over {span(check.window)}"
-    return f"{words}, {arm}" + ("" if check.of == "value" else f" against {study.baseline}")
+    if check.statistic in OF_ALL:
+        return f"{words} {', '.join(study.arms)}"
+    return f"{words}, {arm}" + ("" if check.of in OF_ONE else f" against {study.baseline}")
 
 
 def span(ends: Span) -> str:

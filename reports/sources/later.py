@@ -58,7 +58,10 @@ def _evaluated(row: dict[str, Any]) -> list[Later]:
     value, step = as_number(row["value"]), int(row["step"])
     how = f"{row['sampler']}_nfe{row['nfe']}_n{row['n']}_seed{row['seed']}_{row['protocol']}"
     ends = as_number(row.get("low")), as_number(row.get("high"))
-    return [] if value is None else [Later(step, printable(f"evaluate/{row['metric']}"), printable(how), value, *ends)]
+    described, noise = row.get("described"), row["seed"]
+    about = described if isinstance(described, dict) else {}, noise if isinstance(noise, int) else None
+    metric = printable(f"evaluate/{row['metric']}")
+    return [] if value is None else [Later(step, metric, printable(how), value, *ends, *about)]
 
 
 def _probed(line: dict[str, Any]) -> list[Later]:

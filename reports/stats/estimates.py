@@ -24,6 +24,7 @@ from reports.stats.intervals import (
     student,
     welch,
 )
+from reports.stats.rescored import protocol_change, seed_over_noise
 from reports.stats.statistics import (
     at_end,
     curve,
@@ -46,6 +47,10 @@ def estimate(check: Check, arms: Sequence[Arm]) -> Estimate:
     """The check's number with the interval over seeds if there are several (paired if the arms share them), and the one
     over paired draws if there are any; without both, the one over the steps. arms: the one that the check is about, or
     the baseline and that one."""
+    if check.of == "protocol_change_pct":
+        return protocol_change(check, arms[0])
+    if check.statistic == "seed_over_noise":
+        return seed_over_noise(check.metric, arms)
     found, draws = _over_seeds(check, arms), over_draws(check, arms)
     if draws is None:
         return found or over_steps(check, arms)

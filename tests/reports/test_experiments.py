@@ -10,12 +10,12 @@ import yaml
 from pydantic import ValidationError
 
 from ddpm.config.files import load_config
-from ddpm.config.run import flatten
+from ddpm.config.run import Config, flatten
 from ddpm.config.stored import differences
 from ddpm.errors import UserError
 from reports import experiments
 from reports.experiments import Study, load, names
-from reports.experiments.selection import show
+from reports.experiments.selection import is_label, show
 from reports.figures import FIGURES
 
 
@@ -27,10 +27,17 @@ def test_every_experiment_loads_and_names_real_figures(name: str) -> None:
     assert study.figures and set(study.figures) <= set(FIGURES)
 
 
-CONFIGS = {
-    cfg.experiment: cfg
-    for cfg in map(load_config, sorted((Path(__file__).parents[2] / "configs/study").rglob("e*/*.yaml")))
-}
+def _configs(pattern: str) -> dict[str, Config]:
+    files = sorted((Path(__file__).parents[2] / "configs").glob(pattern))
+    return {cfg.experiment: cfg for cfg in map(load_config, files)}
+
+
+STUDY, RERUN = _configs("study/*/e*/*.yaml"), _configs("findings/*.yaml")
+
+
+def _configs_of(study: Study) -> dict[str, Config]:
+    """The study's configs, or those of the reruns for arms that the study did not have."""
+    return STUDY if set(study.arms) <= set(STUDY) else RERUN
 
 
 @pytest.mark.parametrize("name", names())
@@ -38,10 +45,12 @@ def test_the_arms_have_configs_that_differ_in_what_is_declared(name: str) -> Non
     """Every arm can be trained, and differs from the baseline only in declared keys. Catches a config that extends the
     wrong file, and a question that the runs cannot answer."""
     study = load(name)
-    baseline = CONFIGS[study.baseline]
+    configs = _configs_of(study)
+    baseline = configs[study.baseline]
     for arm in study.arms:
-        changed = [d.split(" was ")[0] for d in differences(baseline.nested(), CONFIGS[arm].nested())]
+        changed = [d.split(" was ")[0] for d in differences(baseline.nested(), configs[arm].nested())]
         changed.remove("experiment") if arm != study.baseline else None
+        changed = [key for key in changed if not is_label(key)]
         assert bool(changed) == (arm != study.baseline)
         assert all(any(fnmatch.fnmatch(key, glob) for glob in study.difference) for key in changed), changed
 
@@ -52,7 +61,7 @@ def test_the_arms_configs_are_what_the_experiment_says_of_them(name: str) -> Non
     a comparison of weightings that does not say which arm has which."""
     study = load(name)
     for experiment, conditions in study.where.items():
-        config = flatten(CONFIGS[experiment].nested())
+        config = flatten(_configs_of(study)[experiment].nested())
         for condition in conditions:
             key, value = condition.split("=")
             assert show(config, key) == show({key: yaml.safe_load(value)}, key)

@@ -1,0 +1,102 @@
+"""Checks on scores that `ddpm evaluate` added: the same checkpoints by another protocol, or from other noise."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import stats
+
+from ddpm.metrics import Z95
+from reports.experiments import Check
+from reports.experiments.selection import Arm
+from reports.runs import Later, Run, flat_config
+from reports.stats.intervals import LEVEL, Array, Estimate, around, over_seeds
+
+
+def protocol_change(check: Check, arm: Arm) -> Estimate:
+    """The change in % from each run's own score at its last step to the same checkpoint's by the check's protocol,
+    mean over seeds. The interval within the runs adds the errors of both scores as if they were independent: too wide
+    if both start from one noise."""
+    changes, reaches = [], []
+    for run in arm.runs:
+        own, error = run.series(check.metric), run.series(f"{check.metric}_sem")
+        step = int(own.index[-1]) if len(own) else 0
+        wanted = {**_own_protocol(run, check.metric), **(check.protocol or {})}
+        found = [each for each in _scores(run, check.metric, step) if each.protocol == wanted]
+        found = [each for each in found if each.noise == _own_noise(run)]
+        if not found or step not in error.index:
+            continue
+        before, after = float(own.loc[step]), found[-1]
+        changes.append(100 * (after.value / before - 1))
+        own_error = 100 * Z95 * float(error.loc[step]) * after.value / before**2
+        reaches.append(math.hypot(100 * (_half(after) / before), own_error))
+    how = ", ".join(f"{key} = {value}" for key, value in (check.protocol or {}).items())
+    if not changes:
+        return Estimate(basis=f"no checkpoint of {arm.experiment} was scored with {how} (ddpm evaluate)")
+    number, reach = float(np.mean(changes)), math.hypot(*reaches) / len(reaches)
+    basis = f"{len(changes)} seed(s): noise of the samples, of both scores as if independent"
+    return Estimate(number, tuple(changes), around(number, reach), over_seeds(changes), basis)
+
+
+def _half(score: Later) -> float:
+    return math.nan if score.low is None or score.high is None else (score.high - score.low) / 2
+
+
+def seed_over_noise(metric: str, arms: Sequence[Arm]) -> Estimate:
+    """The standard deviation of the last score over seeds, within arms, in units of that over other noise of the same
+    checkpoints. The interval is that of a ratio of two variances (F), for normal scores.
+
+    The runs' own scores, from one noise, give the first; scores from other noise the second, so that they are
+    independent. If runs share other noise, their scores move together: the degrees of freedom then count each noise
+    once.
+    """
+    own = [_array([value for run in arm.runs if (value := _last(run, metric)) is not None]) for arm in arms]
+    again = [_array(each) for arm in arms for run in arm.runs if (each := [s.value for s in _resampled(run, metric)])]
+    noises = {score.noise for arm in arms for run in arm.runs for score in _resampled(run, metric)}
+    seeds, noise = pooled(own), pooled(again)
+    if seeds is None or noise is None:
+        return Estimate(basis="needs two seeds of an arm, and a checkpoint scored from two other noises")
+    (spread, df), (other, other_df) = seeds, noise
+    other_df = min(other_df, len(noises) - 1)
+    ratio = spread / other
+    tails = [stats.f.ppf(q, df, other_df) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2)]
+    interval = ratio / math.sqrt(tails[0]), ratio / math.sqrt(tails[1])
+    basis = f"F, {df} and {other_df} degrees of freedom: {spread:.3g} over seeds, {other:.3g} over noise"
+    return Estimate(ratio, seeds=interval, basis=basis)
+
+
+def _array(values: Sequence[float]) -> Array:
+    return np.array(values, dtype=float)
+
+
+def pooled(groups: Sequence[Array]) -> tuple[float, int] | None:
+    """(standard deviation within groups, its degrees of freedom); None without a group of two, or if it is 0."""
+    df = sum(len(group) - 1 for group in groups if len(group) > 1)
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups if len(group) > 1)
+    return (math.sqrt(squares / df), df) if df and squares else None
+
+
+def _last(run: Run, metric: str) -> float | None:
+    values = run.series(metric)
+    return float(values.iloc[-1]) if len(values) else None
+
+
+def _resampled(run: Run, metric: str) -> list[Later]:
+    """The last checkpoint's scores by the run's own protocol, from other noise than its own."""
+    own = run.series(metric)
+    found = _scores(run, metric, int(own.index[-1])) if len(own) else ()
+    known = (None, _own_noise(run))
+    return [score for score in found if score.protocol == _own_protocol(run, metric) and score.noise not in known]
+
+
+def _scores(run: Run, metric: str, step: int) -> Iterator[Later]:
+    name = f"evaluate/{metric.partition('/')[2]}"
+    return (each for each in run.later if each.metric == name and each.step == step)
+
+
+def _own_protocol(run: Run, metric: str) -> dict[str, object]:
+    return dict(run.protocols.get(run.protocol_of(metric), {}))
+
+
+def _own_noise(run: Run) -> int:
+    return int(flat_config(run).get("eval.sample_seed", 0))
