@@ -399,6 +399,17 @@ def loss_over_floor(selection: Selection, _allow_mixed: bool) -> Drawn:
     return Drawn(figure, " ".join([*said, *[absent] * bool(absent)]))
 
 
+def plot_excess(axes: Axes, arms: Sequence[Arm]) -> None:
+    """The excess of the loss over the floor by noise level, of each arm at its last step, on a log axis."""
+    for arm in arms:
+        logged = curve(arm, f"{LOSS.format(NOISE_BINS[0])}excess")
+        if len(logged):
+            _plot_levels(axes, arm, "excess", int(logged.index[-1]))
+    _log_from_lowest(axes)
+    axes.set_ylabel("excess of the eps-MSE over the floor\n(log scale)")
+    _level_axis(axes)
+
+
 def seen_vs_unseen(selection: Selection, _allow_mixed: bool) -> Drawn:
     """Loss by noise level on training images and on images that were never trained on, and the gap between the two,
     at the last step that all arms have."""

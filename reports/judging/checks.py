@@ -217,6 +217,8 @@ def unit(check: Check) -> str:
 
 def bounds(check: Check) -> str:
     """Where the number should lie, in words."""
+    if check.equal_within is not None:
+        return f"equal within {check.equal_within:g}{unit(check)}"
     return within_bounds(check.at_least, check.at_most, unit(check))
 
 

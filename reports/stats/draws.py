@@ -37,15 +37,22 @@ def values_key(metric: str) -> str:
 def draw_table(arm: Arm, metric: str) -> pd.DataFrame:
     """The value of each draw (rows) at each step (columns) that every run has, mean over seeds; NaN if a seed lacks it.
 
-    metric: a mean (curvature/ref_trace_mean) or its list (curvature/ref_values). Empty if a run has no such lists, or
-    if their lengths differ. Cached: do not change it.
+    metric: a mean (curvature/ref_trace_mean) or its list (curvature/ref_values). Of the runs that logged such lists;
+    empty if none did, or if their lengths differ. Cached: do not change it.
     """
-    tables = [_of_run(run, values_key(metric)) for run in arm.runs]
+    tables = [_of_run(run, values_key(metric)) for run in _logged(arm, metric)]
+    if not tables:
+        return pd.DataFrame(dtype=float)
     steps = sorted(set.intersection(*(set(table.columns) for table in tables)))
     if not steps or len({len(table) for table in tables}) > 1:
         return pd.DataFrame(dtype=float)
     values = np.mean([table[steps].to_numpy() for table in tables], axis=0)
     return pd.DataFrame(values, index=pd.RangeIndex(len(values), name="draw"), columns=pd.Index(steps, name="step"))
+
+
+def _logged(arm: Arm, metric: str) -> list[Run]:
+    """The runs that logged the draws' values. Older runs logged only their mean."""
+    return [run for run in arm.runs if any(run.lists.get(values_key(metric), {}).values())]
 
 
 def _of_run(run: Run, key: str) -> pd.DataFrame:
@@ -56,7 +63,7 @@ def _of_run(run: Run, key: str) -> pd.DataFrame:
 @lru_cache(maxsize=256)
 def can_pair(baseline: Arm, variant: Arm, metric: str = _TRACE) -> str:
     """Why the arms' values of `metric` cannot be compared draw by draw, in words; empty if they can."""
-    runs = [(arm.experiment, run) for arm in (baseline, variant) for run in arm.runs]
+    runs = [(arm.experiment, run) for arm in (baseline, variant) for run in _logged(arm, metric) or arm.runs]
     configs = [flat_config(run) for _, run in runs]
     own = [name for (name, _), config in zip(runs, configs, strict=True) if config.get("curvature.draws") != "fixed"]
     if own:
@@ -153,6 +160,9 @@ def _complete(baseline: Arm, variant: Arm, metric: str, steps: Steps) -> _Pairs 
     b, v = (draw_table(arm, metric)[at].to_numpy() for arm in (baseline, variant))
     whole = np.isfinite(b).all(axis=1) & np.isfinite(v).all(axis=1)
     note = f" ({(~whole).sum()} more lack a value)" if not whole.all() else ""
+    for arm in (baseline, variant):
+        if (logged := len(_logged(arm, metric))) < len(arm.runs):
+            note += f" of {logged} of {arm.experiment}'s {len(arm.runs)} seeds"
     if steps is not None and len(at) < len(steps):
         note += f" at the {len(at)} of {len(steps)} steps that have them"
     return _Pairs(b[whole], v[whole], note)

@@ -66,9 +66,9 @@ def markdown_page(
         warnings=[*selection.warnings, *notes, *_unfinished(selection), *fid_alarm(selection)],
         first_figures=first,
         verdicts=all_verdicts(selection),
-        criteria=_claim_rows(criteria),
+        criteria=claim_rows(criteria),
         criteria_count=_counted(criteria),
-        statements=_claim_rows(statements),
+        statements=claim_rows(statements),
         statement_count=_counted(statements),
         runs=[(arm, run) for arm in (*selection.arms, *selection.context) for run in arm.runs],
         run_link=lambda run: link(code(run.id), run.url),
@@ -142,7 +142,7 @@ def _unfinished(selection: Selection) -> list[str]:
     return lines
 
 
-def _claim_rows(judged: Sequence[Judged]) -> list[dict[str, str]]:
+def claim_rows(judged: Sequence[Judged]) -> list[dict[str, str]]:
     """A row for each check; the claim, its verdict and its note stand in the first."""
     return [_claim_row(claim, outcome, place == 0) for claim in judged for place, outcome in enumerate(claim.outcomes)]
 

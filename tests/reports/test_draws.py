@@ -184,7 +184,6 @@ def test_lists_that_are_absent_or_of_another_length_are_not_paired() -> None:
     b, v = tables(np.random.default_rng(9))
     e5, e6 = arm("e5", b), arm("e6", v)
     assert can_pair(e5, e6, "curvature/neutral_trace_mean") == "e5 and e6 did not log a list of the draws' values"
-    assert can_pair(e5, arm("e6", v, v[:, :0])) == "e6 did not log a list of the draws' values"
     assert can_pair(e5, arm("e6", v[:9], curvature__probes=16)) == "e5 logged 16 draws, e6 9"
     assert can_pair(e5, arm("e6", v[:, :0], v[:, :0])).startswith("e6 did not")
     assert draw_table(arm("e5", b, b[:3], curvature__probes=16), COMMON).empty
@@ -193,6 +192,18 @@ def test_lists_that_are_absent_or_of_another_length_are_not_paired() -> None:
     for step in (10, 20, 30, 40):
         del e6.runs[0].lists["curvature/ref_values"][step]
     assert can_pair(e5, Arm("e6", "variant", e6.runs)) == "they have no measured step in common"
+
+
+def test_a_seed_without_lists_is_left_out_and_said() -> None:
+    """An older seed that logged no lists, on another design, leaves the other's pairs as they are. Catches one old run
+    that takes an arm's pairs away, and one that is left out in silence."""
+    b, v = tables(np.random.default_rng(10))
+    older = a_run("e6", v[:, :0], 2, curvature__neutral=False)
+    alone, both = arm("e6", v), Arm("e6", "variant", (*arm("e6", v).runs, older))
+    assert can_pair(arm("e5", b), both) == ""
+    found, wanted = paired_difference(arm("e5", b), both, COMMON), paired_difference(arm("e5", b), alone, COMMON)
+    assert found and wanted and found.within == wanted.within
+    assert "of 1 of e6's 2 seeds" in found.basis and "seeds" not in wanted.basis
 
 
 @pytest.mark.parametrize(

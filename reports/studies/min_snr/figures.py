@@ -10,12 +10,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from reports.experiments import Check
 from reports.experiments.selection import Arm, Selection
 from reports.figures import steps
 from reports.figures.curves import smoothing_window
+from reports.figures.noise_levels import plot_excess
 from reports.figures.style import (
     Drawn,
     NothingToDraw,
+    arm_labels,
     colour,
     dash,
     label,
@@ -27,7 +30,8 @@ from reports.figures.style import (
     step_axis,
     thousands,
 )
-from reports.stats.intervals import half
+from reports.judging.checks import estimated
+from reports.stats.intervals import Estimate, half
 from reports.stats.statistics import COMMON, TRAINED, curve, same_draws
 from reports.studies.min_snr import against_log, fids, scores, traces
 
@@ -62,6 +66,54 @@ def the_point(selection: Selection, pairs: pd.DataFrame) -> Drawn:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=8)
     return Drawn(figure, "")
+
+
+def answers(found: Mapping[str, Selection | None]) -> Drawn:
+    """Left: FID over steps by prediction. Middle: the excess of the loss over the floor by noise level. Right:
+    Min-SNR's effect on the last FID, by setting. found: the selections of the reports."""
+    prediction = found["prediction"]
+    if prediction is None:
+        raise NothingToDraw("no run with another prediction")
+    figure, (left, middle, right) = panels(3, 4.5, 4.3)
+    labels = arm_labels(prediction.arms, prediction)
+    for arm in prediction.arms:
+        _plot_fid(left, arm, scores.RESPACED, labels[arm.experiment], colour(arm.experiment))
+    _ends(left, prediction.arms, [scores.RESPACED])
+    left.set(ylabel=label("val/fid"), title="FID over training")
+    left.set_ylim(bottom=0)
+    _steps(left, prediction.arms)
+    plot_excess(middle, prediction.arms)
+    middle.set(title="What the networks could know and do not")
+    _plot_effects(right, found)
+    legend(figure, left, below=True)
+    return Drawn(figure, "")
+
+
+SETTINGS = {"e6": "eps", "e6_x0": "x_0", "e6_v": "v", "e9b": "eps, cosine betas"}
+
+
+def _plot_effects(axes: Axes, found: Mapping[str, Selection | None]) -> None:
+    """Min-SNR's change of the last FID in %, each seed and the interval over seeds, a row for each setting."""
+    check = Check(metric="val/fid", of="change_pct", statistic="last", at_most=0)
+    rows = {}
+    for name, text in SETTINGS.items():
+        selection = found.get(name)
+        changes = estimated(check, selection) if selection else Estimate()
+        if changes.number is not None and selection:
+            rows[text] = changes, colour(name)
+    for place, (changes, shade) in enumerate(rows.values()):
+        if changes.seeds:
+            axes.plot(changes.seeds, [place, place], color=shade, linewidth=1.5)
+        mean = np.array([changes.number], dtype=float)
+        axes.plot(mean, [place], marker="o", color=shade, markersize=7)
+        each_seed = np.array(changes.per_seed)
+        axes.plot(each_seed, np.full(len(each_seed), place), "k.", markersize=5, zorder=4)
+    each = [value for changes, _ in rows.values() for value in (*changes.per_seed, changes.number or 0.0)]
+    reach = 3 * max(map(abs, each), default=1.0)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set(xlim=(-reach, reach), xlabel="Min-SNR's change of FID (%)", title="Does Min-SNR help, by setting?")
 
 
 def fid(selection: Selection) -> Drawn:

@@ -1,4 +1,4 @@
-"""The text of docs/findings.md."""
+"""The texts of docs/findings.md, which has the answers, and of docs/rerun.md, which has what is behind them."""
 
 import json
 import re
@@ -8,25 +8,67 @@ from typing import Any
 from scipy import stats
 
 from reports.experiments.selection import Selection
+from reports.figures.style import thousands
 from reports.judging.judge import Judged
 from reports.library import sentences
 from reports.runs import Run
 from reports.studies.min_snr import against_log, scores, summary, tables
-from reports.studies.min_snr.material import Material
+from reports.studies.min_snr.material import Material, split_of
+from reports.studies.min_snr.questions import Answer
 from reports.text.markup import Markdown, code, template
+from reports.text.pages import claim_rows
 
 _SHORT_COMMIT = 10
 STUDY_NOISE = 226  # FID of uniform noise, measured with the study's own pipeline; no log has it
 
 
+def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) -> str:
+    """The Markdown text of docs/findings.md. Images are linked as `findings/NAME.png`."""
+    arms = tables.arm_rows(m.runs)
+    text = template("studies/min_snr/findings.md.jinja").render(
+        answers=[{**vars(each), "rows": claim_rows(each.judged)} for each in answered],
+        arms=arms,
+        first=thousands(tables.FIRST),
+        grey=f"{tables.GREY:.2f}",
+        library=sentences(m.library, bool(split_of(m.library))),
+        panel=tables.panel_rows(m.panel),
+        judges=tables.judge_rows(m.runs),
+        agreement=tables.agreement(m.runs),
+        absent=absent_lines(m.runs),
+        counts={"all": len(judged), **summary.counts(judged)},
+        claims=[row for each in judged for row in tables.claim_rows(each)],
+        frame=m.frame,
+    )
+    return _tidy(text)
+
+
+def _tidy(text: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+# The seeds that each arm was to have.
+PLANNED = {"e5": 4, "e6": 4} | dict.fromkeys(("e5_x0", "e6_x0", "e5_v", "e6_v", "e9a", "e9b"), 2)
+
+
+def absent_lines(runs: Sequence[Run]) -> list[str]:
+    """Which of the planned runs are missing or unfinished."""
+    lines = []
+    for arm, wanted in PLANNED.items():
+        mine = [run for run in runs if run.experiment == arm]
+        done = [run for run in mine if run.last_step >= (run.planned_steps or 0)]
+        lines += [f"**{arm}**: {len(done)} of {wanted} seeds."] * (len(done) < wanted)
+        lines += [f"{run.name} is at step {run.last_step} of {run.planned_steps}." for run in mine if run not in done]
+    return lines
+
+
 def page(m: Material, judged: Sequence[Judged]) -> str:
-    """The Markdown text. Images are linked as `findings/NAME.png`."""
+    """The Markdown text of docs/rerun.md."""
     log, ours = m.study.arm("e5"), m.selection.arm("e5")
     gaps = against_log.gaps(log, ours) if log and ours else []
     faithful = against_log.gaps(log, m.faithful) if log and m.faithful else []
     trends = summary.trends(m.selection)
     predicted = tables.predicted_rows(m.selection)
-    text = template("studies/min_snr/findings.md.jinja").render(
+    text = template("studies/min_snr/rerun.md.jinja").render(
         summary=summary.summary(m.selection, m.pairs, m.study, gaps, faithful, judged),
         missing=_missing(m),
         runs=[_run_row(run) for arm in m.arms for run in arm.runs],
@@ -49,7 +91,6 @@ def page(m: Material, judged: Sequence[Judged]) -> str:
         seeds={arm.experiment: len(arm.runs) for arm in m.arms},
         recurring=against_log.recurring(log.runs[0]) if log else (0, 0),
         clipped=against_log.above_clip([ours]) if ours else (0, 0),
-        claims=[row for each in judged for row in tables.claim_rows(each)],
         samples=m.grids_of,
         sweep=tables.sweep_rows(m.swept),
         sweep_sentences=sentences(m.swept, bool(m.split)) if m.swept else [],
@@ -66,7 +107,7 @@ def page(m: Material, judged: Sequence[Judged]) -> str:
         draws="" if m.pairs.empty else str(m.pairs["interval_over"].iloc[0]).split()[0],
         grids=sorted(m.grids),
     )
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return _tidy(text)
 
 
 # ---- what there is ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from reports.sources import folders
 
 FILES = ("run.json", "config.yaml", "loss.jsonl", "results.jsonl", "evaluations.jsonl")
 CHECKPOINTS = "checkpoints.json"
-LARGEST_BYTES = 300_000  # of a whole record
+LARGEST_BYTES = 700_000  # of a whole record
 _DROPPED = ("wandb_files",)  # where W&B's files lie on the machine
 _NO_PATH = ("wandb",)  # /PROJECT/RUN_ID, if the entity is unknown
 

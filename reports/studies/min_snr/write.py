@@ -10,21 +10,25 @@ from reports.figures.style import Drawn, NothingToDraw, save, theme, told_apart
 from reports.studies.min_snr import figures
 from reports.studies.min_snr.claims import judge_claims
 from reports.studies.min_snr.gallery import FOLDER, gallery
-from reports.studies.min_snr.material import Material, gather
-from reports.studies.min_snr.page import page
+from reports.studies.min_snr.material import Material, gather, split_of
+from reports.studies.min_snr.page import findings, page
+from reports.studies.min_snr.questions import answers, load_questions, selections
 from reports.studies.min_snr.tables import claims_csv
 
 DPI, SMALL_DPI = 100, 70
 
 
 def write_text(docs: Path, original: Path) -> Path:
-    """Write `docs/findings.md`, `docs/findings/claims.csv` and `docs/gallery.md`: equal records give equal bytes.
+    """Write `docs/findings.md`, `docs/rerun.md`, `docs/findings/claims.csv` and `docs/gallery.md`: equal records give
+    equal bytes.
 
     Raises UserError: no records, or no logs of the study."""
     material = gather(docs / "findings", original)
     judged = judge_claims(material)
     (docs / "findings" / "claims.csv").write_text(claims_csv(judged), encoding="utf-8")
-    (docs / "findings.md").write_text(page(material, judged), encoding="utf-8")
+    answered = answers(material.runs, load_questions())
+    (docs / "findings.md").write_text(findings(material, judged, answered), encoding="utf-8")
+    (docs / "rerun.md").write_text(page(material, judged), encoding="utf-8")
     (docs / "gallery.md").write_text(gallery(docs), encoding="utf-8")
     return docs / "findings.md"
 
@@ -35,6 +39,8 @@ def write_figures(docs: Path, original: Path) -> list[str]:
     m = gather(docs / "findings", original)
     log, ours = m.study.arm("e5"), m.selection.arm("e5")
     own: dict[str, Callable[[], Drawn]] = {
+        "answers": lambda: figures.answers(selections(m.runs, load_questions())),
+        "all_runs": lambda: draw_library(m.library, bool(split_of(m.library))),
         "the_point": lambda: figures.the_point(m.selection, m.pairs),
         "fids": lambda: figures.fid(m.selection),
         "curvature": lambda: figures.curvature(m.selection),

@@ -1,0 +1,115 @@
+"""The questions of docs/findings.md: sealed criteria of reports answer them, in words that presume their verdicts."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from pydantic import BaseModel, ConfigDict
+
+from ddpm.errors import UserError
+from ddpm.files.yaml12 import read_yaml
+from reports.experiments import load
+from reports.experiments.selection import Selection, select
+from reports.judging.checks import judge_criteria
+from reports.judging.judge import Judged, Outcome
+from reports.runs import Run
+from reports.text.verdicts import number as digits
+
+NOT_RUN = "not run"
+
+
+class Reading(BaseModel):
+    """An answer in words. `when`: criterion -> the verdicts (`pass|fail`) under which it may be said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    when: dict[str, str] = {}
+    say: str
+
+
+class Question(BaseModel):
+    """A question; see `questions.yaml`. `mind`: what would change the answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ask: str
+    criteria: tuple[str, ...]
+    readings: tuple[Reading, ...]
+    mind: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question with its answer and the criteria that decide it."""
+
+    question: Question
+    said: str
+    judged: tuple[Judged, ...]
+
+
+def load_questions() -> list[Question]:
+    """The questions of `questions.yaml`."""
+    content = (resources.files("reports.studies.min_snr") / "questions.yaml").read_bytes()
+    return [Question.model_validate(item) for item in read_yaml(content, "questions.yaml")]
+
+
+def selections(runs: Sequence[Run], questions: Sequence[Question]) -> dict[str, Selection | None]:
+    """The selection of each report that the questions name; None for one without runs."""
+    names = dict.fromkeys(key.partition(".")[0] for question in questions for key in question.criteria)
+    return {name: _selected(name, runs) for name in names}
+
+
+def _selected(name: str, runs: Sequence[Run]) -> Selection | None:
+    study = load(name)
+    try:
+        return select(study, [run for run in runs if run.experiment in study.arms])
+    except UserError:  # no run of the arm that the report is about
+        return None
+
+
+def judged_by(key: str, found: Mapping[str, Selection | None]) -> Judged:
+    """The criterion REPORT.NUMBER; its verdict is `not run` if the report has no runs."""
+    name, _, place = key.partition(".")
+    selection = found[name]
+    if selection is None:
+        return Judged(load(name).criteria[int(place) - 1].says, "", (), NOT_RUN)
+    return judge_criteria(selection)[int(place) - 1]
+
+
+def answers(runs: Sequence[Run], questions: Sequence[Question]) -> list[Answer]:
+    """The answer to each question that the runs give."""
+    found = selections(runs, questions)
+    said = []
+    for question in questions:
+        judged = {key: judged_by(key, found) for key in question.criteria}
+        reading = next(each for each in question.readings if _holds(each, judged))
+        said.append(Answer(question, _filled(reading.say, judged), tuple(judged.values())))
+    return said
+
+
+def _holds(reading: Reading, judged: Mapping[str, Judged]) -> bool:
+    return all(judged[key].verdict.startswith(tuple(words.split("|"))) for key, words in reading.when.items())
+
+
+def _filled(say: str, judged: Mapping[str, Judged]) -> str:
+    """The words with numbers in place of `{REPORT.NUMBER}` and `{REPORT.NUMBER.CHECK}`."""
+
+    def number(match: re.Match[str]) -> str:
+        report, place, *check = match[1].split(".")
+        outcomes = judged[f"{report}.{place}"].outcomes
+        return in_words(outcomes[int(check[0]) - 1 if check else 0]) if outcomes else "not measured"
+
+    return re.sub(r"\{([\w.]+)\}", number, say)
+
+
+def in_words(outcome: Outcome) -> str:
+    """`-58.7 % (-75.4 to -41.9)`: a check's number with its interval, over seeds if there is one."""
+    found, sign = outcome.estimate, "+" if outcome.check.of != "value" else ""
+    if found.number is None:
+        return "not measured"
+    interval = found.seeds or found.within
+    places = 1 if outcome.unit else None
+    value = f"{found.number:{sign}.1f}" if places else digits(found.number, 3)
+    ends = [f"{end:.1f}" if places else digits(end, 3) for end in interval] if interval else []
+    return f"{value}{outcome.unit} ({' to '.join(ends) if ends else 'no interval'})"

@@ -1,0 +1,78 @@
+"""The questions of docs/findings.md: their answers presume the verdicts under which they are said."""
+
+import re
+
+import pytest
+
+from reports.experiments import Check, load
+from reports.judging.judge import HOLDS, Judged, Outcome, Verdict
+from reports.stats.intervals import Estimate
+from reports.studies.min_snr import questions
+from reports.studies.min_snr.page import absent_lines
+from reports.studies.min_snr.questions import NOT_RUN, Question, Reading, answers, in_words, load_questions
+
+KEYS = [key for question in load_questions() for key in question.criteria]
+_NUMBER = re.compile(r"\{(\w+\.\d+)(?:\.(\d+))?\}")
+
+
+@pytest.mark.parametrize("question", load_questions(), ids=lambda each: each.ask[:20])
+def test_each_question_has_criteria_and_a_last_word(question: Question) -> None:
+    """Every criterion exists; an answer's conditions and numbers are among the question's criteria, and the last answer
+    needs none. Catches a typo that would leave a question without an answer once its verdicts change."""
+    for key in question.criteria:
+        report, place = key.split(".")
+        assert 1 <= int(place) <= len(load(report).criteria), key
+    assert question.readings[-1].when == {} and all(each.when for each in question.readings[:-1])
+    for reading in question.readings:
+        assert set(reading.when) <= set(question.criteria)
+        words = [word for value in reading.when.values() for word in value.split("|")]
+        assert all(word.split()[0] in ("pass", "fail", "undecided", "equal", "not") for word in words), words
+        for key, check in _NUMBER.findall(reading.say):
+            assert key in question.criteria, key
+            assert int(check or 1) <= len(load(key.split(".")[0]).criteria[int(key.split(".")[1]) - 1].checks)
+
+
+def judged(verdict: str, number: float = -25.0) -> Judged:
+    check = Check(metric="val/fid", of="change_pct", statistic="last", at_most=0)
+    found = Estimate(number, seeds=(number - 5, number + 5))
+    return Judged("", "", (Outcome(check, "", "", " %", found, Verdict(HOLDS)),), verdict)
+
+
+def test_the_first_answer_that_holds_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is said under its verdicts alone, with the numbers of its criteria. Catches a sentence that outlives
+    its numbers, and conditions of which one is enough."""
+    readings = (
+        Reading(when={"a.1": "pass", "a.2": "fail"}, say="both, {a.2}"),
+        Reading(when={"a.1": "pass|fail"}, say="one, {a.1}"),
+        Reading(say="neither"),
+    )
+    question = Question(ask="?", criteria=("a.1", "a.2"), readings=readings, mind="")
+    monkeypatch.setattr(questions, "selections", lambda runs, asked: {})
+    for verdicts, said in (
+        (("pass in these runs (one seed)", "fail"), "both, -25.0 % (-30.0 to -20.0)"),
+        (("fail", "fail"), "one, -25.0 % (-30.0 to -20.0)"),
+        (("undecided", "fail"), "neither"),
+        ((NOT_RUN, "pass"), "neither"),
+    ):
+        given = dict(zip(("a.1", "a.2"), map(judged, verdicts), strict=True))
+        monkeypatch.setattr(questions, "judged_by", lambda key, found, given=given: given[key])
+        assert answers([], [question])[0].said == said
+
+
+def test_without_runs_nothing_is_decided() -> None:
+    """No run: every criterion is `not run`, the answers are those without conditions, and all planned seeds are
+    missing. Catches an error where there is no run of a report, and an answer without a run."""
+    found = answers([], load_questions())
+    assert {each.verdict for answer in found for each in answer.judged} == {NOT_RUN}
+    assert [answer.said for answer in found] == [answer.question.readings[-1].say for answer in found]
+    assert "**e5**: 0 of 4 seeds." in absent_lines([])
+
+
+def test_a_number_in_words() -> None:
+    """Catches a missing interval, sign or unit, and an interval that is not over seeds although there is one."""
+    check = Check(metric="val/fid", statistic="last", at_most=0)
+    of_value = Outcome(check, "", "", "", Estimate(0.96851, within=(0.9, 1.04)), Verdict(HOLDS))
+    assert in_words(of_value) == "0.969 (0.900 to 1.04)"
+    assert in_words(judged("pass").outcomes[0]) == "-25.0 % (-30.0 to -20.0)"
+    nothing = Outcome(check, "", "", "", Estimate(reason="no run"), Verdict(HOLDS))
+    assert in_words(nothing) == "not measured"
