@@ -15,7 +15,7 @@ from ddpm.files.yaml12 import read_yaml
 
 Role = Literal["baseline", "variant"]
 Span = tuple[float, float]
-_OF_ONE = ("value", "protocol_change_pct")  # of one arm
+OF_ONE = ("value", "protocol_change_pct")  # of one arm
 _OF_ENDS = ("difference", "change_pct")  # compare two numbers, each after its statistic
 # The keys that set the noise level of each timestep. A mean over timesteps is another function if one differs.
 SCHEDULE = ("diffusion.beta_schedule", "diffusion.T", "diffusion.zero_terminal_snr")
@@ -57,9 +57,9 @@ class Check(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str
-    of: Literal[
-        "value", "difference", "change_pct", "step_difference", "step_change_pct", "protocol_change_pct"
-    ] = "value"
+    of: Literal["value", "difference", "change_pct", "step_difference", "step_change_pct", "protocol_change_pct"] = (
+        "value"
+    )
     statistic: Literal[
         "mean",
         "min",
@@ -153,7 +153,7 @@ class Study(BaseModel):
             for check in claim.checks:
                 if check.arm is not None and check.arm not in self.arms:
                     raise ValueError(f"{claim.says!r} is about {check.arm}, which is not an arm of this experiment")
-                if check.of not in _OF_ONE and (check.arm or self.name) == self.baseline:
+                if check.of not in OF_ONE and (check.arm or self.name) == self.baseline:
                     raise ValueError(f"{claim.says!r} compares the baseline with itself")
         return self
 

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import pandas as pd
 
-from reports.experiments import OF_TIMESTEPS, Check, Span, Study
+from reports.experiments import OF_ONE, OF_TIMESTEPS, Check, Claim, Span, Study
 from reports.experiments.selection import Arm, Selection, differing_schedules
-from reports.judging.judge import FAILS, HOLDS, Judged, Outcome, judge, side, together
+from reports.judging.judge import FAILS, HOLDS, OF_THESE, Judged, Outcome, judge, side, together
 from reports.protocols import foreign_features, protocol_difference
 from reports.runs import SCORES
 from reports.stats.estimates import at_one_step, estimate, metric_curve, of_curves, windowed
@@ -24,9 +24,19 @@ def judge_criteria(selection: Selection) -> list[Judged]:
         outcomes = tuple(_outcome(check, selection, _with_interval) for check in claim.checks)
         found = together([outcome.verdict for outcome in outcomes])
         word = {HOLDS: "pass", FAILS: "fail"}.get(found.word, "undecided")
-        verdict = f"{word} in these runs (one seed)" if found.of_these_runs else word
+        several = any(outcome.estimate.seeds for outcome in outcomes)
+        limits = (OF_THESE + " (one seed)" * (not several)) * found.of_these_runs
+        verdict = f"{word}{limits}{_of_equality(claim, word)}"
         judged.append(Judged(claim.says, claim.note, outcomes, verdict))
     return judged
+
+
+def _of_equality(claim: Claim, word: str) -> str:
+    """`: equal within 5 %`, or `: not equal within 5 %`, after the verdict on a claim that is about that alone."""
+    wanted = {bounds(check) for check in claim.checks if check.equal_within}
+    if word == "undecided" or len(wanted) != 1 or not all(check.equal_within for check in claim.checks):
+        return ""
+    return f": {'not ' * (word == 'fail')}{wanted.pop()}"
 
 
 @lru_cache(maxsize=4)
@@ -69,11 +79,13 @@ def estimated(check: Check, selection: Selection) -> Estimate:
 
 def _outcome(check: Check, selection: Selection, measure: Callable[[Check, list[Arm]], Estimate]) -> Outcome:
     found = _measured(check, selection, measure)
-    verdict = judge(found, check.at_least, check.at_most)
+    verdict = judge(found, check.at_least, check.at_most, check.equal_within)
     return Outcome(check, describe_check(check, selection.study), bounds(check), unit(check), found, verdict)
 
 
 def _measured(check: Check, selection: Selection, measure: Callable[[Check, list[Arm]], Estimate]) -> Estimate:
+    if check.of == "protocol_change_pct":
+        return Estimate(reason=f"{check.metric} by another protocol was not measured")
     arms, missing = find_arms(_arms_of(check, selection.study), selection)
     if missing:
         return Estimate(reason=missing)
@@ -114,7 +126,7 @@ def _absolute_score(check: Check) -> bool:
     """Whether a bound depends on the score's scale: any level, and any difference but 0."""
     if check.metric not in SCORES or check.statistic not in _IN_POINTS or check.of.endswith("_pct"):
         return False
-    return check.of == "value" or any((check.at_least, check.at_most))
+    return check.of == "value" or any((check.at_least, check.at_most, check.equal_within))
 
 
 # Statistics with the unit of their metric.
@@ -131,7 +143,7 @@ def find_arms(names: Sequence[str], selection: Selection) -> tuple[list[Arm], st
 def _arms_of(check: Check, study: Study) -> list[str]:
     """The arm that the check is about, after the baseline if it compares."""
     arm = check.arm or study.name
-    return [arm] if check.of == "value" else [study.baseline, arm]
+    return [arm] if check.of in OF_ONE else [study.baseline, arm]
 
 
 def _refusal(check: Check, arms: Sequence[Arm], study: Study) -> str:
@@ -190,7 +202,10 @@ def describe_check(check: Check, study: Study) -> str:
         words += f" to {span(check.window)}" if check.window else ""
     elif check.window:
         words += f" over {span(check.window)}"
-    return f"{words}, {arm}" + ("" if check.of == "value" else f" against {study.baseline}")
+    if check.protocol:
+        other = ", ".join(f"{key} = {value}" for key, value in check.protocol.items())
+        return f"{words}, {arm} by the protocol with {other} against its own"
+    return f"{words}, {arm}" + ("" if check.of in OF_ONE else f" against {study.baseline}")
 
 
 def span(ends: Span) -> str:
@@ -209,6 +224,8 @@ def unit(check: Check) -> str:
 
 def bounds(check: Check) -> str:
     """Where the number should lie, in words."""
+    if check.equal_within:
+        return f"equal within {check.equal_within:g}{unit(check)}"
     return within_bounds(check.at_least, check.at_most, unit(check))
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports.stats.intervals import Estimate, Interval
+from reports.stats.intervals import LEVEL, Estimate, Interval, at_level
 
 HOLDS, FAILS, UNDECIDED, UNSAID = "holds", "does not hold", "undecided", "cannot be said"
+EQUIVALENCE = 0.90  # the level of the interval by which two one-sided tests at 5 % decide (Schuirmann 1987)
 OF_THESE, GIVEN = " in these runs", ", given the draws"
 
 
@@ -55,8 +56,11 @@ class Judged:
     document: str = ""
 
 
-def judge(found: Estimate, at_least: float | None, at_most: float | None) -> Verdict:
+def judge(found: Estimate, at_least: float | None, at_most: float | None, equal_within: float | None = None) -> Verdict:
     """Whether the number lies within the bounds, both included; None for an open end.
+
+    equal_within: a margin m in place of bounds, for the claim that there is no difference: -m <= number <= m. It holds
+    by two one-sided tests at 5 % each, so the 90 % interval has to lie inside; it fails as other claims do.
 
     Cannot be said: there is no number, or a reason not to use it. A number as logged decides about these runs if all
     seeds agree. Otherwise an interval decides if it lies wholly inside or wholly outside; no interval, or one that
@@ -64,8 +68,8 @@ def judge(found: Estimate, at_least: float | None, at_most: float | None) -> Ver
     samples and the probe's draws, so the interval over seeds cannot decide what the other leaves open. Without a second
     interval that agrees, the interval within the runs decides about these runs only.
     """
-    low = -math.inf if at_least is None else at_least
-    high = math.inf if at_most is None else at_most
+    low, high = ends(at_least, at_most, equal_within)
+    level = EQUIVALENCE if equal_within else LEVEL
     if found.number is None or found.reason:
         return Verdict(UNSAID, reason=found.reason or found.basis)
     if found.as_logged:
@@ -73,15 +77,24 @@ def judge(found: Estimate, at_least: float | None, at_most: float | None) -> Ver
         if len(inside) > 1:
             return Verdict(UNDECIDED, reason="the seeds disagree")
         return Verdict(HOLDS if inside.pop() else FAILS, True, found.given_draws)
-    votes = [_vote(interval, low, high) for interval in (found.within, found.seeds) if interval]
+    votes = [_vote(found.number, each, low, high, level) for each in (found.within, found.seeds) if each]
     if not votes or votes[0] == UNDECIDED:
         return Verdict(UNDECIDED, reason="the interval reaches over the bound" if votes else found.basis)
     alone = found.within is not None and votes != [votes[0], votes[0]]
     return Verdict(votes[0], alone, found.given_draws)
 
 
-def _vote(interval: Interval, low: float, high: float) -> str:
-    if low <= interval[0] and interval[1] <= high:
+def ends(at_least: float | None, at_most: float | None, equal_within: float | None = None) -> tuple[float, float]:
+    """The bounds as numbers, infinite if open; -+ the margin if there is one."""
+    if equal_within is not None:
+        return -equal_within, equal_within
+    return -math.inf if at_least is None else at_least, math.inf if at_most is None else at_most
+
+
+def _vote(number: float, interval: Interval, low: float, high: float, level: float) -> str:
+    """level: that of the interval that has to lie inside. Outside it is the whole 95 % interval."""
+    inner = interval if level == LEVEL else at_level(level, number, interval)
+    if low <= inner[0] and inner[1] <= high:
         return HOLDS
     return FAILS if interval[1] < low or interval[0] > high else UNDECIDED
 

@@ -88,7 +88,9 @@ def over_draws(check: Check, arms: Sequence[Arm]) -> Estimate | None:
 def _with_draws(found: Estimate, draws: Estimate) -> Estimate:
     """A number with the interval over draws as `within`, moved to that number: the mean of the seeds' quotients is not
     quite the quotient of their means."""
-    within = around(found.number, half(draws.within)) if draws.within and found.number is not None else None
+    within = None
+    if draws.within and found.number is not None:
+        within = around(found.number, half(draws.within), draws.within.df)
     covers = ", which covers other draws of the probe" * (within is not None)
     basis = "; ".join(filter(None, (f"{draws.basis}{covers}", found.basis)))
     return replace(found, within=within, basis=basis, paired=draws.paired)
@@ -114,7 +116,8 @@ def with_both_intervals(check: Check, arms: Sequence[Arm]) -> Estimate:
 
 def _cut(interval: Interval | None, low: float, high: float) -> Interval | None:
     """The part of an interval in which the number can lie."""
-    return interval and (max(low, min(high, interval[0])), max(low, min(high, interval[1])))
+    start, end = (max(low, min(high, each)) for each in interval or (low, high))
+    return interval and Interval(start, end, interval.df)
 
 
 def of_each_seed(check: Check, arms: Sequence[Arm]) -> list[float | None]:
@@ -138,11 +141,12 @@ def within_runs(check: Check, arms: Sequence[Arm]) -> Estimate:
     if len(numbers) < len(found):
         return Estimate(basis=found[0].basis)
     number = sum(numbers) / len(numbers)
-    reaches = [half(each.within) for each in found if each.within]
-    if len(reaches) < len(found):
+    each_within = [each.within for each in found if each.within]
+    if len(each_within) < len(found):
         return Estimate(number, basis=next(each.basis for each in found if not each.within))
-    reach = math.sqrt(sum(each**2 for each in reaches)) / len(reaches)
-    return Estimate(number, within=around(number, reach), basis=found[0].basis)
+    reach = math.sqrt(sum(half(each) ** 2 for each in each_within)) / len(each_within)
+    within = around(number, reach, min(each.df for each in each_within))
+    return Estimate(number, within=within, basis=found[0].basis)
 
 
 @lru_cache(maxsize=32)
@@ -168,8 +172,8 @@ def _unpaired(check: Check, arms: Sequence[Arm]) -> Estimate:
         return Estimate(number, seeds=welch(baseline, variant), basis=basis)
     # The error of a quotient to first order (delta method): that of v / b - r b / b with r = mean(v) / mean(b).
     scale = 100 / abs(baseline.mean())
-    low, high = welch(scale * variant.mean() / baseline.mean() * baseline, scale * variant)
-    return Estimate(number, seeds=(number + low, number + high), basis=basis)
+    error = welch(scale * variant.mean() / baseline.mean() * baseline, scale * variant)
+    return Estimate(number, seeds=Interval(number + error[0], number + error[1], error.df), basis=basis)
 
 
 def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:
