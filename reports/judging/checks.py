@@ -8,7 +8,7 @@ import pandas as pd
 
 from reports.experiments import OF_ONE, OF_TIMESTEPS, Check, Claim, Span, Study
 from reports.experiments.selection import Arm, Selection, differing_schedules
-from reports.judging.judge import FAILS, HOLDS, OF_THESE, Judged, Outcome, judge, side, together
+from reports.judging.judge import FAILS, HOLDS, OF_THESE, Judged, Outcome, corrected, judge, side, together
 from reports.protocols import foreign_features, protocol_difference
 from reports.runs import SCORES
 from reports.stats.estimates import at_one_step, estimate, metric_curve, of_curves, windowed
@@ -18,7 +18,8 @@ from reports.stats.statistics import COLUMNS
 
 @lru_cache(maxsize=4)  # the page and the table ask for the same
 def judge_criteria(selection: Selection) -> list[Judged]:
-    """`pass`, `fail` or `undecided` for each success criterion, by its checks' intervals."""
+    """`pass`, `fail` or `undecided` for each success criterion, by its checks' intervals; and after Holm's correction
+    over all of them."""
     judged = []
     for claim in selection.study.criteria:
         outcomes = tuple(_outcome(check, selection, _with_interval) for check in claim.checks)
@@ -27,8 +28,9 @@ def judge_criteria(selection: Selection) -> list[Judged]:
         several = any(outcome.estimate.seeds for outcome in outcomes)
         limits = (OF_THESE + " (one seed)" * (not several)) * found.of_these_runs
         verdict = f"{word}{limits}{_of_equality(claim, word)}"
-        judged.append(Judged(claim.says, claim.note, outcomes, verdict))
-    return judged
+        p = min(found.p) if found.p else None
+        judged.append(Judged(claim.says, claim.note, outcomes, verdict, p=p))
+    return corrected(judged, "criteria")
 
 
 def _of_equality(claim: Claim, word: str) -> str:
@@ -66,6 +68,18 @@ def claim_numbers(selection: Selection) -> pd.DataFrame:
                 low, high = found.seeds or found.within or (None, None)
                 values = {name: found.number, f"{name}_low": low, f"{name}_high": high}
                 rows += [(arms, outcome.check.metric, key, value) for key, value in values.items() if value is not None]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def holm_numbers(selection: Selection) -> pd.DataFrame:
+    """The criteria's p-values, as the last rows of `numbers.csv`: `criterion_1_p`, `criterion_1_p_holm`."""
+    rows = []
+    for place, judged in enumerate(judge_criteria(selection), start=1):
+        checks = [outcome.check for outcome in judged.outcomes]
+        arms = dict.fromkeys(" vs ".join(reversed(_arms_of(check, selection.study))) for check in checks)
+        about = "; ".join(arms), "; ".join(dict.fromkeys(check.metric for check in checks))
+        values = {"p": judged.p, "p_holm": judged.p_holm}
+        rows += [(*about, f"criterion_{place}_{key}", value) for key, value in values.items() if value is not None]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -14,7 +14,7 @@ from reports.experiments.selection import Selection, differing_keys, matches, sh
 from reports.figures import Figure
 from reports.figures.steps import context_reason
 from reports.judging.checks import judge_criteria, judge_statements
-from reports.judging.judge import FAILS, HOLDS, Judged, Outcome
+from reports.judging.judge import FAILS, HOLDS, UNDECIDED, Judged, Outcome
 from reports.protocols import measured
 from reports.runs import FID_METRICS, Run
 from reports.stats.later import by_arm
@@ -171,7 +171,15 @@ def _claim_row(claim: Judged, outcome: Outcome, first: bool) -> dict[str, str]:
             dict.fromkeys(word for word in (*(intervals or ["–"]), found.basis, verdict.reason) if word)
         ),
         "holds": holds + (f": {verdict.reason}" if verdict.reason else ""),
+        "adjusted": _adjusted(claim) if first else "",
     }
+
+
+def _adjusted(claim: Judged) -> str:
+    """The verdict after Holm's correction with its p-values: `pass (p = 0.004, after Holm 0.012)`."""
+    if claim.p is None or claim.p_holm is None:
+        return f"{claim.verdict} (no p)" if claim.verdict != UNDECIDED else "–"
+    return f"{claim.adjusted} (p = {number(claim.p, 2)}, after Holm {number(claim.p_holm, 2)})"
 
 
 def _by_name(numbers: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:

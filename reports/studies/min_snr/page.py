@@ -49,6 +49,8 @@ def page(m: Material, judged: Sequence[Judged]) -> str:
         seeds={arm.experiment: len(arm.runs) for arm in m.arms},
         recurring=against_log.recurring(log.runs[0]) if log else (0, 0),
         clipped=against_log.above_clip([ours]) if ours else (0, 0),
+        tested=sum(each.p is not None for each in judged),
+        lost=len(tables.lost(judged)),
         claims=[row for each in judged for row in tables.claim_rows(each)],
         samples=m.grids_of,
         sweep=tables.sweep_rows(m.swept),
