@@ -63,7 +63,7 @@ def claim_numbers(selection: Selection) -> pd.DataFrame:
     for kind, claims in (("criterion", judge_criteria(selection)), ("statement", judge_statements(selection))):
         for place, judged in enumerate(claims, start=1):
             for part, outcome in enumerate(judged.outcomes, start=1):
-                arms = " vs ".join(reversed(_arms_of(outcome.check, selection.study)))
+                arms = " vs ".join(reversed(arms_of(outcome.check, selection.study)))
                 name, found = f"{kind}_{place}_check_{part}", outcome.estimate
                 low, high = found.seeds or found.within or (None, None)
                 values = {name: found.number, f"{name}_low": low, f"{name}_high": high}
@@ -76,7 +76,7 @@ def holm_numbers(selection: Selection) -> pd.DataFrame:
     rows = []
     for place, judged in enumerate(judge_criteria(selection), start=1):
         checks = [outcome.check for outcome in judged.outcomes]
-        arms = dict.fromkeys(" vs ".join(reversed(_arms_of(check, selection.study))) for check in checks)
+        arms = dict.fromkeys(" vs ".join(reversed(arms_of(check, selection.study))) for check in checks)
         about = "; ".join(arms), "; ".join(dict.fromkeys(check.metric for check in checks))
         values = {"p": judged.p, "p_holm": judged.p_holm}
         rows += [(*about, f"criterion_{place}_{key}", value) for key, value in values.items() if value is not None]
@@ -100,7 +100,7 @@ def _outcome(check: Check, selection: Selection, measure: Callable[[Check, list[
 def _measured(check: Check, selection: Selection, measure: Callable[[Check, list[Arm]], Estimate]) -> Estimate:
     if check.of == "protocol_change_pct":
         return Estimate(reason=f"{check.metric} by another protocol was not measured")
-    arms, missing = find_arms(_arms_of(check, selection.study), selection)
+    arms, missing = find_arms(arms_of(check, selection.study), selection)
     if missing:
         return Estimate(reason=missing)
     absent = [arm.experiment for arm in arms if windowed(check.window, metric_curve(arm, check.metric), arm).empty]
@@ -154,7 +154,7 @@ def find_arms(names: Sequence[str], selection: Selection) -> tuple[list[Arm], st
     return [arm for arm in found.values() if arm], f"no run of {missing}" if missing else ""
 
 
-def _arms_of(check: Check, study: Study) -> list[str]:
+def arms_of(check: Check, study: Study) -> list[str]:
     """The arm that the check is about, after the baseline if it compares."""
     arm = check.arm or study.name
     return [arm] if check.of in OF_ONE else [study.baseline, arm]

@@ -54,7 +54,7 @@ def estimate(check: Check, arms: Sequence[Arm]) -> Estimate:
 
 def _over_seeds(check: Check, arms: Sequence[Arm]) -> Estimate | None:
     """The check's number with the interval over seeds; None if there are too few of them."""
-    values = _defined(of_each_seed(check, arms))
+    values = defined(of_each_seed(check, arms))
     if len(values) > 1:
         rest = len(arms) > 1 and max(len(arm.runs) for arm in arms) > len(values)
         which = f"the {len(values)} seeds that both arms have" if rest else f"{len(values)} seeds"
@@ -99,7 +99,7 @@ def _with_draws(found: Estimate, draws: Estimate) -> Estimate:
 def with_both_intervals(check: Check, arms: Sequence[Arm]) -> Estimate:
     """The check's number, mean over seeds, with the interval within the runs (over paired draws if there are any, else
     over steps) and the one over seeds."""
-    each = _defined(of_each_seed(check, arms))
+    each = defined(of_each_seed(check, arms))
     per_seed = tuple(map(float, each))
     given = "_trace_" in check.metric and same_draws(arms)
     if check.statistic in _AS_LOGGED:
@@ -155,25 +155,44 @@ def _singles(arm: Arm) -> tuple[Arm, ...]:
     return tuple(Arm(arm.experiment, arm.role, (run,)) for run in arm.runs)
 
 
-def _defined(values: Sequence[float | None]) -> Array:
+def defined(values: Sequence[float | None]) -> Array:
+    """The values without those that are None."""
     return np.array([value for value in values if value is not None], dtype=float)
 
 
 def _unpaired(check: Check, arms: Sequence[Arm]) -> Estimate:
-    own = check.model_copy(update={"of": "value"})
-    baseline, variant = (_defined(of_each_seed(own, [arm])) for arm in arms)
+    baseline, variant = (defined(of_each_seed(_own(check), [arm])) for arm in arms)
     if min(len(baseline), len(variant)) < 2:
         return over_steps(check, arms)
     basis = f"Welch's t over {len(variant)} and {len(baseline)} seeds"
     number = _contrast(check.of, float(baseline.mean()), float(variant.mean()))
-    if number is None:
+    values = unpaired_values(check, arms)
+    if number is None or values is None:
         return Estimate(basis="no percentage of a baseline of 0")
+    interval = welch(*values)
     if check.of == "difference":
-        return Estimate(number, seeds=welch(baseline, variant), basis=basis)
+        return Estimate(number, seeds=interval, basis=basis)
+    return Estimate(number, seeds=Interval(number + interval[0], number + interval[1], interval.df), basis=basis)
+
+
+def _own(check: Check) -> Check:
+    """The check about an arm alone."""
+    return check.model_copy(update={"of": "value"})
+
+
+def unpaired_values(check: Check, arms: Sequence[Arm]) -> tuple[Array, Array] | None:
+    """The seeds' numbers of both arms, in the unit of the check: their means differ by its number, and in a percentage
+    by 0. None for a number per step, which takes both arms at once, and for a percentage of 0."""
+    if check.of not in ("difference", "change_pct"):
+        return None
+    baseline, variant = (defined(of_each_seed(_own(check), [arm])) for arm in arms)
+    if check.of == "difference":
+        return baseline, variant
+    if not len(baseline) or not len(variant) or not baseline.mean():
+        return None
     # The error of a quotient to first order (delta method): that of v / b - r b / b with r = mean(v) / mean(b).
     scale = 100 / abs(baseline.mean())
-    error = welch(scale * variant.mean() / baseline.mean() * baseline, scale * variant)
-    return Estimate(number, seeds=Interval(number + error[0], number + error[1], error.df), basis=basis)
+    return scale * variant.mean() / baseline.mean() * baseline, scale * variant
 
 
 def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:

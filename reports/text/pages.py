@@ -15,6 +15,7 @@ from reports.figures import Figure
 from reports.figures.steps import context_reason
 from reports.judging.checks import judge_criteria, judge_statements
 from reports.judging.judge import FAILS, HOLDS, UNDECIDED, Judged, Outcome
+from reports.judging.seeds import what_would_decide
 from reports.protocols import measured
 from reports.runs import FID_METRICS, Run
 from reports.stats.later import by_arm
@@ -31,6 +32,7 @@ from reports.stats.statistics import (
 )
 from reports.text.answer import answer
 from reports.text.markup import Markdown, code, link, template
+from reports.text.seal import seal_sentence
 from reports.text.verdicts import all_verdicts, fid_alarm, number
 
 _TABLED = (
@@ -60,14 +62,17 @@ def markdown_page(
     windows = selection.study.windows
     criteria, statements = judge_criteria(selection), judge_statements(selection)
     first, more = _in_order(figures)
+    seal, changed = seal_sentence(selection)
     return template("text/report.md.jinja").render(
         study=selection.study,
         answer=answer(selection),
-        warnings=[*selection.warnings, *notes, *_unfinished(selection), *fid_alarm(selection)],
+        warnings=[*selection.warnings, *notes, *_unfinished(selection), *fid_alarm(selection), *[seal] * changed],
         first_figures=first,
         verdicts=all_verdicts(selection),
         criteria=_claim_rows(criteria),
         criteria_count=_counted(criteria),
+        to_decide=what_would_decide(criteria, selection),
+        seal=seal,
         statements=_claim_rows(statements),
         statement_count=_counted(statements),
         runs=[(arm, run) for arm in (*selection.arms, *selection.context) for run in arm.runs],
