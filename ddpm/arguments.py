@@ -55,11 +55,11 @@ def fraction(text: str) -> float:
     return value
 
 
-def within_0_and_1(text: str) -> float:
-    """A number above 0 and below 1."""
+def power(text: str) -> float:
+    """The power of a test: the share of studies that find an effect, within 0.1 ... 0.999."""
     value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must lie above 0 and below 1, got {value:g}")
+    if not 0.1 <= value <= 0.999:
+        raise argparse.ArgumentTypeError(f"must lie within 0.1 ... 0.999, got {value:g}")
     return value
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ddpm.arguments import at_least_two, positive_number, within_0_and_1
+from ddpm.arguments import at_least_two, positive_number, power
 
 HELP = "how many seeds an experiment needs"
 DESCRIPTION = (
@@ -30,7 +30,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--power",
-        type=within_0_and_1,
+        type=power,
         default=0.8,
         metavar="P",
         help="the share of studies that should find it; default: %(default)s",
