@@ -55,10 +55,10 @@ def more_seeds(check: Check, arms: Sequence[Arm], distances: Sequence[float], ta
     spread = spread_of(check, arms, paired=True) or spread_of(check, arms, paired=False)
     if spread is None:
         return ""
-    middle, low, high = (_more(seeds, spread.seeds) for seeds in seeds_range(POWER, distances, spread, tail))
+    middle, low, high = seeds_range(POWER, distances, spread, tail)
     each = " in each arm" * (spread.samples == 2)
-    return f"about {middle} more seed{'s' * (middle != '1')}{each} ({low} to {high})"
-
-
-def _more(seeds: int | None, there: int) -> str:
-    return f"over {MOST:,}" if seeds is None else f"{max(0, seeds - there):,}"
+    if middle is None:
+        return f"over {MOST:,} more seeds{each}"
+    reach = " to ".join(f"over {MOST:,}" if end is None else f"{max(0, end - spread.seeds):,}" for end in (low, high))
+    more = max(0, middle - spread.seeds)
+    return f"about {more:,} more seed{'s' * (more != 1)}{each} ({reach})"

@@ -138,10 +138,10 @@ def _compared(metric: str, baseline: Arm, variant: Arm, selection: Selection) ->
         lead = f"{limits.lstrip(' ,')}, " if limits else ""
     else:
         lead = f"undecided, {reason}: " if reason else "undecided: "
-    than = f"{_size(check, found.number)} than {b}'s" if found.number else f"equal to {b}'s"
+    than = f"{_size(check, found.number)} than {b}'s" if found.number else f"0 away from {b}'s"
     protocols = "; the protocols differ, as the experiment declares" if mixed else ""
-    seeds = more_seeds(check, pair, [abs(found.number)]) if not (sign or reason or found.within) and found.seeds else ""
-    more = f"; {seeds} would tell" if seeds else ""
+    open_ = not (sign or reason or found.within) and found.seeds and found.number
+    more = f"; {more_seeds(check, pair, [abs(found.number)])} would tell" if open_ else ""
     return f"{lead}{v}'s is {than}{_when(check, pair)} ({_interval(check, found, not sign)}{protocols}{more})"
 
 

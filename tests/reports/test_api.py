@@ -45,8 +45,8 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
     tmp_path: Path, server: StandIn, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After `wandb sync` of both arms' offline files, reports from the server, the files and the run folders have the
-    same numbers, and the runs the same lists of the draws' values, with a missing one, and digests of criteria. Catches sampled histories, lost
-    digits, NaN as text, and a lost floor or protocol."""
+    same numbers, and the runs the same digests of criteria and lists of the draws' values, with a missing one. Catches
+    sampled histories, lost digits, NaN as text, and a lost floor or protocol."""
     monkeypatch.setattr(CurvatureProbe, "measure", _without_the_second_value(CurvatureProbe.measure))
     for arm in ("e5", "e6"):
         train(
