@@ -1,6 +1,7 @@
 """Types of command line arguments: numbers within bounds, lists of them, lists of known names, paths."""
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,11 @@ def not_negative(text: str) -> int:
     return _at_least(0, text)
 
 
+def at_least_two(text: str) -> int:
+    """An integer from 2."""
+    return _at_least(2, text)
+
+
 def _at_least(least: int, text: str) -> int:
     value = int(text)
     if value < least:
@@ -46,6 +52,22 @@ def fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must lie within 0 ... 1, got {value:g}")
+    return value
+
+
+def power(text: str) -> float:
+    """The power of a test: the share of studies that find an effect, within 0.1 ... 0.999."""
+    value = float(text)
+    if not 0.1 <= value <= 0.999:
+        raise argparse.ArgumentTypeError(f"must lie within 0.1 ... 0.999, got {value:g}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {value:g}")
     return value
 
 

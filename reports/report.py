@@ -10,7 +10,7 @@ from ddpm.errors import UserError
 from reports.experiments import load
 from reports.experiments.selection import select
 from reports.figures import FIGURES, Figure, draw_all
-from reports.judging.checks import claim_numbers
+from reports.judging.checks import claim_numbers, holm_numbers
 from reports.long_table import tidy
 from reports.protocols import check_all_protocols
 from reports.sources import open_source
@@ -63,7 +63,7 @@ def make_report(
     figures: list[Figure] = []
 
     def fill(draft: Path) -> None:
-        table, *more = numbers(selection), claim_numbers(selection), later_numbers(selection)
+        table, *more = numbers(selection), claim_numbers(selection), later_numbers(selection), holm_numbers(selection)
         pd.concat([table, *(part for part in more if len(part))]).to_csv(draft / "numbers.csv", index=False)
         shown = [run for arm in (*selection.arms, *selection.context) for run in arm.runs]
         tidy(shown).to_parquet(draft / "data.parquet", compression="zstd", index=False)

@@ -53,8 +53,8 @@ class Run:
     logged there, by step. `fingerprints`: FID metric -> protocol fingerprint. `protocols`: fingerprint -> description.
     `grids`: step -> PNG file. `state`: `finished` or `unfinished`. `notes`: how the run was read, for the report
     (skipped lines, values that are not finite). `url`: the page on W&B's server of a run that was read from there.
-    `later`: what was measured on its checkpoints afterwards, in order. `criteria`: report -> the digest that its
-    criteria had when the run began.
+    `later`: what was measured on its checkpoints afterwards, in order. `criteria`: report -> digest of its criteria
+    when the run began.
     """
 
     id: str

@@ -17,6 +17,7 @@ from ddpm.commands import (
     evaluate,
     findings,
     metrics,
+    plan,
     probe,
     probe_pairs,
     report,
@@ -30,7 +31,7 @@ from ddpm.errors import UserError, did_you_mean
 from ddpm.runtime.signals import Interrupted
 
 VERBS = (
-    *(train, sweep, report, sync, dashboard, sample, probe, evaluate, schedule, doctor, metrics),
+    *(train, sweep, report, plan, sync, dashboard, sample, probe, evaluate, schedule, doctor, metrics),
     *(findings, probe_pairs),
 )
 

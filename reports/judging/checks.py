@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import pandas as pd
 
-from reports.experiments import OF_ALL, OF_ONE, OF_TIMESTEPS, Check, Span, Study
+from reports.experiments import OF_ALL, OF_ONE, OF_TIMESTEPS, Check, Claim, Span, Study
 from reports.experiments.selection import Arm, Selection, differing_schedules
-from reports.judging.judge import FAILS, HOLDS, Judged, Outcome, judge, side, together
+from reports.judging.judge import FAILS, HOLDS, OF_THESE, Judged, Outcome, corrected, judge, side, together
 from reports.protocols import foreign_features, protocol_difference
 from reports.runs import SCORES
 from reports.stats.estimates import at_one_step, estimate, metric_curve, of_curves, windowed
@@ -18,15 +18,27 @@ from reports.stats.statistics import COLUMNS
 
 @lru_cache(maxsize=4)  # the page and the table ask for the same
 def judge_criteria(selection: Selection) -> list[Judged]:
-    """`pass`, `fail` or `undecided` for each success criterion, by its checks' intervals."""
+    """`pass`, `fail` or `undecided` for each success criterion, by its checks' intervals; and after Holm's correction
+    over all of them."""
     judged = []
     for claim in selection.study.criteria:
         outcomes = tuple(_outcome(check, selection, _with_interval) for check in claim.checks)
         found = together([outcome.verdict for outcome in outcomes])
         word = {HOLDS: "pass", FAILS: "fail"}.get(found.word, "undecided")
-        verdict = f"{word} in these runs (one seed)" if found.of_these_runs else word
-        judged.append(Judged(claim.says, claim.note, outcomes, verdict))
-    return judged
+        several = any(outcome.estimate.seeds for outcome in outcomes)
+        limits = (OF_THESE + " (one seed)" * (not several)) * found.of_these_runs
+        verdict = f"{word}{limits}{_of_equality(claim, word)}"
+        p = min(found.p) if found.p else None
+        judged.append(Judged(claim.says, claim.note, outcomes, verdict, p=p))
+    return corrected(judged, "criteria")
+
+
+def _of_equality(claim: Claim, word: str) -> str:
+    """`: equal within 5 %`, or `: not equal within 5 %`, after the verdict on a claim that is about that alone."""
+    wanted = {bounds(check) for check in claim.checks if check.equal_within}
+    if word == "undecided" or len(wanted) != 1 or not all(check.equal_within for check in claim.checks):
+        return ""
+    return f": {'not ' * (word == 'fail')}{wanted.pop()}"
 
 
 @lru_cache(maxsize=4)
@@ -51,11 +63,23 @@ def claim_numbers(selection: Selection) -> pd.DataFrame:
     for kind, claims in (("criterion", judge_criteria(selection)), ("statement", judge_statements(selection))):
         for place, judged in enumerate(claims, start=1):
             for part, outcome in enumerate(judged.outcomes, start=1):
-                arms = " vs ".join(reversed(_arms_of(outcome.check, selection.study)))
+                arms = " vs ".join(reversed(arms_of(outcome.check, selection.study)))
                 name, found = f"{kind}_{place}_check_{part}", outcome.estimate
                 low, high = found.seeds or found.within or (None, None)
                 values = {name: found.number, f"{name}_low": low, f"{name}_high": high}
                 rows += [(arms, outcome.check.metric, key, value) for key, value in values.items() if value is not None]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def holm_numbers(selection: Selection) -> pd.DataFrame:
+    """The criteria's p-values, as the last rows of `numbers.csv`: `criterion_1_p`, `criterion_1_p_holm`."""
+    rows = []
+    for place, judged in enumerate(judge_criteria(selection), start=1):
+        checks = [outcome.check for outcome in judged.outcomes]
+        arms = dict.fromkeys(" vs ".join(reversed(arms_of(check, selection.study))) for check in checks)
+        about = "; ".join(arms), "; ".join(dict.fromkeys(check.metric for check in checks))
+        values = {"p": judged.p, "p_holm": judged.p_holm}
+        rows += [(*about, f"criterion_{place}_{key}", value) for key, value in values.items() if value is not None]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -69,12 +93,12 @@ def estimated(check: Check, selection: Selection) -> Estimate:
 
 def _outcome(check: Check, selection: Selection, measure: Callable[[Check, list[Arm]], Estimate]) -> Outcome:
     found = _measured(check, selection, measure)
-    verdict = judge(found, check.at_least, check.at_most)
+    verdict = judge(found, check.at_least, check.at_most, check.equal_within)
     return Outcome(check, describe_check(check, selection.study), bounds(check), unit(check), found, verdict)
 
 
 def _measured(check: Check, selection: Selection, measure: Callable[[Check, list[Arm]], Estimate]) -> Estimate:
-    arms, missing = find_arms(_arms_of(check, selection.study), selection)
+    arms, missing = find_arms(arms_of(check, selection.study), selection)
     if missing:
         return Estimate(reason=missing)
     absent = [arm.experiment for arm in arms if windowed(check.window, metric_curve(arm, check.metric), arm).empty]
@@ -114,7 +138,7 @@ def _absolute_score(check: Check) -> bool:
     """Whether a bound depends on the score's scale: any level, and any difference but 0."""
     if check.metric not in SCORES or check.statistic not in _IN_POINTS or check.of.endswith("_pct"):
         return False
-    return check.of == "value" or any((check.at_least, check.at_most))
+    return check.of == "value" or any((check.at_least, check.at_most, check.equal_within))
 
 
 # Statistics with the unit of their metric.
@@ -128,7 +152,7 @@ def find_arms(names: Sequence[str], selection: Selection) -> tuple[list[Arm], st
     return [arm for arm in found.values() if arm], f"no run of {missing}" if missing else ""
 
 
-def _arms_of(check: Check, study: Study) -> list[str]:
+def arms_of(check: Check, study: Study) -> list[str]:
     """The arm that the check is about, after the baseline if it compares; all arms if it is about all."""
     if check.statistic in OF_ALL:
         return list(study.arms)
@@ -186,9 +210,6 @@ def describe_check(check: Check, study: Study) -> str:
     arm = check.arm or study.name
     if check.of.startswith("step_"):
         words = f"{_WORDS[check.statistic]} of the {_OF[check.of]} of {check.metric} per step"
-    if check.protocol:
-        how = ", ".join(f"{key} = {value}" for key, value in check.protocol.items())
-        words = f"change of the last {check.metric} with {how}"
     if check.against_metric:
         words += f" with {check.against_metric}"
     if check.since:
@@ -198,6 +219,9 @@ def describe_check(check: Check, study: Study) -> str:
         words += f" over {span(check.window)}"
     if check.statistic in OF_ALL:
         return f"{words} {', '.join(study.arms)}"
+    if check.protocol:
+        other = ", ".join(f"{key} = {value}" for key, value in check.protocol.items())
+        return f"{words}, {arm} by the protocol with {other} against its own"
     return f"{words}, {arm}" + ("" if check.of in OF_ONE else f" against {study.baseline}")
 
 
@@ -217,7 +241,7 @@ def unit(check: Check) -> str:
 
 def bounds(check: Check) -> str:
     """Where the number should lie, in words."""
-    if check.equal_within is not None:
+    if check.equal_within:
         return f"equal within {check.equal_within:g}{unit(check)}"
     return within_bounds(check.at_least, check.at_most, unit(check))
 

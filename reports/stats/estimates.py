@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from reports.experiments import Check, Span
+from reports.experiments import OF_ALL, Check, Span
 from reports.experiments.selection import Arm
 from reports.long_table import settled
 from reports.stats.draws import paired_change, paired_difference, values_key
@@ -59,7 +59,7 @@ def estimate(check: Check, arms: Sequence[Arm]) -> Estimate:
 
 def _over_seeds(check: Check, arms: Sequence[Arm]) -> Estimate | None:
     """The check's number with the interval over seeds; None if there are too few of them."""
-    values = _defined(of_each_seed(check, arms))
+    values = defined(of_each_seed(check, arms))
     if len(values) > 1:
         rest = len(arms) > 1 and max(len(arm.runs) for arm in arms) > len(values)
         which = f"the {len(values)} seeds that both arms have" if rest else f"{len(values)} seeds"
@@ -93,7 +93,9 @@ def over_draws(check: Check, arms: Sequence[Arm]) -> Estimate | None:
 def _with_draws(found: Estimate, draws: Estimate) -> Estimate:
     """A number with the interval over draws as `within`, moved to that number: the mean of the seeds' quotients is not
     quite the quotient of their means."""
-    within = around(found.number, half(draws.within)) if draws.within and found.number is not None else None
+    within = None
+    if draws.within and found.number is not None:
+        within = around(found.number, half(draws.within), draws.within.df)
     covers = ", which covers other draws of the probe" * (within is not None)
     basis = "; ".join(filter(None, (f"{draws.basis}{covers}", found.basis)))
     return replace(found, within=within, basis=basis, paired=draws.paired)
@@ -102,7 +104,7 @@ def _with_draws(found: Estimate, draws: Estimate) -> Estimate:
 def with_both_intervals(check: Check, arms: Sequence[Arm]) -> Estimate:
     """The check's number, mean over seeds, with the interval within the runs (over paired draws if there are any, else
     over steps) and the one over seeds."""
-    each = _defined(of_each_seed(check, arms))
+    each = defined(of_each_seed(check, arms))
     per_seed = tuple(map(float, each))
     given = "_trace_" in check.metric and same_draws(arms)
     if check.statistic in _AS_LOGGED:
@@ -119,11 +121,16 @@ def with_both_intervals(check: Check, arms: Sequence[Arm]) -> Estimate:
 
 def _cut(interval: Interval | None, low: float, high: float) -> Interval | None:
     """The part of an interval in which the number can lie."""
-    return interval and (max(low, min(high, interval[0])), max(low, min(high, interval[1])))
+    start, end = (max(low, min(high, each)) for each in interval or (low, high))
+    return interval and Interval(start, end, interval.df)
 
 
 def of_each_seed(check: Check, arms: Sequence[Arm]) -> list[float | None]:
     """The check's number for each seed of the one arm, or for each seed that both arms have."""
+    if check.of == "protocol_change_pct":
+        return list(protocol_change(check, arms[0]).per_seed)
+    if check.statistic in OF_ALL:  # it is one number of all seeds
+        return []
     return [of_curves(check, single).number for single in _by_seed(arms)]
 
 
@@ -143,11 +150,12 @@ def within_runs(check: Check, arms: Sequence[Arm]) -> Estimate:
     if len(numbers) < len(found):
         return Estimate(basis=found[0].basis)
     number = sum(numbers) / len(numbers)
-    reaches = [half(each.within) for each in found if each.within]
-    if len(reaches) < len(found):
+    each_within = [each.within for each in found if each.within]
+    if len(each_within) < len(found):
         return Estimate(number, basis=next(each.basis for each in found if not each.within))
-    reach = math.sqrt(sum(each**2 for each in reaches)) / len(reaches)
-    return Estimate(number, within=around(number, reach), basis=found[0].basis)
+    reach = math.sqrt(sum(half(each) ** 2 for each in each_within)) / len(each_within)
+    within = around(number, reach, min(each.df for each in each_within))
+    return Estimate(number, within=within, basis=found[0].basis)
 
 
 @lru_cache(maxsize=32)
@@ -156,25 +164,44 @@ def _singles(arm: Arm) -> tuple[Arm, ...]:
     return tuple(Arm(arm.experiment, arm.role, (run,)) for run in arm.runs)
 
 
-def _defined(values: Sequence[float | None]) -> Array:
+def defined(values: Sequence[float | None]) -> Array:
+    """The values without those that are None."""
     return np.array([value for value in values if value is not None], dtype=float)
 
 
 def _unpaired(check: Check, arms: Sequence[Arm]) -> Estimate:
-    own = check.model_copy(update={"of": "value"})
-    baseline, variant = (_defined(of_each_seed(own, [arm])) for arm in arms)
+    baseline, variant = (defined(of_each_seed(_own(check), [arm])) for arm in arms)
     if min(len(baseline), len(variant)) < 2:
         return over_steps(check, arms)
     basis = f"Welch's t over {len(variant)} and {len(baseline)} seeds"
     number = _contrast(check.of, float(baseline.mean()), float(variant.mean()))
-    if number is None:
+    values = unpaired_values(check, arms)
+    if number is None or values is None:
         return Estimate(basis="no percentage of a baseline of 0")
+    interval = welch(*values)
     if check.of == "difference":
-        return Estimate(number, seeds=welch(baseline, variant), basis=basis)
+        return Estimate(number, seeds=interval, basis=basis)
+    return Estimate(number, seeds=Interval(number + interval[0], number + interval[1], interval.df), basis=basis)
+
+
+def _own(check: Check) -> Check:
+    """The check about an arm alone."""
+    return check.model_copy(update={"of": "value"})
+
+
+def unpaired_values(check: Check, arms: Sequence[Arm]) -> tuple[Array, Array] | None:
+    """The seeds' numbers of both arms, in the unit of the check: their means differ by its number, and in a percentage
+    by 0. None for a number per step, which takes both arms at once, and for a percentage of 0."""
+    if check.of not in ("difference", "change_pct"):
+        return None
+    baseline, variant = (defined(of_each_seed(_own(check), [arm])) for arm in arms)
+    if check.of == "difference":
+        return baseline, variant
+    if not len(baseline) or not len(variant) or not baseline.mean():
+        return None
     # The error of a quotient to first order (delta method): that of v / b - r b / b with r = mean(v) / mean(b).
     scale = 100 / abs(baseline.mean())
-    low, high = welch(scale * variant.mean() / baseline.mean() * baseline, scale * variant)
-    return Estimate(number, seeds=(number + low, number + high), basis=basis)
+    return scale * variant.mean() / baseline.mean() * baseline, scale * variant
 
 
 def over_steps(check: Check, arms: Sequence[Arm]) -> Estimate:

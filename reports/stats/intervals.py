@@ -14,16 +14,28 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Array = NDArray[np.float64]
-Interval = tuple[float, float]
 LEVEL = 0.95
 _EXACT = 6  # up to this many seeds every resample is enumerated: at most 462
 _RESAMPLES = 1000
 _CHUNK = 2048
-_BLOCKS = 6
-T5 = float(stats.t.ppf((1 + LEVEL) / 2, _BLOCKS - 1))  # half an interval of `block_jackknife`, in standard errors
+BLOCKS = 6
+T5 = float(special.stdtrit(BLOCKS - 1, (1 + LEVEL) / 2))  # half an interval of `block_jackknife`, in standard errors
+
+
+class Interval(tuple[float, float]):
+    """(low, high), a 95 % interval by Student's t with `df` degrees of freedom; infinitely many: by the normal
+    distribution; NaN: by another distribution, so that no p-value follows. An end can be cut off where the number
+    cannot lie."""
+
+    df: float
+
+    def __new__(cls, low: float, high: float, df: float) -> "Interval":
+        self = super().__new__(cls, (low, high))
+        self.df = df
+        return self
 
 
 @dataclass(frozen=True)
@@ -54,9 +66,25 @@ class Estimate:
     reason: str = ""
 
 
-def around(centre: float, reach: float) -> Interval:
-    """`centre` -+ `reach`."""
-    return centre - reach, centre + reach
+def around(centre: float, reach: float, df: float = math.inf) -> Interval:
+    """`centre` -+ `reach`, which is `t_quantile(df)` standard errors; Z95 of them without `df`."""
+    return Interval(centre - reach, centre + reach, df)
+
+
+def t_quantile(df: float, level: float = LEVEL) -> float:
+    """How many standard errors a two-sided interval of Student's t reaches to each side."""
+    return float(special.stdtrit(df, (1 + level) / 2))
+
+
+def standard_error(number: float, interval: Interval) -> float:
+    """The standard error behind the interval around `number`."""
+    return max(number - interval[0], interval[1] - number) / t_quantile(interval.df)
+
+
+def at_level(level: float, number: float, interval: Interval) -> tuple[float, float]:
+    """The ends of the interval around `number` that has this level in place of 95 %."""
+    reach = t_quantile(interval.df, level) * standard_error(number, interval)
+    return number - reach, number + reach
 
 
 def half(interval: Interval) -> float:
@@ -120,7 +148,7 @@ def welch(baseline: Array, variant: Array) -> Interval:
 
 
 def _by_t(centre: float, error: float, df: float) -> Interval:
-    return around(centre, float(stats.t.ppf((1 + LEVEL) / 2, df)) * error)
+    return around(centre, t_quantile(df) * error, df)
 
 
 def block_jackknife(
@@ -135,17 +163,17 @@ def block_jackknife(
     95 times in 100 for independent steps, about 90 for a correlation of 0.5 between neighbours. It does not cover
     seeds. A trend within a piece counts as noise.
     """
-    if min(map(len, pieces)) < 3 * _BLOCKS:
+    if min(map(len, pieces)) < 3 * BLOCKS:
         return None
-    blocks = [np.arange(len(piece)) * _BLOCKS // len(piece) for piece in pieces]
+    blocks = [np.arange(len(piece)) * BLOCKS // len(piece) for piece in pieces]
     whole = statistic(pieces)
     without = np.array(
-        [statistic([p[b != left_out] for p, b in zip(pieces, blocks, strict=True)]) for left_out in range(_BLOCKS)]
+        [statistic([p[b != left_out] for p, b in zip(pieces, blocks, strict=True)]) for left_out in range(BLOCKS)]
     )
-    pseudo = _BLOCKS * whole - (_BLOCKS - 1) * without
+    pseudo = BLOCKS * whole - (BLOCKS - 1) * without
     if not np.isfinite(pseudo).all():
         return None
-    return _by_t(whole, float(pseudo.std(ddof=1)) / math.sqrt(_BLOCKS), _BLOCKS - 1)
+    return _by_t(whole, float(pseudo.std(ddof=1)) / math.sqrt(BLOCKS), BLOCKS - 1)
 
 
 def step_noise(values: Array) -> float:
@@ -164,7 +192,7 @@ def fall(before: Array, after: Array) -> Interval | None:
     It covers the truth 94 to 99 times in 100 for any trend, even if single values scatter by 70 %.
     """
     parts = before, after
-    if min(map(len, parts)) < 3 * _BLOCKS or min(x.min() for x in parts) <= 0:
+    if min(map(len, parts)) < 3 * BLOCKS or min(x.min() for x in parts) <= 0:
         return None
     share = after.mean() / before.mean()
     relative = [step_noise(x) ** 2 * float((x**2).sum()) / float(x.sum()) ** 2 for x in parts]

@@ -10,7 +10,7 @@ from ddpm.metrics import Z95
 from reports.experiments import Check
 from reports.experiments.selection import Arm
 from reports.runs import Later, Run, flat_config
-from reports.stats.intervals import LEVEL, Array, Estimate, around, over_seeds
+from reports.stats.intervals import LEVEL, Array, Estimate, Interval, around, over_seeds
 
 
 def protocol_change(check: Check, arm: Arm) -> Estimate:
@@ -60,7 +60,7 @@ def seed_over_noise(metric: str, arms: Sequence[Arm]) -> Estimate:
     other_df = min(other_df, len(noises) - 1)
     ratio = spread / other
     tails = [stats.f.ppf(q, df, other_df) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2)]
-    interval = ratio / math.sqrt(tails[0]), ratio / math.sqrt(tails[1])
+    interval = Interval(ratio / math.sqrt(tails[0]), ratio / math.sqrt(tails[1]), math.nan)
     basis = f"F, {df} and {other_df} degrees of freedom: {spread:.3g} over seeds, {other:.3g} over noise"
     return Estimate(ratio, seeds=interval, basis=basis)
 

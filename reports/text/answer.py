@@ -10,6 +10,7 @@ from reports.experiments import OF_TIMESTEPS, Check
 from reports.experiments.selection import Arm, Selection, differing_schedules
 from reports.judging.checks import estimated, span
 from reports.judging.judge import side
+from reports.judging.seeds import more_seeds
 from reports.protocols import protocol_difference
 from reports.runs import SCORES
 from reports.stats.estimates import metric_curve, windowed
@@ -137,9 +138,11 @@ def _compared(metric: str, baseline: Arm, variant: Arm, selection: Selection) ->
         lead = f"{limits.lstrip(' ,')}, " if limits else ""
     else:
         lead = f"undecided, {reason}: " if reason else "undecided: "
-    than = f"{_size(check, found.number)} than {b}'s" if found.number else f"equal to {b}'s"
+    than = f"{_size(check, found.number)} than {b}'s" if found.number else f"0 away from {b}'s"
     protocols = "; the protocols differ, as the experiment declares" if mixed else ""
-    return f"{lead}{v}'s is {than}{_when(check, pair)} ({_interval(check, found, not sign)}{protocols})"
+    open_ = not (sign or reason or found.within) and found.seeds and found.number
+    more = f"; {more_seeds(check, pair, [abs(found.number)])} would tell" if open_ else ""
+    return f"{lead}{v}'s is {than}{_when(check, pair)} ({_interval(check, found, not sign)}{protocols}{more})"
 
 
 def _check(metric: str, baseline: Arm, variant: Arm, selection: Selection) -> Check:

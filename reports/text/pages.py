@@ -14,7 +14,8 @@ from reports.experiments.selection import Selection, differing_keys, matches, sh
 from reports.figures import Figure
 from reports.figures.steps import context_reason
 from reports.judging.checks import judge_criteria, judge_statements
-from reports.judging.judge import FAILS, HOLDS, Judged, Outcome
+from reports.judging.judge import FAILS, HOLDS, UNDECIDED, Judged, Outcome
+from reports.judging.seeds import what_would_decide
 from reports.protocols import measured
 from reports.runs import FID_METRICS, Run
 from reports.stats.later import by_arm
@@ -31,6 +32,7 @@ from reports.stats.statistics import (
 )
 from reports.text.answer import answer
 from reports.text.markup import Markdown, code, link, template
+from reports.text.seal import seal_sentence
 from reports.text.verdicts import all_verdicts, fid_alarm, number
 
 _TABLED = (
@@ -60,14 +62,17 @@ def markdown_page(
     windows = selection.study.windows
     criteria, statements = judge_criteria(selection), judge_statements(selection)
     first, more = _in_order(figures)
+    seal, changed = seal_sentence(selection)
     return template("text/report.md.jinja").render(
         study=selection.study,
         answer=answer(selection),
-        warnings=[*selection.warnings, *notes, *_unfinished(selection), *fid_alarm(selection)],
+        warnings=[*selection.warnings, *notes, *_unfinished(selection), *fid_alarm(selection), *[seal] * changed],
         first_figures=first,
         verdicts=all_verdicts(selection),
         criteria=claim_rows(criteria),
         criteria_count=_counted(criteria),
+        to_decide=what_would_decide(criteria, selection),
+        seal=seal,
         statements=claim_rows(statements),
         statement_count=_counted(statements),
         runs=[(arm, run) for arm in (*selection.arms, *selection.context) for run in arm.runs],
@@ -171,7 +176,15 @@ def _claim_row(claim: Judged, outcome: Outcome, first: bool) -> dict[str, str]:
             dict.fromkeys(word for word in (*(intervals or ["–"]), found.basis, verdict.reason) if word)
         ),
         "holds": holds + (f": {verdict.reason}" if verdict.reason else ""),
+        "adjusted": _adjusted(claim) if first else "",
     }
+
+
+def _adjusted(claim: Judged) -> str:
+    """The verdict after Holm's correction with its p-values: `pass (p = 0.004, after Holm 0.012)`."""
+    if claim.p is None or claim.p_holm is None:
+        return f"{claim.verdict} (no p)" if claim.verdict != UNDECIDED else "–"
+    return f"{claim.adjusted} (p = {number(claim.p, 2)}, after Holm {number(claim.p_holm, 2)})"
 
 
 def _by_name(numbers: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:

@@ -166,7 +166,7 @@ _PAIRS = {  # loss and seed -> (step, change, half its interval)
 }
 PAIRS = pd.DataFrame(
     [
-        (loss, seed, step, 100.0, 100.0 + change, change, change - reach, change + reach, f"{seed} {step}")
+        (loss, seed, step, 100.0, 100.0 + change, change, change - reach, change + reach, f"{seed}{step} draws")
         for (loss, seed), found in _PAIRS.items()
         for step, change, reach in found
     ],

@@ -25,10 +25,11 @@ def scored(folder: Path, experiment: str, fid: float, seed: int = 1, **extra: An
 
 
 def test_three_seeds_give_an_interval(tmp_path: Path) -> None:
-    """FIDs that differ by 9, 10 and 11: Student's interval around 10, which decides; by -10, 0 and 10: it does not.
-    Catches a sign turned round, an interval of something else, and a difference within the noise called one."""
-    for seed, near, far in ((1, 9.0, -10.0), (2, 10.0, 0.0), (3, 11.0, 10.0)):
-        for place, difference in (("near", near), ("far", far)):
+    """FIDs that differ by 9, 10 and 11: Student's interval around 10, which decides; by -10, 0 and 10: it does not. By
+    0, 1 and 2, one standard deviation from 0, which takes 10 seeds (a textbook's number). Catches a sign turned round,
+    an interval of something else, a difference within the noise called one, and seeds in all in place of more."""
+    for seed, near, far, some in ((1, 9.0, -10.0, 0.0), (2, 10.0, 0.0, 1.0), (3, 11.0, 10.0, 2.0)):
+        for place, difference in (("near", near), ("far", far), ("some", some)):
             scored(tmp_path / place / f"a{seed}", "e5", 40.0, seed)
             scored(tmp_path / place / f"b{seed}", "e6", 40.0 + difference, seed)
     low, high = student([9, 10, 11])
@@ -38,9 +39,11 @@ def test_three_seeds_give_an_interval(tmp_path: Path) -> None:
     )
     low, high = student([-10, 0, 10])
     assert said(tmp_path / "far", "e6")["FID (lower is better)"] == (
-        f"undecided: e6's is equal to e5's at step 200 (95 % interval {low:+.2f} to {high:+.2f}, which includes 0; "
+        f"undecided: e6's is 0 away from e5's at step 200 (95 % interval {low:+.2f} to {high:+.2f}, which includes 0; "
         "Student's t over 3 seeds, paired)."
     )
+    some = said(tmp_path / "some", "e6")["FID (lower is better)"]
+    assert "Student's t over 3 seeds, paired; about 7 more seeds (" in some and some.endswith(") would tell).")
 
 
 def test_the_study_itself(originals: Path) -> None:

@@ -45,11 +45,14 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
     tmp_path: Path, server: StandIn, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After `wandb sync` of both arms' offline files, reports from the server, the files and the run folders have the
-    same numbers, and the runs the same lists of the draws' values, with a missing one. Catches sampled histories, lost
-    digits, NaN as text, and a lost floor or protocol."""
+    same numbers, and the runs the same digests of criteria and lists of the draws' values, with a missing one. Catches
+    sampled histories, lost digits, NaN as text, and a lost floor or protocol."""
     monkeypatch.setattr(CurvatureProbe, "measure", _without_the_second_value(CurvatureProbe.measure))
     for arm in ("e5", "e6"):
-        train(tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=6", "--curvature.probes=5", arm=arm))
+        train(
+            tiny(tmp_path, "--logging.wandb.mode=offline", "--train.total_steps=6", "--curvature.probes=5", arm=arm),
+            {"e6": "ab12"},
+        )
     offline = sorted(str(p) for p in (tmp_path / "wandb").glob("offline-run-*"))
     subprocess.run([sys.executable, "-m", "wandb", "sync", *offline], check=True, capture_output=True)
     sources = {"api": "wandb:study/min_snr_smoke", "files": str(tmp_path / "wandb"), "folders": str(tmp_path / "runs")}
@@ -62,6 +65,7 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
     assert len(numbers["api"]) > 20
     assert numbers["api"] == numbers["files"] == numbers["folders"]
     assert any(row["statistic"] == "mean_difference_low" for row in numbers["api"])
+    assert [run.criteria for run in open_source(sources["folders"])] == [{"e6": "ab12"}] * 2
     lists = {name: [dict(sorted(run.lists.items())) for run in open_source(at)] for name, at in sources.items()}
     assert repr(lists["api"]) == repr(lists["files"]) == repr(lists["folders"])  # NaN does not equal itself
     (second,) = {repr(values[1]) for run in lists["api"] for values in run["curvature/ref_values"].values()}
@@ -71,6 +75,7 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
     for run, other in zip(open_source(sources["api"]), open_source(sources["files"]), strict=True):
         pd.testing.assert_frame_equal(run.history.sort_index(axis=1), other.history.sort_index(axis=1))
         assert {s: p.read_bytes() for s, p in run.grids.items()} == {s: p.read_bytes() for s, p in other.grids.items()}
+        assert run.criteria == other.criteria == {"e6": "ab12"}
         assert (run.experiment, run.seed, run.state, run.fingerprints) == (
             other.experiment,
             other.seed,

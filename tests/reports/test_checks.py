@@ -112,6 +112,46 @@ def test_number_and_interval_are_of_the_same_seeds(tmp_path: Path) -> None:
     assert sum(outcome.interval) / 2 == pytest.approx(-0.75)
 
 
+def test_equality_is_a_claim_that_needs_a_narrow_interval(tmp_path: Path) -> None:
+    """Paired differences -1, 0 and 1: half the 90 % interval is t_{2, 0.95} / sqrt(3) = 2.920 / sqrt(3) = 1.686, half
+    the 95 % interval 2.484. Around 10 they are refuted up to a margin of 7.516. Catches the 95 % interval in place of
+    two one-sided tests, a lack of difference that counts as equality, and a bound that is not mirrored."""
+    for name, middle in (("near", 0.0), ("far", 10.0), ("below", -10.0)):
+        e6 = {seed: [100.0 + middle + seed - 2] * 9 for seed in (1, 2, 3)}
+        runs(tmp_path / name, {"e5": {seed: [100.0] * 9 for seed in (1, 2, 3)}, "e6": e6})
+    found = {
+        (name, margin): judged(tmp_path / name, of="difference", equal_within=margin)[1]
+        for name, margins in (("near", (1.68, 1.69)), ("far", (7.51, 7.52, 12.0)), ("below", (7.51, 7.52)))
+        for margin in margins
+    }
+    assert found == {
+        ("near", 1.68): "undecided",
+        ("near", 1.69): "pass: equal within 1.69",
+        ("far", 7.51): "fail: not equal within 7.51",
+        ("far", 7.52): "undecided",
+        ("far", 12.0): "pass: equal within 12",
+        ("below", 7.51): "fail: not equal within 7.51",
+        ("below", 7.52): "undecided",
+    }
+
+
+def test_several_seeds_that_leave_it_open_are_not_called_one(tmp_path: Path) -> None:
+    """Each draw of the probe differs by -20 in both seeds but for 1; the seeds' own differences are -39 and -1. Catches
+    `one seed` on a verdict that has two."""
+    for experiment in ("e5", "e6"):
+        for seed, shift in ((1, -39.0), (2, -1.0)):
+            draws = [100.0 + 5 * draw + (shift + draw % 2 if experiment == "e6" else 0) for draw in range(6)]
+            row = {METRIC: float(np.mean(draws)), "curvature/hutch_values": draws}
+            rows = [(10 * (i + 1), row) for i in range(9)]
+            folder = tmp_path / experiment / str(seed)
+            write_run(folder, experiment, seed, rows=rows, train__total_steps=90, curvature__draws="fixed")
+    (result,) = judge_criteria(
+        select(study_with(criteria=claim(of="difference", at_most=-5)), open_source(str(tmp_path)))
+    )
+    assert result.outcomes[0].estimate.within and result.outcomes[0].estimate.seeds
+    assert result.verdict == "pass in these runs"
+
+
 @pytest.mark.usefixtures("few_figures")
 @pytest.mark.parametrize("how", ["going", "diverged"])
 def test_runs_that_are_not_whole_decide_nothing(tmp_path: Path, how: str) -> None:
@@ -291,3 +331,15 @@ def test_words() -> None:
     assert bounds(check) == "at most -15 %"
     check = Check(metric="val/fid", arm="e5", statistic="last", at_least=203.55, at_most=203.65)
     assert describe_check(check, load("e6")) == "last of val/fid, e5" and bounds(check) == "203.55 to 203.65"
+    check = Check(metric="val/fid", of="change_pct", statistic="last", equal_within=5)
+    assert describe_check(check, load("e6")) == "last of val/fid, e6 against e5" and bounds(check) == "equal within 5 %"
+
+
+def test_another_protocols_score_is_not_taken_for_a_difference_of_arms(two_seeds: Path) -> None:
+    """The prediction report's last criterion is about e5 by two protocols. Catches e5 compared with itself, 0 %, and a
+    page that names a second arm."""
+    study = load("prediction").model_copy(update={"criteria": load("prediction").criteria[-1:], "where": {}})
+    (result,) = judge_criteria(select(study, open_source(str(two_seeds))))
+    (outcome,) = result.outcomes
+    assert result.verdict == "undecided" and outcome.estimate.number is None and outcome.estimate.reason
+    assert outcome.what == "last of val/fid, e5 by the protocol with t_start = 699 against its own"

@@ -19,7 +19,7 @@ from reports.figures.style import theme
 from reports.judging.judge import Judged, Verdict, judge, side, together
 from reports.runs import Run
 from reports.stats.estimates import with_both_intervals
-from reports.stats.intervals import Estimate
+from reports.stats.intervals import Estimate, Interval
 from reports.studies.min_snr import fids, figures, scores, summary, tables
 from reports.studies.min_snr.against_log import gaps
 from reports.studies.min_snr.claims import judge_claims
@@ -208,21 +208,29 @@ def test_half_scored_seeds_are_used_as_far_as_they_go(tmp_path: Path) -> None:
 # ---- rules -----------------------------------------------------------------------------------------------
 
 
+def normal(low: float, high: float) -> Interval:
+    """An interval by the normal distribution."""
+    return Interval(low, high, math.inf)
+
+
 @pytest.mark.parametrize(
     ("known", "verdict"),
     [
-        (Estimate(1.0, (1.0, 1.0), (0.5, 1.5), (0.2, 1.8)), "holds"),
-        (Estimate(1.0, (1.0, 1.0), (0.5, 1.5), (-2.0, 4.0)), "holds in these runs"),
-        (Estimate(1.0, (1.0,), (0.5, 1.5)), "holds in these runs"),
-        (Estimate(1.0, (1.0, 1.0), (-0.5, 2.5), (0.9, 1.1)), "undecided"),  # seeds share their noise
-        (Estimate(1.0, (1.0, 1.0), None, (0.9, 1.1)), "holds"),
-        (Estimate(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9)), "does not hold"),
-        (Estimate(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9), given_draws=True), "does not hold, given the draws"),
+        (Estimate(1.0, (1.0, 1.0), normal(0.5, 1.5), normal(0.2, 1.8)), "holds"),
+        (Estimate(1.0, (1.0, 1.0), normal(0.5, 1.5), normal(-2.0, 4.0)), "holds in these runs"),
+        (Estimate(1.0, (1.0,), normal(0.5, 1.5)), "holds in these runs"),
+        (Estimate(1.0, (1.0, 1.0), normal(-0.5, 2.5), normal(0.9, 1.1)), "undecided"),  # seeds share their noise
+        (Estimate(1.0, (1.0, 1.0), None, normal(0.9, 1.1)), "holds"),
+        (Estimate(-1.0, (-1.0, -1.0), normal(-1.5, -0.5), normal(-1.1, -0.9)), "does not hold"),
+        (
+            Estimate(-1.0, (-1.0, -1.0), normal(-1.5, -0.5), normal(-1.1, -0.9), given_draws=True),
+            "does not hold, given the draws",
+        ),
         (Estimate(1.0, (1.0,)), "undecided"),
         (Estimate(1.0, (1.0, 2.0), as_logged=True), "holds in these runs"),
         (Estimate(1.0, (1.0, -2.0), as_logged=True), "undecided"),
         (Estimate(-1.0, (-1.0,), as_logged=True), "does not hold in these runs"),
-        (Estimate(1.0, (1.0,), (0.5, 1.5), reason="not whole"), "cannot be said"),
+        (Estimate(1.0, (1.0,), normal(0.5, 1.5), reason="not whole"), "cannot be said"),
         (Estimate(reason="no run of e6"), "cannot be said"),
     ],
 )
@@ -247,9 +255,9 @@ def test_a_claim_is_as_good_as_its_worst_check() -> None:
 
 def test_a_side_is_beyond_zero() -> None:
     """Catches a zero-width interval at 0 that counts as above or below 0, and a lost `in these runs`."""
-    assert side(Estimate(0.0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))) == (0, "")
-    assert side(Estimate(1.0, (1.0,), (0.5, 1.5))) == (1, " in these runs")
-    assert side(Estimate(-1.0, (-1.0, -1.0), (-1.5, -0.5), (-1.1, -0.9))) == (-1, "")
+    assert side(Estimate(0.0, (0.0, 0.0), normal(0.0, 0.0), normal(0.0, 0.0))) == (0, "")
+    assert side(Estimate(1.0, (1.0,), normal(0.5, 1.5))) == (1, " in these runs")
+    assert side(Estimate(-1.0, (-1.0, -1.0), normal(-1.5, -0.5), normal(-1.1, -0.9))) == (-1, "")
 
 
 def test_fids_of_one_noise_are_compared_sample_by_sample(expected: Made, tmp_path: Path) -> None:

@@ -154,10 +154,10 @@ def test_the_table_of_pairs() -> None:
     ends."""
     rows = tables.pair_rows(PAIRS)
     assert [tuple(row.values()) for row in rows[:4]] == [
-        ("each arm's own, trained loss", "1", "10,000", "-15.0", "-18.0 to -12.0", "1 10000"),
-        ("each arm's own, trained loss", "1", "mean", "-18.0", "-20.0 to -16.0", "1 0"),
-        ("each arm's own, trained loss", "2", "10,000", "-16.0", "-17.0 to -15.0", "2 10000"),
-        ("each arm's own, trained loss", "2", "mean", "-17.0", "-21.0 to -13.0", "2 0"),
+        ("each arm's own, trained loss", "1", "10,000", "-15.0", "-18.0 to -12.0", "110000 draws"),
+        ("each arm's own, trained loss", "1", "mean", "-18.0", "-20.0 to -16.0", "10 draws"),
+        ("each arm's own, trained loss", "2", "10,000", "-16.0", "-17.0 to -15.0", "210000 draws"),
+        ("each arm's own, trained loss", "2", "mean", "-17.0", "-21.0 to -13.0", "20 draws"),
     ]
     assert rows[-1]["loss"] == "common, unweighted loss" and rows[-1]["interval"] == "-7.7 to 17.7" and len(rows) == 10
 

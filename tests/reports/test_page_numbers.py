@@ -241,7 +241,7 @@ def test_the_criteria_are_decided_over_seeds(selections: Selections, two: dict[s
     """The last 40 % are the steps from 6000 on. The test checks numbers, Student's intervals of two paired seeds, and
     their verdicts. Catches an interval that does not belong to the number, and a verdict from only one end of it."""
     head, *rows = two["criterion"]
-    assert head[4:] == ["number", "95 % interval"]
+    assert head[4:] == ["number", "95 % interval", "after Holm"]
     bounds = {f"{HUTCH}_mean": (-math.inf, -15), f"{REF}_mean": (-math.inf, -5), "val/fid": (-math.inf, -1)}
     bounds["train/mse"] = (-math.inf, 5)
     assert [row[1] for row in rows] == ["**pass**", "**undecided**", "**fail**", "**pass**"]

@@ -10,7 +10,7 @@ from reports.experiments.selection import Arm
 from reports.judging.judge import side
 from reports.runs import Run
 from reports.stats.estimates import over_steps, windowed
-from reports.stats.intervals import T5, Estimate, around, half, step_noise
+from reports.stats.intervals import BLOCKS, T5, Estimate, around, half, step_noise
 from reports.stats.statistics import TRAINED, curve, same_draws, standard_error
 
 METRICS = {"train/loss": "loss", "train/grad_global_L2": "gradient L2", TRAINED: "trace"}
@@ -61,7 +61,8 @@ class Gap:
         """The change in standard errors, with its interval."""
         if self.errors is None:
             return Estimate(reason="the noise is unknown")
-        return Estimate(self.errors, within=around(self.errors, T5 if self._of_window else Z95))
+        within = around(self.errors, T5, BLOCKS - 1) if self._of_window else around(self.errors, Z95)
+        return Estimate(self.errors, within=within)
 
     @property
     def apart(self) -> bool | None:

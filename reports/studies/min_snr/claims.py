@@ -11,7 +11,7 @@ from ddpm.files.yaml12 import read_yaml
 from reports.experiments import Check
 from reports.experiments.selection import Arm, Selection
 from reports.judging.checks import bounds, describe_check, find_arms, not_whole, unit, within_bounds
-from reports.judging.judge import Judged, Outcome, judge, together
+from reports.judging.judge import Judged, Outcome, corrected, judge, together
 from reports.stats.estimates import with_both_intervals
 from reports.stats.intervals import Estimate
 from reports.studies.min_snr import fids, scores, traces
@@ -76,14 +76,16 @@ def load_claims() -> list[Document]:
 
 
 def judge_claims(m: Material) -> list[Judged]:
-    """Every claim, in the documents' order. Checks name the faithful rerun where the study's own draws matter."""
+    """Every claim, in the documents' order, also after Holm's correction over all of them. Checks name the faithful
+    rerun where the study's own draws matter."""
     judged = []
     for document in load_claims():
         for said in document.claims:
             outcomes = tuple(_outcome(check, m) for check in said.checks)
             verdict = together([outcome.verdict for outcome in outcomes])
-            judged.append(Judged(said.says, said.note, outcomes, str(verdict), document.document))
-    return judged
+            p = min(verdict.p) if verdict.p else None
+            judged.append(Judged(said.says, said.note, outcomes, str(verdict), document.document, p))
+    return corrected(judged, "claims")
 
 
 def _outcome(check: AnyCheck, m: Material) -> Outcome:

@@ -36,6 +36,8 @@ def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) 
         agreement=tables.agreement(m.runs),
         absent=absent_lines(m.runs),
         counts={"all": len(judged), **summary.counts(judged)},
+        tested=sum(each.p is not None for each in judged),
+        lost=len(tables.lost(judged)),
         claims=[row for each in judged for row in tables.claim_rows(each)],
         frame=m.frame,
     )

@@ -369,7 +369,8 @@ def _gap_text(gap: Gap) -> str:
 def claim_rows(judged: Judged) -> list[dict[str, str]]:
     """A row for each check; the claim, its note and its verdict stand in the first."""
     note = f" ({judged.note.rstrip('.')})" if judged.note else ""
-    first = {"document": judged.document, "says": f"{judged.says}{note}", "verdict": Markdown(f"**{judged.verdict}**")}
+    verdict = Markdown(f"**{judged.verdict}**{' †' * (judged in lost([judged]))}")
+    first = {"document": judged.document, "says": f"{judged.says}{note}", "verdict": verdict}
     if not judged.outcomes:
         return [first | dict.fromkeys(("what", "wanted", "study", "ours", "spread"), "–")]
     blank = dict.fromkeys(first, "")
@@ -378,6 +379,11 @@ def claim_rows(judged: Judged) -> list[dict[str, str]]:
         for row, outcome in zip(rows, judged.outcomes, strict=True):
             row["verdict"] = Markdown(f"{row['verdict']} ({outcome.verdict.word})".strip())
     return rows
+
+
+def lost(judged: Sequence[Judged]) -> list[Judged]:
+    """The claims whose verdict is undecided after Holm's correction."""
+    return [claim for claim in judged if claim.adjusted not in ("", claim.verdict)]
 
 
 def _cells(outcome: Outcome) -> dict[str, str]:

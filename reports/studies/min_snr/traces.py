@@ -13,7 +13,7 @@ from ddpm.metrics import Z95
 from reports.experiments import Check
 from reports.experiments.selection import Arm
 from reports.stats.estimates import windowed, with_both_intervals
-from reports.stats.intervals import Estimate, around
+from reports.stats.intervals import Estimate, Interval, around
 from reports.stats.statistics import COMMON, TRAINED, curve, paired, shared_seeds
 from reports.studies import probe_pairs
 
@@ -110,9 +110,12 @@ def of_pairs(table: pd.DataFrame, loss: str) -> Estimate:
     if single.empty:
         return Estimate(reason="not probed draw by draw")
     number, low, high = (float(single[name].mean()) for name in ("change_pct", "low_pct", "high_pct"))
+    draws = min(int(str(over).split()[0]) for over in single["interval_over"])
     of_seeds = mine[mine["seed"] == "all"]
-    seeds = (float(of_seeds["low_pct"].iloc[0]), float(of_seeds["high_pct"].iloc[0])) if len(of_seeds) else None
-    return Estimate(number, tuple(map(float, single["change_pct"])), (low, high), seeds)
+    seeds = None
+    if len(of_seeds):
+        seeds = Interval(float(of_seeds["low_pct"].iloc[0]), float(of_seeds["high_pct"].iloc[0]), len(single) - 1)
+    return Estimate(number, tuple(map(float, single["change_pct"])), Interval(low, high, draws - 1), seeds)
 
 
 def relative(baseline: Arm, variant: Arm, metric: str) -> tuple[pd.Series, list[pd.Series]]:

@@ -1,0 +1,61 @@
+"""`ddpm plan`: how many seeds an experiment needs, from the spread that its runs show."""
+
+import argparse
+import sys
+
+from ddpm.arguments import at_least_two, positive_number, power
+
+HELP = "how many seeds an experiment needs"
+DESCRIPTION = (
+    "For each criterion of an experiment's report: how far seeds spread, how many seeds find a difference of a given "
+    "size, and which difference a given number of seeds can find."
+)
+
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    verb.add_argument("experiment", metavar="EXP", help="experiment name, such as e6; or a YAML file")
+    verb.add_argument(
+        "--from",
+        dest="source",
+        default="wandb",
+        metavar="SOURCE",
+        help="where the runs are, as for `ddpm report`; default: %(default)s",
+    )
+    verb.add_argument(
+        "--effect",
+        type=positive_number,
+        metavar="X",
+        help="the size to find, in the criterion's unit; default: the criterion's bound, or else the size seen",
+    )
+    verb.add_argument(
+        "--power",
+        type=power,
+        default=0.8,
+        metavar="P",
+        help="the share of studies that should find it; default: %(default)s",
+    )
+    verb.add_argument(
+        "--seeds", type=at_least_two, metavar="N", help="what N seeds per arm can find; default: those there are"
+    )
+    verb.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="use only runs with this config value; repeatable",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the plan."""
+    from reports.experiments import load
+    from reports.experiments.selection import select
+    from reports.sources import open_source
+    from reports.text.plan import plan_lines
+
+    study = load(args.experiment)
+    selection = select(study, open_source(args.source, [*study.arms]), args.where)
+    for warning in selection.warnings:
+        print(f"ddpm: warning: {warning}", file=sys.stderr)
+    print("\n".join(plan_lines(selection, args.effect, args.power, args.seeds)))
