@@ -6,6 +6,7 @@ from reports.experiments import Check, Study
 from reports.experiments.selection import Arm, Selection
 from reports.judging.checks import arms_of, describe_check, estimated, find_arms, unit
 from reports.judging.judge import ends
+from reports.stats.intervals import half
 from reports.stats.power import MOST, ONE_SIDED, TWO_SIDED, Spread, detectable, seeds_range, spread_of, why_unknown
 from reports.text.verdicts import number as digits
 
@@ -49,6 +50,11 @@ def _of_check(check: Check, selection: Selection, effect: float | None, power: f
     there = " and ".join(f"{arm.experiment} {len(arm.runs)}" for arm in arms)
     lines = [f"{what}: {digits(found.number)}{unit(check)} (seeds: {there})"]
     lines += [f"Caution: {found.reason}."] if found.reason else []
+    if found.within and found.seeds:
+        reach = f"{digits(half(found.within), 3)}{unit(check)}"
+        lines.append(
+            f"Caution: other draws of the probe may move it by {reach} (95 %); more seeds do not narrow that."
+        )
     size = effect or _own_effect(check, found.number, arms)
     lines.append(f"effect: {_meaning(check, arms, size)}" if size else "effect: none is known; give --effect.")
     rows = []

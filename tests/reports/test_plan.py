@@ -177,7 +177,7 @@ def test_what_more_seeds_do_not_tell(tmp_path: Path) -> None:
 
 def test_the_draws_that_leave_it_open_are_named(tmp_path: Path) -> None:
     """The draws of the probe scatter around 0, the seeds hardly differ. Catches seeds that are promised to decide what
-    the draws leave open."""
+    the draws leave open, in the report or in a plan."""
     draws = np.array([3.0, -4.0, 2.0, -1.0, 5.0, -6.0])
     for experiment, shift in (("e5", 0 * draws), ("e6", draws)):
         for seed in (1, 2):
@@ -186,7 +186,10 @@ def test_the_draws_that_leave_it_open_are_named(tmp_path: Path) -> None:
             rows = [(10 * (i + 1), row) for i in range(9)]
             folder = tmp_path / experiment / str(seed)
             write_run(folder, experiment, seed, rows=rows, train__total_steps=90, curvature__draws="fixed")
-    (line,) = decide(about(tmp_path, {"of": "difference", "at_most": 0.01}))
+    found = about(tmp_path, {"of": "difference", "at_most": 0.01})
+    reach = stats.t.ppf(0.975, 5) * draws.std(ddof=1) / math.sqrt(6)
+    assert f"may move it by {reach:.2f} (95 %); more seeds do not narrow that." in plan(found)
+    (line,) = decide(found)
     assert line.startswith("claim 1: more seeds alone would not decide it, as the interval within the runs reaches")
 
 
