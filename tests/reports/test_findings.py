@@ -25,7 +25,8 @@ from reports.studies.min_snr.against_log import gaps
 from reports.studies.min_snr.claims import judge_claims
 from reports.studies.min_snr.gallery import gallery
 from reports.studies.min_snr.material import Material, gather
-from reports.studies.min_snr.page import page
+from reports.studies.min_snr.page import findings, page
+from reports.studies.min_snr.questions import answers, load_questions
 from tests.reports.campaign import Campaign
 from tests.reports.conftest import LOGS
 
@@ -34,7 +35,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @dataclass(frozen=True)
 class Made:
-    """A campaign's material, claims and page."""
+    """A campaign's material, claims and pages, the answers first."""
 
     material: Material
     judged: list[Judged]
@@ -55,7 +56,12 @@ def make(root: Path, campaign: Campaign) -> Made:
     campaign.write(root / "runs")
     material = gather(root, LOGS)
     judged = judge_claims(material)
-    return Made(material, judged, page(material, judged))
+    return Made(material, judged, answered(material, judged) + page(material, judged))
+
+
+def answered(material: Material, judged: list[Judged]) -> str:
+    """docs/findings.md as the command writes it."""
+    return findings(material, judged, answers(material.runs, load_questions()))
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +81,12 @@ def reversed_(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def test_the_committed_page_is_what_the_committed_records_say() -> None:
-    """The page, its table and the gallery match the records byte for byte. Catches a typed number, and records, code or
-    a template that changed without the page."""
+    """The pages, their table and the gallery match the records byte for byte. Catches a typed number, and records, code
+    or a template that changed without the page."""
     material = gather(DOCS / "findings", LOGS)
     judged = judge_claims(material)
-    assert page(material, judged) == (DOCS / "findings.md").read_text()
+    assert answered(material, judged) == (DOCS / "findings.md").read_text()
+    assert page(material, judged) == (DOCS / "rerun.md").read_text()
     assert tables.claims_csv(judged) == (DOCS / "findings" / "claims.csv").read_text()
     assert gallery(DOCS) == (DOCS / "gallery.md").read_text()
 
@@ -98,7 +105,8 @@ def test_the_command_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixt
     runs = Campaign(seeds=(1077,), faithful=False).write(tmp_path / "camp")
     assert main(["findings", "--docs", str(tmp_path / "docs"), "--keep", str(runs)]) == 0
     assert main(["findings", "--docs", str(tmp_path / "docs"), "--original", str(LOGS), "--no-figures"]) == 0
-    assert (tmp_path / "docs/findings.md").read_text().startswith("# The study, rerun")
+    assert (tmp_path / "docs/rerun.md").read_text().startswith("# The study, rerun")
+    assert "Not decided" in (tmp_path / "docs/findings.md").read_text()  # of runs without another prediction
     assert (tmp_path / "docs/findings/claims.csv").exists() and (tmp_path / "docs/gallery.md").exists()
     capsys.readouterr()
     assert main(["findings", "--docs", str(tmp_path / "nothing"), "--no-figures"]) == 2

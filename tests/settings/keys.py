@@ -50,6 +50,7 @@ def _sampling(section: str, score: Observe) -> dict[str, Seen]:
         key + "nfe": _seen("3", score, see.protocols, given=on),
         key + "spacing": _seen("trailing", score, see.protocols, given=on),
         key + "eta": _seen("0.7", score, see.protocols, given=ddim),
+        key + "t_start": _seen("700", score, see.protocols, given=on),
         key + "n_samples": _seen("81", score, see.protocols, given=on),
     }
 
@@ -58,6 +59,9 @@ KEYS: dict[str, Seen | Elsewhere] = {
     "experiment": _seen("e77", see.folder, see.record),
     "study_name": _seen("other", see.record),
     "seed": _seen("3", see.weights, see.first_batch),
+    "seeds.init": _seen("3", see.weights),
+    "seeds.data": _seen("3", see.first_batch),
+    "seeds.noise": _seen("3", see.weights),
     "id": _seen("mine", see.folder),
     "out_dir": _seen("{here}/elsewhere", see.folder),
     "cache_dir": _seen("{here}/cache", see.cache_files, given=FID),
@@ -138,6 +142,7 @@ KEYS: dict[str, Seen | Elsewhere] = {
     "eval.grid.nfe": _seen("3", see.grid, given=GRID),
     "eval.grid.spacing": _seen("trailing", see.grid, given=GRID),
     "eval.grid.eta": _seen("0.7", see.grid, given=(*GRID, DDIM.format("grid"))),
+    "eval.grid.t_start": _seen("700", see.grid, given=GRID),
     "eval.grid.n_samples": _seen("5", see.grid, given=GRID),
     "eval.grid.sample_seed": _seen("4", see.grid, given=GRID),
     "eval.fid_milestone.enabled": _seen("true", see.rows, see.protocols),
