@@ -133,7 +133,7 @@ def as_text(table: pd.DataFrame) -> str:
     ]
     for fault in AXES:
         rows = table[table["fault"] == fault]
-        for level in rows["level"].unique():
+        for level in rows["level"].unique():  # by strength
             of = rows[rows["level"] == level].set_index("judge")
             shares = [f"{100 * of.loc[judge, f'{score}_share']:.2g} %" for judge, score in columns]
             lines.append(f"| {fault} | {level:g} | {' | '.join(shares)} |")

@@ -110,7 +110,7 @@ def _fuse(net: nn.Module) -> None:
                 setattr(module, normalisation, nn.Identity())
     for module in list(net.modules()):
         padding = getattr(module, "static_padding", None)
-        if isinstance(padding, nn.ZeroPad2d) and len(set(padding.padding)) == 1:
+        if isinstance(module, nn.Conv2d) and isinstance(padding, nn.ZeroPad2d) and len(set(padding.padding)) == 1:
             module.padding, module.static_padding = padding.padding[:2], nn.Identity()
         if isinstance(module, nn.ReLU6):
             module.inplace = True
