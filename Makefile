@@ -85,7 +85,7 @@ lock: $(VENV)/.installed-dev ## find the newest versions again and write constra
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo $(LOCK_HELD) | tr ' ' '\n' > $(VENV)/held.txt
 	@$(foreach version,$(LOCKED),$(call compile,$(version),,--all-extras --constraint $(VENV)/held.txt) &&) true
-	@$(foreach version,$(LOCKED),$(call compile,$(version),lowest-,--extra dev --resolution lowest-direct) &&) true
+	@$(foreach version,$(LOCKED),$(call compile,$(version),lowest-,--extra dev --extra judge --resolution lowest-direct) &&) true
 	@git diff --stat -- constraints
 
 # $(call compile,PYTHON,PREFIX,OPTIONS): names and versions alone. Wheels alone: an old source may not build.
@@ -126,18 +126,18 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.constraints
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.constraints
 	@echo "Installing the project with its development tools (pytest, ruff, mypy) into $(VENV), in the $(VERSIONS) versions."
 	@echo "torch comes with its CUDA libraries where the registry has them: up to 6 GB and a few minutes, once."
-	@$(call install,[dev])
+	@$(call install,[dev$(comma)judge])
 	@$(MAKE) --no-print-directory .check-torch
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@echo "Adding the libraries that are measured beside this one"
-	@$(call install,[dev$(comma)bench])
+	@$(call install,[dev$(comma)judge$(comma)bench])
 	@touch $@
 
 $(VENV)/.installed-mutate: $(VENV)/.installed-dev
 	@echo "Adding the tool that edits the product"
-	@$(call install,[dev$(comma)mutate])
+	@$(call install,[dev$(comma)judge$(comma)mutate])
 	@touch $@
 
 comma := ,

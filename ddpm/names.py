@@ -25,7 +25,10 @@ LIMITS: tuple[str, ...] = get_args(LimitName)
 METHODS: tuple[str, ...] = get_args(MethodName)
 SCORES: tuple[str, ...] = get_args(ScoreName)
 WEIGHTS: tuple[str, ...] = get_args(WeightsName)
-FEATURES = ("embedded", "inception", "inception_legacy_pytorch", "inception_legacy_tensorflow")
+FEATURES = (
+    *("embedded", "efficientnet_lite0"),
+    *("inception", "inception_legacy_pytorch", "inception_legacy_tensorflow"),
+)
 
 # Fixed edges of the bins of noise level, lambda = log SNR: a range that the study's schedules share. A bin is named by
 # its lower edge: `lambda_-8` is -8 ... -6.

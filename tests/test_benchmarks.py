@@ -6,13 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 
 from benchmarks import __main__ as whole
-from benchmarks import cost
+from benchmarks import cost, judges
 from benchmarks.claims import REPOSITORY, Claim, of_rounds, quotient, read_claims
 from benchmarks.compare import changes
 from benchmarks.timing import in_turn
+from ddpm.data.images import load_images
+from ddpm.evaluation.features import make_features
 
 
 def test_a_claim_holds_on_its_targets_side() -> None:
@@ -129,3 +133,45 @@ def test_a_studys_cost() -> None:
     assert cost.makespan_h(study, device, 2) == pytest.approx((6 + steps) / 3600)
     slow = cost.Device(100, step_ms=1000, pass_ms=0, start_s=5)
     assert cost.parts_of_a_run(study, slow)["steps"] == pytest.approx(100)
+
+
+def test_missing_classes_leave_as_many_images() -> None:
+    """Seven images of three classes: three, two and two; without the third class four and three. Catches sets of other
+    sizes, whose FIDs differ by their bias, and a class that fills up another."""
+    labels = torch.tensor([0, 1, 2] * 4)
+    for classes, counts in ((3, [3, 2, 2]), (2, [4, 3])):
+        positions = judges.balanced(labels, classes, 7)
+        assert labels[positions].bincount().tolist() == counts and len(positions.unique()) == 7
+    with pytest.raises(ValueError, match="1 classes need up to 7"):
+        judges.balanced(labels, 1, 7)
+
+
+class _Colours(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+def test_shares_lie_between_the_images_and_noise(tmp_path: Path) -> None:
+    """Every set is scored, the undisturbed images are 0 and uniform noise 1, and the table has a row for each level, by
+    judge and score. Catches a scale of another judge, and a value in another's column."""
+    torch.jit.script(_Colours()).save(str(tmp_path / "colours.pt"))
+    images = load_images("embedded", subset=200)
+    features = make_features(str(tmp_path / "colours.pt"), torch.device("cpu"))
+    found = judges.measure(features, images, load_images("embedded", split="test", subset=200), 20)
+    assert len(found) == 2 + 3 * 3 + 4
+    for score in ("fid", "kid"):
+        ends = found.set_index("fault")[f"{score}_share"]
+        assert (ends["none"], ends["uniform noise"]) == (0, 1)
+    lines = judges.as_text(pd.concat([found, found.assign(judge="other", fid_share=0.5, kid_share=0.25)])).splitlines()
+    assert len(lines) == 2 + 3 * 3 + 4
+    noise = found[(found["fault"] == "noise") & (found["level"] == 40)].iloc[0]
+    shown = f"| noise | 40 | {100 * noise.fid_share:.2g} % | 50 % | {100 * noise.kid_share:.2g} % | 25 % |"
+    assert shown in lines
+
+
+@pytest.mark.skipif(not (REPOSITORY / "docs/judges.csv").exists(), reason="benchmarks.judges has not been run yet")
+def test_the_pages_table_is_that_of_its_csv() -> None:
+    """Catches a table in docs/evaluation.md that was not written again after the measurement."""
+    assert (
+        judges.as_text(pd.read_csv(REPOSITORY / "docs/judges.csv")) in (REPOSITORY / "docs/evaluation.md").read_text()
+    )

@@ -68,6 +68,7 @@ def examine(data_root: Path = Path("data")) -> Iterator[Finding]:
     yield from _checked("W&B login", _login)
     yield from _checked("W&B's staging folder", _staging)
     yield from _checked("embedded features", _embedded_features, needed=True)
+    yield from _checked("efficientnet_lite0 features", _efficientnet)
     yield from _checked("cache folder", _cache_folder)
     yield from _checked("weights of Inception", _inception)
     yield from _checked("eval.reference_stats", _published_statistics)
@@ -149,6 +150,12 @@ def _embedded_features() -> Finding:
     from ddpm.evaluation.embedded_features import load_embedded_features
 
     return Finding(True, load_embedded_features()[1])
+
+
+def _efficientnet() -> Finding:
+    from ddpm.evaluation.efficientnet import load_efficientnet_lite0
+
+    return Finding(True, load_efficientnet_lite0()[1])
 
 
 # --- the cache folder ---

@@ -30,7 +30,7 @@ from ddpm.data.images import ImageSet, load_images
 from ddpm.diffusion.samplers import make_chain
 from ddpm.errors import Held, UserError
 from ddpm.evaluation.evaluator import Evaluator, SamplingPlan
-from ddpm.evaluation.features import file_digest, make_features
+from ddpm.evaluation.features import file_digest, make_features, require_packages
 from ddpm.evaluation.fid_error import fid_interval
 from ddpm.evaluation.kid_prdc import Kid
 from ddpm.evaluation.milestones import default_batch_size, ends, reference_of
@@ -104,7 +104,9 @@ def evaluate(request: Request) -> Path:
         raise UserError(f"--influence needs --metrics fid and --n up to {ROWS:,}.")
     checkpoints = [find_checkpoint(source) for source in request.sources]
     for checkpoint in checkpoints:  # before the folder is made
-        weights_of(checkpoint, load_checkpoint(checkpoint), request.weights)
+        state = load_checkpoint(checkpoint)
+        weights_of(checkpoint, state, request.weights)
+        require_packages(request.features or state["config"]["eval"]["features"])
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         with FileLock(request.out / ".lock", timeout=0):
@@ -188,7 +190,10 @@ def prepare(checkpoint: Path, request: Request, quiet: bool = False) -> tuple[Tr
         shape=(channels, height, width),
         wanted=request.wanted,
     )
-    evaluator.protocol(request.plans[0])  # raises UserError if n is too small; all plans have the same n
+    for metric in request.metrics:
+        evaluator.protocol(request.plans[0], metric)  # raises UserError if n is too small; all plans have the same n
+    if not quiet and (smaller := evaluator.smaller_subsets(request.plans[0])):
+        print(smaller)
     return trained, evaluator, images
 
 

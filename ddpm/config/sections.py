@@ -325,9 +325,10 @@ class Prdc(Section):
 
 
 class Eval(Section):
-    """Evaluation. `features`: `embedded`, clean-fid's `inception` (or `inception_legacy_pytorch`,
-    `inception_legacy_tensorflow`), or the path of a TorchScript file. `reference_n`: the number of training images for
-    the reference statistics, null for all. `reference_stats`: clean-fid's published statistics instead.
+    """Evaluation. `features`: `embedded`, `efficientnet_lite0` (an optional extra), clean-fid's `inception` (or
+    `inception_legacy_pytorch`, `inception_legacy_tensorflow`), or the path of a TorchScript file. `reference_n`: the
+    number of training images for the reference statistics, null for all. `reference_stats`: clean-fid's published
+    statistics instead.
     """
 
     features: str = "inception"

@@ -80,11 +80,12 @@ class Evaluator:
     def protocol(self, plan: SamplingPlan, score: str = "fid") -> Protocol:
         """The protocol of a score by `plan`. Raises UserError if n_samples is too small for the features or a score."""
         features, reference = self._scoring
-        if plan.n_samples <= features.dim:
+        if score == "fid" and plan.n_samples <= features.dim:
             raise UserError(
                 f"n_samples = {plan.n_samples} is too small for {features.name}: an FID needs more samples than the "
                 f"{features.dim} dimensions of its features. Raise eval.fid_milestone.n_samples and "
-                f"eval.final.n_samples (`ddpm evaluate`: --n) above {features.dim}, or use features with fewer."
+                f"eval.final.n_samples (`ddpm evaluate`: --n) above {features.dim}, use features with fewer, or score "
+                "by KID (`ddpm evaluate --metrics kid`), which has no such limit."
             )
         rows = 0 if reference.rows is None else len(reference.rows)
         self.wanted.check(plan.n_samples, rows, features.dim)
@@ -105,6 +106,11 @@ class Evaluator:
             t_start=plan.t_start,
             settings=self.wanted.settings(score, plan.n_samples, rows, reference.rows_digest),
         )
+
+    def smaller_subsets(self, plan: SamplingPlan) -> str | None:
+        """A sentence if `plan` has too few samples for KID's subsets as asked for; None if not."""
+        rows = self._scoring[1].rows
+        return self.wanted.smaller_subsets(plan.n_samples, 0 if rows is None else len(rows))
 
     @property
     def _scoring(self) -> tuple[Features, Reference]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ddpm.data.images import to_model
 from ddpm.errors import UserError
-from ddpm.evaluation import embedded_features
+from ddpm.evaluation import efficientnet, embedded_features
 from ddpm.files.paths import home
 from ddpm.runtime.cache import cache_dir
 
@@ -77,13 +77,22 @@ def at_once(extract: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Callable[
 
 
 def make_features(name: str, device: torch.device) -> Features:
-    """The features `embedded`, `inception`, `inception_legacy_pytorch`, `inception_legacy_tensorflow`, or those of the
-    TorchScript file at the path `name`. Raises UserError if the weights cannot be loaded."""
+    """The features `embedded`, `efficientnet_lite0`, `inception`, `inception_legacy_pytorch`,
+    `inception_legacy_tensorflow`, or those of the TorchScript file at the path `name`. Raises UserError if the weights
+    cannot be loaded."""
     if name == "embedded":
         return _embedded(device)
+    if name == efficientnet.NAME:
+        return _efficientnet(device)
     if name in MODES:
         return _inception(MODES[name], device)
     return _torchscript(home(name), device)
+
+
+def require_packages(name: str) -> None:
+    """Raises UserError if the optional packages of the features `name` are not installed. Loads no weights."""
+    if name == efficientnet.NAME:
+        efficientnet.packages()
 
 
 def _embedded(device: torch.device) -> Features:
@@ -95,6 +104,17 @@ def _embedded(device: torch.device) -> Features:
         return net(to_model(images.to(device)))
 
     return Features(name, "none", embedded_features.DIM, at_once(extract))
+
+
+def _efficientnet(device: torch.device) -> Features:
+    net, name = efficientnet.load_efficientnet_lite0()
+    net = net.to(device)
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> Tensor:
+        return net(images.to(device))
+
+    return Features(name, efficientnet.RESIZE, efficientnet.DIM, at_once(extract))
 
 
 def _torchscript(path: Path, device: torch.device) -> Features:

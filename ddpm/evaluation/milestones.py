@@ -203,6 +203,9 @@ class Milestones:
         )
         for plan in plans:
             evaluator.protocol(plan)  # raises on too few samples now, not at the first milestone
+        for said in dict.fromkeys(evaluator.smaller_subsets(plan) for plan in plans):
+            if said:
+                print(said)
         return evaluator
 
     def _check_samplers(self, schedule: Schedule) -> dict[str, float]:

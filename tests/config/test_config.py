@@ -218,6 +218,7 @@ def test_each_name_has_its_function() -> None:
     from ddpm.curvature.probe import _ON_OPERATOR
     from ddpm.diffusion import prediction, samplers, schedule
     from ddpm.diffusion import weighting as loss
+    from ddpm.evaluation import efficientnet
     from ddpm.evaluation.features import MODES
     from ddpm.models import build
 
@@ -226,7 +227,7 @@ def test_each_name_has_its_function() -> None:
     assert tuple(samplers.LIMITS) == names.LIMITS
     assert tuple(METRICS) == names.SCORES
     assert ("hutchinson", *_ON_OPERATOR, "noise_scale") == names.METHODS == tuple(_DESIGN)
-    assert ("embedded", *MODES) == names.FEATURES
+    assert ("embedded", efficientnet.NAME, *MODES) == names.FEATURES
     assert {config.Model.model_fields["name"].default} == set(build.MODELS)
     linear = schedule.make_schedule("linear")
     snr, alpha_bar = linear.snr, linear.alpha_bar[500]

@@ -65,6 +65,16 @@ def test_kid_agrees_with_clean_fids() -> None:
     assert std == pytest.approx(np.std(theirs), rel=0.3)
 
 
+def test_the_deviation_over_subsets_is_not_below_the_error_of_kid() -> None:
+    """100 samples against 2,000 of a shifted distribution, 60 times: with subsets of half the samples, the deviation is
+    about sqrt(3) times that of KID itself (s^2 / n from the samples, 2 s^2 / n from as small subsets of the reference).
+    60 draws know it to 9 %. Catches a deviation divided by the number of subsets, which share their samples."""
+    reference = _features(2000, 8, 9999)
+    found = np.array([kid(_features(100, 8, i) + 0.3, reference, Kid(subsets=20)) for i in range(60)])
+    ratio = found[:, 1].mean() / found[:, 0].std(ddof=1)
+    assert 1 < ratio < 3
+
+
 def test_kid_depends_on_its_seed_alone() -> None:
     """KID neither uses nor moves the global streams. Catches np.random."""
     x, y = _features(60, 4), _features(60, 4, 1)
