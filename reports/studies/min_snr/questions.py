@@ -20,7 +20,8 @@ NOT_RUN = "not run"
 
 
 class Reading(BaseModel):
-    """An answer in words. `when`: criterion -> the verdicts (`pass|fail`) under which it may be said."""
+    """An answer in words. `when`: criterion -> the verdicts (`pass|fail`), or the sign of its number (`positive`,
+    `negative`), under which it may be said."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,7 +90,13 @@ def answers(runs: Sequence[Run], questions: Sequence[Question]) -> list[Answer]:
 
 
 def _holds(reading: Reading, judged: Mapping[str, Judged]) -> bool:
-    return all(judged[key].verdict.startswith(tuple(words.split("|"))) for key, words in reading.when.items())
+    return all(_is(judged[key], words.split("|")) for key, words in reading.when.items())
+
+
+def _is(judged: Judged, words: Sequence[str]) -> bool:
+    number = judged.outcomes[0].estimate.number if judged.outcomes else None
+    sign = "" if not number else "positive" if number > 0 else "negative"
+    return judged.verdict.startswith(tuple(words)) or sign in words
 
 
 def _filled(say: str, judged: Mapping[str, Judged]) -> str:
