@@ -9,7 +9,9 @@ from pathlib import Path
 # and for every process that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import wandb.apis.public  # first: its classes look through all loaded modules
+# First: their classes look through all loaded modules.
+import wandb.apis.public
+import wandb.sdk.artifacts._models.pagination
 
 # isort: split
 import pytest
