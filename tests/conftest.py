@@ -9,7 +9,9 @@ from pathlib import Path
 # and for every process that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import wandb.apis.public  # first: its classes look through all loaded modules
+# First: their classes look through all loaded modules.
+import wandb.apis.public
+import wandb.sdk.artifacts._models.pagination
 
 # isort: split
 import pytest
@@ -24,9 +26,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # The slowest modules, the longest first. If they started last, the other workers would be idle at the end.
 LONGEST = (
-    *("test_tracking_online", "test_resume", "test_sweep_points", "test_distributed", "test_api", "test_wandb_standin"),
-    *("test_gpu_check", "test_colab", "test_without_wandb", "test_wandb", "test_fuzz", "test_durable"),
-    *("test_signals", "test_curvature", "test_probe", "test_train", "test_evaluations", "test_report", "test_figures"),
+    *("test_tracking_online", "test_probe", "test_evaluate", "test_resume", "test_sweep_points", "test_distributed"),
+    *("test_api", "test_wandb_standin", "test_gpu_check", "test_colab", "test_without_wandb", "test_options"),
+    *("test_keys", "test_wandb", "test_fuzz", "test_durable", "test_signals", "test_curvature", "test_train"),
+    *("test_report", "test_figures"),
 )
 
 

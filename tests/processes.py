@@ -6,7 +6,7 @@ import pkgutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,6 +23,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "wandb.sdk.launch.inputs.internal",
+        "wandb.sdk.artifacts._models.pagination",
+        "wandb.cli.cli",
         "wandb.sdk.artifacts._internal_artifact",
         "opentelemetry.exporter.otlp.proto.http._log_exporter",
         "opentelemetry.exporter.otlp.proto.http.metric_exporter",
@@ -30,7 +32,9 @@ _CONTEXT.set_forkserver_preload(
         "requests",
         "pandas",
         "safetensors.torch",
-        "scipy.stats",
+        "scipy.special",
+        "torch._dynamo",  # by torch's optimizers
+        "torchvision.utils",
         "ddpm.training.loop",
         "ddpm.config.files",
         "ddpm.sweep.fetch",
@@ -68,6 +72,15 @@ def start_call(what: Callable[[], int | None], folder: Path) -> BaseProcess:
     return process
 
 
+def wandb_cli(folder: Path, *arguments: str) -> str:
+    """Run `wandb ARGUMENTS` in `folder`, without a new interpreter. Returns what it printed."""
+    log = folder / "log"
+    log.unlink(missing_ok=True)
+    code = finish(start_call(partial(_wandb_cli, folder, arguments), folder))
+    assert code == 0, log.read_text()
+    return log.read_text()
+
+
 def run(cfg: Config, sabotage: Sabotage | None = None) -> int:
     """`start`, then wait for the end. Returns the exit code, negative if a signal ended the process."""
     return finish(start(cfg, sabotage))
@@ -89,6 +102,17 @@ def _command(argv: list[str], sabotage: Sabotage | None) -> int:
     if sabotage:
         sabotage()
     return main(argv)
+
+
+def _wandb_cli(folder: Path, arguments: Sequence[str]) -> int:
+    from wandb.cli.cli import cli
+
+    os.chdir(folder)
+    try:
+        cli(arguments)
+    except SystemExit as over:  # as `python -m wandb` ends
+        return int(over.code or 0)
+    return 0
 
 
 def _child(what: Callable[[], int | None], folder: Path, environment: dict[str, str]) -> None:

@@ -85,10 +85,6 @@ def _log(words: list[str], cwd: Path, environment: dict[str, str]) -> None:
     exec(RUN, {"__name__": "__main__"})
 
 
-def cli(cwd: Path, *arguments: str) -> str:
-    return call(sys.executable, "-m", "wandb", *arguments, cwd=cwd)
-
-
 def steps(server: StandIn, name: str) -> list[int]:
     return [row["step"] for row in server.runs["p", name].history]
 
@@ -187,15 +183,15 @@ def test_sync_uploads_offline_folders_once(server: StandIn, tmp_path: Path) -> N
     doubled or out of order."""
     log_run(tmp_path, "one", more=f"exec({CHECKPOINT.replace('.wait()', '')!r}); keep('a')", WANDB_MODE="offline")
     (folder,) = tmp_path.glob("wandb/offline-run-*-one")
-    cli(tmp_path, "sync", str(folder))  # its last output may be missing
-    assert "Skipped 1 synced" in cli(tmp_path, "sync", str(folder))
+    processes.wandb_cli(tmp_path, "sync", str(folder))  # its last output may be missing
+    assert "Skipped 1 synced" in processes.wandb_cli(tmp_path, "sync", str(folder))
     assert steps(server, "one") == [0, 1, 2]
     assert server.content("one-model:latest", "model.pt") == b"a"
 
     log_run(tmp_path, "two", WANDB_MODE="offline")
     time.sleep(1.0)  # folder names have a resolution of one second
     log_run(tmp_path, "two", first=3, resume="allow", WANDB_MODE="offline")
-    cli(tmp_path, "sync", *map(str, sorted(tmp_path.glob("wandb/offline-run-*-two"))))
+    processes.wandb_cli(tmp_path, "sync", *map(str, sorted(tmp_path.glob("wandb/offline-run-*-two"))))
     if wandb.__version__.startswith("0.30."):
         return  # it numbers the second folder's rows from 0 again; `ddpm sync` does not use it for two sessions
     assert [(row["_step"], row["step"]) for row in server.runs["p", "two"].history] == [(i, i) for i in range(6)]
@@ -207,8 +203,8 @@ def test_sync_of_an_online_run_writes_its_rows_again(server: StandIn, tmp_path: 
     that changes this."""
     log_run(tmp_path, "r1")
     (folder,) = tmp_path.glob("wandb/run-*-r1")
-    assert "Skipped 1 online" in cli(tmp_path, "sync", str(folder))
-    cli(tmp_path, "sync", "--include-online", str(folder))
+    assert "Skipped 1 online" in processes.wandb_cli(tmp_path, "sync", str(folder))
+    processes.wandb_cli(tmp_path, "sync", "--include-online", str(folder))
     assert steps(server, "r1") == [0, 1, 2, 0, 1, 2]
 
 
@@ -238,7 +234,7 @@ def test_grid_sweep_with_agents(server: StandIn, tmp_path: Path) -> None:
     sweep = {"method": "grid", "program": "train.py", "parameters": {"lr": {"value": 0.1}, "loss": nested}}
     (tmp_path / "sweep.yaml").write_text(yaml.dump(sweep))
     (tmp_path / "train.py").write_text(TRAIN)
-    cli(tmp_path, "sweep", "--project", "p", "sweep.yaml")
+    processes.wandb_cli(tmp_path, "sweep", "--project", "p", "sweep.yaml")
     ((_, sweep_id),) = server.sweeps
     record = server.sweeps["p", sweep_id]
 
@@ -269,7 +265,7 @@ def test_random_sweep_and_stopping_a_run(server: StandIn, tmp_path: Path) -> Non
         ((_, run_id),) = server.runs
         server.stop("p", run_id)
         _until(lambda: len(server.runs) == 2)
-        cli(tmp_path, "sweep", "--cancel", f"study/p/{sweep_id}")
+        processes.wandb_cli(tmp_path, "sweep", "--cancel", f"study/p/{sweep_id}")
         assert agent.wait(timeout=HANGS) == 0
     first = server.sweeps["p", sweep_id].runs[0]["args"]
     assert 0 <= first["lr"] <= 1

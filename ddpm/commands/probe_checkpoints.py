@@ -1,5 +1,6 @@
 """Curvature at a finished run's checkpoints, measured as in training: the work of `ddpm probe`."""
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -52,23 +53,25 @@ def probe(source: Path, overrides: Sequence[str], data: str | None, device: str,
         raise UserError(f"{' '.join(foreign)}: a probe takes its options and --curvature.key=value, no other key.")
     if out is not None:
         require_file(out)
-    found, path = _find(source)
-    if out is None and path is None:
+    found, run = _find(source)
+    if out is None and run is None:
         raise UserError(f"{source} is not in a run folder that could hold the numbers. Give --out FILE.")
-    stored = load_checkpoint(found[0])["config"]
+    first = load_checkpoint(found[0])
+    stored = first["config"]
     cfg = resolve([(str(found[0]), stored)], ["--curvature.enabled=true", *overrides, *_data_overrides(stored, data)])
-    checkpoints = [_described(checkpoint, cfg.curvature.weights) for checkpoint in found]
+    states = itertools.chain([first], map(load_checkpoint, found[1:]))
+    checkpoints = [_described(path, state, cfg.curvature.weights) for path, state in zip(found, states, strict=True)]
     if out is not None:
         run_id = resolve([(str(found[0]), stored)], []).run_id  # without the overrides: they do not change the run
-        return _into_file(_Measuring(cfg, device), checkpoints, out, run_id, path)
-    assert path is not None
-    folder = RunFolder.at(path)
+        return _into_file(_Measuring(cfg, device), checkpoints, out, run_id, run)
+    assert run is not None
+    folder = RunFolder.at(run)
     try:
         with folder:
             _require_over(folder, checkpoints, cfg)
             return _into_run(_Measuring(cfg, device), checkpoints, folder)
     except Held:
-        raise Held(f"Another process is writing to the run {path}. Wait, or write to a file with --out FILE.") from None
+        raise Held(f"Another process is writing to the run {run}. Wait, or write to a file with --out FILE.") from None
 
 
 @dataclass(frozen=True)
@@ -205,9 +208,8 @@ def _find(source: Path) -> tuple[list[Path], Path | None]:
     return checkpoints, run if (run / "run.json").is_file() else None
 
 
-def _described(path: Path, which: str) -> _Checkpoint:
+def _described(path: Path, state: dict[str, Any], which: str) -> _Checkpoint:
     """The checkpoint at `path`. Raises UserError if the weights to measure are missing or not finite."""
-    state = load_checkpoint(path)
     weights_of(path, state, which)
     return _Checkpoint(path, state["step"], state["config"])
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from ddpm.data.images import to_uint8
@@ -193,6 +192,8 @@ class Evaluator:
 
     def grid(self, denoiser: Denoiser, plan: SamplingPlan, seed: int) -> Tensor:
         """One (3, H', W') uint8 picture of plan.n_samples samples, nearly square."""
+        from torchvision.utils import make_grid  # imports for seconds, and not every command draws a grid
+
         images = torch.cat(list(self.samples(denoiser, plan, seed, "sample grid")))
         rows = math.isqrt(len(images))
         return make_grid(images, nrow=math.ceil(len(images) / rows), padding=2)

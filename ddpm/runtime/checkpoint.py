@@ -1,6 +1,5 @@
 """Checkpoints: files of tensors and plain values, with a digest, loaded without running code from them."""
 
-import copy
 import hashlib
 import io
 import re
@@ -71,11 +70,22 @@ def load_state(path: Path, require: Callable[[Path, Any], None] | None = None) -
             require(path, state)
         if stored is not None and stored != digest(state):
             raise ValueError("its content does not match its digest")
-        return copy.deepcopy(state)
+        return _in_memory(state)
     except UserError:
         raise
     except Exception as error:  # damaged bytes make torch raise anything
         raise UserError(f"The checkpoint {path} is damaged or is not one: {_reason(error)}.") from error
+
+
+def _in_memory(value: Any) -> Any:
+    """`value` with copies of its tensors, which are parts of the file."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _in_memory(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_in_memory, value))
+    return value
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """What is measured during a training, and when: checkpoints, curvature, scores, sample grids."""
 
 import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -43,8 +44,9 @@ class Diagnostics:
             if self.cfg.is_probed(step):
                 with state.timers.measure("probe"):
                     row |= self.probe(step, exact=tracker.last("curvature/exact") == 1)
-            row |= self.milestones.score(step, self.denoiser)
-            grid = self.milestones.draw_grid(step, self.denoiser)
+            denoiser = cache(self.denoiser)  # one copy of the network for all that is due
+            row |= self.milestones.score(step, denoiser)
+            grid = self.milestones.draw_grid(step, denoiser)
             if self.milestones.has_grid(step) and not grid:
                 row["samples/not_finite"] = 1.0
             if state.row:

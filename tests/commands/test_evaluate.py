@@ -309,7 +309,7 @@ def test_a_damaged_point_is_evaluated_again(
 ) -> None:
     """One line names it, and the same command restores it. A damaged point that nobody asks for is left out of the
     table. Catches a traceback that no command resolves."""
-    command = _command(_copy(folder, tmp_path / "run"), tmp_path / "out")
+    command = _command(_copy(folder, tmp_path / "run"), tmp_path / "out", "--nfe", "1")
     assert cli.main(command) == 0
     (path,) = (tmp_path / "out/points").iterdir()
     before = _table(tmp_path / "out")

@@ -26,7 +26,7 @@ from tests.training.test_train import NO_WANDB, PLAIN, tiny
 from wandb_standin import StandIn
 
 # Exact products: in so narrow a network, finite differences are checked, and the check falls back to exact products.
-_EXACT = [*PLAIN, "--curvature.enabled=true", "--curvature.exact=true"]
+_EXACT = [*PLAIN, "--curvature.enabled=true", "--curvature.exact=true", "--curvature.lanczos_steps=3"]
 _UNPROBED = [*_EXACT, "--curvature.enabled=false"]
 
 

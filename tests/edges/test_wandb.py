@@ -4,9 +4,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from ddpm.tracking.sync import sync
 from ddpm.tracking.wandb_run import wandb_mode
 from ddpm.training.loop import train
 from reports.sources.api import _cached, _folder, _root
+from tests import processes
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 from wandb_standin import RunRecord, StandIn
 
@@ -172,8 +170,7 @@ def test_wandb_offline_keeps_a_run_here(
     """The real `wandb offline` is used, and there is a login. No request reaches the server. This also holds later,
     when numbers are added by someone with a login and without that file. Catches an upload of data that should stay
     here."""
-    command = [sys.executable, "-m", "wandb", "offline"]
-    subprocess.run(command, cwd=tmp_path, env={**os.environ, "WANDB_DIR": str(tmp_path)}, check=True)
+    processes.wandb_cli(tmp_path, "offline")
     monkeypatch.chdir(tmp_path)
     folder = train(tiny(tmp_path, *SHORT))
     assert f"W&B: offline (W&B's settings file {tmp_path}/wandb/settings)" in capsys.readouterr().out

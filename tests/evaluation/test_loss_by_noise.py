@@ -202,8 +202,9 @@ def test_a_run_logs_what_the_table_lists(tmp_path: Path) -> None:
 def test_the_images_are_those_of_the_other_errors(tmp_path: Path) -> None:
     """Seen: those of `mse_per_t`, with their noise. Unseen: not trained on, and the same in every run. Catches a
     second batch, and a training image among the unseen."""
-    training = Training(tiny(tmp_path))
-    other = Training(tiny(tmp_path, "--seed=3", "--eval.sample_seed=1"))
+    four = "--eval.recon.n_samples=4"
+    training = Training(tiny(tmp_path, four))
+    other = Training(tiny(tmp_path, four, "--seed=3", "--eval.sample_seed=1"))
     by_noise, others = training.milestones.by_noise, other.milestones.by_noise
     batch = training.milestones.fixed_batch
     assert by_noise and others and batch
@@ -222,6 +223,7 @@ def test_a_run_without_unseen_images_says_so(tmp_path: Path, capsys: pytest.Capt
     flags = [
         *PLAIN,
         "--eval.recon.enabled=true",
+        "--eval.recon.n_samples=4",
         "--data.dataset=folder",
         f"--data.root={tmp_path / 'images'}",
         "--data.subset=null",

@@ -18,6 +18,8 @@ from ddpm.training.setup import Training
 from tests.analytic import gaussian_denoiser
 from tests.training.test_train import tiny
 
+FOUR = ("--eval.recon.every=2", "--eval.recon.n_samples=4")
+
 LINEAR = make_schedule("linear")
 T_VALUES = (0, 50, 400, 999)
 
@@ -165,7 +167,7 @@ def test_the_batch_is_outside_the_reference_and_its_noise_is_fixed(tmp_path: Pat
     reference = {image.numpy().tobytes() for image in images[rows]}
     all_images = {to_model(image).numpy().tobytes(): image.numpy().tobytes() for image in images}
     batches = [
-        Training(tiny(tmp_path, *flags)).milestones.fixed_batch
+        Training(tiny(tmp_path, *FOUR, *flags)).milestones.fixed_batch
         for flags in ((), ("--seed=3",), ("--eval.sample_seed=1",), ("--eval.recon.n_samples=6",))
     ]
     (x_0, eps), other_seed, other_noise, more = (batch for batch in batches if batch)
@@ -179,7 +181,7 @@ def test_the_batch_is_outside_the_reference_and_its_noise_is_fixed(tmp_path: Pat
 
 def test_it_is_the_same_twice_and_moves_no_stream(tmp_path: Path) -> None:
     """The scores are bitwise the same, at another step too. The global stream and the training's own do not move."""
-    training = Training(tiny(tmp_path, "--model.dropout=0.1", "--eval.fid_milestone.enabled=false"))
+    training = Training(tiny(tmp_path, *FOUR, "--model.dropout=0.1", "--eval.fid_milestone.enabled=false"))
     before = torch.get_rng_state(), training.state.noise_rng.get_state()
     rows = [training.milestones.score(step, training.diagnostics.denoiser) for step in (2, 2, 40)]
     assert rows[0] == rows[1] == rows[2] != {}
@@ -205,7 +207,8 @@ def test_it_follows_the_evaluated_weights(tmp_path: Path) -> None:
     """Recomputes the error by hand from the EMA (or live) weights in eval mode. Catches the other weights, and
     dropout."""
     for weights in ("ema", "live"):
-        training = Training(tiny(tmp_path, f"--eval.weights={weights}", "--optim.lr=0.01", "--model.dropout=0.2"))
+        flags = (*FOUR, f"--eval.weights={weights}", "--optim.lr=0.01", "--model.dropout=0.2")
+        training = Training(tiny(tmp_path, *flags))
         for _ in range(3):
             train_step(training, next(training.state.batches))
         row = training.milestones.score(2, training.diagnostics.denoiser)

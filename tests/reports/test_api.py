@@ -4,8 +4,6 @@ import csv
 import math
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +19,7 @@ from ddpm.errors import UserError
 from ddpm.training.loop import train
 from reports.report import make_report
 from reports.sources import api, cache, open_source
+from tests import processes
 from tests.training.test_train import PLAIN, tiny
 from wandb_standin import StandIn
 
@@ -54,7 +53,7 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
             {"e6": "ab12"},
         )
     offline = sorted(str(p) for p in (tmp_path / "wandb").glob("offline-run-*"))
-    subprocess.run([sys.executable, "-m", "wandb", "sync", *offline], check=True, capture_output=True)
+    processes.wandb_cli(tmp_path, "sync", *offline)
     sources = {"api": "wandb:study/min_snr_smoke", "files": str(tmp_path / "wandb"), "folders": str(tmp_path / "runs")}
     numbers = {}
     for name, source in sources.items():

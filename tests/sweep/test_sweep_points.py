@@ -19,6 +19,7 @@ import yaml
 from ddpm.commands.cli import main
 from ddpm.metrics.table import TABLE
 from ddpm.sweep import start
+from tests import processes
 from tests.once import HANGS, once
 from tests.rows import comparable
 from tests.training.test_train import tiny
@@ -152,7 +153,7 @@ def _agent(folder: Path, sweep: str, **environment: str) -> "subprocess.Popen[st
 
 def _create(folder: Path, path: Path, server: StandIn) -> str:
     """Run `wandb sweep FILE`. Returns ENTITY/PROJECT/ID."""
-    subprocess.run([sys.executable, "-m", "wandb", "sweep", str(path)], cwd=folder, check=True, capture_output=True)
+    processes.wandb_cli(folder, "sweep", str(path))
     ((project, name),) = server.sweeps
     return f"{server.entity}/{project}/{name}"
 
@@ -249,8 +250,7 @@ def test_a_sweep_is_paused_resumed_and_stopped(tmp_path: Path, server: StandIn, 
     (record,) = server.sweeps.values()
 
     def tell(state: str) -> None:
-        command = [sys.executable, "-m", "wandb", "sweep", f"--{state}", sweep]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        processes.wandb_cli(tmp_path, "sweep", f"--{state}", sweep)
 
     agents += [_agent(tmp_path, sweep) for _ in range(2)]
     _until(lambda: len(record.runs) >= 2)

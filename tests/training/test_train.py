@@ -40,8 +40,8 @@ TINY = [
     "--eval.fid_milestone.n_samples=70",
     "--eval.final.nfe=2",
     "--eval.final.n_samples=70",
-    "--eval.recon.every=2",
-    "--eval.recon.n_samples=4",
+    "--eval.recon.every=4",
+    "--eval.recon.n_samples=2",  # one noise level in each bin
     "--eval.recon.t_values=[10,500]",
     "--eval.recon.bins=2",
     "--eval.accept_sampler_error=[ddpm]",  # two network calls are too few for a sampler; they suffice here
@@ -52,6 +52,7 @@ PLAIN = [
     for part in ("curvature", *(f"eval.{p}" for p in ("grid", "fid_milestone", "final", "recon")))
 ]
 NO_WANDB = "--logging.wandb.mode=disabled"
+MEASURED = (NO_WANDB, "--eval.recon.every=2")  # everything at both milestones
 
 
 def tiny(tmp_path: Path, *overrides: str, arm: str = "e6") -> Config:
@@ -66,7 +67,7 @@ def _rows(folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny run. Tests only read it."""
-    return tiny(once(tmp_path_factory, "trained", lambda root: train(tiny(root, NO_WANDB))), NO_WANDB).run_dir
+    return tiny(once(tmp_path_factory, "trained", lambda root: train(tiny(root, *MEASURED))), *MEASURED).run_dir
 
 
 def test_probe_and_evaluation_leave_training_bitwise_untouched(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_probe_and_evaluation_leave_training_bitwise_untouched(tmp_path: Path) -
 def test_equal_seeds_give_equal_runs_and_other_seeds_others(tmp_path: Path, trained: Path) -> None:
     """Every logged number except the times is equal. Catches an unseeded stream."""
     unscored = [f"--{part}.enabled=false" for part in ("curvature", "eval.fid_milestone", "eval.final", "eval.recon")]
-    again = train(tiny(tmp_path / "again", NO_WANDB))
+    again = train(tiny(tmp_path / "again", *MEASURED))
     other = train(tiny(tmp_path / "other", NO_WANDB, "--seed=2", *unscored))
     folders = [trained, again, other]
     a, b, c = ([{k: v for k, v in r["out"].items() if not k.startswith("time/")} for r in _rows(f)] for f in folders)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from scipy.special import stdtrit  # Student's quantile: `scipy.stats` imports for a second
 from torch import Tensor
 
 
@@ -60,9 +61,7 @@ class TraceEstimate:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """The confidence interval for the trace, by Student's t."""
-        from scipy.stats import t
-
-        half = float(t.ppf((1 + level) / 2, max(len(self.complete) - 1, 1))) * self.sem
+        half = float(stdtrit(max(len(self.complete) - 1, 1), (1 + level) / 2)) * self.sem
         return self.mean - half, self.mean + half
 
     def split(self) -> tuple[float, float]:
