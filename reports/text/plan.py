@@ -52,9 +52,7 @@ def _of_check(check: Check, selection: Selection, effect: float | None, power: f
     lines += [f"Caution: {found.reason}."] if found.reason else []
     if found.within and found.seeds:
         reach = f"{digits(half(found.within), 3)}{unit(check)}"
-        lines.append(
-            f"Caution: other draws of the probe may move it by {reach} (95 %); more seeds do not narrow that."
-        )
+        lines.append(f"Caution: other draws of the probe may move it by {reach} (95 %); more seeds do not narrow that.")
     size = effect or _own_effect(check, found.number, arms)
     lines.append(f"effect: {_meaning(check, arms, size)}" if size else "effect: none is known; give --effect.")
     rows = []
