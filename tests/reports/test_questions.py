@@ -12,7 +12,7 @@ from reports.studies.min_snr.page import absent_lines
 from reports.studies.min_snr.questions import NOT_RUN, Question, Reading, answers, in_words, load_questions
 
 KEYS = [key for question in load_questions() for key in question.criteria]
-_NUMBER = re.compile(r"\{(\w+\.\d+)(?:\.(\d+))?\}")
+_NUMBER = re.compile(r"\{-?(\w+\.\d+)(?:\.(\d+))?\}")
 
 
 @pytest.mark.parametrize("question", load_questions(), ids=lambda each: each.ask[:20])
@@ -75,5 +75,7 @@ def test_a_number_in_words() -> None:
     of_value = Outcome(check, "", "", "", Estimate(0.96851, within=(0.9, 1.04)), Verdict(HOLDS))
     assert in_words(of_value) == "0.969 (0.900 to 1.04)"
     assert in_words(judged("pass").outcomes[0]) == "-25.0 % (-30.0 to -20.0)"
+    assert in_words(judged("pass").outcomes[0], -1) == "+25.0 % (20.0 to 30.0)"
+    assert in_words(Outcome(check, "", "", "", Estimate(2.0), Verdict(HOLDS))) == "2.00 (one seed)"
     nothing = Outcome(check, "", "", "", Estimate(reason="no run"), Verdict(HOLDS))
     assert in_words(nothing) == "not measured"

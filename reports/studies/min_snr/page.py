@@ -8,10 +8,11 @@ from typing import Any
 from scipy import stats
 
 from reports.experiments.selection import Selection
+from reports.figures.library import Entry
 from reports.figures.style import thousands
 from reports.judging.judge import Judged
 from reports.library import sentences
-from reports.runs import Run
+from reports.runs import Run, flat_config
 from reports.studies.min_snr import against_log, scores, summary, tables
 from reports.studies.min_snr.material import Material, split_of
 from reports.studies.min_snr.questions import Answer
@@ -30,7 +31,7 @@ def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) 
         arms=arms,
         first=thousands(tables.FIRST),
         grey=f"{tables.GREY:.2f}",
-        library=sentences(m.library, bool(split_of(m.library))),
+        library=library_lines(m.library),
         panel=tables.panel_rows(m.panel),
         judges=tables.judge_rows(m.runs),
         agreement=tables.agreement(m.runs),
@@ -42,6 +43,18 @@ def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) 
         frame=m.frame,
     )
     return _tidy(text)
+
+
+def library_lines(found: Sequence[Entry]) -> list[str]:
+    """The library's sentences by what the networks predict: another prediction is another function of the weights."""
+    by_prediction: dict[str, list[Entry]] = {}
+    for entry in found:
+        by_prediction.setdefault(str(flat_config(entry.run).get("diffusion.prediction")), []).append(entry)
+    return [
+        f"{prediction}-prediction. {line}"
+        for prediction, mine in sorted(by_prediction.items())
+        for line in sentences(mine, bool(split_of(mine)))
+    ]
 
 
 def _tidy(text: str) -> str:

@@ -100,23 +100,24 @@ def _is(judged: Judged, words: Sequence[str]) -> bool:
 
 
 def _filled(say: str, judged: Mapping[str, Judged]) -> str:
-    """The words with numbers in place of `{REPORT.NUMBER}` and `{REPORT.NUMBER.CHECK}`."""
+    """The words with numbers in place of `{REPORT.NUMBER}` and `{REPORT.NUMBER.CHECK}`; `{-...}` turns the sign."""
 
     def number(match: re.Match[str]) -> str:
-        report, place, *check = match[1].split(".")
+        report, place, *check = match[2].split(".")
         outcomes = judged[f"{report}.{place}"].outcomes
-        return in_words(outcomes[int(check[0]) - 1 if check else 0]) if outcomes else "not measured"
+        turn = -1 if match[1] else 1
+        return in_words(outcomes[int(check[0]) - 1 if check else 0], turn) if outcomes else "not measured"
 
-    return re.sub(r"\{([\w.]+)\}", number, say)
+    return re.sub(r"\{(-?)([\w.]+)\}", number, say)
 
 
-def in_words(outcome: Outcome) -> str:
-    """`-58.7 % (-75.4 to -41.9)`: a check's number with its interval, over seeds if there is one."""
-    found, sign = outcome.estimate, "+" if outcome.check.of != "value" else ""
+def in_words(outcome: Outcome, turn: int = 1) -> str:
+    """`-58.7 % (-75.4 to -41.9)`: a check's number times `turn`, with its interval, over seeds if there is one."""
+    found = outcome.estimate
     if found.number is None:
         return "not measured"
-    interval = found.seeds or found.within
-    places = 1 if outcome.unit else None
-    value = f"{found.number:{sign}.1f}" if places else digits(found.number, 3)
-    ends = [f"{end:.1f}" if places else digits(end, 3) for end in interval] if interval else []
-    return f"{value}{outcome.unit} ({' to '.join(ends) if ends else 'no interval'})"
+    ends = sorted(turn * end for end in found.seeds or found.within or ())
+    of_change = outcome.check.of != "value"
+    value, *interval = ((f"{each:.1f}" if outcome.unit else digits(each, 3)) for each in (turn * found.number, *ends))
+    sign = "+" if of_change and turn * found.number > 0 else ""
+    return f"{sign}{value}{outcome.unit} ({' to '.join(interval) or 'one seed'})"

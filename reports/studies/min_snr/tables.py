@@ -55,6 +55,7 @@ def arm_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "seeds": len(mine),
                 "first": _mean([_at(run, "val/fid", FIRST) for run in mine], 3),
                 "last": _mean([_at(run, "val/fid") for run in mine], 3),
+                "lowest": ", ".join(dict.fromkeys(thousands(float(step)) for run in mine if (step := _lowest(run)))),
                 "x0": _mean([_at(run, _X0) for run in mine], 3),
                 "excess": _mean([_at(run, _EXCESS) for run in mine], 3),
                 "common": _mean([_late(run, COMMON) for run in mine], 3),
@@ -157,6 +158,12 @@ def _at(run: Run, metric: str, step: int | None = None) -> float | None:
     if step is None:
         return float(values.iloc[-1]) if len(values) else None
     return float(values[step]) if step in values.index else None
+
+
+def _lowest(run: Run) -> int | None:
+    """The step of the lowest FID."""
+    values = run.series("val/fid")
+    return int(str(values.idxmin())) if len(values) else None
 
 
 def _late(run: Run, metric: str) -> float | None:
