@@ -1,7 +1,6 @@
 """`ddpm plan`: how many seeds an experiment needs, from the spread that its runs show."""
 
 import argparse
-import sys
 
 from ddpm.arguments import at_least_two, positive_number, power
 
@@ -49,13 +48,6 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the plan."""
-    from reports.experiments import load
-    from reports.experiments.selection import select
-    from reports.sources import open_source
-    from reports.text.plan import plan_lines
+    from reports.text.plan import plan
 
-    study = load(args.experiment)
-    selection = select(study, open_source(args.source, [*study.arms]), args.where)
-    for warning in selection.warnings:
-        print(f"ddpm: warning: {warning}", file=sys.stderr)
-    print("\n".join(plan_lines(selection, args.effect, args.power, args.seeds)))
+    print("\n".join(plan(args.experiment, args.source, args.where, args.effect, args.power, args.seeds)))

@@ -1,16 +1,32 @@
 """How many seeds an experiment needs, in plain text, from the spread that its runs show."""
 
+import sys
 from collections.abc import Sequence
 
-from reports.experiments import Check, Study
-from reports.experiments.selection import Arm, Selection
+from reports.experiments import Check, Study, load
+from reports.experiments.selection import Arm, Selection, select
 from reports.judging.checks import arms_of, describe_check, estimated, find_arms, unit
 from reports.judging.judge import ends
+from reports.sources import open_source
 from reports.stats.intervals import half
 from reports.stats.power import MOST, ONE_SIDED, TWO_SIDED, Spread, detectable, seeds_range, spread_of, why_unknown
 from reports.text.verdicts import number as digits
 
 _CHANGES = ("drop_pct", "correlation")  # numbers of one arm that are compared with 0
+
+
+def plan(
+    experiment: str, source: str, where: Sequence[str], effect: float | None, power: float, seeds: int | None
+) -> list[str]:
+    """`plan_lines` for the runs in `source`; the selection's warnings go to stderr.
+
+    Raises UserError: unknown experiment, unreadable source, no runs.
+    """
+    study = load(experiment)
+    selection = select(study, open_source(source, [*study.arms]), where)
+    for warning in selection.warnings:
+        print(f"ddpm: warning: {warning}", file=sys.stderr)
+    return plan_lines(selection, effect, power, seeds)
 
 
 def plan_lines(selection: Selection, effect: float | None, power: float, seeds: int | None) -> list[str]:

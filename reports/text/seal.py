@@ -25,7 +25,7 @@ def seal_sentence(selection: Selection) -> tuple[str, bool]:
         said = f"The criteria were changed after the first run began: their digest is {study.seal}, but {each}."
         return f"{said}{silent}", True
     if not recorded:
-        said = f"None of the {len(runs)} runs recorded a digest of the criteria (now {study.seal}) at its start"
+        said = f"Not one of the {len(runs)} runs recorded a digest of the criteria (now {study.seal}) at its start"
         return f"{said}: nothing shows that the criteria are older than the runs.", False
     if older:
         said = f"{len(recorded)} of {len(runs)} runs began after the criteria were sealed: they recorded their digest"

@@ -240,7 +240,9 @@ def test_the_seal_is_recorded_by_all_by_some_or_by_none(tmp_path: Path) -> None:
     assert not warning and study.seal == seals("e5")["e6"]
     none = select(study, open_source(str(runs(tmp_path / "none", E5, E6))))
     said, warning = seal_sentence(none)
-    assert said.startswith(f"None of the 6 runs recorded a digest of the criteria (now {study.seal})") and not warning
+    assert (
+        said.startswith(f"Not one of the 6 runs recorded a digest of the criteria (now {study.seal})") and not warning
+    )
     runs(tmp_path / "some", {1: 1.0}, {}, criteria=seals("e5"))
     runs(tmp_path / "some" / "old", {}, {1: 1.0, 2: 2.0})
     said, warning = seal_sentence(select(study, open_source(str(tmp_path / "some"))))

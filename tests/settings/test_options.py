@@ -103,7 +103,7 @@ def handed_on(argv: Argv, folder: Path) -> list[Any]:
         "train": ["ddpm.training.loop.train"],
         "sweep": ["ddpm.sweep.start.run_sweep", "ddpm.sweep.start.requeue_sweep"],
         "report": ["reports.report.make_report", "reports.library.make_library"],
-        "plan": ["reports.text.plan.plan_lines", "reports.sources.open_source", "reports.experiments.selection.select"],
+        "plan": ["reports.text.plan.plan"],
         "sync": ["ddpm.tracking.sync.sync"],
         "dashboard": [
             "reports.browser.server.show",
