@@ -77,7 +77,7 @@ def answers(found: Mapping[str, Selection | None]) -> Drawn:
     figure, (left, middle, right) = panels(3, 4.5, 4.3)
     labels = arm_labels(prediction.arms, prediction)
     for arm in prediction.arms:
-        _plot_fid(left, arm, scores.RESPACED, labels[arm.experiment], colour(arm.experiment))
+        _plot_fid(left, arm, scores.RESPACED, labels[arm.experiment], colour(arm.experiment), line=dash(arm.experiment))
     _ends(left, prediction.arms, [scores.RESPACED])
     left.set(ylabel=label("val/fid"), title="FID over training")
     left.set_ylim(bottom=0)
@@ -199,15 +199,18 @@ def _fids(arm: Arm, sampler: str) -> tuple[list[int], list[float], list[float]] 
     return at, [float(each.number or np.nan) for each in found], reaches
 
 
-def _plot_fid(axes: Axes, arm: Arm, sampler: str, text: str, shade: str, *, aside: bool = False) -> None:
-    """Means over seeds with their interval, and each seed's point. aside: shift the arms, whose bars would overlap."""
+def _plot_fid(
+    axes: Axes, arm: Arm, sampler: str, text: str, shade: str, *, aside: bool = False, line: Any = None
+) -> None:
+    """Means over seeds with their interval, and each seed's point. aside: shift the arms, whose bars would overlap.
+    line: its style; without one, variants are dashed."""
     found = _fids(arm, sampler)
     if found is None:
         return
     at, values, reaches = found
     place = np.array(at, dtype=float) + (120 * (1 if arm.role == "variant" else -1) if aside else 0)
     look: dict[str, Any] = {"color": shade, "marker": marker(arm.experiment), "markersize": 5, "capsize": 2.5}
-    look["linestyle"] = "-" if arm.role == "baseline" else (0, (5, 1.5))
+    look["linestyle"] = line or ("-" if arm.role == "baseline" else (0, (5, 1.5)))
     axes.errorbar(place, values, reaches, label=text, linewidth=1.5, elinewidth=1, zorder=3, **look)
     runs = scores.scored(arm, sampler)
     if len(runs) > 1:

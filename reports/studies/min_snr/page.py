@@ -15,9 +15,10 @@ from reports.library import sentences
 from reports.runs import Run, flat_config
 from reports.studies.min_snr import against_log, scores, summary, tables
 from reports.studies.min_snr.material import Material, split_of
-from reports.studies.min_snr.questions import Answer
+from reports.studies.min_snr.questions import Answer, selections
 from reports.text.markup import Markdown, code, template
 from reports.text.pages import claim_rows
+from reports.text.seal import seal_sentence
 
 _SHORT_COMMIT = 10
 STUDY_NOISE = 226  # FID of uniform noise, measured with the study's own pipeline; no log has it
@@ -25,8 +26,9 @@ STUDY_NOISE = 226  # FID of uniform noise, measured with the study's own pipelin
 
 def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) -> str:
     """The Markdown text of docs/findings.md. Images are linked as `findings/NAME.png`."""
-    arms = tables.arm_rows(m.runs)
+    arms, selected = tables.arm_rows(m.runs), selections(m.runs, [each.question for each in answered])
     text = template("studies/min_snr/findings.md.jinja").render(
+        seals=[(name, seal_sentence(each)[0]) for name, each in selected.items() if each],
         answers=[{**vars(each), "rows": claim_rows(each.judged)} for each in answered],
         arms=arms,
         first=thousands(tables.FIRST),
@@ -54,6 +56,7 @@ def library_lines(found: Sequence[Entry]) -> list[str]:
         f"{prediction}-prediction. {line}"
         for prediction, mine in sorted(by_prediction.items())
         for line in sentences(mine, bool(split_of(mine)))
+        if "no rank correlation" not in line  # of one or two runs
     ]
 
 

@@ -13,6 +13,7 @@ from reports.experiments import load
 from reports.experiments.selection import Selection, select
 from reports.judging.checks import judge_criteria
 from reports.judging.judge import Judged, Outcome
+from reports.judging.seeds import what_would_decide
 from reports.runs import Run
 from reports.text.verdicts import number as digits
 
@@ -42,11 +43,12 @@ class Question(BaseModel):
 
 @dataclass(frozen=True)
 class Answer:
-    """A question with its answer and the criteria that decide it."""
+    """A question with its answer, the criteria that decide it, and what would decide the undecided ones."""
 
     question: Question
     said: str
     judged: tuple[Judged, ...]
+    to_decide: tuple[str, ...]
 
 
 def load_questions() -> list[Question]:
@@ -85,8 +87,15 @@ def answers(runs: Sequence[Run], questions: Sequence[Question]) -> list[Answer]:
     for question in questions:
         judged = {key: judged_by(key, found) for key in question.criteria}
         reading = next(each for each in question.readings if _holds(each, judged))
-        said.append(Answer(question, _filled(reading.say, judged), tuple(judged.values())))
+        open_ = tuple(line for name in found for line in _to_decide(name, found[name], judged))
+        said.append(Answer(question, _filled(reading.say, judged), tuple(judged.values()), open_))
     return said
+
+
+def _to_decide(name: str, selection: Selection | None, judged: Mapping[str, Judged]) -> list[str]:
+    """The lines with a number of seeds; the table says of the others that there is one seed, or no run."""
+    mine = [each for key, each in judged.items() if key.startswith(f"{name}.")]
+    return [line for line in what_would_decide(mine, selection) if "would decide" in line] if selection else []
 
 
 def _holds(reading: Reading, judged: Mapping[str, Judged]) -> bool:
