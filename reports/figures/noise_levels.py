@@ -400,11 +400,11 @@ def loss_over_floor(selection: Selection, _allow_mixed: bool) -> Drawn:
 
 
 def plot_excess(axes: Axes, arms: Sequence[Arm]) -> None:
-    """The excess of the loss over the floor by noise level, of each arm at its last step, on a log axis."""
-    for arm in arms:
-        logged = curve(arm, f"{LOSS.format(NOISE_BINS[0])}excess")
-        if len(logged):
-            _plot_levels(axes, arm, "excess", int(logged.index[-1]))
+    """The excess of the loss over the floor by noise level, of each arm at its last step, on a log axis. Raises
+    NothingToDraw if no arm logged it."""
+    last = {arm: logged.index[-1] for arm, logged in _tables(arms, LOSS + "excess", _RECON).items()}
+    for arm, step in last.items():
+        _plot_levels(axes, arm, "excess", int(step))
     _log_from_lowest(axes)
     axes.set_ylabel("excess of the eps-MSE over the floor\n(log scale)")
     _level_axis(axes)

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ddpm.names import NOISE_BINS, NOISE_EDGES
+from reports.experiments import load
 from reports.experiments.selection import Arm
 from reports.figures.library import draw_library, entries
 from reports.figures.style import colour, theme
@@ -108,6 +111,43 @@ def of_ends(axes: Axes) -> None:
     the_line(axes, [0, 1], [CEILING] * 2, linestyle="-.")
     said = {text.get_text(): text.xy[1] for text in axes.texts}
     assert said == {"uniform noise: 60": CEILING, "real images: 1.5": FLOOR}
+
+
+def _with_more(arm: Arm) -> Arm:
+    """The arm with a milestone FID for each seed, and an excess over the floor for each noise level."""
+    runs = []
+    for run in arm.runs:
+        more = {"val/fid": {10_000: FIDS[arm.experiment, NEW][10_000][(run.seed or 0) - 1]}}
+        for place, name in enumerate(NOISE_BINS):
+            more[f"loss_by_noise/{name}_excess"] = {2000: 9.0, 10_000: _excess(arm.experiment, place)}
+            more[f"loss_by_noise/{name}_excess_sem"] = {2000: 9.0, 10_000: 0.1 * _excess(arm.experiment, place)}
+        runs.append(replace(run, history=pd.concat([run.history, pd.DataFrame(more)], axis=1).sort_index()))
+    return replace(arm, runs=tuple(runs))
+
+
+def _excess(arm: str, place: int) -> float:
+    return (2.0 if arm == "e6" else 1.0) * 10.0 ** (place - 4)
+
+
+@shows("answers")
+def answers(made: Made) -> None:
+    """Catches FIDs by another sampler than the respaced one, an excess at the first milestone, swapped arms, and an
+    effect of Min-SNR that is not paired by seed, or in points instead of per cent."""
+    arms = tuple(_with_more(arm) for arm in made.arms)
+    of_e6 = replace(made.selection, arms=arms)
+    found = {"prediction": replace(of_e6, study=load("prediction")), "e6": of_e6, "e6_v": None}
+    left, middle, right = panels_of(figures.answers(found).figure, 3)
+    for arm in ARMS:
+        of_fids(left, arm, NEW, COLOURS[arm], LABELS[arm])
+        values = [_excess(arm, place) for place in range(len(NOISE_BINS))]
+        the_line(middle, [low + 1 for low in NOISE_EDGES[:-1]], values, color=COLOURS[arm])
+    of_ends(left)
+    b, v = (FIDS[arm, NEW][10_000] for arm in ARMS)
+    changes = [100 * (y / x - 1) for x, y in zip(b, v, strict=True)]
+    the_line(right, [np.mean(changes)], [0], color=COLOURS["e6"])
+    the_line(right, changes, [0, 0], color="k")
+    the_line(right, by_hand.student(changes), [0, 0], color=COLOURS["e6"])
+    assert [text.get_text() for text in right.get_yticklabels()] == ["eps"]
 
 
 @shows("the_point")

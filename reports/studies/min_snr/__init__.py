@@ -1,1 +1,1 @@
-"""docs/findings.md: what the study's rerun shows, from the records of its runs alone."""
+"""docs/findings.md and docs/rerun.md: what the study's rerun shows, from the records of its runs alone."""

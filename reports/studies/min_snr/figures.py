@@ -1,4 +1,4 @@
-"""The figures of docs/findings.md."""
+"""The figures of docs/findings.md and docs/rerun.md."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -49,9 +49,9 @@ def arm_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "arm": name,
-                "prediction": str(config.get("diffusion.prediction")),
-                "weighting": str(config.get("loss.weighting")),
-                "betas": str(config.get("diffusion.beta_schedule")),
+                "prediction": str(config.get("diffusion.prediction", "unknown")),
+                "weighting": str(config.get("loss.weighting", "unknown")),
+                "betas": str(config.get("diffusion.beta_schedule", "unknown")),
                 "seeds": len(mine),
                 "first": _mean([_at(run, "val/fid", FIRST) for run in mine], 3),
                 "last": _mean([_at(run, "val/fid") for run in mine], 3),
