@@ -54,7 +54,7 @@ class Run:
     `grids`: step -> PNG file. `state`: `finished` or `unfinished`. `notes`: how the run was read, for the report
     (skipped lines, values that are not finite). `url`: the page on W&B's server of a run that was read from there.
     `later`: what was measured on its checkpoints afterwards, in order. `criteria`: report -> digest of its criteria
-    when the run began.
+    when the run began. `images`: digest of the training images, if it is known.
     """
 
     id: str
@@ -70,6 +70,7 @@ class Run:
     state: str = "unfinished"
     started: datetime | None = None
     commit: str | None = None
+    images: str = ""
     criteria: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lists: Lists = field(default_factory=dict)

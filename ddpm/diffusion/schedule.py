@@ -157,7 +157,7 @@ def spaced_timesteps(T: int, steps: int, spacing: str = "linspace") -> Tensor:
     spacing.
     """
     if not 1 <= steps <= T:
-        raise ValueError(f"a sampler takes 1 ... {T} steps, one for each timestep, got {steps}")
+        raise ValueError(f"a sampler takes 1 ... T = {T} steps, got {steps}")
     if spacing == "linspace":
         return evenly_spaced(T, steps) if steps > 1 else torch.tensor([T - 1])
     if spacing == "leading":

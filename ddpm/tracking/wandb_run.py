@@ -94,7 +94,12 @@ class WandbRun:
             "job_type": "train",
             "tags": options["tags"],
             "notes": options["notes"],
-            "config": {**record["config"], **{k: record.get(k) for k in about}, "session": len(record["sessions"])},
+            "config": {
+                **record["config"],
+                **{k: record.get(k) for k in about},
+                "images": record.get("data", {}).get("digest"),
+                "session": len(record["sessions"]),
+            },
         }
         if job := self._job:
             arguments |= {"id": f"{arguments['id']}-{job.suffix}", "name": f"{arguments['name']} {job.suffix}"}

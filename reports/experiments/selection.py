@@ -3,7 +3,7 @@
 import fnmatch
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -110,10 +110,11 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
     arms is used, in a tie the one with the newest start; in it, for each arm and seed, the newest run. If no setting
     has all arms, each arm's newest setting is used, with a warning about the undeclared differences. Runs that
     contradict the study's `where` are left out. Several values of a declared difference within an arm are a warning.
+    Equal images are equal, whatever their folder is called.
 
     Raises UserError: a filter that does not parse or leaves nothing; no run of any arm, or of the experiment itself.
     """
-    kept, left_out = _as_meant(study, filtered(runs, where))
+    kept, left_out = _as_meant(study, filtered(_under_one_name(runs), where))
     usable = [run for run in kept if not run.history.empty]
     ours = [run for run in usable if run.experiment in study.arms]
     _require(study, runs, ours, where, left_out)
@@ -154,6 +155,25 @@ def filtered(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
     """The runs whose configs meet all of `where`, each `key=value`. Raises UserError if one does not parse."""
     conditions = _conditions(where)
     return [run for run in runs if not _contradicted(run, conditions)]
+
+
+def _under_one_name(runs: Sequence[Run]) -> list[Run]:
+    """The runs, with one `data.root` for those that trained on the same images under several; a note says so."""
+    roots: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        if run.images and flat_config(run).get("data.root"):
+            roots[run.images].add(str(flat_config(run)["data.root"]))
+    names = {images: min(found) for images, found in roots.items() if len(found) > 1}
+    return [_renamed(run, names[run.images]) if run.images in names else run for run in runs]
+
+
+def _renamed(run: Run, root: str) -> Run:
+    before = str(flat_config(run).get("data.root"))
+    if before == root:
+        return run
+    data = {**run.config.get("data", {}), "root": root}
+    note = f"its data.root, {before}, holds the same images (digest {run.images}) as {root}"
+    return replace(run, config=run.config | {"data": data}, notes=(*run.notes, note))
 
 
 def _conditions(where: Sequence[str]) -> list[Condition]:

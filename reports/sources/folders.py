@@ -35,6 +35,8 @@ def read_run(folder: Path) -> Run:
     found = {**card, "config": config or card.get("config"), "summary": summary}
     found["seed"] = card.get("seed", config.get("seed") if isinstance(config, dict) else None)
     found["commit"] = card.get("commit") or (summary.get("git_hash") if isinstance(summary, dict) else None)
+    data = card.get("data")
+    found["images"] = data.get("digest") if isinstance(data, dict) else None
     about, about_notes = read_about(found, "run.json" if card else "results.jsonl")
     # The original study's run ids collide between experiments; its folder names do not.
     about.run_id = about.run_id or folder.name

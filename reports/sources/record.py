@@ -30,6 +30,7 @@ class About(BaseModel):
     config: dict[str, Any] = {}
     protocols: dict[str, dict[str, Any]] = {}
     criteria: dict[str, str] = {}
+    images: str = ""
     summary: dict[str, Any] = {}
 
 
@@ -143,6 +144,7 @@ def make_run(
         started=as_time(about.started),
         commit=about.commit,
         criteria=about.criteria,
+        images=about.images,
         notes=(*notes, *rows.notes),
         lists=rows.lists,
         nan_steps=rows.nan_steps,

@@ -27,9 +27,12 @@ def read_config(config: Mapping[str, Any], **known: Any) -> tuple[About, list[st
         "experiment": config.get("experiment") or known.get("experiment"),
         "seed": config.get("seed"),
         "commit": config.get("commit") or known.get("commit"),
-        "config": {key: value for key, value in config.items() if key not in ("_wandb", "protocols", "criteria")},
+        "config": {
+            key: value for key, value in config.items() if key not in ("_wandb", "protocols", "criteria", "images")
+        },
         "protocols": config.get("protocols"),
         "criteria": config.get("criteria"),
+        "images": config.get("images"),
     }
     about, notes = read_about(found, "the run's config")
     about.experiment = about.experiment or about.run_id

@@ -331,7 +331,7 @@ def test_heun_can_spend_more_calls_than_there_are_timesteps() -> None:
     """Over 1000 timesteps heun can spend 1999 calls but not 2001; other samplers cannot spend 1001."""
     assert len(make_chain(FULL, "heun", 1999)) == 1000
     for sampler, nfe in (("heun", 2001), ("ddpm", 1001), ("ddim", 0), ("heun", 0)):
-        with pytest.raises(ValueError, match=r"1 \.\.\. 1000 steps"):
+        with pytest.raises(ValueError, match="T = 1000"):
             make_chain(FULL, sampler, nfe)
     with pytest.raises(ValueError, match="spacing"):
         make_chain(FULL, "ddim", 10, "karras")
@@ -347,7 +347,7 @@ def test_a_chain_can_begin_later(spacing: str) -> None:
         assert torch.equal(begun.timesteps, whole.timesteps) and torch.equal(begun.alpha_bar, whole.alpha_bar)
         assert torch.equal(begun.alpha_bar_prev, whole.alpha_bar_prev)
     assert len(make_chain(FULL, "ddpm", 400, "linspace", 399)) == 400
-    for t_start, nfe, said in ((1000, 10, "0 ... T - 1 = 999"), (-1, 10, "0 ... T - 1"), (399, 401, "1 ... 400 steps")):
+    for t_start, nfe, said in ((1000, 10, "0 ... T - 1 = 999"), (-1, 10, "0 ... T - 1"), (399, 401, "T = 400 steps")):
         with pytest.raises(ValueError, match=said):
             make_chain(FULL, "ddpm", nfe, spacing, t_start)
 

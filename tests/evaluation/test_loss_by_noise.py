@@ -190,13 +190,13 @@ def test_a_run_logs_what_the_table_lists(tmp_path: Path) -> None:
     """All keys of the table and no others, with an error each; none without `eval.recon`. Catches a key that the table
     lacks, and a bin or kind that is not logged."""
     training = Training(tiny(tmp_path, *PLAIN, "--eval.recon.enabled=true", "--eval.recon.n_samples=8"))
-    row = training.milestones.score(2, training.diagnostics.denoiser)
+    row = training.milestones.score(4, training.diagnostics.denoiser)
     logged = {key for key in row if key.startswith("loss_by_noise/")}
     assert logged == {f"loss_by_noise/{b}_{k}{end}" for b in NOISE_BINS for k in KINDS for end in ("", "_sem")}
     assert logged == {key for key in METRICS if key.startswith("loss_by_noise/")}
     assert all(metric_of(key) for key in row if "/" in key)
     off = Training(tiny(tmp_path, *PLAIN)).milestones
-    assert off.by_noise is None and off.score(2, training.diagnostics.denoiser) == {}
+    assert off.by_noise is None and off.score(4, training.diagnostics.denoiser) == {}
 
 
 def test_the_images_are_those_of_the_other_errors(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which runs a report compares."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,25 @@ def test_keys_that_change_no_number_make_no_other_setting(tmp_path: Path) -> Non
     write_run(tmp_path / "e6", "e6")
     selection = chosen(tmp_path, "e6")
     assert ids(selection) == {"e5": ["a", "b"], "e6": ["e6"]}
+
+
+def test_equal_images_are_one_data_set_whatever_their_folder_is_called(tmp_path: Path) -> None:
+    """Seeds that trained on the same images under two paths are of one arm, and a note says so. Other images under one
+    path are another setting. Catches a comparison that splits by a machine's paths, and one that mixes data sets."""
+    for name, arm, seed, root, images in (
+        ("a", "e5", 1, "here/cifar10", "1234"),
+        ("b", "e5", 2, "there/cifar10", "1234"),
+        ("c", "e6", 1, "there/cifar10", "1234"),
+        ("d", "e5", 3, "elsewhere", "9999"),
+    ):
+        folder = write_run(tmp_path / name, arm, seed, data__dataset="folder", data__root=root)
+        card = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(card | {"data": {"digest": images, "n": 9}}))
+    selection = chosen(tmp_path, "e6")
+    assert ids(selection) == {"e5": ["a", "b"], "e6": ["c"]} and not selection.warnings
+    notes = [note for arm in selection.arms for run in arm.runs for note in run.notes]
+    assert len(notes) == 2 and all("there/cifar10, holds the same images (digest 1234)" in note for note in notes)
+    assert any("d" in line and "data.root = elsewhere" in line for line in selection.left_out)
 
 
 def test_of_complete_settings_the_newest_wins(tmp_path: Path) -> None:
