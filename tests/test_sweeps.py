@@ -21,6 +21,7 @@ SIZES = {
     "seeds": 6,
     "nfe_frontier": 12,
     "findings": 8,
+    "seed_parts": 8,
     "curvature_library": 30,
     "lr_bayes": 24,
 }

@@ -117,8 +117,8 @@ def look(experiment: str, *, marked: bool = False) -> dict[str, Any]:
 # Of the x_0- and the v-prediction, Min-SNR is dashed.
 _FIXED: dict[str, tuple[str, str, Any]] = {
     **{"e1": ("#4d4d4d", "D", "-"), "e5": (_PALETTE[0], "o", "-"), "e6": (_PALETTE[1], "s", "-")},
-    **{"e5_x0": (_PALETTE[4], "P", "-"), "e6_x0": (_PALETTE[4], "X", _DASHES[1])},
-    **{"e5_v": (_PALETTE[2], "D", "-"), "e6_v": (_PALETTE[2], "h", _DASHES[1])},
+    **{"e5_x0": (_PALETTE[4], "P", "-"), "e6_x0": (_PALETTE[6], "X", _DASHES[1])},
+    **{"e5_v": (_PALETTE[2], "D", "-"), "e6_v": (_PALETTE[5], "h", _DASHES[1])},
     **{"e9a": (_PALETTE[8], "^", _DASHES[1]), "e9b": (_PALETTE[3], "v", _DASHES[1])},
 }
 

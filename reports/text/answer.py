@@ -83,8 +83,9 @@ def _measured_in(metric: str, selection: Selection) -> list[Arm]:
 
 
 def _compares(check: Check) -> bool:
-    """Whether the check's number is one of those that the sentences have words for."""
-    return check.of in ("difference", "change_pct") and check.statistic in ("mean", "last")
+    """Whether the check's number is one that the sentences have words for. Of noise levels, figures say more."""
+    by_level = check.metric.startswith(("curvature/trace_by_noise/", "loss_by_noise/"))
+    return check.of in ("difference", "change_pct") and check.statistic in ("mean", "last") and not by_level
 
 
 def _sentence(metric: str, there: Sequence[Arm], selection: Selection) -> Sentence:
