@@ -112,9 +112,10 @@ def _sentence(metric: str, there: Sequence[Arm], selection: Selection) -> Senten
 def _caveats(metric: str, arms: Sequence[Arm]) -> list[str]:
     if metric == TRAINED and weightings_differ(arms):
         return ["Each is the trace of the arm's own weighted loss, so part of the difference is the weighting's scale"]
-    if keys := unlike(arms) if metric.startswith(OF_TIMESTEPS) else []:
-        return [f"The arms differ in {', '.join(keys)}, so their losses are different functions"]
-    return []
+    keys = unlike(arms) if metric.startswith(OF_TIMESTEPS) else []
+    if not metric.startswith("curvature/"):  # a loss is that of eps, whatever the network predicts
+        keys = [key for key in keys if key != "diffusion.prediction"]
+    return [f"The arms differ in {', '.join(keys)}, so their losses are different functions"] if keys else []
 
 
 # ---- one arm against another -----------------------------------------------------------------------------

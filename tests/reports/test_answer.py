@@ -120,6 +120,17 @@ def test_without_a_fid(tmp_path: Path) -> None:
     assert f"e6's is {ends[0] - ends[1]:.2f} lower than e5's at step 200" in final
 
 
+def test_another_prediction_is_another_function_of_the_weights(tmp_path: Path) -> None:
+    """The eps-MSE compares between predictions; its trace does not. Catches a loss that is refused for nothing, and a
+    trace of another function that is compared without a word."""
+    for name, prediction in (("e5", "eps"), ("e6", "v")):
+        write_run(tmp_path / name, name, diffusion__prediction=prediction)
+    found = said(tmp_path, "e6")
+    why = "The arms differ in diffusion.prediction, so their losses are different functions."
+    assert found["Hessian trace of the common unweighted loss"].endswith(why)
+    assert why not in found["Unweighted loss"]
+
+
 def test_several_variants_share_a_sentence(tmp_path: Path) -> None:
     """e7b scores 1 lower than e7a, e7c has no run. Catches a variant left out without a word, and one set against
     another variant."""
