@@ -9,6 +9,7 @@ from reports.experiments import load
 from reports.experiments.selection import select
 from reports.sources import open_source
 from reports.text.answer import answer
+from reports.text.short import in_short
 from tests.reports.by_hand import Z95, student
 from tests.reports.conftest import chosen, rows_of, write_run
 
@@ -129,6 +130,8 @@ def test_another_prediction_is_another_function_of_the_weights(tmp_path: Path) -
     why = "The arms differ in diffusion.prediction, so their losses are different functions."
     assert found["Hessian trace of the common unweighted loss"].endswith(why)
     assert why not in found["Unweighted loss"]
+    line = in_short(chosen(tmp_path, "e6"))[0]
+    assert "Hessian traces are not compared, as the predictions differ" in line and "Hessian trace of" not in line
 
 
 def test_several_variants_share_a_sentence(tmp_path: Path) -> None:
