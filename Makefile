@@ -110,8 +110,8 @@ $(VENV)/.constraints: FORCE | $(VENV)/bin/python
 FORCE:
 
 # $(call install,EXTRAS): the project, in the chosen versions. pip compiles one file at a time, which takes half of an
-# installation; compileall uses all cores, and passes over the packages' own
-# tests (a fifth). Some packages hold templates that are no Python: it goes on past them.
+# installation; compileall uses all cores, and passes over the packages' own tests (a fifth). Some packages hold
+# templates that are no Python: it goes on past them.
 install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(VENV)/.constraints \
 	$(if $(LATEST),--upgrade --upgrade-strategy eager) --editable '.$(1)' && \
 	{ $(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib > $(VENV)/compile.log 2>&1 || true; }

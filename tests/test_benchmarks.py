@@ -170,7 +170,6 @@ def test_shares_lie_between_the_images_and_noise(tmp_path: Path) -> None:
     assert shown in lines
 
 
-@pytest.mark.skipif(not (REPOSITORY / "docs/judges.csv").exists(), reason="benchmarks.judges has not been run yet")
 def test_the_pages_table_is_that_of_its_csv() -> None:
     """Catches a table in docs/evaluation.md that was not written again after the measurement."""
     assert (

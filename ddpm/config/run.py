@@ -179,16 +179,8 @@ _BOOKKEEPING = (
 )
 # Keys younger than the first runs; see `Config.run_id`.
 _YOUNGER = (
-    *(
-        "seeds.",
-        "data.hold_out",
-        "loss.t_min",
-        "loss.t_max",
-        "eval.recon.",
-        "eval.kid.",
-        "eval.prdc.",
-        "eval.reference_stats",
-    ),
+    *("seeds.", "data.hold_out", "loss.t_min", "loss.t_max"),
+    *("eval.recon.", "eval.kid.", "eval.prdc.", "eval.reference_stats"),
     *(f"curvature.{key}" for key in ("every", "per_draw", "seed", "batch_size", "weights", "exact", "chunk")),
     *("curvature.lanczos_steps", "curvature.slq_starts"),
     *(f"eval.{name}.t_start" for name in ("grid", "fid_milestone", "final")),

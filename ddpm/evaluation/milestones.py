@@ -258,8 +258,8 @@ def _renamed(row: dict[str, Any], before: str, after: str) -> dict[str, Any]:
 def _plan(section: Sampling) -> SamplingPlan | None:
     if not section.enabled:
         return None
-    s = section
-    return SamplingPlan(s.sampler, s.nfe, s.n_samples, s.spacing, s.eta, s.t_start)
+    keys = ("sampler", "nfe", "n_samples", "spacing", "eta", "t_start")
+    return SamplingPlan(**{key: getattr(section, key) for key in keys})
 
 
 def _due(every: int, step: int) -> bool:

@@ -49,6 +49,7 @@ def _make_folder(run: Any, cfg: Config, path: str) -> None:
         return
     newest = max(found, key=version_step)
     facts = {key: run.config.get(key) for key in _ABOUT}
+    facts["criteria"] = facts["criteria"] or {}  # none in a run from before the key
     session = {"started": run.created_at, "from_step": 0, "commit": facts["commit"], "version": facts["version"]}
     session |= {"environment": facts["environment"] or {}, "wandb": path, "wandb_mode": "online", "wandb_files": None}
     record = facts | {

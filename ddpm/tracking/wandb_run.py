@@ -97,7 +97,7 @@ class WandbRun:
             "config": {
                 **record["config"],
                 **{k: record.get(k) for k in about},
-                "images": record.get("data", {}).get("digest"),
+                "images": (record.get("data") or {}).get("digest"),
                 "session": len(record["sessions"]),
             },
         }

@@ -114,7 +114,7 @@ def select(study: Study, runs: Sequence[Run], where: Sequence[str] = ()) -> Sele
 
     Raises UserError: a filter that does not parse or leaves nothing; no run of any arm, or of the experiment itself.
     """
-    kept, left_out = _as_meant(study, filtered(_under_one_name(runs), where))
+    kept, left_out = _as_meant(study, _under_one_name(filtered(runs, where)))
     usable = [run for run in kept if not run.history.empty]
     ours = [run for run in usable if run.experiment in study.arms]
     _require(study, runs, ours, where, left_out)

@@ -15,7 +15,7 @@ def seal_sentence(selection: Selection) -> tuple[str, bool]:
     recorded = [run for run in runs if study.name in run.criteria]
     changed = [run for run in recorded if run.criteria[study.name] != study.seal]
     older = len(runs) - len(recorded)
-    silent = f" {_runs(older)} recorded none (older than this record)." if older else ""
+    silent = f" {_runs(older)} recorded none (older than this, or their record was lost)." if older else ""
     if changed:
         each = ", ".join(
             f"{run.name}, begun {run.started.strftime('%Y-%m-%d %H:%M') if run.started else 'at an unknown time'}, "

@@ -79,6 +79,10 @@ def test_equal_images_are_one_data_set_whatever_their_folder_is_called(tmp_path:
     notes = [note for arm in selection.arms for run in arm.runs for note in run.notes]
     assert len(notes) == 2 and all("there/cifar10, holds the same images (digest 1234)" in note for note in notes)
     assert any("d" in line and "data.root = elsewhere" in line for line in selection.left_out)
+    assert ids(chosen(tmp_path, "e6", "data.root=there/cifar10")) == {
+        "e5": ["b"],
+        "e6": ["c"],
+    }  # the name in its config
 
 
 def test_of_complete_settings_the_newest_wins(tmp_path: Path) -> None:

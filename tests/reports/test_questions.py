@@ -8,7 +8,7 @@ from reports.experiments import Check, load
 from reports.judging.judge import HOLDS, Judged, Outcome, Verdict
 from reports.stats.intervals import Estimate
 from reports.studies.min_snr import questions
-from reports.studies.min_snr.page import absent_lines
+from reports.studies.min_snr.page import absent_lines, criterion_rows
 from reports.studies.min_snr.questions import NOT_RUN, Question, Reading, answers, in_words, load_questions
 
 KEYS = [key for question in load_questions() for key in question.criteria]
@@ -79,3 +79,11 @@ def test_a_number_in_words() -> None:
     assert in_words(Outcome(check, "", "", "", Estimate(2.0), Verdict(HOLDS))) == "2.00 (one seed)"
     nothing = Outcome(check, "", "", "", Estimate(reason="no run"), Verdict(HOLDS))
     assert in_words(nothing) == "not measured"
+
+
+def test_a_criterion_without_runs_stands_in_the_table() -> None:
+    """Catches criteria that are left out in silence because their report has no run yet."""
+    answer = answers([], load_questions())[1]
+    rows = criterion_rows(answer)
+    assert [row["report"] for row in rows] == [key.partition(".")[0] for key in answer.question.criteria]
+    assert {row["verdict"] for row in rows} == {NOT_RUN} and {row["number"] for row in rows} == {"–"}

@@ -29,7 +29,7 @@ def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) 
     arms, selected = tables.arm_rows(m.runs), selections(m.runs, [each.question for each in answered])
     text = template("studies/min_snr/findings.md.jinja").render(
         seals=[(name, seal_sentence(each)[0]) for name, each in selected.items() if each],
-        answers=[{**vars(each), "rows": claim_rows(each.judged)} for each in answered],
+        answers=[{**vars(each), "rows": criterion_rows(each)} for each in answered],
         arms=arms,
         first=thousands(tables.FIRST),
         grey=f"{tables.GREY:.2f}",
@@ -45,6 +45,16 @@ def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) 
         frame=m.frame,
     )
     return _tidy(text)
+
+
+def criterion_rows(answer: Answer) -> list[dict[str, str]]:
+    """The rows of the criteria with their reports, also of reports without runs."""
+    rows = []
+    for key, each in zip(answer.question.criteria, answer.judged, strict=True):
+        not_run = {"says": each.says, "verdict": each.verdict} | dict.fromkeys(("number", "interval", "adjusted"), "–")
+        found = claim_rows([each]) or [not_run]
+        rows += [row | {"report": key.partition(".")[0] if row["says"] else ""} for row in found]
+    return rows
 
 
 def library_lines(found: Sequence[Entry]) -> list[str]:
