@@ -48,10 +48,10 @@ def _make_folder(run: Any, cfg: Config, path: str) -> None:
     if not found:
         return
     newest = max(found, key=version_step)
-    facts = {key: run.config.get(key) for key in _ABOUT}
-    facts["criteria"] = facts["criteria"] or {}  # none in a run from before the key
-    session = {"started": run.created_at, "from_step": 0, "commit": facts["commit"], "version": facts["version"]}
-    session |= {"environment": facts["environment"] or {}, "wandb": path, "wandb_mode": "online", "wandb_files": None}
+    # A run from before a key does not have it.
+    facts = {key: value for key in _ABOUT if (value := run.config.get(key)) is not None}
+    session = {"started": run.created_at, "from_step": 0, **{key: facts.get(key) for key in ("commit", "version")}}
+    session |= {"environment": facts.get("environment", {}), "wandb": path, "wandb_mode": "online", "wandb_files": None}
     record = facts | {
         "wandb_id": run.id,
         "experiment": cfg.experiment,

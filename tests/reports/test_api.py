@@ -75,6 +75,7 @@ def test_offline_runs_synced_to_a_server_give_the_same_report(
         pd.testing.assert_frame_equal(run.history.sort_index(axis=1), other.history.sort_index(axis=1))
         assert {s: p.read_bytes() for s, p in run.grids.items()} == {s: p.read_bytes() for s, p in other.grids.items()}
         assert run.criteria == other.criteria == {"e6": "ab12"}
+        assert run.images and run.images == other.images == open_source(sources["folders"])[0].images
         assert (run.experiment, run.seed, run.state, run.fingerprints) == (
             other.experiment,
             other.seed,

@@ -12,6 +12,7 @@ import wandb
 from ddpm.config.run import Config
 from ddpm.errors import UserError
 from ddpm.sweep.fetch import fetch_point
+from ddpm.tracking.record import read_record
 from tests.training.test_train import NO_WANDB, PLAIN, tiny
 
 ROWS = [
@@ -94,6 +95,7 @@ def test_the_folder_is_what_the_server_has(
     record = json.loads((folder / "run.json").read_text())
     assert (record["wandb_id"], record["run_id"], record["seed"]) == ("agents-run", cfg.run_id, cfg.seed)
     assert (record["commit"], record["params"], record["config"]) == ("c0ffee", 5, cfg.nested())
+    assert read_record(folder)["wandb_id"] == "agents-run"  # whole, although the server's run has no criteria
     (session,) = record["sessions"]
     assert (session["wandb"], session["wandb_mode"], session["from_step"]) == ("team/p/agents-run", "online", 0)
     assert {path.name for path in folder.iterdir()} == {
