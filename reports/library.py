@@ -83,12 +83,13 @@ def _table(shown: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def sentences(shown: Sequence[Entry], split: bool = False) -> list[str]:
-    """A sentence for each protocol (and each schedule if `split`) and trace, with the rank correlation over the runs or
-    why there is none."""
+def sentences(shown: Sequence[Entry], split: bool = False, *, known: bool = False) -> list[str]:
+    """A sentence for each protocol, prediction (and each schedule if `split`) and trace, with the rank correlation over
+    the runs or why there is none. known: without those that have too few runs for one."""
     said = []
     for row in sorted(grouped(shown, split), key=lambda row: (row[0].protocol, row[0].split)):
-        said += [_sentence(panel) for panel in row if panel.entries and not panel.mixed]
+        there = [panel for panel in row if panel.entries and not panel.mixed]
+        said += [_sentence(panel) for panel in there if not known or last_correlation(panel.entries) is not None]
         said += _refusal(row)
     return said
 
@@ -96,7 +97,7 @@ def sentences(shown: Sequence[Entry], split: bool = False) -> list[str]:
 def _sentence(panel: Panel) -> str:
     found = last_correlation(panel.entries)
     what = f"Under protocol {panel.protocol}, trace of the {_WHOSE[panel.trace]}"
-    what += f", schedule {panel.split}: " if panel.split else ": "
+    what += f", {panel.split}: " if panel.split else ": "
     what += f"{len(panel.entries)} run(s)"
     if panel.trace == TRAINED and len({entry.loss for entry in panel.entries}) > 1:
         what += ", whose trained losses are differently weighted and so different functions"

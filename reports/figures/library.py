@@ -53,8 +53,9 @@ def entries(runs: Sequence[Run]) -> list[Entry]:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """The entries, which may be none, that share an axis: those of one protocol and trace, and of one schedule if they
-    are `split`. mixed: in what their schedules differ, if the trace is therefore not compared; else empty."""
+    """The entries, which may be none, that share an axis: those of one protocol, trace and prediction, and of one
+    schedule if they are split by it. split: the prediction and the schedule in words, if that tells the rows apart.
+    mixed: in what their schedules differ, if the trace is therefore not compared; else empty."""
 
     protocol: str
     trace: str
@@ -64,12 +65,19 @@ class Panel:
 
 
 def grouped(shown: Sequence[Entry], split: bool = False) -> list[list[Panel]]:
-    """A row of panels, one for each of `TRACES`, for each protocol (and schedule if `split`), the largest first."""
+    """A row of panels, one for each of `TRACES`, for each protocol and prediction (and schedule if `split`), the
+    largest first. A network that predicts something else is another function of its weights."""
+    several = len({_prediction(entry) for entry in shown}) > 1
     parts: dict[tuple[str, str], list[Entry]] = {}
     for entry in shown:
-        parts.setdefault((entry.protocol, entry.schedule if split else ""), []).append(entry)
+        apart = [f"prediction {_prediction(entry)}"] * several + [f"schedule {entry.schedule}"] * split
+        parts.setdefault((entry.protocol, ", ".join(apart)), []).append(entry)
     largest = sorted(parts.items(), key=lambda part: (-len(part[1]), part[0]))
     return [[_panel(there, *key, trace) for trace in TRACES] for key, there in largest]
+
+
+def _prediction(entry: Entry) -> str:
+    return str(flat_config(entry.run).get("diffusion.prediction", "unknown"))
 
 
 def _panel(there: Sequence[Entry], protocol: str, split: str, trace: str) -> Panel:
@@ -82,8 +90,8 @@ def _has_points(panel: Panel) -> bool:
 
 
 def draw_library(shown: Sequence[Entry], split: bool = False) -> Drawn:
-    """A row of panels for each protocol (and each schedule if `split`), a column for each trace: FIDs of two protocols
-    never share an axis, nor do traces over the timesteps of two schedules."""
+    """A row of panels for each protocol and prediction (and each schedule if `split`), a column for each trace: FIDs of
+    two protocols never share an axis, nor do traces over the timesteps of two schedules."""
     if not shown:
         raise NothingToDraw("no run has a Hessian trace at a step with a FID")
     columns = [column for column in zip(*grouped(shown, split), strict=True) if any(map(_has_points, column))]
@@ -95,7 +103,7 @@ def draw_library(shown: Sequence[Entry], split: bool = False) -> Drawn:
         for entry in panel.entries if _has_points(panel) else ():
             _plot(axes, entry)
         axes.set(xlabel=label(panel.trace), ylabel=label("val/fid"))
-        title = protocol_text(panel.entries, panel.protocol) + (f"\nschedule {panel.split}" if panel.split else "")
+        title = protocol_text(panel.entries, panel.protocol) + (f"\n{panel.split}" if panel.split else "")
         axes.set_title("\n".join(wrapped(line, 4.8) for line in title.split("\n")), fontsize=8.5)
         if not _has_points(panel):
             said = f"not compared:\n{wrapped(panel.mixed, 4)}" if panel.mixed else "not logged"
@@ -107,7 +115,7 @@ def draw_library(shown: Sequence[Entry], split: bool = False) -> Drawn:
     return Drawn(
         figure,
         f"{len(runs)} run{'s' * (len(runs) > 1)}, each a thin line over its milestones that ends in the large marker "
-        f"of the last; a row of panels for each FID protocol{' and schedule' if split else ''}.",
+        f"of the last; a row of panels for each FID protocol, prediction{' and schedule' if split else ''}.",
     )
 
 

@@ -12,13 +12,13 @@ from reports.stats.intervals import Estimate
 from reports.stats.power import MOST, ONE_SIDED, POWER, TWO_SIDED, seeds_range, spread_of, why_unknown
 
 
-def what_would_decide(judged: Sequence[Judged], selection: Selection) -> list[str]:
+def what_would_decide(judged: Sequence[Judged], selection: Selection, *, known: bool = False) -> list[str]:
     """A line for each check that its interval, or the lack of one, leaves undecided: how many more seeds would decide a
-    number of the size seen, or why that is not known."""
+    number of the size seen, or why that is not known. known: only the checks with an interval over seeds."""
     lines = []
     for claim in judged:
         for outcome in claim.outcomes:
-            if outcome.verdict.word == UNDECIDED:
+            if outcome.verdict.word == UNDECIDED and (outcome.estimate.seeds or not known):
                 which = f" ({outcome.what})" if len(claim.outcomes) > 1 else ""
                 lines.append(f"{claim.says}{which}: {_of_check(outcome, selection)}.")
     return lines

@@ -9,7 +9,7 @@ from ddpm.commands.cli import main
 from ddpm.errors import UserError
 from ddpm.names import SCHEDULES, WEIGHTINGS
 from reports.experiments.selection import filtered
-from reports.figures.library import draw_library, entries, last_correlation, loss_colour, schedule_marker
+from reports.figures.library import draw_library, entries, grouped, last_correlation, loss_colour, schedule_marker
 from reports.figures.style import colour, palette, theme
 from reports.library import COLUMNS, make_library, sentences
 from reports.publish import FILES
@@ -175,3 +175,17 @@ def test_nothing_to_show(project: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["report", "library", "--from", str(project), "--publish", "a/b"]) == 2
     assert "cannot be published" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_predictions_have_rows_of_their_own(tmp_path: Path) -> None:
+    """Catches traces of networks that predict different things on one axis, or in one rank correlation: another
+    prediction is another function of the weights."""
+    for name, prediction, seed in (("a", "eps", 1), ("b", "eps", 2), ("c", "v", 3)):
+        write_run(tmp_path / name, "e5", seed, diffusion__prediction=prediction)
+    shown = entries(open_source(str(tmp_path)))
+    rows = grouped(shown)
+    assert [row[0].split for row in rows] == ["prediction eps", "prediction v"]
+    assert [len({id(entry.run) for panel in row for entry in panel.entries}) for row in rows] == [2, 1]
+    said = sentences(shown)
+    assert any("prediction eps: 2 run(s)" in line for line in said) and not any("3 run(s)" in line for line in said)
+    assert sentences(shown, known=True) == []  # of one or two runs there is no correlation

@@ -8,13 +8,12 @@ from typing import Any
 from scipy import stats
 
 from reports.experiments.selection import Selection
-from reports.figures.library import Entry
 from reports.figures.style import thousands
 from reports.judging.judge import Judged
 from reports.library import sentences
-from reports.runs import Run, flat_config
-from reports.studies.min_snr import against_log, scores, summary, tables
-from reports.studies.min_snr.material import Material, split_of
+from reports.runs import Run
+from reports.studies.min_snr import against_log, answer_tables, scores, summary, tables
+from reports.studies.min_snr.material import FAITHFUL, Material, split_of
 from reports.studies.min_snr.questions import Answer, selections
 from reports.text.markup import Markdown, code, template
 from reports.text.pages import claim_rows
@@ -26,17 +25,17 @@ STUDY_NOISE = 226  # FID of uniform noise, measured with the study's own pipelin
 
 def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) -> str:
     """The Markdown text of docs/findings.md. Images are linked as `findings/NAME.png`."""
-    arms, selected = tables.arm_rows(m.runs), selections(m.runs, [each.question for each in answered])
+    judges, selected = answer_tables.judged_twice(m.runs), selections(m.runs, [each.question for each in answered])
     text = template("studies/min_snr/findings.md.jinja").render(
         seals=[(name, seal_sentence(each)[0]) for name, each in selected.items() if each],
         answers=[{**vars(each), "rows": criterion_rows(each)} for each in answered],
-        arms=arms,
-        first=thousands(tables.FIRST),
+        arms=answer_tables.arm_rows([run for run in m.runs if run.experiment != FAITHFUL]),
+        first=thousands(answer_tables.FIRST),
         grey=f"{tables.GREY:.2f}",
-        library=library_lines(m.library),
-        panel=tables.panel_rows(m.panel),
-        judges=tables.judge_rows(m.runs),
-        agreement=tables.agreement(m.runs),
+        library=sentences(m.library, bool(split_of(m.library)), known=True),
+        panel=answer_tables.panel_rows(m.panel),
+        judges=answer_tables.judge_table(judges),
+        agreement=answer_tables.agreement(judges),
         absent=absent_lines(m.runs),
         counts={"all": len(judged), **summary.counts(judged)},
         tested=sum(each.p is not None for each in judged),
@@ -55,19 +54,6 @@ def criterion_rows(answer: Answer) -> list[dict[str, str]]:
         found = claim_rows([each]) or [not_run]
         rows += [row | {"report": key.partition(".")[0] if row["says"] else ""} for row in found]
     return rows
-
-
-def library_lines(found: Sequence[Entry]) -> list[str]:
-    """The library's sentences by what the networks predict: another prediction is another function of the weights."""
-    by_prediction: dict[str, list[Entry]] = {}
-    for entry in found:
-        by_prediction.setdefault(str(flat_config(entry.run).get("diffusion.prediction")), []).append(entry)
-    return [
-        f"{prediction}-prediction. {line}"
-        for prediction, mine in sorted(by_prediction.items())
-        for line in sentences(mine, bool(split_of(mine)))
-        if "no rank correlation" not in line  # of one or two runs
-    ]
 
 
 def _tidy(text: str) -> str:

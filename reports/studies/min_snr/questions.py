@@ -15,6 +15,7 @@ from reports.judging.checks import judge_criteria
 from reports.judging.judge import Judged, Outcome
 from reports.judging.seeds import what_would_decide
 from reports.runs import Run
+from reports.studies.min_snr.answer_tables import lowest
 from reports.text.verdicts import number as digits
 
 NOT_RUN = "not run"
@@ -88,14 +89,14 @@ def answers(runs: Sequence[Run], questions: Sequence[Question]) -> list[Answer]:
         judged = {key: judged_by(key, found) for key in question.criteria}
         reading = next(each for each in question.readings if _holds(each, judged))
         open_ = tuple(line for name in found for line in _to_decide(name, found[name], judged))
-        said.append(Answer(question, _filled(reading.say, judged), tuple(judged.values()), open_))
+        said.append(Answer(question, _filled(reading.say, judged, runs), tuple(judged.values()), open_))
     return said
 
 
 def _to_decide(name: str, selection: Selection | None, judged: Mapping[str, Judged]) -> list[str]:
     """The lines with a number of seeds; the table says of the others that there is one seed, or no run."""
     mine = [each for key, each in judged.items() if key.startswith(f"{name}.")]
-    return [line for line in what_would_decide(mine, selection) if "would decide" in line] if selection else []
+    return what_would_decide(mine, selection, known=True) if selection else []
 
 
 def _holds(reading: Reading, judged: Mapping[str, Judged]) -> bool:
@@ -108,8 +109,12 @@ def _is(judged: Judged, words: Sequence[str]) -> bool:
     return judged.verdict.startswith(tuple(words)) or sign in words
 
 
-def _filled(say: str, judged: Mapping[str, Judged]) -> str:
-    """The words with numbers in place of `{REPORT.NUMBER}` and `{REPORT.NUMBER.CHECK}`; `{-...}` turns the sign."""
+def _filled(say: str, judged: Mapping[str, Judged], runs: Sequence[Run]) -> str:
+    """The words with numbers in place of `{REPORT.NUMBER}` and `{REPORT.NUMBER.CHECK}`; `{-...}` turns the sign.
+    `{lowest ARM}`: the steps at which the FIDs of that arm's runs are lowest."""
+
+    def step(match: re.Match[str]) -> str:
+        return lowest([run for run in runs if run.experiment == match[1]])
 
     def number(match: re.Match[str]) -> str:
         report, place, *check = match[2].split(".")
@@ -117,7 +122,7 @@ def _filled(say: str, judged: Mapping[str, Judged]) -> str:
         turn = -1 if match[1] else 1
         return in_words(outcomes[int(check[0]) - 1 if check else 0], turn) if outcomes else "not measured"
 
-    return re.sub(r"\{(-?)([\w.]+)\}", number, say)
+    return re.sub(r"\{(-?)([\w.]+)\}", number, re.sub(r"\{lowest (\w+)\}", step, say))
 
 
 def in_words(outcome: Outcome, turn: int = 1) -> str:

@@ -1,8 +1,7 @@
-"""The page's tables: rows of text, every number formatted here."""
+"""The tables of the rerun and of the claims: rows of text, every number formatted here."""
 
 import csv
 import io
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,169 +14,19 @@ from reports.experiments.selection import Arm, Selection
 from reports.figures.library import Entry
 from reports.figures.style import thousands
 from reports.judging.judge import Judged, Outcome, side
-from reports.runs import Later, Run, flat_config
+from reports.runs import Run, flat_config
 from reports.stats.intervals import Estimate
-from reports.stats.parts import PARTS, moved_by
-from reports.stats.statistics import COMMON, NEUTRAL, curve, in_window, rank_correlation
+from reports.stats.statistics import curve
 from reports.studies.min_snr import against_log, fids, scores, traces
 from reports.studies.min_snr.against_log import Gap
 from reports.studies.min_snr.summary import Trend, excess, interval_text
 from reports.text.markup import Markdown
 from reports.text.verdicts import number as digits
 
-_PREDICTED = "val/recon_mse_t"
+PREDICTED = "val/recon_mse_t"
 # The mean square error of mid-grey on [-1, 1], from CIFAR-10's published channel means and standard deviations.
 _CHANNELS = ((0.4914, 0.2470), (0.4822, 0.2435), (0.4465, 0.2616))
 GREY = sum((2 * mean - 1) ** 2 + (2 * std) ** 2 for mean, std in _CHANNELS) / 3
-
-FIRST = 2000  # the first milestone of the reruns
-_LATE = (0.6, 1.0)
-JUDGED = {"evaluate/fid": "fid", "evaluate/kid": "kid"}
-_EXCESS, _X0 = "loss_by_noise/lambda_-8_excess", f"{_PREDICTED}0900"
-
-# ---- all arms --------------------------------------------------------------------------------------------
-
-
-def arm_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A row for each arm with the settings of the reruns: its setting, and its numbers as means over seeds."""
-    rows = []
-    for name in dict.fromkeys(run.experiment for run in runs):
-        mine = [run for run in runs if run.experiment == name]
-        config = flat_config(mine[0])
-        if config.get("model.time_frequencies") == "study":
-            continue
-        rows.append(
-            {
-                "arm": name,
-                "prediction": str(config.get("diffusion.prediction", "unknown")),
-                "weighting": str(config.get("loss.weighting", "unknown")),
-                "betas": str(config.get("diffusion.beta_schedule", "unknown")),
-                "seeds": len(mine),
-                "first": _mean([_at(run, "val/fid", FIRST) for run in mine], 3),
-                "last": _mean([_at(run, "val/fid") for run in mine], 3),
-                "lowest": ", ".join(dict.fromkeys(thousands(float(step)) for run in mine if (step := _lowest(run)))),
-                "x0": _mean([_at(run, _X0) for run in mine], 3),
-                "excess": _mean([_at(run, _EXCESS) for run in mine], 3),
-                "common": _mean([_late(run, COMMON) for run in mine], 3),
-                "neutral": _mean([_late(run, NEUTRAL) for run in mine], 3),
-            }
-        )
-    return rows
-
-
-def panel_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """A row for each part of a training with a seed of its own: how far FID and the trace move if that seed alone
-    changes. The last row is what other noise of the samples, and other draws of the probe, would add."""
-    if not runs:
-        return []
-    fid, trace = moved_by(runs, "val/fid"), moved_by(runs, COMMON, percent=True)
-    rows = [{"part": name, "fid": _spread(fid[part]), "trace": _spread(trace[part])} for part, name in PARTS.items()]
-    sems = [_at(run, "val/fid_sem") for run in runs]
-    draws = [_relative(run) for run in runs]
-    return [*rows, {"part": "*(error of one measurement)*", "fid": _mean(sems, 3), "trace": _mean(draws, 3)}]
-
-
-def _spread(found: Estimate) -> str:
-    return "–" if found.number is None else f"{digits(found.number, 3)} ({interval_text(found.seeds)})"
-
-
-def _relative(run: Run) -> float | None:
-    error, value = _at(run, COMMON.replace("_mean", "_sem")), _at(run, COMMON)
-    return 100 * error / value if error is not None and value else None
-
-
-# ---- two judges ------------------------------------------------------------------------------------------
-
-
-def judged_twice(runs: Sequence[Run]) -> tuple[list[str], dict[Run, dict[str, Later]]]:
-    """(the scores `SCORE by FEATURES` of the last checkpoints, by the first noise; each run's). Of runs that were
-    scored by two features or more with one sampler and number of images."""
-    found: dict[Run, dict[str, Later]] = {}
-    for run in runs:
-        scored = [each for each in run.later if each.metric in JUDGED and each.step == run.last_step and not each.noise]
-        frames = [
-            (each.protocol.get("sampler"), each.protocol.get("nfe"), each.protocol.get("n_samples")) for each in scored
-        ]
-        features = {
-            frame: {e.protocol.get("features") for e, f in zip(scored, frames, strict=True) if f == frame}
-            for frame in frames
-        }
-        both = [frame for frame in features if len(features[frame]) > 1]
-        if both:
-            kept = [each for each, frame in zip(scored, frames, strict=True) if frame == both[-1]]
-            found[run] = {f"{each.metric.partition('/')[2]} by {each.protocol['features']}": each for each in kept}
-    names = sorted({name for each in found.values() for name in each})
-    return names, found
-
-
-def judge_rows(runs: Sequence[Run]) -> dict[str, Any]:
-    """The table of last checkpoints by two judges: `names` of its columns, and `rows`."""
-    names, found = judged_twice(runs)
-    rows = [
-        {
-            "run": f"{run.experiment} {run.seed}",
-            "cells": [digits(each[name].value, 3) if name in each else "–" for name in names],
-        }
-        for run, each in found.items()
-    ]
-    return {"names": names, "rows": rows}
-
-
-def agreement(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each score: the rank correlation of the judges over the checkpoints, and the pairs of arms whose
-    order they reverse."""
-    names, found = judged_twice(runs)
-    lines = []
-    for score in JUDGED.values():
-        mine = [name for name in names if name.startswith(f"{score} by ")]
-        if len(mine) != 2:
-            continue
-        table = pd.DataFrame(
-            {name: {run: each[name].value for run, each in found.items() if name in each} for name in mine}
-        )
-        table = table.dropna()
-        means = table.groupby([run.experiment for run in table.index]).mean()
-        turned = [
-            f"{a} and {b}"
-            for a, b in itertools.combinations(means.index, 2)
-            if (means.loc[a] - means.loc[b]).prod() < 0
-        ]
-        rank = rank_correlation(table[mine[0]], table[mine[1]])
-        lines.append(
-            f"{score.upper()}: rank correlation of the two judges over {len(table)} checkpoints "
-            f"{'unknown' if rank is None else f'{rank:+.2f}'}; they put {len(turned)} of "
-            f"{len(means) * (len(means) - 1) // 2} pairs of arms in opposite order"
-            + (f": {', '.join(turned)}." if turned else ".")
-        )
-    return lines
-
-
-def _at(run: Run, metric: str, step: int | None = None) -> float | None:
-    """The value at `step`, or the last one."""
-    values = run.series(metric)
-    if step is None:
-        return float(values.iloc[-1]) if len(values) else None
-    return float(values[step]) if step in values.index else None
-
-
-def _lowest(run: Run) -> int | None:
-    """The step of the lowest FID."""
-    values = run.series("val/fid")
-    return int(str(values.idxmin())) if len(values) else None
-
-
-def _late(run: Run, metric: str) -> float | None:
-    values = in_window(run.series(metric), run.last_step, _LATE)
-    return float(values.mean()) if len(values) else None
-
-
-def _mean(values: Sequence[float | None], places: int) -> str:
-    """The mean of what is known, and of how many seeds if not of all."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    return digits(sum(known) / len(known), places) + (f" ({len(known)})" if len(known) < len(values) else "")
-
 
 # ---- FID -------------------------------------------------------------------------------------------------
 
@@ -213,12 +62,12 @@ def predicted_rows(selection: Selection) -> list[dict[str, Any]]:
     step at which all arms measured it."""
     rows = []
     logged = {str(name) for arm in selection.arms for run in arm.runs for name in run.history}
-    for metric in sorted(name for name in logged if name.startswith(_PREDICTED)):
+    for metric in sorted(name for name in logged if name.startswith(PREDICTED)):
         curves = [curve(arm, metric) for arm in selection.arms]
         steps = sorted(set.intersection(*(set(values.index) for values in curves)))
         if len(steps) > 1:
             errors = [(float(values[steps[0]]), float(values[steps[-1]])) for values in curves]
-            rows.append({"t": int(metric.removeprefix(_PREDICTED)), "steps": (steps[0], steps[-1]), "errors": errors})
+            rows.append({"t": int(metric.removeprefix(PREDICTED)), "steps": (steps[0], steps[-1]), "errors": errors})
     return rows
 
 

@@ -1,0 +1,159 @@
+"""The tables beside the answers: all arms, the seeds of a run's parts, two judges. Every number is formatted here."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from reports.figures.style import thousands
+from reports.runs import Later, Run, flat_config
+from reports.stats.intervals import Estimate
+from reports.stats.parts import PARTS, moved_by
+from reports.stats.statistics import COMMON, NEUTRAL, in_window, rank_correlation
+from reports.studies.min_snr.summary import interval_text
+from reports.studies.min_snr.tables import PREDICTED
+from reports.text.verdicts import number as digits
+
+FIRST = 2000  # the first milestone of the reruns
+_LATE = (0.6, 1.0)
+_FID, _EXCESS, _X0 = "val/fid", "loss_by_noise/lambda_-8_excess", f"{PREDICTED}0900"
+_JUDGED = {"evaluate/fid": "FID", "evaluate/kid": "KID"}
+_DIGITS = 3
+Judges = dict[Run, dict[tuple[str, str], float]]  # of each run, by score and features
+
+
+# ---- all arms --------------------------------------------------------------------------------------------
+
+
+def arm_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each arm: its setting, and its numbers as means over seeds."""
+    rows = []
+    for name in dict.fromkeys(run.experiment for run in runs):
+        mine = [run for run in runs if run.experiment == name]
+        config = flat_config(mine[0])
+        setting = ("diffusion.prediction", "loss.weighting", "diffusion.beta_schedule")
+        prediction, weighting, betas = (str(config.get(key, "unknown")) for key in setting)
+        rows.append(
+            {
+                **{"arm": name, "lowest": lowest(mine)},
+                "seeds": len(mine),
+                **{"prediction": prediction, "weighting": weighting, "betas": betas},
+                "first": _mean([_at(run, _FID, FIRST) for run in mine]),
+                "last": _mean([_at(run, _FID) for run in mine]),
+                "x0": _mean([_at(run, _X0) for run in mine]),
+                "excess": _mean([_at(run, _EXCESS) for run in mine]),
+                "common": _mean([_late(run, COMMON) for run in mine]),
+                "neutral": _mean([_late(run, NEUTRAL) for run in mine]),
+            }
+        )
+    return rows
+
+
+def lowest(runs: Sequence[Run]) -> str:
+    """The steps at which the runs' FIDs are lowest, in words."""
+    steps = [float(str(values.idxmin())) for run in runs if len(values := run.series(_FID))]
+    return " and ".join(dict.fromkeys(map(thousands, steps))) or "no step"
+
+
+def _at(run: Run, metric: str, step: int | None = None) -> float | None:
+    """The value at `step`, or the last one."""
+    values = run.series(metric)
+    if step is None:
+        return float(values.iloc[-1]) if len(values) else None
+    return float(values[step]) if step in values.index else None
+
+
+def _late(run: Run, metric: str) -> float | None:
+    values = in_window(run.series(metric), run.last_step, _LATE)
+    return float(values.mean()) if len(values) else None
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    """The mean of what is known, and of how many seeds if not of all."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    return digits(sum(known) / len(known), _DIGITS) + (f" ({len(known)})" if len(known) < len(values) else "")
+
+
+# ---- seeds -----------------------------------------------------------------------------------------------
+
+
+def panel_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """A row for each part of a training with a seed of its own: how far FID and the trace move if that seed alone
+    changes. The last row is the standard error of one measurement."""
+    if not runs:
+        return []
+    fid, trace = moved_by(runs, _FID), moved_by(runs, COMMON, percent=True)
+    rows = [{"part": name, "fid": _spread(fid[part]), "trace": _spread(trace[part])} for part, name in PARTS.items()]
+    errors = [_at(run, f"{_FID}_sem") for run in runs], [_relative_error(run) for run in runs]
+    return [*rows, {"part": "*(error of one measurement)*", "fid": _mean(errors[0]), "trace": _mean(errors[1])}]
+
+
+def _spread(found: Estimate) -> str:
+    return "–" if found.number is None else f"{digits(found.number, _DIGITS)} ({interval_text(found.seeds)})"
+
+
+def _relative_error(run: Run) -> float | None:
+    error, value = _at(run, COMMON.replace("_mean", "_sem")), _at(run, COMMON)
+    return 100 * error / value if error is not None and value else None
+
+
+# ---- two judges ------------------------------------------------------------------------------------------
+
+
+def judged_twice(runs: Sequence[Run]) -> Judges:
+    """The scores of the last checkpoints that were scored with several features, from the first noise, by one sampler
+    and from as many samples. If there are several such settings, the last one in the record counts."""
+    found: Judges = {}
+    for run in runs:
+        by_setting: dict[tuple[Any, ...], list[Later]] = defaultdict(list)
+        for each in run.later:
+            if each.metric in _JUDGED and each.step == run.last_step and not each.noise:
+                by_setting[tuple(each.protocol.get(key) for key in ("sampler", "nfe", "n_samples"))].append(each)
+        for scored in by_setting.values():
+            if len({each.protocol.get("features") for each in scored}) > 1:
+                found[run] = {(_JUDGED[s.metric], str(s.protocol.get("features"))): s.value for s in scored}
+    return found
+
+
+def judge_table(found: Judges) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The names of the columns, and for each run its name and cells."""
+    keys = sorted({key for scored in found.values() for key in scored})
+    rows = [
+        (f"{run.experiment} {run.seed}", [digits(scored[key], _DIGITS) if key in scored else "–" for key in keys])
+        for run, scored in found.items()
+    ]
+    return [f"{score} by {features}" for score, features in keys], rows
+
+
+def agreement(found: Judges) -> list[str]:
+    """A sentence for each score of two judges: the rank correlation over the checkpoints, and the pairs of arms that
+    the judges order differently."""
+    lines = []
+    for score in _JUDGED.values():
+        columns: dict[str, dict[Run, float]] = defaultdict(dict)
+        for run, scored in found.items():
+            for (name, features), value in scored.items():
+                if name == score:
+                    columns[features][run] = value
+        if len(columns) == 2:
+            lines.append(f"{score}: {_compared(columns)}.")
+    return lines
+
+
+def _compared(columns: Mapping[str, Mapping[Run, float]]) -> str:
+    first, second = (pd.Series(dict(values), dtype=float) for values in columns.values())
+    shared = [run for run in first.index if run in second.index]
+    rank = rank_correlation(first[shared], second[shared])
+    arms = pd.DataFrame({"a": first[shared], "b": second[shared]}).groupby([run.experiment for run in shared]).mean()
+    pairs = list(itertools.combinations(arms.index, 2))
+    turned = [f"{x} and {y}" for x, y in pairs if (arms.loc[x] - arms.loc[y]).prod() < 0]
+    known = "unknown" if rank is None else f"{rank:+.2f}"
+    listed = f": {', '.join(turned)}" if turned else ""
+    return (
+        f"the judges' rank correlation over {len(shared)} checkpoints is {known}; they order {len(turned)} of "
+        f"{len(pairs)} pairs of arms differently{listed}"
+    )

@@ -1,0 +1,61 @@
+"""The tables beside the answers, on runs whose numbers are known."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from reports.runs import Later, Run
+from reports.studies.min_snr.answer_tables import agreement, arm_rows, judge_table, judged_twice, lowest
+
+
+def a_run(arm: str, seed: int, later: tuple[Later, ...] = (), **columns: list[float]) -> Run:
+    names = {"fid": "val/fid", "common": "curvature/ref_trace_mean", "loss": "train/loss", "x0": "val/recon_mse_t0900"}
+    history = pd.DataFrame({names[key]: values for key, values in columns.items()}, index=[2000, 4000, 6000, 10_000])
+    config = {"loss": {"weighting": "minsnr"}, "diffusion": {"prediction": "v", "beta_schedule": "cosine"}}
+    return Run(f"{arm}-{seed}", arm, seed, config, history.rename_axis("step"), Path(), later=later)
+
+
+def test_an_arm_is_a_row_of_means_over_its_seeds() -> None:
+    """Catches a first milestone that is the first row, a late mean of the whole run, a lowest FID at the end, and a
+    mean of fewer seeds that does not say so."""
+    flat = [1.0, 1.0, 1.0, 1.0]
+    runs = [
+        a_run("e6_v", 1, fid=[40.0, 20.0, 30.0, 35.0], common=[9.0, 9.0, 4.0, 2.0], loss=flat, x0=[0.5, 0.4, 0.3, 0.2]),
+        a_run("e6_v", 2, fid=[44.0, 30.0, 20.0, 45.0], common=[9.0, 9.0, 6.0, 8.0], loss=flat),
+    ]
+    (row,) = arm_rows(runs)
+    assert (row["arm"], row["seeds"], row["prediction"], row["weighting"], row["betas"]) == (
+        *("e6_v", 2, "v", "minsnr"),
+        "cosine",
+    )
+    assert (row["first"], row["last"], row["lowest"]) == ("42.0", "40.0", "4k and 6k")
+    assert (row["common"], row["x0"], row["excess"]) == ("5.00", "0.200 (1)", "–")
+    assert lowest([]) == "no step"
+
+
+def score(metric: str, features: str, value: float, noise: int = 0, step: int = 10_000, n: int = 500) -> Later:
+    protocol = {"features": features, "sampler": "ddim", "nfe": 20, "n_samples": n}
+    return Later(step, f"evaluate/{metric}", f"{features}{noise}{n}", value, protocol=protocol, noise=noise)
+
+
+def test_two_judges_on_the_last_checkpoints() -> None:
+    """Catches a score of another step, noise or number of samples, a run that one judge alone scored, and an order of
+    arms that is that of single runs."""
+    flat = [1.0, 1.0, 1.0, 1.0]
+
+    def scored(arm: str, seed: int, ours: float, theirs: float) -> Run:
+        more = score("fid", "net", 1.0, noise=3), score("fid", "net", 1.0, step=2000), score("fid", "own", 1.0, n=9)
+        return a_run(arm, seed, (*more, score("fid", "own", ours), score("fid", "net", theirs)), loss=flat)
+
+    alone = a_run("e6", 2, (score("fid", "own", 3.0),), loss=flat)
+    runs = [scored("e5", 1, 10.0, 100.0), scored("e5", 2, 14.0, 300.0), scored("e6", 1, 13.0, 150.0), alone]
+    found = judged_twice(runs)
+    names, rows = judge_table(found)
+    assert names == ["FID by net", "FID by own"]
+    assert rows == [("e5 1", ["100", "10.0"]), ("e5 2", ["300", "14.0"]), ("e6 1", ["150", "13.0"])]
+    (line,) = agreement(found)  # means: e5 has 12 and 200, e6 13 and 150
+    assert line == (
+        "FID: the judges' rank correlation over 3 checkpoints is +1.00; they order 1 of 1 pairs of arms differently: "
+        "e5 and e6."
+    )
+    assert agreement(judged_twice([alone])) == []
