@@ -45,7 +45,7 @@ def test_two_judges_on_the_last_checkpoints() -> None:
 
     def scored(arm: str, seed: int, ours: float, theirs: float) -> Run:
         more = score("fid", "net", 1.0, noise=3), score("fid", "net", 1.0, step=2000), score("fid", "own", 1.0, n=9)
-        return a_run(arm, seed, (*more, score("fid", "own", ours), score("fid", "net", theirs)), loss=flat)
+        return a_run(arm, seed, (score("fid", "own", ours), score("fid", "net", theirs), *more), loss=flat)
 
     alone = a_run("e6", 2, (score("fid", "own", 3.0),), loss=flat)
     runs = [scored("e5", 1, 10.0, 100.0), scored("e5", 2, 14.0, 300.0), scored("e6", 1, 13.0, 150.0), alone]

@@ -229,6 +229,15 @@ def test_holm_stands_beside_the_verdicts_and_at_the_end_of_the_table(tmp_path: P
 # ---- seals -----------------------------------------------------------------------------------------------
 
 
+def test_a_training_is_given_the_seals_of_its_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ddpm train` hands the digests of all criteria that concern the experiment to the training, and of no others.
+    Catches runs that record nothing, so that no report could show that its criteria are older."""
+    given: dict[str, str] = {}
+    monkeypatch.setattr("ddpm.training.loop.train", lambda cfg, criteria: given.update(criteria))
+    assert main(["train", str(Path(__file__).parents[2] / "configs/smoke/e6.yaml")]) == 0
+    assert given["e6"] == load("e6").seal and given["e9"] == load("e9").seal and "e8a" not in given
+
+
 def test_the_seal_is_recorded_by_all_by_some_or_by_none(tmp_path: Path) -> None:
     """Catches criteria called sealed that no run recorded, and older runs that are not counted."""
     study = load("e6")
