@@ -1,4 +1,5 @@
-"""Types of command line arguments: numbers within bounds, lists of them, lists of known names, paths."""
+"""Types of command line arguments: numbers within bounds, lists of them, lists of known names, paths; and the arguments
+that several commands have: which runs."""
 
 import argparse
 import math
@@ -92,3 +93,22 @@ def names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
         return found
 
     return parse
+
+
+def runs(verb: argparse.ArgumentParser) -> None:
+    """Declare `--from` and `--where`: which runs a report or a plan is about."""
+    verb.add_argument(
+        "--from",
+        dest="source",
+        default="wandb",
+        metavar="SOURCE",
+        help="folder of W&B run files (./wandb) or of run folders with loss.jsonl (./runs), or wandb:ENTITY/PROJECT; "
+        "default: %(default)s",
+    )
+    verb.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="use only runs with this config value; repeatable",
+    )

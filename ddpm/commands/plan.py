@@ -2,7 +2,7 @@
 
 import argparse
 
-from ddpm.arguments import at_least_two, positive_number, power
+from ddpm.arguments import at_least_two, positive_number, power, runs
 
 HELP = "how many seeds an experiment needs"
 DESCRIPTION = (
@@ -14,13 +14,7 @@ DESCRIPTION = (
 def arguments(verb: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     verb.add_argument("experiment", metavar="EXP", help="experiment name, such as e6; or a YAML file")
-    verb.add_argument(
-        "--from",
-        dest="source",
-        default="wandb",
-        metavar="SOURCE",
-        help="where the runs are, as for `ddpm report`; default: %(default)s",
-    )
+    runs(verb)
     verb.add_argument(
         "--effect",
         type=positive_number,
@@ -36,13 +30,6 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--seeds", type=at_least_two, metavar="N", help="what N seeds per arm can find; default: those there are"
-    )
-    verb.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="use only runs with this config value; repeatable",
     )
 
 

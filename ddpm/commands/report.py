@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ddpm.arguments import path
+from ddpm.arguments import path, runs
 from ddpm.errors import UserError
 from ddpm.files.disk import require_folder
 
@@ -17,22 +17,8 @@ DESCRIPTION = (
 def arguments(verb: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     verb.add_argument("experiment", metavar="EXP", help="experiment name, such as e6; or `library`")
-    verb.add_argument(
-        "--from",
-        dest="source",
-        default="wandb",
-        metavar="SOURCE",
-        help="folder of W&B run files (./wandb) or of run folders with loss.jsonl (./runs), or wandb:ENTITY/PROJECT; "
-        "default: %(default)s",
-    )
+    runs(verb)
     verb.add_argument("--out", type=path, metavar="DIR", help="where to write; default: out/EXP")
-    verb.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="use only runs with this config value; repeatable",
-    )
     verb.add_argument(
         "--allow-mixed-protocols",
         action="store_true",
