@@ -17,7 +17,16 @@ from ddpm.metrics.table import METRICS, axis_label
 from ddpm.names import NOISE_BINS, NOISE_EDGES
 from reports.browser.cards import TRACES, Card, make_card
 from reports.experiments import Study
-from reports.experiments.selection import Arm, Selection, differing_keys, differing_schedules, is_label, select, show
+from reports.experiments.selection import (
+    Arm,
+    Selection,
+    differing_keys,
+    differing_predictions,
+    differing_schedules,
+    is_label,
+    select,
+    show,
+)
 from reports.figures import style
 from reports.figures.library import described
 from reports.sources.watch import Found, Watch
@@ -208,6 +217,11 @@ def _selected(cards: Sequence[Card], study: Study | None) -> tuple[Selection | N
         notes.append(
             f"The schedules differ ({schedules}): losses and traces over timesteps are other functions under each. "
             "Compare the neutral trace and the traces by noise level."
+        )
+    if predictions := differing_predictions([arm.config for arm in selection.arms]):
+        notes.append(
+            f"The predictions differ ({predictions}): each network is another function of its weights. "
+            "Compare losses and FIDs, not traces."
         )
     return selection, notes
 

@@ -12,7 +12,7 @@ from ddpm.config.run import is_bookkeeping
 from ddpm.errors import UserError
 from ddpm.files.yaml12 import read_value
 from reports.columns import as_number
-from reports.experiments import SCHEDULE, Study
+from reports.experiments import OF_TIMESTEPS, SCHEDULE, Study
 from reports.runs import Run, canonical, flat_config
 
 # Keys that name a run, its place or its machine, or say when and on which draws a trace is measured, which changes
@@ -22,6 +22,8 @@ _LABELS = (
     *("experiment", "seed", "study_name", "run_id", "notes", "tags", "session", "environment.*", "logging.*"),
     *("metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
 )
+PREDICTION = "diffusion.prediction"
+PREDICTIONS_DIFFER = "the predictions differ, so the traces are of different functions of the weights"
 Condition = tuple[str, str, Any]  # a key, the typed word, and its value
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -96,6 +98,22 @@ def differing_schedules(configs: Iterable[dict[str, Any]]) -> str:
     none. A trace over timesteps is then another function under each schedule; the neutral trace is the same."""
     found = {key: {show(config, key) for config in configs if key in config} for key in SCHEDULE}
     return "; ".join(f"{key} = {', '.join(sorted(values))}" for key, values in found.items() if len(values) > 1)
+
+
+def differing_predictions(configs: Iterable[dict[str, Any]]) -> str:
+    """`diffusion.prediction = eps, v`, if dotted configs differ in it; else empty. The eps-MSE then compares, but its
+    Hessian does not: a network that predicts something else is another function of its weights."""
+    found = {show(config, PREDICTION) for config in configs if PREDICTION in config}
+    return f"{PREDICTION} = {', '.join(sorted(found))}" if len(found) > 1 else ""
+
+
+def not_comparable(metric: str, configs: Sequence[dict[str, Any]]) -> str:
+    """Why `metric` is that of another function in each of these dotted configs; empty if it is the same function."""
+    if metric.startswith("curvature/") and (predictions := differing_predictions(configs)):
+        return f"the predictions differ ({predictions}), and each network is another function of its weights"
+    if metric.startswith(OF_TIMESTEPS) and (schedules := differing_schedules(configs)):
+        return f"the schedules differ ({schedules}), and it is another function under each; the neutral trace is not"
+    return ""
 
 
 def undeclared_keys(arms: Sequence[Arm], study: Study) -> list[str]:

@@ -1,6 +1,6 @@
 """Figures with the noise level on an axis: lambda = log SNR, which all schedules, predictions and weightings share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ddpm.metrics import Z95
 from ddpm.names import NOISE_BINS, NOISE_EDGES
 from reports.experiments import Span
-from reports.experiments.selection import Arm, Selection
+from reports.experiments.selection import Arm, Selection, differing_predictions
 from reports.figures import style
 from reports.figures.style import Drawn, NothingToDraw
 from reports.stats.draws import can_pair, paired_ratio
@@ -160,12 +160,12 @@ def _cells(table: pd.DataFrame) -> Cells:
 
 
 def _ratios(baseline: Arm | None, tables: Mapping[Arm, pd.DataFrame]) -> dict[Arm, Cells]:
-    """Each other arm's trace over the baseline's, in the columns of steps that both have."""
+    """Each comparable arm's trace over the baseline's, in the columns of steps that both have."""
     assert baseline is not None
     found = {}
-    for arm in tables:
+    for arm in _comparable(baseline, tables):
         steps = tables[baseline].index.intersection(tables[arm].index)
-        if arm is baseline or steps.empty:
+        if steps.empty:
             continue
         columns = _columns(steps)
         each = [[_ratio(baseline, arm, TRACE.format(name), steps) for name in NOISE_BINS] for steps in columns]
@@ -173,6 +173,18 @@ def _ratios(baseline: Arm | None, tables: Mapping[Arm, pd.DataFrame]) -> dict[Ar
         undecided = np.array([[not _side(ratio) for ratio in row] for row in each]) & np.isfinite(values)
         found[arm] = Cells(columns, values, undecided, _why_unpaired(baseline, arm))
     return found
+
+
+def _comparable(baseline: Arm, arms: Iterable[Arm]) -> list[Arm]:
+    """The other arms whose networks predict the same: another one's trace is that of another function."""
+    return [arm for arm in arms if arm is not baseline and not differing_predictions([baseline.config, arm.config])]
+
+
+def _no_ratio(baseline: Arm | None, arms: Iterable[Arm]) -> list[str]:
+    """The arms that have no ratio to the baseline's trace, in a sentence; empty if there are none."""
+    others = [arm for arm in arms if baseline and arm is not baseline]
+    left_out = [arm.experiment for arm in others if baseline and arm not in _comparable(baseline, others)]
+    return [f"No ratio for {', '.join(left_out)}: the predictions differ."] if left_out else []
 
 
 def _why_unpaired(baseline: Arm, variant: Arm) -> str:
@@ -257,6 +269,7 @@ def _cells_caption(selection: Selection, cells: Mapping[Arm, Cells], ratios: Map
         said.append("An interval covers other draws of the probe at these weights, not other seeds.")
     empty = sum(int(np.sum(~(each.values > 0))) for each in cells.values())
     said += [f"Grey: not logged, or not positive ({empty} cells of the upper row)."] * bool(empty)
+    said += _no_ratio(selection.baseline, cells)
     absent = style.without(selection.arms, list(cells), "Not logged in {}.").strip()
     return said + [absent] * bool(absent)
 
@@ -270,7 +283,7 @@ def trace_ratio_by_noise(selection: Selection, _allow_mixed: bool) -> Drawn:
     arms, baseline = list(tables), selection.baseline
     labels = style.arm_labels(selection.arms, selection)
     late = {arm: _late_steps(arm, table, selection.study.windows.late) for arm, table in tables.items()}
-    variants = [arm for arm in arms if arm is not baseline] if baseline in tables else []
+    variants = _comparable(baseline, arms) if baseline in tables and baseline else []
     figure, (left, *rest) = style.panels(2 if variants else 1, 5.2, 4.2)
     for arm in arms:
         steps = late[arm]
@@ -295,7 +308,7 @@ def trace_ratio_by_noise(selection: Selection, _allow_mixed: bool) -> Drawn:
         _level_axis(axes)
     style.legend(figure, left, below=True)
     absent = style.without(selection.arms, arms, "Not logged in {}.").strip()
-    return Drawn(figure, " ".join([*said, *[absent] * bool(absent)]))
+    return Drawn(figure, " ".join([*said, *_no_ratio(baseline, arms), *[absent] * bool(absent)]))
 
 
 def _late_steps(arm: Arm, table: pd.DataFrame, window: Span) -> pd.Index:

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.colors import Normalize
 from matplotlib.ticker import FuncFormatter
 
-from reports.experiments.selection import Arm, Selection, differing_schedules
+from reports.experiments.selection import PREDICTIONS_DIFFER, Arm, Selection, differing_predictions, differing_schedules
 from reports.figures import style
 from reports.figures.curves import gathered, scatter_by_step
 from reports.figures.place_labels import place_labels
@@ -61,6 +61,8 @@ def curvature_vs_fid(selection: Selection, allow_mixed: bool) -> Drawn:
     note = "\nthe arms' trained losses are different functions" if weightings_differ(arms) else ""
     if differ:
         note = "\nneutral loss: the same under every schedule, while the trained losses are different functions"
+    if differing_predictions([arm.config for arm in arms]):
+        note += f"\n{PREDICTIONS_DIFFER}"
     axes.set_title(f"Milestones in order of step (labels: step; bars: ±1 standard error of the trace){note}")
     axes.margins(0.1)
     style.legend(figure, axes)

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from reports.experiments.selection import Arm, Selection, differing_schedules
+from reports.experiments.selection import PREDICTIONS_DIFFER, Arm, Selection, differing_predictions, differing_schedules
 from reports.figures import style
 from reports.figures.curves import band, plot_line, plot_smoothed, raw_points, smooth, smoothing_text, smoothing_window
 from reports.figures.style import Drawn, NothingToDraw, arms_with, label, seeds_text
@@ -142,15 +142,18 @@ def curvature_vs_step(selection: Selection, _allow_mixed: bool) -> Drawn:
 
 
 def _trace_title(metric: str, arms: Sequence[Arm]) -> str:
+    other = differing_predictions([arm.config for arm in arms])
     if metric == COMMON:
         whose = "the same in every arm, as all have one schedule"
         if unlike(arms):
             whose = f"each arm's own, as they differ in {', '.join(unlike(arms))}"
         return f"Common unweighted loss: {whose}\n({_band_text(arms)})"
     if metric == NEUTRAL:
-        return f"Neutral loss (log SNR uniform): the same under every schedule\n({_band_text(arms)})"
+        same = PREDICTIONS_DIFFER if other else "the same under every schedule"
+        return f"Neutral loss (log SNR uniform): {same}\n({_band_text(arms)})"
     differ = "\nthe arms' trained losses are different functions: part of the gap is the weighting's scale"
-    return f"Trained loss ({_band_text(arms)})" + (differ if weightings_differ(arms) else "")
+    differ = f"\n{PREDICTIONS_DIFFER}" if other else differ if weightings_differ(arms) else ""
+    return f"Trained loss ({_band_text(arms)}){differ}"
 
 
 def _band_text(arms: Sequence[Arm]) -> str:
@@ -252,6 +255,8 @@ def small_multiples(selection: Selection, allow_mixed: bool) -> Drawn:
     style.legend_below(figure, row)
     style.note_on(figure, check_protocols(found["val/fid"], "val/fid", allow_mixed))
     differ = " The arms optimise differently weighted losses." if weightings_differ(selection.arms) else ""
+    if differing_predictions([arm.config for arm in selection.arms]):
+        differ += f" Traces do not compare: {PREDICTIONS_DIFFER}."
     absent = [metric for metric in _SMALL if metric not in shown]
     missing = f" Not logged: {', '.join(absent)}." if absent else ""
     return Drawn(figure, f"{', '.join(shown)} by step; {seeds_text(selection.arms)}.{differ}{missing}")

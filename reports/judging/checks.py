@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import pandas as pd
 
-from reports.experiments import OF_ALL, OF_ONE, OF_TIMESTEPS, Check, Claim, Span, Study
-from reports.experiments.selection import Arm, Selection, differing_schedules
+from reports.experiments import OF_ALL, OF_ONE, Check, Claim, Span, Study
+from reports.experiments.selection import Arm, Selection, not_comparable
 from reports.judging.judge import FAILS, HOLDS, OF_THESE, Judged, Outcome, corrected, judge, side, together
 from reports.protocols import foreign_features, protocol_difference
 from reports.runs import SCORES
@@ -163,9 +163,8 @@ def arms_of(check: Check, study: Study) -> list[str]:
 def _refusal(check: Check, arms: Sequence[Arm], study: Study) -> str:
     """Why the number cannot decide; empty if it can."""
     short = not_whole(arms)
-    schedules = differing_schedules([arm.config for arm in arms])
-    if not short and schedules and check.metric.startswith(OF_TIMESTEPS):
-        return f"the schedules differ ({schedules}), and it is another function under each; the neutral trace is not"
+    if not short and (why := not_comparable(check.metric, [arm.config for arm in arms])):
+        return why
     if short or len(arms) < 2 or check.metric not in SCORES or study.compares_protocols:
         return short
     return "measured under different protocols" if protocol_difference(arms, check.metric) else ""

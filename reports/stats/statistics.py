@@ -15,8 +15,8 @@ import pandas as pd
 from ddpm.config.run import flatten
 from ddpm.metrics import Z95
 from reports.columns import LARGEST, as_number
-from reports.experiments import OF_TIMESTEPS, Windows
-from reports.experiments.selection import Arm, Selection, differing_keys, differing_schedules, matches
+from reports.experiments import Windows
+from reports.experiments.selection import Arm, Selection, differing_keys, matches, not_comparable
 from reports.long_table import settled
 from reports.runs import Run, canonical
 from reports.stats.draws import can_pair, paired_change, paired_difference, values_key
@@ -291,9 +291,8 @@ def rank_correlation(x: pd.Series, y: pd.Series) -> float | None:
 
 
 def compare(baseline: Arm, variant: Arm, metric: str, windows: Windows) -> Comparison | None:
-    """The comparison on `metric`; None if the arms share no step, or have different schedules and the metric is a mean
-    over their timesteps: another function in each."""
-    if metric.startswith(OF_TIMESTEPS) and differing_schedules([baseline.config, variant.config]):
+    """The comparison on `metric`; None if the arms share no step, or if it is that of another function in each."""
+    if not_comparable(metric, [baseline.config, variant.config]):
         return None
     table = paired(baseline, variant, metric)
     if table.empty:

@@ -7,7 +7,7 @@ from typing import Any
 from ddpm.metrics import Z95
 from ddpm.metrics.table import axis_label
 from reports.experiments import OF_TIMESTEPS, Check
-from reports.experiments.selection import Arm, Selection, differing_schedules
+from reports.experiments.selection import PREDICTION, Arm, Selection, not_comparable
 from reports.judging.checks import estimated, span
 from reports.judging.judge import side
 from reports.judging.seeds import more_seeds
@@ -112,9 +112,7 @@ def _sentence(metric: str, there: Sequence[Arm], selection: Selection) -> Senten
 def _caveats(metric: str, arms: Sequence[Arm]) -> list[str]:
     if metric == TRAINED and weightings_differ(arms):
         return ["Each is the trace of the arm's own weighted loss, so part of the difference is the weighting's scale"]
-    keys = unlike(arms) if metric.startswith(OF_TIMESTEPS) else []
-    if not metric.startswith("curvature/"):  # a loss is that of eps, whatever the network predicts
-        keys = [key for key in keys if key != "diffusion.prediction"]
+    keys = [key for key in unlike(arms) if key != PREDICTION] if metric.startswith(OF_TIMESTEPS) else []
     return [f"The arms differ in {', '.join(keys)}, so their losses are different functions"] if keys else []
 
 
@@ -128,8 +126,8 @@ def _compared(metric: str, baseline: Arm, variant: Arm, selection: Selection) ->
     mixed = metric in SCORES and protocol_difference(pair, metric) is not None
     if mixed and not selection.study.compares_protocols:
         return f"{v} is not compared with {b}: measured under different protocols"
-    if metric.startswith(OF_TIMESTEPS) and differing_schedules([baseline.config, variant.config]):
-        return f"{v} is not compared with {b}: the schedules differ, and the loss is another function under each"
+    if why := not_comparable(metric, [baseline.config, variant.config]):
+        return f"{v} is not compared with {b}: {why}"
     check = _check(metric, baseline, variant, selection)
     found = estimated(check, selection)
     if found.number is None:

@@ -2,9 +2,9 @@
 
 import math
 
-from reports.experiments.selection import Arm, Selection, differing_schedules
+from reports.experiments.selection import Arm, Selection, differing_predictions, differing_schedules
 from reports.protocols import protocol_difference
-from reports.stats.statistics import COMMON, NEUTRAL, TRAINED, Comparison, compare, curve, unlike, weightings_differ
+from reports.stats.statistics import COMMON, NEUTRAL, TRAINED, Comparison, compare, curve, weightings_differ
 from reports.text.verdicts import pairs
 
 
@@ -32,9 +32,6 @@ def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]
         NEUTRAL: "Hessian trace of the neutral loss",
         "train/mse": "unweighted loss",
     }
-    other = "diffusion.prediction" in unlike([baseline, variant])
-    if other:  # another function of the weights
-        names = {metric: text for metric, text in names.items() if not metric.startswith("curvature/")}
     found = {metric: compare(baseline, variant, metric, selection.study.windows) for metric in names}
     changes = {
         metric: of.change_of_means_pct if metric == "train/mse" else of.mean_change_pct
@@ -48,7 +45,8 @@ def _differences(baseline: Arm, variant: Arm, selection: Selection) -> list[str]
     ]
     if schedules := differing_schedules([baseline.config, variant.config]):
         said.append(f"other losses are not compared, as the schedules differ ({schedules})")
-    said += ["Hessian traces are not compared, as the predictions differ"] * other
+    if predictions := differing_predictions([baseline.config, variant.config]):
+        said.append(f"Hessian traces are not compared, as the predictions differ ({predictions})")
     return [*said, *_fid(baseline, variant)] or ["no metric was logged in both"]
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from reports.experiments.selection import Arm, Selection, differing_schedules
+from reports.experiments.selection import Arm, Selection, differing_predictions, differing_schedules
 from reports.judging.checks import beside_samples
 from reports.judging.judge import side
 from reports.protocols import protocol_difference
@@ -154,6 +154,11 @@ def trace_verdicts(selection: Selection) -> list[str]:
 
 def _trace_pair(baseline: Arm, variant: Arm, selection: Selection) -> list[str]:
     arms, windows = [baseline, variant], selection.study.windows
+    if predictions := differing_predictions([baseline.config, variant.config]):
+        return [
+            f"{variant.experiment}'s and {baseline.experiment}'s traces are not compared: the predictions differ "
+            f"({predictions}), and each network is another function of its weights."
+        ]
     if schedules := _schedules(baseline, variant):
         return _across_schedules(baseline, variant, selection, schedules)
     trained, common, neutral = (compare(baseline, variant, metric, windows) for metric in (TRAINED, COMMON, NEUTRAL))

@@ -127,9 +127,9 @@ def test_another_prediction_is_another_function_of_the_weights(tmp_path: Path) -
     for name, prediction in (("e5", "eps"), ("e6", "v")):
         write_run(tmp_path / name, name, diffusion__prediction=prediction)
     found = said(tmp_path, "e6")
-    why = "The arms differ in diffusion.prediction, so their losses are different functions."
-    assert found["Hessian trace of the common unweighted loss"].endswith(why)
-    assert why not in found["Unweighted loss"]
+    why = "e6 is not compared with e5: the predictions differ (diffusion.prediction = eps, v)"
+    assert found["Hessian trace of the common unweighted loss"].startswith(why)
+    assert "predict" not in found["Unweighted loss"] and "e6's is " in found["Unweighted loss"]
     line = in_short(chosen(tmp_path, "e6"))[0]
     assert "Hessian traces are not compared, as the predictions differ" in line and "Hessian trace of" not in line
 

@@ -83,6 +83,17 @@ def test_at_first_the_runs_of_the_report_are_shown(tmp_path: Path) -> None:
     assert any(note.startswith("All runs are shown") for note in state["notes"])
 
 
+def test_traces_of_two_predictions_are_warned_of(tmp_path: Path) -> None:
+    """Catches a reader who compares the traces of two functions without a word, and a warning without a cause."""
+    write_run(tmp_path / "one" / "e5", "e5", diffusion__prediction="eps")
+    write_run(tmp_path / "one" / "e6", "e6", diffusion__prediction="eps", loss__weighting="minsnr")
+    assert not any("predictions" in note for note in _asked(_board(tmp_path / "one"), "state")["notes"])
+    write_run(tmp_path / "two" / "e5", "e5", diffusion__prediction="eps")
+    write_run(tmp_path / "two" / "e6", "e6", diffusion__prediction="v", loss__weighting="minsnr")
+    notes = _asked(_board(tmp_path / "two"), "state")["notes"]
+    assert any(note.startswith("The predictions differ (diffusion.prediction = eps, v)") for note in notes)
+
+
 def test_only_what_is_new_is_answered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a page that gets all curves every second, and one that misses a row."""
     monkeypatch.setattr(watch, "_REST", 0.0)
