@@ -71,6 +71,12 @@ def around(centre: float, reach: float, df: float = math.inf) -> Interval:
     return Interval(centre - reach, centre + reach, df)
 
 
+def around_deviation(deviation: float, df: int) -> Interval:
+    """The interval of a standard deviation of normal values with `df` degrees of freedom (chi-square)."""
+    low, high = (deviation * math.sqrt(df / special.chdtri(df, 1 - q)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
+    return Interval(low, high, math.nan)
+
+
 def t_quantile(df: float, level: float = LEVEL) -> float:
     """How many standard errors a two-sided interval of Student's t reaches to each side."""
     return float(special.stdtrit(df, (1 + level) / 2))

@@ -5,10 +5,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from reports.runs import Run, flat_config
-from reports.stats.intervals import LEVEL, Estimate, Interval
+from reports.stats.intervals import Estimate, around_deviation
 
 PARTS = {"seeds.init": "first weights", "seeds.data": "order of the images", "seeds.noise": "t, eps and dropout"}
 
@@ -38,5 +37,4 @@ def _spread(differences: Sequence[float]) -> Estimate:
     if n < 2:
         return Estimate(reason="needs two pairs of runs that differ in this seed alone")
     sd = math.sqrt(sum(d * d for d in differences) / (2 * n))
-    low, high = (sd * math.sqrt(n / stats.chi2.ppf(q, n)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
-    return Estimate(sd, seeds=Interval(low, high, math.nan), basis=f"{n} pairs of runs")
+    return Estimate(sd, seeds=around_deviation(sd, n), basis=f"{n} pairs of runs")

@@ -12,6 +12,8 @@ from reports.experiments.selection import Arm
 from reports.runs import Later, Run, flat_config
 from reports.stats.intervals import LEVEL, Array, Estimate, Interval, around, over_seeds
 
+Spread = tuple[float, int]  # a standard deviation and its degrees of freedom
+
 
 def protocol_change(check: Check, arm: Arm) -> Estimate:
     """The change in % from each run's own score at its last step to the same checkpoint's by the check's protocol,
@@ -47,17 +49,12 @@ def seed_over_noise(metric: str, arms: Sequence[Arm]) -> Estimate:
     checkpoints. The interval is that of a ratio of two variances (F), for normal scores.
 
     The runs' own scores, from one noise, give the first; scores from other noise the second, so that they are
-    independent. If runs share other noise, their scores move together: the degrees of freedom then count each noise
-    once.
+    independent.
     """
-    own = [_array([value for run in arm.runs if (value := _last(run, metric)) is not None]) for arm in arms]
-    again = [_array(each) for arm in arms for run in arm.runs if (each := [s.value for s in _resampled(run, metric)])]
-    noises = {score.noise for arm in arms for run in arm.runs for score in _resampled(run, metric)}
-    seeds, noise = pooled(own), pooled(again)
+    seeds, noise = spreads(metric, [arm.runs for arm in arms])
     if seeds is None or noise is None:
         return Estimate(basis="needs two seeds of an arm, and a checkpoint scored from two other noises")
     (spread, df), (other, other_df) = seeds, noise
-    other_df = min(other_df, len(noises) - 1)
     ratio = spread / other
     tails = [stats.f.ppf(q, df, other_df) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2)]
     interval = Interval(ratio / math.sqrt(tails[0]), ratio / math.sqrt(tails[1]), math.nan)
@@ -65,11 +62,22 @@ def seed_over_noise(metric: str, arms: Sequence[Arm]) -> Estimate:
     return Estimate(ratio, seeds=interval, basis=basis)
 
 
+def spreads(metric: str, arms: Sequence[Sequence[Run]]) -> tuple[Spread | None, Spread | None]:
+    """The spread of the last score over the seeds of an arm, and that over other noise of the same checkpoints. If runs
+    share other noise, their scores move together: the degrees of freedom then count each noise once. arms: the runs
+    of each."""
+    own = [_array([value for run in runs if (value := _last(run, metric)) is not None]) for runs in arms]
+    again = [_resampled(run, metric) for runs in arms for run in runs]
+    noises = {score.noise for scores in again for score in scores}
+    noise = pooled([_array([score.value for score in scores]) for scores in again])
+    return pooled(own), noise and (noise[0], min(noise[1], len(noises) - 1))
+
+
 def _array(values: Sequence[float]) -> Array:
     return np.array(values, dtype=float)
 
 
-def pooled(groups: Sequence[Array]) -> tuple[float, int] | None:
+def pooled(groups: Sequence[Array]) -> Spread | None:
     """(standard deviation within groups, its degrees of freedom); None without a group of two, or if it is 0."""
     df = sum(len(group) - 1 for group in groups if len(group) > 1)
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups if len(group) > 1)

@@ -1,11 +1,14 @@
 """The tables beside the answers, on runs whose numbers are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from scipy import stats
 
 from reports.runs import Later, Run
-from reports.studies.min_snr.answer_tables import agreement, arm_rows, judge_table, judged_twice, lowest
+from reports.studies.min_snr.answer_tables import agreement, arm_rows, judge_table, judged_twice, lowest, variance_rows
 
 
 def a_run(arm: str, seed: int, later: tuple[Later, ...] = (), **columns: list[float]) -> Run:
@@ -31,6 +34,9 @@ def test_an_arm_is_a_row_of_means_over_its_seeds() -> None:
     assert (row["first"], row["last"], row["lowest"]) == ("42.0", "40.0", "4k and 6k")
     assert (row["common"], row["x0"], row["excess"]) == ("5.00", "0.200 (1)", "–")
     assert lowest([]) == "no step"
+
+
+PROTOCOL = {"features": "own", "sampler": "ddpm", "nfe": 50}
 
 
 def score(metric: str, features: str, value: float, noise: int = 0, step: int = 10_000, n: int = 500) -> Later:
@@ -59,3 +65,31 @@ def test_two_judges_on_the_last_checkpoints() -> None:
         "e5 and e6."
     )
     assert agreement(judged_twice([alone])) == []
+
+
+def test_spread_over_seeds_and_over_noise() -> None:
+    """Two arms, 2 and 3 seeds; two of these runs were sampled again, from two other noises that both share and one of
+    their own. Deviations by hand: within arms 10 and 14, 12, 12, 15 (squares 8 + 6 of 1 + 2 degrees); noise 1, 3, 2 and
+    4, 8, 6 (squares 2 + 8). Catches spreads between arms, the runs' own noise counted again, and noise that runs share
+    counted once for each."""
+    flat, own = [1.0, 1.0, 1.0, 1.0], {"protocols": {"a": PROTOCOL}, "fingerprints": {"val/fid": "a"}}
+
+    def trained(arm: str, seed: int, fid: float, *again: tuple[int, float]) -> Run:
+        later = tuple(Later(10_000, "evaluate/fid", "", v, protocol=PROTOCOL, noise=k) for k, v in ((0, 9.0), *again))
+        return replace(a_run(arm, seed, later, fid=[*flat[:3], fid], loss=flat), **own)
+
+    runs = [
+        trained("e5", 1, 10.0, (1, 1.0), (2, 3.0), (3, 2.0)),
+        trained("e5", 2, 14.0),
+        *(trained("e6", 1, 12.0, (1, 4.0), (2, 8.0), (4, 6.0)), trained("e6", 2, 12.0), trained("e6", 3, 15.0)),
+    ]
+    e5, e6, both = variance_rows(runs)
+    assert (e5["arm"], e6["arm"]) == ("e5", "e6")
+    assert [row["seeds"].split(" ")[0] for row in (e5, e6, both)] == ["2.83", "1.73", "2.16"]
+    assert [row["noise"].split(" ")[0] for row in (e5, e6, both)] == ["1.00", "2.00", "1.58"]
+    assert [row["noise"].split("; ")[1] for row in (e5, e6, both)] == ["2)", "2)", "3)"]  # four noises in all
+    low, high = (float(end) for end in both["seeds"].split("(")[1].split(";")[0].split(" to "))
+    squares = 8 + 6
+    assert low == pytest.approx((squares / stats.chi2.ppf(0.975, 3)) ** 0.5, rel=0.005)
+    assert high == pytest.approx((squares / stats.chi2.ppf(0.025, 3)) ** 0.5, rel=0.005)
+    assert variance_rows([trained("e5", 1, 10.0), trained("e5", 2, 14.0)]) == []

@@ -9,8 +9,9 @@ import pandas as pd
 
 from reports.figures.style import thousands
 from reports.runs import Later, Run, flat_config
-from reports.stats.intervals import Estimate
+from reports.stats.intervals import Estimate, around_deviation
 from reports.stats.parts import PARTS, moved_by
+from reports.stats.rescored import Spread, spreads
 from reports.stats.statistics import COMMON, NEUTRAL, in_window, rank_correlation
 from reports.studies.min_snr.summary import interval_text
 from reports.studies.min_snr.tables import PREDICTED
@@ -79,6 +80,26 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 # ---- seeds -----------------------------------------------------------------------------------------------
+
+
+def variance_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """A row for each arm with several seeds or noises, and one for all of them: how far the last FID moves if a run is
+    trained again, and if its last checkpoint is sampled again."""
+    arms = [[run for run in runs if run.experiment == name] for name in dict.fromkeys(run.experiment for run in runs)]
+    rows = []
+    for name, group in (*((mine[0].experiment, [mine]) for mine in arms), ("*all, within arms*", arms)):
+        found = spreads(_FID, group)
+        cells = {part: _deviation(spread) for part, spread in zip(("seeds", "noise"), found, strict=True)}
+        rows += [{"arm": name, **cells}] * any(found)
+    return rows if any(row["noise"] != "–" for row in rows) else []
+
+
+def _deviation(spread: Spread | None) -> str:
+    """A standard deviation, its 95 % interval, and its degrees of freedom."""
+    if spread is None:
+        return "–"
+    value, df = spread
+    return f"{digits(value, _DIGITS)} ({interval_text(around_deviation(value, df))}; {df})"
 
 
 def panel_rows(runs: Sequence[Run]) -> list[dict[str, str]]:

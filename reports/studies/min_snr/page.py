@@ -33,6 +33,7 @@ def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) 
         first=thousands(answer_tables.FIRST),
         grey=f"{tables.GREY:.2f}",
         library=sentences(m.library, bool(split_of(m.library)), known=True),
+        variances=answer_tables.variance_rows([run for run in m.runs if run.experiment != FAITHFUL]),
         panel=answer_tables.panel_rows(m.panel),
         judges=answer_tables.judge_table(judges),
         agreement=answer_tables.agreement(judges),
