@@ -23,7 +23,8 @@ def test_each_question_has_criteria_and_a_last_word(question: Question) -> None:
         report, place = key.split(".")
         assert 1 <= int(place) <= len(load(report).criteria), key
     assert question.readings[-1].when == {} and all(each.when for each in question.readings[:-1])
-    for reading in question.readings:
+    assert all(each.when for each in question.also)
+    for reading in (*question.readings, *question.also):
         assert set(reading.when) <= set(question.criteria)
         words = [word for value in reading.when.values() for word in value.split("|")]
         assert set(words) <= {"pass", "fail", "undecided", NOT_RUN, "positive", "negative"}
@@ -39,20 +40,22 @@ def judged(verdict: str, number: float = -25.0) -> Judged:
 
 
 def test_the_first_answer_that_holds_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer is said under its verdicts alone, with the numbers of its criteria. Catches a sentence that outlives
-    its numbers, and conditions of which one is enough."""
+    """An answer is said under its verdicts alone, with the numbers of its criteria; of the sentences that follow, all
+    that hold are said. Catches a sentence that outlives its numbers, and conditions of which one is enough."""
+    number = "-25.0 % (-30.0 to -20.0)"
     readings = (
         Reading(when={"a.1": "pass", "a.2": "fail"}, say="both, {a.2}"),
         Reading(when={"a.1": "pass|fail"}, say="one, {a.1}"),
         Reading(when={"a.1": "undecided", "a.2": "negative"}, say="falls"),
         Reading(say="neither"),
     )
-    question = Question(ask="?", criteria=("a.1", "a.2"), readings=readings, mind="")
+    also = (Reading(when={"a.2": "fail"}, say="So {a.1}."), Reading(when={"a.1": "fail"}, say="Or {a.2}."))
+    question = Question(ask="?", criteria=("a.1", "a.2"), readings=readings, also=also, mind="")
     monkeypatch.setattr(questions, "selections", lambda runs, asked: {})
     for verdicts, said in (
-        (("pass in these runs (one seed)", "fail"), "both, -25.0 % (-30.0 to -20.0)"),
-        (("fail", "fail"), "one, -25.0 % (-30.0 to -20.0)"),
-        (("undecided", "fail"), "falls"),
+        (("pass in these runs (one seed)", "fail"), f"both, {number} So {number}."),
+        (("fail", "fail"), f"one, {number} So {number}. Or {number}."),
+        (("undecided", "fail"), f"falls So {number}."),
         ((NOT_RUN, "pass"), "neither"),
     ):
         given = dict(zip(("a.1", "a.2"), map(judged, verdicts), strict=True))

@@ -32,13 +32,15 @@ class Reading(BaseModel):
 
 
 class Question(BaseModel):
-    """A question; see `questions.yaml`. `mind`: what would change the answer."""
+    """A question; see `questions.yaml`. `readings`: the first one that holds is the answer. `also`: all that hold
+    follow it. `mind`: what would change the answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ask: str
     criteria: tuple[str, ...]
     readings: tuple[Reading, ...]
+    also: tuple[Reading, ...] = ()
     mind: str
 
 
@@ -87,9 +89,10 @@ def answers(runs: Sequence[Run], questions: Sequence[Question]) -> list[Answer]:
     said = []
     for question in questions:
         judged = {key: judged_by(key, found) for key in question.criteria}
-        reading = next(each for each in question.readings if _holds(each, judged))
+        first = next(each for each in question.readings if _holds(each, judged))
+        says = [first.say, *(each.say for each in question.also if _holds(each, judged))]
         open_ = tuple(line for name in found for line in _to_decide(name, found[name], judged))
-        said.append(Answer(question, _filled(reading.say, judged, runs), tuple(judged.values()), open_))
+        said.append(Answer(question, _filled(" ".join(says), judged, runs), tuple(judged.values()), open_))
     return said
 
 
