@@ -8,7 +8,15 @@ import pytest
 from scipy import stats
 
 from reports.runs import Later, Run
-from reports.studies.min_snr.answer_tables import agreement, arm_rows, judge_table, judged_twice, lowest, variance_rows
+from reports.studies.min_snr.answer_tables import (
+    agreement,
+    along_training,
+    arm_rows,
+    judge_table,
+    judged_twice,
+    lowest,
+    variance_rows,
+)
 
 
 def a_run(arm: str, seed: int, later: tuple[Later, ...] = (), **columns: list[float]) -> Run:
@@ -37,6 +45,18 @@ def test_an_arm_is_a_row_of_means_over_its_seeds() -> None:
 
 
 PROTOCOL = {"features": "own", "sampler": "ddpm", "nfe": 50}
+
+
+def test_trace_and_fid_along_a_run() -> None:
+    """Catches a correlation over the runs' ends, seeds that are averaged first, and rows without an FID."""
+    flat, down = [1.0, 1.0, 1.0, 1.0], [9.0, 7.0, 5.0, 3.0]
+    runs = [
+        a_run("e5", 1, common=down, fid=[1.0, 2.0, 3.0, 4.0]),
+        a_run("e5", 2, common=down, fid=[1.0, 2.0, 4.0, 3.0]),
+        a_run("e5_v", 1, common=down, fid=[8.0, float("nan"), 6.0, 4.0]),
+        a_run("e6", 1, common=flat, fid=down),
+    ]
+    assert along_training(runs) == "e5 -1.00, -0.80; e5_v +1.00"
 
 
 def score(metric: str, features: str, value: float, noise: int = 0, step: int = 10_000, n: int = 500) -> Later:

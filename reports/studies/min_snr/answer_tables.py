@@ -79,6 +79,15 @@ def _mean(values: Sequence[float | None]) -> str:
     return digits(sum(known) / len(known), _DIGITS) + (f" ({len(known)})" if len(known) < len(values) else "")
 
 
+def along_training(runs: Sequence[Run]) -> str:
+    """The rank correlation of the common trace and FID over the milestones of a run, for each arm with one."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        if (rank := rank_correlation(run.series(COMMON), run.series(_FID))) is not None:
+            found[run.experiment].append(rank)
+    return "; ".join(f"{arm} {', '.join(f'{rank:+.2f}' for rank in ranks)}" for arm, ranks in found.items())
+
+
 # ---- seeds -----------------------------------------------------------------------------------------------
 
 

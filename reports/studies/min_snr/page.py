@@ -26,14 +26,16 @@ STUDY_NOISE = 226  # FID of uniform noise, measured with the study's own pipelin
 def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) -> str:
     """The Markdown text of docs/findings.md. Images are linked as `findings/NAME.png`."""
     judges, selected = answer_tables.judged_twice(m.runs), selections(m.runs, [each.question for each in answered])
+    ours = [run for run in m.runs if run.experiment != FAITHFUL]
     text = template("studies/min_snr/findings.md.jinja").render(
         seals=[(name, seal_sentence(each)[0]) for name, each in selected.items() if each],
         answers=[{**vars(each), "rows": criterion_rows(each)} for each in answered],
-        arms=answer_tables.arm_rows([run for run in m.runs if run.experiment != FAITHFUL]),
+        arms=answer_tables.arm_rows(ours),
+        along=answer_tables.along_training(ours),
         first=thousands(answer_tables.FIRST),
         grey=f"{tables.GREY:.2f}",
         library=sentences(m.library, bool(split_of(m.library)), known=True),
-        variances=answer_tables.variance_rows([run for run in m.runs if run.experiment != FAITHFUL]),
+        variances=answer_tables.variance_rows(ours),
         panel=answer_tables.panel_rows(m.panel),
         judges=answer_tables.judge_table(judges),
         agreement=answer_tables.agreement(judges),
