@@ -48,15 +48,22 @@ PROTOCOL = {"features": "own", "sampler": "ddpm", "nfe": 50}
 
 
 def test_trace_and_fid_along_a_run() -> None:
-    """Catches a correlation over the runs' ends, seeds that are averaged first, and rows without an FID."""
+    """Catches a correlation over the runs' ends, seeds that are averaged first, a row without an FID, predictions that
+    are mixed, and an answer that is not that of the signs."""
     flat, down = [1.0, 1.0, 1.0, 1.0], [9.0, 7.0, 5.0, 3.0]
-    runs = [
-        a_run("e5", 1, common=down, fid=[1.0, 2.0, 3.0, 4.0]),
-        a_run("e5", 2, common=down, fid=[1.0, 2.0, 4.0, 3.0]),
-        a_run("e5_v", 1, common=down, fid=[8.0, float("nan"), 6.0, 4.0]),
-        a_run("e6", 1, common=flat, fid=down),
-    ]
-    assert along_training(runs) == "e5 -1.00, -0.80; e5_v +1.00"
+
+    def ran(seed: int, prediction: str, fid: list[float], common: list[float] = down) -> Run:
+        run = a_run("e5", seed, common=common, fid=fid)
+        return replace(run, config={"diffusion": {"prediction": prediction}})
+
+    worse = [ran(1, "eps", [1.0, 2.0, 3.0, 4.0]), ran(2, "eps", [1.0, 2.0, 4.0, 3.0]), ran(3, "x0", down, flat)]
+    better = ran(4, "v", [8.0, float("nan"), 6.0, 4.0])
+    said = along_training([*worse, better])
+    assert said.startswith("Not by itself.")
+    assert "FID is -1.00 to -0.80 with eps (runs: 2), +1.00 with v (runs: 1): above 0," in said
+    assert along_training(worse).startswith("In these runs it means worse ones.")
+    assert along_training([better]).startswith("In these runs it does.")
+    assert along_training([ran(5, "x0", down, flat)]) == ""
 
 
 def score(metric: str, features: str, value: float, noise: int = 0, step: int = 10_000, n: int = 500) -> Later:

@@ -80,12 +80,27 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def along_training(runs: Sequence[Run]) -> str:
-    """The rank correlation of the common trace and FID over the milestones of a run, for each arm with one."""
+    """Whether FID falls with the common trace: their rank correlation over the milestones of each run, by what the
+    network predicts; empty without a run that has one."""
     found: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         if (rank := rank_correlation(run.series(COMMON), run.series(_FID))) is not None:
-            found[run.experiment].append(rank)
-    return "; ".join(f"{arm} {', '.join(f'{rank:+.2f}' for rank in ranks)}" for arm, ranks in found.items())
+            found[str(flat_config(run).get("diffusion.prediction", "unknown"))].append(rank)
+    if not found:
+        return ""
+    every = [rank for ranks in found.values() for rank in ranks]
+    yes, no = min(every) > 0, max(every) < 0
+    said = "In these runs it does." if yes else "In these runs it means worse ones." if no else "Not by itself."
+    parts = [f"{_range(ranks)} with {prediction} (runs: {len(ranks)})" for prediction, ranks in found.items()]
+    return (
+        f"{said} Over the milestones of a run, the rank correlation of the common trace and FID is {', '.join(parts)}: "
+        "above 0, samples get better as the trace falls; below 0, worse."
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    ends = dict.fromkeys(f"{value:+.2f}" for value in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 # ---- seeds -----------------------------------------------------------------------------------------------
