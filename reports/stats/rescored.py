@@ -1,7 +1,7 @@
 """Checks on scores that `ddpm evaluate` added: the same checkpoints by another protocol, or from other noise."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -23,12 +23,10 @@ def protocol_change(check: Check, arm: Arm) -> Estimate:
     for run in arm.runs:
         own, error = run.series(check.metric), run.series(f"{check.metric}_sem")
         step = int(own.index[-1]) if len(own) else 0
-        wanted = {**_own_protocol(run, check.metric), **(check.protocol or {})}
-        found = [each for each in _scores(run, check.metric, step) if each.protocol == wanted]
-        found = [each for each in found if each.noise == _own_noise(run)]
-        if not found or step not in error.index:
+        found = rescored(run, check.metric, check.protocol or {})
+        if step not in found or step not in error.index:
             continue
-        before, after = float(own.loc[step]), found[-1]
+        before, after = float(own.loc[step]), found[step]
         changes.append(100 * (after.value / before - 1))
         own_error = 100 * Z95 * float(error.loc[step]) * after.value / before**2
         reaches.append(math.hypot(100 * (_half(after) / before), own_error))
@@ -38,6 +36,17 @@ def protocol_change(check: Check, arm: Arm) -> Estimate:
     number, reach = float(np.mean(changes)), math.hypot(*reaches) / len(reaches)
     basis = f"{len(changes)} seed(s): noise of the samples, of both scores as if independent"
     return Estimate(number, tuple(changes), around(number, reach), over_seeds(changes), basis)
+
+
+def rescored(run: Run, metric: str, change: Mapping[str, object]) -> dict[int, Later]:
+    """The scores of the run's checkpoints, by step, by its own protocol but for `change`, from its own noise. If a
+    checkpoint was scored so twice, the last one counts."""
+    wanted = {**_own_protocol(run, metric), **change}
+    return {
+        each.step: each
+        for each in sorted(run.later, key=lambda score: score.step)
+        if each.metric == _later_name(metric) and each.protocol == wanted and each.noise == _own_noise(run)
+    }
 
 
 def _half(score: Later) -> float:
@@ -98,8 +107,11 @@ def _resampled(run: Run, metric: str) -> list[Later]:
 
 
 def _scores(run: Run, metric: str, step: int) -> Iterator[Later]:
-    name = f"evaluate/{metric.partition('/')[2]}"
-    return (each for each in run.later if each.metric == name and each.step == step)
+    return (each for each in run.later if each.metric == _later_name(metric) and each.step == step)
+
+
+def _later_name(metric: str) -> str:
+    return f"evaluate/{metric.partition('/')[2]}"
 
 
 def _own_protocol(run: Run, metric: str) -> dict[str, object]:

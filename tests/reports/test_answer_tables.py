@@ -14,6 +14,7 @@ from reports.studies.min_snr.answer_tables import (
     arm_rows,
     judge_table,
     judged_twice,
+    late_chain_rows,
     lowest,
     variance_rows,
 )
@@ -120,3 +121,27 @@ def test_spread_over_seeds_and_over_noise() -> None:
     assert low == pytest.approx((squares / stats.chi2.ppf(0.975, 3)) ** 0.5, rel=0.005)
     assert high == pytest.approx((squares / stats.chi2.ppf(0.025, 3)) ** 0.5, rel=0.005)
     assert variance_rows([trained("e5", 1, 10.0), trained("e5", 2, 14.0)]) == []
+
+
+def test_a_chain_that_begins_later_is_a_row_below_the_runs_own() -> None:
+    """Catches scores of other noise or of another start, a step that is filled from its neighbour, and runs without
+    such scores."""
+    flat, own = [1.0, 1.0, 1.0, 1.0], {"protocols": {"a": PROTOCOL}, "fingerprints": {"val/fid": "a"}}
+
+    def scored(step: int, value: float, start: int = 699, noise: int = 0) -> Later:
+        return Later(step, "evaluate/fid", "", value, protocol=PROTOCOL | {"t_start": start}, noise=noise)
+
+    runs = []
+    for seed, later in ((1, (scored(10_000, 20.0), scored(2000, 25.0))), (2, (scored(10_000, 22.0),)), (3, ())):
+        others = scored(4000, 1.0, start=500), scored(6000, 1.0, noise=1)
+        run = a_run("e5", seed, (*others, *later), fid=[30.0, 33.0, 36.0, 40.0 + seed], loss=flat)
+        runs.append(replace(run, config={"diffusion": {"T": 1000}}, **own))
+    steps, rows = late_chain_rows(runs)
+    assert steps == ["2k", "10k"]
+    assert [(row["run"], row["start"], row["fids"]) for row in rows] == [
+        ("e5 1", 999, ["30.0", "41.0"]),
+        ("", 699, ["25.0", "20.0"]),
+        ("e5 2", 999, ["30.0", "42.0"]),
+        ("", 699, ["–", "22.0"]),
+    ]
+    assert late_chain_rows(runs[2:]) == ([], [])

@@ -16,6 +16,7 @@ from reports.experiments import load
 from reports.experiments.selection import Arm
 from reports.figures.library import draw_library, entries
 from reports.figures.style import colour, theme
+from reports.runs import Later
 from reports.sources import open_source
 from reports.studies.min_snr import figures
 from reports.studies.min_snr.gallery import listed
@@ -121,6 +122,9 @@ def _with_more(arm: Arm) -> Arm:
         for place, name in enumerate(NOISE_BINS):
             more[f"loss_by_noise/{name}_excess"] = {2000: 9.0, 10_000: _excess(arm.experiment, place)}
             more[f"loss_by_noise/{name}_excess_sem"] = {2000: 9.0, 10_000: 0.1 * _excess(arm.experiment, place)}
+        begun = [(10_000, 20.0 + (run.seed or 0)), *([(2000, 30.0)] if run.seed == 1 else [])]
+        later = tuple(Later(step, "evaluate/fid", "", v, protocol={"t_start": 699}, noise=0) for step, v in begun)
+        run = replace(run, later=later if arm.experiment == "e6" else ())
         runs.append(replace(run, history=pd.concat([run.history, pd.DataFrame(more)], axis=1).sort_index()))
     return replace(arm, runs=tuple(runs))
 
@@ -131,8 +135,9 @@ def _excess(arm: str, place: int) -> float:
 
 @shows("answers")
 def answers(made: Made) -> None:
-    """Catches FIDs by another sampler than the respaced one, an excess at the first milestone, swapped arms, and an
-    effect of Min-SNR that is not paired by seed, or in points instead of per cent."""
+    """Catches FIDs by another sampler than the respaced one, an excess at the first milestone, swapped arms, an effect
+    of Min-SNR that is not paired by seed, or in points instead of per cent, and a chain that begins later drawn for an
+    arm without one, or at a step that it was not scored at."""
     arms = tuple(_with_more(arm) for arm in made.arms)
     of_e6 = replace(made.selection, arms=arms)
     found = {"prediction": replace(of_e6, study=load("prediction")), "e6": of_e6, "e6_v": None}
@@ -141,6 +146,8 @@ def answers(made: Made) -> None:
         of_fids(left, arm, NEW, COLOURS[arm], LABELS[arm])
         values = [_excess(arm, place) for place in range(len(NOISE_BINS))]
         the_line(middle, [low + 1 for low in NOISE_EDGES[:-1]], values, color=COLOURS[arm])
+    the_line(left, [2000, 10_000], [30.0, 21.5], color=COLOURS["e6"])
+    assert sum("t = 699" in text for text in left.get_legend_handles_labels()[1]) == 1
     of_ends(left)
     b, v = (FIDS[arm, NEW][10_000] for arm in ARMS)
     changes = [100 * (y / x - 1) for x, y in zip(b, v, strict=True)]

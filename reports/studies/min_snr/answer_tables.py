@@ -11,7 +11,7 @@ from reports.figures.style import thousands
 from reports.runs import Later, Run, flat_config
 from reports.stats.intervals import Estimate, around_deviation
 from reports.stats.parts import PARTS, moved_by
-from reports.stats.rescored import Spread, spreads
+from reports.stats.rescored import Spread, rescored, spreads
 from reports.stats.statistics import COMMON, NEUTRAL, in_window, rank_correlation
 from reports.studies.min_snr.summary import interval_text
 from reports.studies.min_snr.tables import PREDICTED
@@ -22,6 +22,7 @@ _LATE = (0.6, 1.0)
 _FID, _EXCESS, _X0 = "val/fid", "loss_by_noise/lambda_-8_excess", f"{PREDICTED}0900"
 _JUDGED = {"evaluate/fid": "FID", "evaluate/kid": "KID"}
 _DIGITS = 3
+LATE_CHAIN = {"t_start": 699}  # of the sealed criterion: log SNR -5 with linear betas
 Judges = dict[Run, dict[tuple[str, str], float]]  # of each run, by score and features
 
 
@@ -101,6 +102,30 @@ def along_training(runs: Sequence[Run]) -> str:
 def _range(values: Sequence[float]) -> str:
     ends = dict.fromkeys(f"{value:+.2f}" for value in (min(values), max(values)))
     return " to ".join(ends)
+
+
+def late_chain(runs: Sequence[Run]) -> dict[Run, dict[int, Later]]:
+    """The FIDs of checkpoints that were scored again with a chain that begins later, of each run with one, by step."""
+    return {run: found for run in runs if (found := rescored(run, _FID, LATE_CHAIN))}
+
+
+def late_chain_rows(runs: Sequence[Run]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The steps, and for each run with such scores two rows: the FIDs of its own chain, and of the one that begins
+    later."""
+    found = late_chain(runs)
+    steps = sorted({step for scores in found.values() for step in scores})
+    rows = []
+    for run, scores in found.items():
+        own = [_known(_at(run, _FID, step)) for step in steps]
+        later = [_known(scores[step].value if step in scores else None) for step in steps]
+        first, start = int(flat_config(run)["diffusion.T"]) - 1, LATE_CHAIN["t_start"]
+        rows.append({"run": f"{run.experiment} {run.seed}", "start": first, "fids": own})
+        rows.append({"run": "", "start": start, "fids": later})
+    return [thousands(step) for step in steps], rows
+
+
+def _known(value: float | None) -> str:
+    return "–" if value is None else digits(value, _DIGITS)
 
 
 # ---- seeds -----------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from reports.judging.checks import estimated
 from reports.stats.intervals import Estimate, half
 from reports.stats.statistics import COMMON, TRAINED, curve, same_draws
 from reports.studies.min_snr import against_log, fids, scores, traces
+from reports.studies.min_snr.answer_tables import LATE_CHAIN, late_chain
 
 _OF_SAMPLER = {scores.OLD: palette(3), scores.RESPACED: palette(2)}
 _OF_LOSS = {TRAINED: (palette(7), (0, (5, 1.5))), COMMON: (palette(4), "-")}
@@ -78,6 +79,7 @@ def answers(found: Mapping[str, Selection | None]) -> Drawn:
     labels = arm_labels(prediction.arms, prediction)
     for arm in prediction.arms:
         _plot_fid(left, arm, scores.RESPACED, labels[arm.experiment], colour(arm.experiment), line=dash(arm.experiment))
+        _plot_late_chain(left, arm)
     _ends(left, prediction.arms, [scores.RESPACED])
     left.set(ylabel=label("val/fid"), title="FID over training")
     left.set_ylim(bottom=0)
@@ -87,6 +89,19 @@ def answers(found: Mapping[str, Selection | None]) -> Drawn:
     _plot_effects(right, found)
     legend(figure, left, below=True)
     return Drawn(figure, "")
+
+
+def _plot_late_chain(axes: Axes, arm: Arm) -> None:
+    """The FIDs of the same checkpoints with a chain that begins later: means over the seeds scored so, dotted."""
+    found = late_chain(arm.runs)
+    steps = sorted({step for each in found.values() for step in each})
+    means = [np.mean([each[step].value for each in found.values() if step in each]) for step in steps]
+    if steps:
+        text = f"{arm.experiment}: chain begins at t = {LATE_CHAIN['t_start']}"
+        look: dict[str, Any] = {"color": colour(arm.experiment), "linestyle": ":", "markerfacecolor": "white"}
+        axes.plot(
+            np.array(steps, dtype=float), means, label=text, marker="o", linewidth=1.5, markersize=6, zorder=4, **look
+        )
 
 
 SETTINGS = {"e6": "eps", "e6_x0": "x_0", "e6_v": "v", "e9b": "eps, cosine betas"}

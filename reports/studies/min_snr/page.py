@@ -35,6 +35,7 @@ def findings(m: Material, judged: Sequence[Judged], answered: Sequence[Answer]) 
         first=thousands(answer_tables.FIRST),
         grey=f"{tables.GREY:.2f}",
         library=sentences(m.library, bool(split_of(m.library)), known=True),
+        late_chain=answer_tables.late_chain_rows(ours),
         variances=answer_tables.variance_rows(ours),
         panel=answer_tables.panel_rows(m.panel),
         judges=answer_tables.judge_table(judges),
