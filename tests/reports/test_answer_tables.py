@@ -15,6 +15,7 @@ from reports.studies.min_snr.answer_tables import (
     judge_table,
     judged_twice,
     late_chain_rows,
+    late_chain_words,
     lowest,
     variance_rows,
 )
@@ -145,3 +146,5 @@ def test_a_chain_that_begins_later_is_a_row_below_the_runs_own() -> None:
         ("", 699, ["–", "22.0"]),
     ]
     assert late_chain_rows(runs[2:]) == ([], [])
+    assert late_chain_words(runs) == "25.0 at 2k and 20.0 at 10k"  # the others were scored at one step
+    assert late_chain_words(runs[1:]) == "not measured at several steps"

@@ -15,7 +15,7 @@ from reports.judging.checks import judge_criteria
 from reports.judging.judge import Judged, Outcome
 from reports.judging.seeds import what_would_decide
 from reports.runs import Run
-from reports.studies.min_snr.answer_tables import lowest
+from reports.studies.min_snr.answer_tables import late_chain_words, lowest
 from reports.text.verdicts import number as digits
 
 NOT_RUN = "not run"
@@ -114,10 +114,12 @@ def _is(judged: Judged, words: Sequence[str]) -> bool:
 
 def _filled(say: str, judged: Mapping[str, Judged], runs: Sequence[Run]) -> str:
     """The words with numbers in place of `{REPORT.NUMBER}` and `{REPORT.NUMBER.CHECK}`; `{-...}` turns the sign.
-    `{lowest ARM}`: the steps at which the FIDs of that arm's runs are lowest."""
+    `{lowest ARM}`: the steps at which the FIDs of that arm's runs are lowest; `{late ARM}`: those with a chain that
+    begins later."""
 
-    def step(match: re.Match[str]) -> str:
-        return lowest([run for run in runs if run.experiment == match[1]])
+    def of_arm(match: re.Match[str]) -> str:
+        say = {"lowest": lowest, "late": late_chain_words}[match[1]]
+        return say([run for run in runs if run.experiment == match[2]])
 
     def number(match: re.Match[str]) -> str:
         report, place, *check = match[2].split(".")
@@ -125,7 +127,7 @@ def _filled(say: str, judged: Mapping[str, Judged], runs: Sequence[Run]) -> str:
         turn = -1 if match[1] else 1
         return in_words(outcomes[int(check[0]) - 1 if check else 0], turn) if outcomes else "not measured"
 
-    return re.sub(r"\{(-?)([\w.]+)\}", number, re.sub(r"\{lowest (\w+)\}", step, say))
+    return re.sub(r"\{(-?)([\w.]+)\}", number, re.sub(r"\{(lowest|late) (\w+)\}", of_arm, say))
 
 
 def in_words(outcome: Outcome, turn: int = 1) -> str:
