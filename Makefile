@@ -36,10 +36,10 @@ demo: $(VENV)/.installed ## train the two smoke arms on embedded images, tracked
 .demo-e5 .demo-e6: .demo-%:
 	@WANDB_MODE=offline WANDB_DIR=. OMP_NUM_THREADS=1 TQDM_POSITION=$(if $(filter e6,$*),1,0) $(BIN)/ddpm train configs/smoke/$*.yaml --clean_run=true --out_dir=runs/demo
 
-# Three to a core: many tests wait for processes that they start, or for W&B's. They are given out one by one, as the
-# first of them take longest (tests/conftest.py).
+# Two to a core: many tests wait for processes that they start, or for W&B's. They are given out one by one, as the first
+# of them take longest (tests/conftest.py).
 test: $(VENV)/.installed-dev ## run the tests, on all cores (about 12 minutes on two, after installation)
-	$(BIN)/python -m pytest --maxschedchunk 1 --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 3 * (os.cpu_count() or 1)))')
+	$(BIN)/python -m pytest --maxschedchunk 1 --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
 
 # The tests of what computes, but those against other libraries. `default` are the kernels for any processor: sums in
 # another order, and other last bits of a sine, than with vector instructions.
