@@ -154,7 +154,8 @@ def claim_rows(judged: Sequence[Judged]) -> list[dict[str, str]]:
 
 def _claim_row(claim: Judged, outcome: Outcome, first: bool) -> dict[str, str]:
     found, verdict = outcome.estimate, outcome.verdict
-    ends = {"draws": found.within, "seeds": found.seeds}
+    of_runs = "draws" if outcome.check.metric.startswith("curvature/") else "samples"
+    ends = {of_runs: found.within, "seeds": found.seeds}
     named = found.within and found.seeds
     intervals = [
         f"{number(each[0])} to {number(each[1])}" + (f" over {what}" if named else "")

@@ -10,6 +10,7 @@ from reports.stats.intervals import Estimate
 from reports.studies.min_snr import questions
 from reports.studies.min_snr.page import absent_lines, criterion_rows
 from reports.studies.min_snr.questions import NOT_RUN, Question, Reading, answers, in_words, load_questions
+from reports.text.pages import claim_rows
 
 KEYS = [key for question in load_questions() for key in question.criteria]
 _NUMBER = re.compile(r"\{-?(\w+\.\d+)(?:\.(\d+))?\}")
@@ -90,3 +91,12 @@ def test_a_criterion_without_runs_stands_in_the_table() -> None:
     rows = criterion_rows(answer)
     assert [row["report"] for row in rows] == [key.partition(".")[0] for key in answer.question.criteria]
     assert {row["verdict"] for row in rows} == {NOT_RUN} and {row["number"] for row in rows} == {"–"}
+
+
+@pytest.mark.parametrize(("metric", "what"), [("curvature/ref_trace_mean", "draws"), ("val/fid", "samples")])
+def test_two_intervals_say_what_they_cover(metric: str, what: str) -> None:
+    """Catches the noise of an FID's samples that is called that of a probe's draws."""
+    found = Estimate(-25.0, seeds=(-30.0, -20.0), within=(-26.0, -24.0))
+    outcome = Outcome(Check(metric=metric, at_most=0), "", "", " %", found, Verdict(HOLDS))
+    (row,) = claim_rows([Judged("", "", (outcome,), "pass")])
+    assert row["interval"].startswith(f"-26.00 to -24.00 over {what}; -30.00 to -20.00 over seeds")
