@@ -23,6 +23,7 @@ _LABELS = (
     *("metric", "schema", "name", "group", "job_type", "commit", "version", "params", "extends"),
 )
 PREDICTION = "diffusion.prediction"
+OF_WEIGHTS = ("curvature/", "train/grad_")  # derivatives by the weights
 PREDICTIONS_DIFFER = "the predictions differ, so the traces are of different functions of the weights"
 Condition = tuple[str, str, Any]  # a key, the typed word, and its value
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -96,20 +97,24 @@ def differing_keys(arms: Sequence[Arm]) -> list[str]:
 def differing_schedules(configs: Iterable[dict[str, Any]]) -> str:
     """`diffusion.beta_schedule = cosine, linear`: the schedule's keys in which dotted configs differ; empty if in
     none. A trace over timesteps is then another function under each schedule; the neutral trace is the same."""
-    found = {key: {show(config, key) for config in configs if key in config} for key in SCHEDULE}
-    return "; ".join(f"{key} = {', '.join(sorted(values))}" for key, values in found.items() if len(values) > 1)
+    return _differing(SCHEDULE, configs)
 
 
 def differing_predictions(configs: Iterable[dict[str, Any]]) -> str:
     """`diffusion.prediction = eps, v`, if dotted configs differ in it; else empty. The eps-MSE then compares, but its
-    Hessian does not: a network that predicts something else is another function of its weights."""
-    found = {show(config, PREDICTION) for config in configs if PREDICTION in config}
-    return f"{PREDICTION} = {', '.join(sorted(found))}" if len(found) > 1 else ""
+    gradient and Hessian do not: a network that predicts something else is another function of its weights."""
+    return _differing((PREDICTION,), configs)
+
+
+def _differing(keys: Sequence[str], configs: Iterable[dict[str, Any]]) -> str:
+    configs = list(configs)
+    found = {key: {show(config, key) for config in configs if key in config} for key in keys}
+    return "; ".join(f"{key} = {', '.join(sorted(values))}" for key, values in found.items() if len(values) > 1)
 
 
 def not_comparable(metric: str, configs: Sequence[dict[str, Any]]) -> str:
     """Why `metric` is that of another function in each of these dotted configs; empty if it is the same function."""
-    if metric.startswith("curvature/") and (predictions := differing_predictions(configs)):
+    if metric.startswith(OF_WEIGHTS) and (predictions := differing_predictions(configs)):
         return f"the predictions differ ({predictions}), and each network is another function of its weights"
     if metric.startswith(OF_TIMESTEPS) and (schedules := differing_schedules(configs)):
         return f"the schedules differ ({schedules}), and it is another function under each; the neutral trace is not"

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from reports.experiments import load
 from reports.runs import Later, Run
 from reports.studies.min_snr.answer_tables import (
+    LATE_CHAIN,
     agreement,
     along_training,
     arm_rows,
@@ -97,10 +99,9 @@ def test_two_judges_on_the_last_checkpoints() -> None:
 
 
 def test_spread_over_seeds_and_over_noise() -> None:
-    """Two arms, 2 and 3 seeds; two of these runs were sampled again, from two other noises that both share and one of
-    their own. Deviations by hand: within arms 10 and 14, 12, 12, 15 (squares 8 + 6 of 1 + 2 degrees); noise 1, 3, 2 and
-    4, 8, 6 (squares 2 + 8). Catches spreads between arms, the runs' own noise counted again, and noise that runs share
-    counted once for each."""
+    """e5 has FIDs of 10 and 14, e6 of 12, 12 and 15: within arms, squares of 8 + 6 with 1 + 2 degrees of freedom. A run
+    of each was sampled again from noise 1 and 2, and from one more: 1, 3, 2 and 4, 8, 6, squares of 2 + 8. Catches a
+    spread between arms, the runs' own noise among the others, and a noise that two runs share counted twice."""
     flat, own = [1.0, 1.0, 1.0, 1.0], {"protocols": {"a": PROTOCOL}, "fingerprints": {"val/fid": "a"}}
 
     def trained(arm: str, seed: int, fid: float, *again: tuple[int, float]) -> Run:
@@ -137,6 +138,7 @@ def test_a_chain_that_begins_later_is_a_row_below_the_runs_own() -> None:
         others = scored(4000, 1.0, start=500), scored(6000, 1.0, noise=1)
         run = a_run("e5", seed, (*others, *later), fid=[30.0, 33.0, 36.0, 40.0 + seed], loss=flat)
         runs.append(replace(run, config={"diffusion": {"T": 1000}}, **own))
+    assert load("prediction").criteria[-1].checks[0].protocol == LATE_CHAIN
     steps, rows = late_chain_rows(runs)
     assert steps == ["2k", "10k"]
     assert [(row["run"], row["start"], row["fids"]) for row in rows] == [
@@ -146,5 +148,5 @@ def test_a_chain_that_begins_later_is_a_row_below_the_runs_own() -> None:
         ("", 699, ["–", "22.0"]),
     ]
     assert late_chain_rows(runs[2:]) == ([], [])
-    assert late_chain_words(runs) == "25.0 at 2k and 20.0 at 10k"  # the others were scored at one step
+    assert late_chain_words(runs) == "25.0 at 2k and 20.0 at 10k (seeds: 1)"  # the others were scored at one step
     assert late_chain_words(runs[1:]) == "not measured at several steps"

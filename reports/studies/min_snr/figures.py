@@ -34,7 +34,7 @@ from reports.judging.checks import estimated
 from reports.stats.intervals import Estimate, half
 from reports.stats.statistics import COMMON, TRAINED, curve, same_draws
 from reports.studies.min_snr import against_log, fids, scores, traces
-from reports.studies.min_snr.answer_tables import LATE_CHAIN, late_chain
+from reports.studies.min_snr.answer_tables import LATE_CHAIN, late_chain_means
 
 _OF_SAMPLER = {scores.OLD: palette(3), scores.RESPACED: palette(2)}
 _OF_LOSS = {TRAINED: (palette(7), (0, (5, 1.5))), COMMON: (palette(4), "-")}
@@ -92,16 +92,13 @@ def answers(found: Mapping[str, Selection | None]) -> Drawn:
 
 
 def _plot_late_chain(axes: Axes, arm: Arm) -> None:
-    """The FIDs of the same checkpoints with a chain that begins later: means over the seeds scored so, dotted."""
-    found = late_chain(arm.runs)
-    steps = sorted({step for each in found.values() for step in each})
-    means = [np.mean([each[step].value for each in found.values() if step in each]) for step in steps]
-    if steps:
-        text = f"{arm.experiment}: chain begins at t = {LATE_CHAIN['t_start']}"
-        look: dict[str, Any] = {"color": colour(arm.experiment), "linestyle": ":", "markerfacecolor": "white"}
-        axes.plot(
-            np.array(steps, dtype=float), means, label=text, marker="o", linewidth=1.5, markersize=6, zorder=4, **look
-        )
+    """The FIDs of the same checkpoints with a chain that begins later (`late_chain_means`), dotted."""
+    means, seeds = late_chain_means(arm.runs)
+    if means:
+        text = f"{arm.experiment}: chain begins at t = {LATE_CHAIN['t_start']} (seeds: {seeds})"
+        look: dict[str, Any] = {"color": colour(arm.experiment), "linestyle": ":", "marker": "o", "zorder": 4}
+        steps = np.array(list(means), dtype=float)
+        axes.plot(steps, list(means.values()), label=text, markersize=6, markerfacecolor="white", **look)
 
 
 SETTINGS = {"e6": "eps", "e6_x0": "x_0", "e6_v": "v", "e9b": "eps, cosine betas"}
